@@ -22,6 +22,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod health;
 pub mod net;
 pub mod timer;
 pub mod wire;

@@ -1,0 +1,3 @@
+//! Floor 3: the only place, with the commands above it, that knows sockets, smol and nix.
+
+pub mod netlink;

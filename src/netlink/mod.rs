@@ -1,0 +1,1 @@
+//! Netlink: bytes to types and back, no socket.

@@ -19,7 +19,9 @@
 //! The way of one change: a monitor's result goes to [`core::Core::handle`]; if an app's health
 //! changed, [`registry`] says what is desired now, [`plan`] the steps from what is applied, the agent
 //! performs them in order and reports each back; only then is it applied.
+
 #![forbid(unsafe_code)]
+
 pub mod health;
 pub mod io;
 pub mod net;

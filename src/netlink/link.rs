@@ -1,0 +1,77 @@
+//! Interfaces (`RTM_*LINK`, `linux/if_link.h`).
+//!
+//! ```text
+//!  0        1     2      4       8       12       16
+//! +--------+-----+------+-------+-------+--------+-----------
+//! | family | pad | type | index | flags | change | attributes      struct ifinfomsg
+//! +--------+-----+------+-------+-------+--------+-----------
+//! ```
+
+use super::message::{NLM_F_ACK, NLM_F_DUMP, Request};
+use super::{AF_UNSPEC, NetlinkError, attr::Attrs};
+use crate::wire::{Reader, WireError};
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    pub index: u32,
+    pub name: String,
+    /// Switched on (`IFF_UP`).
+    pub up: bool,
+    /// Switched on and with a carrier (`IFF_LOWER_UP`).
+    pub running: bool,
+    pub loopback: bool,
+}
+
+impl Link {
+    /// From the payload of `RTM_NEWLINK` or `RTM_DELLINK`.
+    pub fn decode(payload: &[u8]) -> Result<Self, WireError> {
+        let mut r = Reader::new(payload);
+        r.take(4)?;
+        let index = r.u32_ne()?;
+        let flags = r.u32_ne()?;
+        r.take(4)?;
+        let mut link = Self {
+            index,
+            name: String::new(),
+            up: flags & IFF_UP != 0,
+            running: flags & IFF_UP != 0 && flags & IFF_LOWER_UP != 0,
+            loopback: flags & IFF_LOOPBACK != 0,
+        };
+        for attr in Attrs::new(r.rest()) {
+            let attr = attr?;
+            if attr.kind == IFLA_IFNAME {
+                link.name = attr.text();
+            }
+        }
+        Ok(link)
+    }
+}
+
+/// All interfaces.
+pub fn dump() -> Result<Request, NetlinkError> {
+    Request::new("list the interfaces", RTM_GETLINK, NLM_F_DUMP, |w| {
+        w.raw(&[AF_UNSPEC; 16]);
+        w.u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS);
+    })
+}
+
+/// Switches an interface on.
+pub fn set_up(index: u32) -> Result<Request, NetlinkError> {
+    Request::new("bring the interface up", RTM_NEWLINK, NLM_F_ACK, |w| {
+        w.raw(&[0; 4]);
+        w.raw(&index.to_ne_bytes());
+        w.raw(&IFF_UP.to_ne_bytes());
+        w.raw(&IFF_UP.to_ne_bytes());
+    })
+}
+
+pub const RTM_NEWLINK: u16 = 16;
+pub const RTM_DELLINK: u16 = 17;
+pub const RTM_GETLINK: u16 = 18;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_EXT_MASK: u16 = 29;
+/// Statistics make the largest part of a dump and are not wanted.
+const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
+const IFF_UP: u32 = 0x1;
+const IFF_LOOPBACK: u32 = 0x8;
+const IFF_LOWER_UP: u32 = 0x1_0000;

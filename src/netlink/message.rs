@@ -1,0 +1,228 @@
+//! Netlink messages: requests, and the kernel's answers (`linux/netlink.h`).
+//!
+//! ```text
+//!  0        4      6       8      12     16
+//! +--------+------+-------+------+------+---------+
+//! | len    | kind | flags | seq  | port | payload |     in the host's byte order, padded to four
+//! +--------+------+-------+------+------+---------+
+//! ```
+//!
+//! An answer is one or more messages of a family, or an `NLMSG_ERROR` that with errno 0 means "done".
+//! With `NETLINK_EXT_ACK` the kernel adds a sentence, with `NETLINK_CAP_ACK` it does not repeat the
+//! request. Left out: cookies and policies in the extended ack.
+
+use super::NetlinkError;
+use super::attr::{Attr, AttrWriter, Attrs, align};
+use crate::wire::{Reader, WireError};
+
+/// One request, encoded but for its sequence number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// What it asks for, for error messages: "add the address 192.0.2.1/32".
+    pub name: &'static str,
+    pub kind: u16,
+    /// `NLM_F_*`; `NLM_F_REQUEST` is always added.
+    pub flags: u16,
+    payload: Vec<u8>,
+}
+
+impl Request {
+    /// A request whose payload `body` writes: first the family's fixed header, then attributes.
+    pub fn new(
+        name: &'static str,
+        kind: u16,
+        flags: u16,
+        body: impl FnOnce(&mut AttrWriter),
+    ) -> Result<Self, NetlinkError> {
+        let mut w = AttrWriter::new();
+        body(&mut w);
+        let payload = w.finish().map_err(|error| NetlinkError::TooLong {
+            request: name,
+            error,
+        })?;
+        Ok(Self {
+            name,
+            kind,
+            flags: flags | NLM_F_REQUEST,
+            payload,
+        })
+    }
+
+    /// The whole message.
+    pub fn encode(&self, seq: u32) -> Vec<u8> {
+        let length = HEADER + self.payload.len();
+        let mut bytes = Vec::with_capacity(align(length));
+        // Only a batch can come near 4 GiB, and a batch is many messages; none has such a payload.
+        let field = u32::try_from(length).unwrap_or(u32::MAX);
+        bytes.extend_from_slice(&field.to_ne_bytes());
+        bytes.extend_from_slice(&self.kind.to_ne_bytes());
+        bytes.extend_from_slice(&self.flags.to_ne_bytes());
+        bytes.extend_from_slice(&seq.to_ne_bytes());
+        bytes.extend_from_slice(&[0; 4]);
+        bytes.extend_from_slice(&self.payload);
+        bytes.resize(align(length), 0);
+        bytes
+    }
+
+    pub fn is_dump(&self) -> bool {
+        self.flags & NLM_F_DUMP == NLM_F_DUMP
+    }
+}
+
+/// One message out of a datagram.
+#[derive(Clone, Copy, Debug)]
+pub struct Message<'a> {
+    pub kind: u16,
+    pub flags: u16,
+    pub seq: u32,
+    /// 0 in what the kernel sends of its own accord.
+    pub port: u32,
+    pub payload: &'a [u8],
+}
+
+/// What a message says about the request it answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer<'a> {
+    /// A message of the family.
+    Data(&'a [u8]),
+    /// The request was carried out, or the dump is complete.
+    Done,
+    /// Refused: a positive errno and the kernel's own words.
+    Refused { errno: i32, message: Option<String> },
+    /// `NLMSG_NOOP` and other control messages.
+    Nothing,
+    /// `NLMSG_OVERRUN`: something was lost.
+    Overrun,
+}
+
+impl<'a> Message<'a> {
+    /// Whether the table changed while it was dumped, so that the dump has to be made again.
+    pub fn dump_interrupted(&self) -> bool {
+        self.flags & NLM_F_DUMP_INTR != 0
+    }
+
+    pub fn answer(&self) -> Result<Answer<'a>, WireError> {
+        match self.kind {
+            NLMSG_ERROR => self.error(),
+            NLMSG_DONE => self.done(),
+            NLMSG_OVERRUN => Ok(Answer::Overrun),
+            kind if kind < NLMSG_MIN_TYPE => Ok(Answer::Nothing),
+            _ => Ok(Answer::Data(self.payload)),
+        }
+    }
+
+    /// `struct nlmsgerr`: the errno, then the request's header, its payload unless capped, attributes.
+    fn error(&self) -> Result<Answer<'a>, WireError> {
+        let mut r = Reader::new(self.payload);
+        let errno = r.array().map(i32::from_ne_bytes)?;
+        if errno == 0 {
+            return Ok(Answer::Done);
+        }
+        let echoed = u64::from(r.u32_ne()?);
+        r.take(HEADER - 4)?;
+        if self.flags & NLM_F_CAPPED == 0 {
+            let payload = usize::try_from(echoed).unwrap_or(usize::MAX);
+            r.take(align(payload.saturating_sub(HEADER)).min(r.remaining()))?;
+        }
+        Ok(refused(errno, self.words(r)))
+    }
+
+    /// A dump's end carries an errno too; kernels before 4.17 may leave it out.
+    fn done(&self) -> Result<Answer<'a>, WireError> {
+        let mut r = Reader::new(self.payload);
+        if r.is_empty() {
+            return Ok(Answer::Done);
+        }
+        match r.array().map(i32::from_ne_bytes)? {
+            errno if errno < 0 => Ok(refused(errno, self.words(r))),
+            _ => Ok(Answer::Done),
+        }
+    }
+
+    /// `NLMSGERR_ATTR_MSG` among the attributes behind the error; what cannot be read is no reason to
+    /// lose the errno.
+    fn words(&self, mut rest: Reader<'a>) -> Option<String> {
+        if self.flags & NLM_F_ACK_TLVS == 0 {
+            return None;
+        }
+        Attrs::new(rest.rest())
+            .map_while(Result::ok)
+            .find(|attr| attr.kind == NLMSGERR_ATTR_MSG)
+            .map(|attr: Attr<'_>| attr.text())
+    }
+}
+
+fn refused<'a>(errno: i32, message: Option<String>) -> Answer<'a> {
+    Answer::Refused {
+        errno: errno.saturating_neg(),
+        message,
+    }
+}
+
+/// The messages of one datagram. After an error it ends.
+#[derive(Clone, Debug)]
+pub struct Messages<'a> {
+    rest: Reader<'a>,
+}
+
+impl<'a> Messages<'a> {
+    pub fn new(datagram: &'a [u8]) -> Self {
+        Self {
+            rest: Reader::new(datagram),
+        }
+    }
+
+    fn read(&mut self) -> Result<Message<'a>, WireError> {
+        let length = usize::try_from(self.rest.u32_ne()?).unwrap_or(usize::MAX);
+        let message = Message {
+            kind: self.rest.u16_ne()?,
+            flags: self.rest.u16_ne()?,
+            seq: self.rest.u32_ne()?,
+            port: self.rest.u32_ne()?,
+            payload: self
+                .rest
+                .take(length.checked_sub(HEADER).ok_or(WireError::Truncated {
+                    wanted: HEADER,
+                    left: length,
+                })?)?,
+        };
+        let padding = (align(length) - length).min(self.rest.remaining());
+        self.rest.take(padding)?;
+        Ok(message)
+    }
+}
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = Result<Message<'a>, WireError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let message = self.read();
+        if message.is_err() {
+            self.rest.rest();
+        }
+        Some(message)
+    }
+}
+
+pub const NLM_F_REQUEST: u16 = 0x1;
+pub const NLM_F_MULTI: u16 = 0x2;
+pub const NLM_F_ACK: u16 = 0x4;
+pub const NLM_F_DUMP: u16 = 0x300;
+pub const NLM_F_REPLACE: u16 = 0x100;
+pub const NLM_F_EXCL: u16 = 0x200;
+pub const NLM_F_CREATE: u16 = 0x400;
+pub const NLM_F_APPEND: u16 = 0x800;
+const NLM_F_DUMP_INTR: u16 = 0x10;
+const NLM_F_CAPPED: u16 = 0x100;
+const NLM_F_ACK_TLVS: u16 = 0x200;
+
+pub const NLMSG_ERROR: u16 = 2;
+pub const NLMSG_DONE: u16 = 3;
+const NLMSG_OVERRUN: u16 = 4;
+const NLMSG_MIN_TYPE: u16 = 16;
+const NLMSGERR_ATTR_MSG: u16 = 1;
+
+const HEADER: usize = 16;

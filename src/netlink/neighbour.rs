@@ -1,0 +1,77 @@
+//! Neighbours (`RTM_*NEIGH`, `linux/neighbour.h`).
+//!
+//! ```text
+//!  0        1     4       8       10      11     12
+//! +--------+-----+-------+-------+-------+------+-----------
+//! | family | pad | index | state | flags | type | attributes      struct ndmsg
+//! +--------+-----+-------+-------+-------+------+-----------
+//! ```
+
+use super::attr::Attrs;
+use super::message::{NLM_F_DUMP, Request};
+use super::{AF_INET6, NetlinkError};
+use crate::wire::{Reader, WireError};
+use std::net::IpAddr;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// The interface it was seen on.
+    pub index: u32,
+    pub addr: IpAddr,
+    /// `NUD_*`.
+    pub state: u16,
+    /// `NTF_*`.
+    pub flags: u8,
+}
+
+impl Neighbour {
+    /// From the payload of `RTM_NEWNEIGH` or `RTM_DELNEIGH`; `None` for entries without an address (a
+    /// bridge's).
+    pub fn decode(payload: &[u8]) -> Result<Option<Self>, WireError> {
+        let mut r = Reader::new(payload);
+        r.take(4)?;
+        let index = r.u32_ne()?;
+        let state = r.u16_ne()?;
+        let flags = r.u8()?;
+        r.take(1)?;
+        for attr in Attrs::new(r.rest()) {
+            let attr = attr?;
+            if attr.kind == NDA_DST {
+                let addr = attr.addr()?;
+                return Ok(Some(Self {
+                    index,
+                    addr,
+                    state,
+                    flags,
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// It said of itself that it is a router (RFC 4861 §4.4).
+    pub fn is_router(&self) -> bool {
+        self.flags & NTF_ROUTER != 0
+    }
+
+    /// It does not answer.
+    pub fn is_failed(&self) -> bool {
+        self.state & (NUD_FAILED | NUD_INCOMPLETE) != 0
+    }
+}
+
+/// The IPv6 neighbours: IPv4 ones say nothing about routers.
+pub fn dump() -> Result<Request, NetlinkError> {
+    Request::new("list the neighbours", RTM_GETNEIGH, NLM_F_DUMP, |w| {
+        w.raw(&[AF_INET6]);
+        w.raw(&[0; 11]);
+    })
+}
+
+pub const RTM_NEWNEIGH: u16 = 28;
+pub const RTM_DELNEIGH: u16 = 29;
+const RTM_GETNEIGH: u16 = 30;
+const NDA_DST: u16 = 1;
+pub const NTF_ROUTER: u8 = 0x80;
+const NUD_INCOMPLETE: u16 = 0x01;
+const NUD_FAILED: u16 = 0x20;

@@ -1,0 +1,279 @@
+//! Routes (`RTM_*ROUTE`, `linux/rtnetlink.h`).
+//!
+//! ```text
+//!  0        1         2         3     4       5          6       7      8       12
+//! +--------+---------+---------+-----+-------+----------+-------+------+-------+-----------
+//! | family | dst_len | src_len | tos | table | protocol | scope | type | flags | attributes   struct rtmsg
+//! +--------+---------+---------+-----+-------+----------+-------+------+-------+-----------
+//! ```
+//!
+//! Left out: policy rules, metrics, encapsulation, next-hop objects (their kernel answers carry the
+//! gateways beside the id).
+
+use super::address::{Lifetime, whole_seconds};
+use super::attr::{Attr, Attrs};
+use super::message::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, Request};
+use super::{AF_INET, AF_INET6, NetlinkError};
+use crate::net::{Family, Prefix};
+use crate::wire::{Reader, WireError};
+use std::net::IpAddr;
+use std::time::Duration;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    pub family: Family,
+    /// `None`: the default route.
+    pub dst: Option<Prefix>,
+    /// The next router, of this family, or IPv6 for an IPv4 route (`RTA_VIA`, RFC 8950's shape).
+    pub gateway: Option<IpAddr>,
+    /// Interface index.
+    pub oif: Option<u32>,
+    /// `RTA_PREFSRC`: in answers to [`lookup`] the source that would be used.
+    pub prefsrc: Option<IpAddr>,
+    /// Smaller is preferred.
+    pub priority: u32,
+    pub table: u32,
+    /// `RTN_*`.
+    pub kind: u8,
+    /// Who put it there, `RTPROT_*`.
+    pub protocol: u8,
+    /// IPv6: seconds left; `None` is for ever.
+    pub expires: Lifetime,
+    /// Multipath; empty where there is one way, which is in `gateway` and `oif`.
+    pub nexthops: Vec<NextHop>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NextHop {
+    pub gateway: Option<IpAddr>,
+    pub oif: u32,
+    /// `RTNH_F_*`.
+    pub flags: u8,
+}
+
+impl Route {
+    /// From the payload of `RTM_NEWROUTE` or `RTM_DELROUTE`; `None` for families that are not IP.
+    pub fn decode(payload: &[u8]) -> Result<Option<Self>, WireError> {
+        let mut r = Reader::new(payload);
+        let family = match r.u8()? {
+            AF_INET => Family::Ipv4,
+            AF_INET6 => Family::Ipv6,
+            _ => return Ok(None),
+        };
+        let dst_len = r.u8()?;
+        r.take(2)?;
+        let table = u32::from(r.u8()?);
+        let protocol = r.u8()?;
+        r.take(1)?;
+        let kind = r.u8()?;
+        r.take(4)?;
+        let mut route = Self {
+            family,
+            dst: None,
+            gateway: None,
+            oif: None,
+            prefsrc: None,
+            priority: 0,
+            table,
+            kind,
+            protocol,
+            expires: None,
+            nexthops: Vec::new(),
+        };
+        for attr in Attrs::new(r.rest()) {
+            route.attribute(attr?, dst_len)?;
+        }
+        Ok(Some(route))
+    }
+
+    fn attribute(&mut self, attr: Attr<'_>, dst_len: u8) -> Result<(), WireError> {
+        match attr.kind {
+            // A prefix with host bits or too long cannot come from the kernel's tables.
+            RTA_DST => self.dst = Prefix::masked(attr.addr()?, dst_len).ok(),
+            RTA_OIF => self.oif = Some(attr.u32()?),
+            RTA_GATEWAY => self.gateway = Some(attr.addr()?),
+            RTA_VIA => self.gateway = via(attr)?,
+            RTA_PRIORITY => self.priority = attr.u32()?,
+            RTA_PREFSRC => self.prefsrc = Some(attr.addr()?),
+            RTA_TABLE => self.table = attr.u32()?,
+            RTA_MULTIPATH => self.nexthops = next_hops(attr)?,
+            RTA_CACHEINFO => {
+                // struct rta_cacheinfo: clntref, lastuse, expires in USER_HZ ticks, 0 for never.
+                let mut info = attr.reader();
+                info.take(8)?;
+                let ticks = info.u32_ne()?;
+                self.expires = (ticks != 0).then_some(ticks / USER_HZ);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// A unicast default route of the main table.
+    pub fn is_default(&self) -> bool {
+        let any = self.dst.is_none_or(|dst| dst.len() == 0);
+        any && self.kind == RTN_UNICAST && self.table == RT_TABLE_MAIN
+    }
+
+    /// Every way this route goes, single or multipath: gateway and interface. Dead ones are left out.
+    pub fn ways(&self) -> Vec<(Option<IpAddr>, Option<u32>)> {
+        if self.nexthops.is_empty() {
+            return vec![(self.gateway, self.oif)];
+        }
+        let alive = self.nexthops.iter().filter(|n| n.flags & RTNH_F_DEAD == 0);
+        alive.map(|n| (n.gateway, Some(n.oif))).collect()
+    }
+}
+
+/// `struct rtvia`: a family of two bytes, then the address.
+fn via(attr: Attr<'_>) -> Result<Option<IpAddr>, WireError> {
+    let mut r = attr.reader();
+    let family = r.u16_ne()?;
+    if family == u16::from(AF_INET) {
+        return r.array::<4>().map(|a| Some(IpAddr::from(a)));
+    }
+    if family == u16::from(AF_INET6) {
+        return r.array::<16>().map(|a| Some(IpAddr::from(a)));
+    }
+    Ok(None)
+}
+
+/// `struct rtnexthop`s: length, flags, hops, interface, attributes; aligned to four.
+fn next_hops(attr: Attr<'_>) -> Result<Vec<NextHop>, WireError> {
+    let mut r = attr.reader();
+    let mut hops = Vec::new();
+    while !r.is_empty() {
+        let length = usize::from(r.u16_ne()?);
+        let flags = r.u8()?;
+        r.take(1)?;
+        let oif = r.u32_ne()?;
+        let rest = length.checked_sub(8).ok_or(WireError::Truncated {
+            wanted: 8,
+            left: length,
+        })?;
+        let mut gateway = None;
+        for attr in Attrs::new(r.take(rest)?) {
+            let attr = attr?;
+            match attr.kind {
+                RTA_GATEWAY => gateway = Some(attr.addr()?),
+                RTA_VIA => gateway = via(attr)?,
+                _ => {}
+            }
+        }
+        r.take((super::attr::align(length) - length).min(r.remaining()))?;
+        hops.push(NextHop {
+            gateway,
+            oif,
+            flags,
+        });
+    }
+    Ok(hops)
+}
+
+/// All routes of one family.
+pub fn dump(family: Family) -> Result<Request, NetlinkError> {
+    Request::new("list the routes", RTM_GETROUTE, NLM_F_DUMP, |w| {
+        w.raw(&[code(family)]);
+        w.raw(&[0; 11]);
+    })
+}
+
+/// Which way a packet to `addr` would go now, and with which source. `oif` is needed for link-local
+/// addresses.
+pub fn lookup(addr: IpAddr, oif: Option<u32>) -> Result<Request, NetlinkError> {
+    let family = Family::of(addr);
+    Request::new("look up the route", RTM_GETROUTE, 0, |w| {
+        w.raw(&[code(family), family.width()]);
+        w.raw(&[0; 10]);
+        w.addr(RTA_DST, addr);
+        if let Some(oif) = oif {
+            w.u32(RTA_OIF, oif);
+        }
+    })
+}
+
+/// A `local` route over the interface `index` (lo): makes every address of an IPv6 prefix the host's
+/// own, which an address of that prefix would not. `lifetime` is rounded up to seconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalRoute {
+    pub index: u32,
+    pub prefix: Prefix,
+    pub lifetime: Option<Duration>,
+}
+
+impl LocalRoute {
+    /// Adds it; refused with `EEXIST` where it is.
+    pub fn add(&self) -> Result<Request, NetlinkError> {
+        let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
+        self.request("add the local route", RTM_NEWROUTE, flags)
+    }
+
+    /// Gives it this lifetime.
+    pub fn replace(&self) -> Result<Request, NetlinkError> {
+        let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
+        self.request("renew the local route", RTM_NEWROUTE, flags)
+    }
+
+    pub fn remove(&self) -> Result<Request, NetlinkError> {
+        self.request("remove the local route", RTM_DELROUTE, NLM_F_ACK)
+    }
+
+    fn request(&self, name: &'static str, kind: u16, flags: u16) -> Result<Request, NetlinkError> {
+        let Self {
+            index,
+            prefix,
+            lifetime,
+        } = self;
+        // Fits: both constants are below 256.
+        let header = [
+            code(prefix.family()),
+            prefix.len(),
+            0,
+            0,
+            TABLE_LOCAL,
+            RTPROT_SIDECAST,
+            0,
+            RTN_LOCAL,
+        ];
+        Request::new(name, kind, flags, |w| {
+            w.raw(&header);
+            w.raw(&[0; 4]);
+            w.addr(RTA_DST, prefix.addr());
+            if let Some(lifetime) = lifetime {
+                w.u32(RTA_EXPIRES, whole_seconds(*lifetime));
+            }
+            w.u32(RTA_OIF, *index);
+        })
+    }
+}
+
+fn code(family: Family) -> u8 {
+    match family {
+        Family::Ipv4 => AF_INET,
+        Family::Ipv6 => AF_INET6,
+    }
+}
+
+pub const RTM_NEWROUTE: u16 = 24;
+pub const RTM_DELROUTE: u16 = 25;
+pub const RTM_GETROUTE: u16 = 26;
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+const RTA_PRIORITY: u16 = 6;
+const RTA_PREFSRC: u16 = 7;
+const RTA_MULTIPATH: u16 = 9;
+const RTA_CACHEINFO: u16 = 12;
+const RTA_TABLE: u16 = 15;
+const RTA_VIA: u16 = 18;
+const RTA_EXPIRES: u16 = 23;
+const RTNH_F_DEAD: u8 = 1;
+pub const RTN_UNICAST: u8 = 1;
+pub const RTN_LOCAL: u8 = 2;
+pub const RT_TABLE_MAIN: u32 = 254;
+pub const RT_TABLE_LOCAL: u32 = 255;
+const TABLE_LOCAL: u8 = 255;
+/// `rtm_protocol` of the routes that we add; from 4 on the numbers are free for daemons.
+pub const RTPROT_SIDECAST: u8 = 0x53;
+/// Ticks in which the kernel tells times to programs; 100 on every architecture we build for.
+const USER_HZ: u32 = 100;

@@ -22,6 +22,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bgp;
 pub mod health;
 pub mod io;
 pub mod net;

@@ -1,0 +1,172 @@
+//! The byte stream, cut into messages (RFC 4271 §4.1, §6.1; RFC 8654 for longer ones).
+
+use std::fmt;
+
+use crate::wire::Reader;
+
+/// The longest message, header included (RFC 4271 §4.1).
+pub const MAX_LEN: usize = 4096;
+
+/// The longest message where both ends have said so (RFC 8654 §4).
+pub const MAX_LEN_EXTENDED: usize = 65535;
+
+pub(super) const HEADER_LEN: usize = 19;
+
+pub(super) const MARKER: [u8; 16] = [0xff; 16];
+
+/// What a message is (RFC 4271 §4.1, RFC 2918 §3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Type {
+    Open,
+    Update,
+    Notification,
+    Keepalive,
+    RouteRefresh,
+}
+
+impl Type {
+    pub const ALL: [Self; 5] = [
+        Self::Open,
+        Self::Update,
+        Self::Notification,
+        Self::Keepalive,
+        Self::RouteRefresh,
+    ];
+
+    /// `None` for a number that means nothing to us.
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.code() == code)
+    }
+
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Open => 1,
+            Self::Update => 2,
+            Self::Notification => 3,
+            Self::Keepalive => 4,
+            Self::RouteRefresh => 5,
+        }
+    }
+}
+
+impl fmt::Display for Type {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Open => "OPEN",
+            Self::Update => "UPDATE",
+            Self::Notification => "NOTIFICATION",
+            Self::Keepalive => "KEEPALIVE",
+            Self::RouteRefresh => "ROUTE-REFRESH",
+        })
+    }
+}
+
+/// One message without its header; `kind` is a [`Type`]'s code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    pub kind: u8,
+    pub body: Vec<u8>,
+}
+
+/// Why a header ends the session (RFC 4271 §6.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeaderError {
+    /// The marker is not all ones.
+    NotSynchronized,
+    /// The length is impossible, at all or for the type.
+    BadLength {
+        length: u16,
+    },
+    BadType {
+        kind: u8,
+    },
+}
+
+impl fmt::Display for HeaderError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotSynchronized => f.write_str("message marker is not all ones"),
+            Self::BadLength { length } => write!(f, "message length {length} is impossible"),
+            Self::BadType { kind } => write!(f, "message type {kind} is unknown"),
+        }
+    }
+}
+
+impl std::error::Error for HeaderError {}
+
+/// Buffers what came in until a message is whole.
+#[derive(Debug, Default)]
+pub struct Framer {
+    buf: Vec<u8>,
+    /// Bytes of `buf` that are already handed out.
+    used: usize,
+}
+
+impl Framer {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds bytes as they came from the connection.
+    pub fn push(&mut self, bytes: &[u8]) {
+        if self.used > 0 {
+            self.buf.drain(..self.used);
+            self.used = 0;
+        }
+        self.buf.extend_from_slice(bytes);
+    }
+
+    /// The next whole message; `None` while it is incomplete. `max_len` is [`MAX_LEN`], or
+    /// [`MAX_LEN_EXTENDED`] once that is negotiated. A header is judged as soon as the field in
+    /// question is there: nothing waits for the body of a message that cannot be.
+    pub fn next(&mut self, max_len: usize) -> Result<Option<Frame>, HeaderError> {
+        let waiting = self.buf.get(self.used..).unwrap_or_default();
+        let Some((kind, length)) = judge_header(waiting, max_len)? else {
+            return Ok(None);
+        };
+        let Some(body) = waiting.get(HEADER_LEN..length) else {
+            return Ok(None);
+        };
+        let body = body.to_vec();
+        self.used += length;
+        Ok(Some(Frame { kind, body }))
+    }
+
+    /// Bytes waiting for the rest of their message.
+    pub fn buffered(&self) -> usize {
+        self.buf.len() - self.used
+    }
+}
+
+/// Type and length, once both are there. In the order of RFC 4271 §6.1: marker, length, type.
+fn judge_header(bytes: &[u8], max_len: usize) -> Result<Option<(u8, usize)>, HeaderError> {
+    if bytes.iter().zip(MARKER).any(|(got, want)| *got != want) {
+        return Err(HeaderError::NotSynchronized);
+    }
+    let mut r = Reader::new(bytes);
+    let Ok(length) = r.take(MARKER.len()).and_then(|_| r.u16()) else {
+        return Ok(None);
+    };
+    let bad_length = HeaderError::BadLength { length };
+    let size = usize::from(length);
+    if size < HEADER_LEN || size > max_len {
+        return Err(bad_length);
+    }
+    let Ok(kind) = r.u8() else {
+        return Ok(None);
+    };
+    let fits = match Type::from_code(kind).ok_or(HeaderError::BadType { kind })? {
+        // RFC 8654 §4: these two never grow.
+        Type::Open => (29..=MAX_LEN).contains(&size),
+        Type::Keepalive => size == HEADER_LEN,
+        Type::Update => size >= 23,
+        Type::Notification => size >= 21,
+        // Too short a body is judged with its subtype (RFC 7313 §5).
+        Type::RouteRefresh => true,
+    };
+    if fits {
+        Ok(Some((kind, size)))
+    } else {
+        Err(bad_length)
+    }
+}

@@ -1,0 +1,75 @@
+//! BGP-4: bytes to types and back, and the machine that keeps a session (RFC 4271).
+//!
+//! The codec is a set of pure functions of bytes and an explicit context. A [`Framer`] cuts the byte
+//! stream into [`Frame`]s, [`receive`] checks one and keeps only what a speaker needs, [`decode`] gives
+//! all of it to whoever wants to look, [`Packer`] makes as few UPDATEs as possible of a set of routes.
+//! Every code that goes into a NOTIFICATION is chosen by the one `From<&ProtocolError>`.
+
+mod attribute;
+mod capability;
+mod framer;
+mod message;
+mod notification;
+mod open;
+mod pack;
+mod update;
+mod update_error;
+
+pub use attribute::{AsPath, AttributeCode, PathAttributes, RawAttribute, Segment};
+pub use capability::{Capability, ExtendedNextHop, GracefulRestart, RestartFamily};
+pub use framer::{Frame, Framer, HeaderError, MAX_LEN, MAX_LEN_EXTENDED, Type};
+pub use message::{
+    DecodeContext, EncodeContext, EncodeError, Message, Received, RefreshKind, RouteRefresh,
+    decode, receive,
+};
+pub use notification::{Cease, Notification, ProtocolError, UnexpectedIn};
+pub use open::{Negotiated, Open, OpenError};
+pub use pack::{Packed, Packer, end_of_rib, pack, sendable};
+pub use update::{Announcement, Update, UpdateSummary};
+pub use update_error::{AttributeCause, AttributeError, Severity, UpdateError};
+
+use std::fmt;
+
+use crate::net::Family;
+
+/// Whether both ends are in one AS (RFC 4271 §1.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SessionType {
+    Ibgp,
+    Ebgp,
+}
+
+/// An address family and what its routes are for (RFC 4760 §3); unknown numbers are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AfiSafi {
+    pub afi: u16,
+    pub safi: u8,
+}
+
+impl AfiSafi {
+    /// The family, where it is unicast of one we know.
+    pub fn family(self) -> Option<Family> {
+        Family::ALL
+            .into_iter()
+            .find(|family| Self::from(*family) == self)
+    }
+}
+
+impl From<Family> for AfiSafi {
+    fn from(family: Family) -> Self {
+        let afi = match family {
+            Family::Ipv4 => 1,
+            Family::Ipv6 => 2,
+        };
+        Self { afi, safi: 1 }
+    }
+}
+
+impl fmt::Display for AfiSafi {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.family() {
+            Some(family) => write!(f, "{family} unicast"),
+            None => write!(f, "afi {} safi {}", self.afi, self.safi),
+        }
+    }
+}

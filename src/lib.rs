@@ -25,6 +25,8 @@
 pub mod bgp;
 pub mod health;
 pub mod io;
+pub mod app;
+pub mod config;
 pub mod net;
 pub mod netlink;
 pub mod timer;

@@ -1,0 +1,469 @@
+//! What an operator registers: a service's addresses, how its health is judged, and how its routes look.
+//!
+//! Everything here is valid by construction; the texts that people write are parsed here and nowhere
+//! else. Leaves out: the policy of who may write what (`config`), and whatever needs the kernel's tables.
+
+pub mod duration;
+mod monitor;
+
+pub use monitor::{
+    AcceptQueue, ExecCommand, HttpUrl, Monitor, MonitorSpec, QType, Rcode, StatusRanges,
+};
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::net::{
+    Community, ExtCommunity, Family, LargeCommunity, ParseError, Prefix, decimal, parse_cidr,
+};
+
+/// A service as registered. Two with the same definition are equal; the source counts as part of it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct App {
+    pub name: AppName,
+    pub source: Source,
+    /// Never empty.
+    pub vips: BTreeSet<Vip>,
+    /// Empty: always healthy, as in GoCast.
+    pub monitors: BTreeSet<Monitor>,
+    pub nats: BTreeSet<NatSpec>,
+    /// The app's own; the global ones are `config::Bgp::attributes`.
+    pub attributes: Attributes,
+    pub when_down: Reaction,
+    pub when_draining: Reaction,
+    /// How long it must have been healthy after start before the first announcement.
+    pub start_delay: Duration,
+    /// How long the service goes on after its routes were withdrawn.
+    pub drain_time: Duration,
+    /// `None`: coming back is never delayed.
+    pub damping: Option<Damping>,
+    /// While this file exists the app is in maintenance.
+    pub maintenance_file: Option<PathBuf>,
+    pub vip_presence: VipPresence,
+    /// Consul's service id: two instances of one service are told apart by it.
+    pub instance_id: Option<String>,
+}
+
+impl App {
+    /// Whether the two mean the same, whoever registered them.
+    pub fn same_definition(&self, other: &Self) -> bool {
+        let mut other = other.clone();
+        other.source = self.source;
+        other.instance_id.clone_from(&self.instance_id);
+        *self == other
+    }
+}
+
+/// An app's name: 1 to 255 bytes without white space and control characters.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AppName(String);
+
+impl AppName {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for AppName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for AppName {
+    type Err = ParseError;
+
+    fn from_str(s: &str) -> Result<Self, ParseError> {
+        let fits =
+            (1..=255).contains(&s.len()) && !s.chars().any(|c| c.is_whitespace() || c.is_control());
+        fits.then(|| Self(s.to_owned())).ok_or_else(|| {
+            ParseError::new(
+                s,
+                "a name of 1 to 255 bytes without spaces and control characters",
+            )
+        })
+    }
+}
+
+/// Who registered an app, in order of precedence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Source {
+    Http,
+    Consul,
+    Env,
+    Config,
+}
+
+impl Source {
+    pub const ALL: [Self; 4] = [Self::Http, Self::Consul, Self::Env, Self::Config];
+
+    /// Who may replace whose app: configuration and environment are equals, above Consul, above HTTP.
+    pub fn precedence(self) -> u8 {
+        match self {
+            Self::Http => 0,
+            Self::Consul => 1,
+            Self::Env | Self::Config => 2,
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Http => "http",
+            Self::Consul => "consul",
+            Self::Env => "env",
+            Self::Config => "config",
+        })
+    }
+}
+
+impl FromStr for Source {
+    type Err = ParseError;
+
+    fn from_str(s: &str) -> Result<Self, ParseError> {
+        let mut all = Self::ALL.into_iter();
+        all.find(|source| source.to_string() == s)
+            .ok_or_else(|| ParseError::new(s, "a source of apps: config, env, consul or http"))
+    }
+}
+
+/// A prefix that may be announced: none that would cut the host off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Vip(Prefix);
+
+/// Why a text or prefix is no VIP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VipError {
+    /// No address and length at all.
+    Syntax(ParseError),
+    /// An address without its prefix length.
+    NoMask(IpAddr),
+    /// A prefix nobody may announce, and what it is.
+    Never { prefix: Prefix, what: &'static str },
+}
+
+impl fmt::Display for VipError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Syntax(error) => error.fmt(f),
+            Self::NoMask(addr) => {
+                write!(
+                    f,
+                    "`{addr}` has no prefix length: write {}",
+                    Prefix::host(*addr)
+                )
+            }
+            Self::Never { prefix, what } => write!(f, "{prefix} can be no VIP: {what}"),
+        }
+    }
+}
+
+impl std::error::Error for VipError {}
+
+impl Vip {
+    /// Refuses /0 and whatever holds an unspecified, loopback, multicast, broadcast or link-local address.
+    pub fn new(prefix: Prefix) -> Result<Self, VipError> {
+        if prefix.len() == 0 {
+            let what = "it would take all traffic";
+            return Err(VipError::Never { prefix, what });
+        }
+        let never = NEVER.iter().find(|(addr, len, _)| {
+            Prefix::masked(*addr, *len).is_ok_and(|never| never.overlaps(&prefix))
+        });
+        match never {
+            Some((_, _, what)) => Err(VipError::Never { prefix, what }),
+            None => Ok(Self(prefix)),
+        }
+    }
+
+    /// Reads `ADDR/LEN`. Host bits are cleared; `true` says that there were some.
+    pub fn parse(s: &str) -> Result<(Self, bool), VipError> {
+        if let Ok(addr) = s.parse::<IpAddr>() {
+            return Err(VipError::NoMask(addr));
+        }
+        let (addr, len) = parse_cidr(s).map_err(VipError::Syntax)?;
+        let prefix = Prefix::masked(addr, len)
+            .map_err(|_| VipError::Syntax(ParseError::new(s, "an address with its length")))?;
+        Ok((Self::new(prefix)?, prefix.addr() != addr))
+    }
+
+    pub fn prefix(self) -> Prefix {
+        self.0
+    }
+
+    pub fn family(self) -> Family {
+        self.0.family()
+    }
+}
+
+/// RFC 6890's special blocks that are bound to a host or a link.
+const NEVER: &[(IpAddr, u8, &str)] = &[
+    (
+        IpAddr::V4(Ipv4Addr::new(0, 0, 0, 0)),
+        8,
+        "it holds the unspecified address",
+    ),
+    (
+        IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)),
+        8,
+        "it holds loopback addresses",
+    ),
+    (
+        IpAddr::V4(Ipv4Addr::new(169, 254, 0, 0)),
+        16,
+        "it holds link-local addresses",
+    ),
+    (
+        IpAddr::V4(Ipv4Addr::new(224, 0, 0, 0)),
+        4,
+        "it holds multicast addresses",
+    ),
+    (
+        IpAddr::V4(Ipv4Addr::BROADCAST),
+        32,
+        "it holds the broadcast address",
+    ),
+    (
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        128,
+        "it holds the unspecified address",
+    ),
+    (
+        IpAddr::V6(Ipv6Addr::LOCALHOST),
+        128,
+        "it holds the loopback address",
+    ),
+    (
+        IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0)),
+        96,
+        "it holds IPv4-mapped addresses",
+    ),
+    (
+        IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0)),
+        10,
+        "it holds link-local addresses",
+    ),
+    (
+        IpAddr::V6(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0)),
+        8,
+        "it holds multicast addresses",
+    ),
+];
+
+impl fmt::Display for Vip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for Vip {
+    type Err = VipError;
+
+    /// As `Vip::parse`, silent about host bits.
+    fn from_str(s: &str) -> Result<Self, VipError> {
+        Self::parse(s).map(|(vip, _)| vip)
+    }
+}
+
+/// A transport protocol, as far as monitors and NAT know them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+impl Protocol {
+    /// IANA's protocol number.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+impl FromStr for Protocol {
+    type Err = ParseError;
+
+    fn from_str(s: &str) -> Result<Self, ParseError> {
+        match s {
+            "tcp" => Ok(Self::Tcp),
+            "udp" => Ok(Self::Udp),
+            _ => Err(ParseError::new(s, "a protocol: tcp or udp")),
+        }
+    }
+}
+
+/// A port number other than 0.
+pub(crate) fn port(s: &str) -> Option<u16> {
+    decimal::<u16>(s).filter(|port| *port != 0)
+}
+
+/// Traffic to VIP:listen goes to the host's own address at `destination`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NatSpec {
+    pub protocol: Protocol,
+    pub listen: u16,
+    pub destination: u16,
+}
+
+impl fmt::Display for NatSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.protocol, self.listen, self.destination)
+    }
+}
+
+impl FromStr for NatSpec {
+    type Err = ParseError;
+
+    /// `protocol:listenPort:destinationPort`, or `protocol:port` for both.
+    fn from_str(s: &str) -> Result<Self, ParseError> {
+        let parse = || {
+            let mut parts = s.split(':');
+            let protocol = parts.next()?.parse().ok()?;
+            let listen = port(parts.next()?)?;
+            let destination = match parts.next() {
+                Some(text) => port(text)?,
+                None => listen,
+            };
+            parts.next().is_none().then_some(Self {
+                protocol,
+                listen,
+                destination,
+            })
+        };
+        parse().ok_or_else(|| {
+            ParseError::new(
+                s,
+                "protocol:listenPort:destinationPort such as udp:53:8053, or protocol:port",
+            )
+        })
+    }
+}
+
+/// Path attributes that an operator may set. `None` and empty: not set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Attributes {
+    pub communities: BTreeSet<Community>,
+    pub large_communities: BTreeSet<LargeCommunity>,
+    pub ext_communities: BTreeSet<ExtCommunity>,
+    pub med: Option<u32>,
+    /// Sent on iBGP only.
+    pub local_pref: Option<u32>,
+    /// How many times our AS number is put in front, beyond what eBGP does anyway.
+    pub as_path_prepend: Option<u8>,
+    pub next_hop: Option<Ipv4Addr>,
+    pub next_hop6: Option<Ipv6Addr>,
+}
+
+impl Attributes {
+    /// These with `over` laid on top: communities add up, whatever else it sets wins.
+    pub fn overlaid(&self, over: &Self) -> Self {
+        Self {
+            communities: &self.communities | &over.communities,
+            large_communities: &self.large_communities | &over.large_communities,
+            ext_communities: &self.ext_communities | &over.ext_communities,
+            med: over.med.or(self.med),
+            local_pref: over.local_pref.or(self.local_pref),
+            as_path_prepend: over.as_path_prepend.or(self.as_path_prepend),
+            next_hop: over.next_hop.or(self.next_hop),
+            next_hop6: over.next_hop6.or(self.next_hop6),
+        }
+    }
+}
+
+/// What happens to an app's routes while it is down or draining.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reaction {
+    #[default]
+    Withdraw,
+    /// They stay, with these laid over the app's own attributes.
+    Announce(Attributes),
+}
+
+/// When the VIP is on the interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum VipPresence {
+    /// While the app is healthy, and a little longer.
+    #[default]
+    Healthy,
+    /// From start to exit, for services that bind to it.
+    Always,
+}
+
+impl fmt::Display for VipPresence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Healthy => "healthy",
+            Self::Always => "always",
+        })
+    }
+}
+
+impl FromStr for VipPresence {
+    type Err = ParseError;
+
+    fn from_str(s: &str) -> Result<Self, ParseError> {
+        match s {
+            "healthy" => Ok(Self::Healthy),
+            "always" => Ok(Self::Always),
+            _ => Err(ParseError::new(s, "healthy or always")),
+        }
+    }
+}
+
+/// Limits how often an app may come back: `flap_limit` times in `flap_window` at once, then after
+/// `hold_down`, which doubles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Damping {
+    pub hold_down: Duration,
+    pub flap_limit: u32,
+    pub flap_window: Duration,
+}
+
+impl Damping {
+    /// `hold_down` doubles up to this.
+    pub const LONGEST: Duration = Duration::from_secs(60);
+}
+
+impl Default for Damping {
+    fn default() -> Self {
+        Self {
+            hold_down: Duration::from_secs(1),
+            flap_limit: 5,
+            flap_window: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What an app gets where it says nothing: the agent's settings. Files, HTTP and Consul share them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AppDefaults {
+    pub interval: Duration,
+    pub drain_time: Duration,
+    pub vip_presence: VipPresence,
+}
+
+impl Default for AppDefaults {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_secs(10),
+            drain_time: Duration::from_secs(2),
+            vip_presence: VipPresence::Healthy,
+        }
+    }
+}

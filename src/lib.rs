@@ -22,11 +22,11 @@
 
 #![forbid(unsafe_code)]
 
+pub mod app;
 pub mod bgp;
+pub mod config;
 pub mod health;
 pub mod io;
-pub mod app;
-pub mod config;
 pub mod net;
 pub mod netlink;
 pub mod timer;

@@ -9,6 +9,7 @@ pub mod link;
 pub mod message;
 pub mod neighbour;
 pub mod route;
+pub mod sock_diag;
 
 use crate::wire::{TooLong, WireError};
 use std::fmt;

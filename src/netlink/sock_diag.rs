@@ -1,0 +1,419 @@
+//! The kernel's table of sockets (`linux/sock_diag.h`, `linux/inet_diag.h`): asking which sockets are
+//! bound, and being told when one is destroyed. Plus the socket filter that lets only our ports through.
+//!
+//! ```text
+//! inet_diag_req_v2                              inet_diag_msg
+//!  0 family  1 protocol  2 ext  3 pad            0 family  1 state  2 timer  3 retrans
+//!  4 states (one bit each)                       4 inet_diag_sockid
+//!  8 inet_diag_sockid                           52 expires  56 rqueue  60 wqueue  64 uid  68 inode
+//!
+//! inet_diag_sockid: 0 sport  2 dport (big endian)  4 src[16]  20 dst[16]  36 interface  40 cookie
+//! ```
+//!
+//! Left out: all extensions (memory, TCP_INFO, cgroups) and `SOCK_DESTROY`.
+
+use super::attr::Attrs;
+use super::message::{NLM_F_DUMP, Request};
+use super::{AF_INET, AF_INET6, NetlinkError};
+use crate::net::Family;
+use crate::wire::{Reader, WireError};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
+
+/// Asks for all sockets of a family and protocol (`IPPROTO_*`) in one of `states` (bits, `1 << TCP_*`)
+/// whose source port is one of `ports`; no ports: all sockets.
+///
+/// The kernel does the choosing, unless the ports make more than [`MAX_RANGES`] ranges: then everything
+/// is sent, and whoever asks has to look at the ports again.
+pub fn dump(
+    family: Family,
+    protocol: u8,
+    states: u32,
+    ports: &BTreeSet<u16>,
+) -> Result<Request, NetlinkError> {
+    let ranges = ranges(ports);
+    Request::new("list the sockets", SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, |w| {
+        w.raw(&[family_number(family), protocol, 0, 0]);
+        w.raw(&states.to_ne_bytes());
+        w.raw(&[0; SOCKID]);
+        if !ranges.is_empty() && ranges.len() <= MAX_RANGES {
+            w.bytes(INET_DIAG_REQ_BYTECODE, &port_bytecode(&ranges));
+        }
+    })
+}
+
+/// A socket, in the answer to [`dump`] or in a notification of its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Socket {
+    pub family: Family,
+    /// `TCP_*`; an unconnected UDP socket is in `TCP_CLOSE`.
+    pub state: u8,
+    pub source_port: u16,
+    /// 0: not connected.
+    pub destination_port: u16,
+    pub source: IpAddr,
+    /// The interface it is bound to, or 0.
+    pub interface: u32,
+    /// Names the socket for as long as the machine runs.
+    pub cookie: u64,
+    /// Of a listener: connections that wait to be accepted; else bytes to read.
+    pub rqueue: u32,
+    /// Of a listener: how many may wait (its backlog); else bytes not yet acknowledged.
+    pub wqueue: u32,
+    pub uid: u32,
+    /// As in `/proc/PID/fd` ("socket:[N]"); 0 when no descriptor is left.
+    pub inode: u32,
+    /// `IPPROTO_*`, which only notifications carry.
+    pub protocol: Option<u8>,
+}
+
+impl Socket {
+    /// Reads an `inet_diag_msg` and the attributes behind it.
+    pub fn decode(payload: &[u8]) -> Result<Self, WireError> {
+        let mut r = Reader::new(payload);
+        let [family, state, _timer, _retrans] = r.array()?;
+        let family = match family {
+            AF_INET6 => Family::Ipv6,
+            _ => Family::Ipv4,
+        };
+        let (source_port, destination_port) = (r.u16()?, r.u16()?);
+        let source = address(family, r.array()?);
+        let _destination: [u8; 16] = r.array()?;
+        let interface = r.u32_ne()?;
+        let cookie = u64::from(r.u32_ne()?) | u64::from(r.u32_ne()?) << 32;
+        let _expires = r.u32_ne()?;
+        let mut socket = Self {
+            family,
+            state,
+            source_port,
+            destination_port,
+            source,
+            interface,
+            cookie,
+            rqueue: r.u32_ne()?,
+            wqueue: r.u32_ne()?,
+            uid: r.u32_ne()?,
+            inode: r.u32_ne()?,
+            protocol: None,
+        };
+        for attr in Attrs::new(r.rest()) {
+            let attr = attr?;
+            if attr.kind == INET_DIAG_PROTOCOL {
+                socket.protocol = Some(attr.u8()?);
+            }
+        }
+        Ok(socket)
+    }
+
+    /// Whether more connections wait than the listener allows, so that new ones are dropped
+    /// (`sk_acceptq_is_full`).
+    pub fn accept_queue_is_full(&self) -> bool {
+        self.state == TCP_LISTEN && self.rqueue > self.wqueue
+    }
+}
+
+/// The address of a socket, an IPv4 one also where an IPv6 socket has it mapped.
+fn address(family: Family, bytes: [u8; 16]) -> IpAddr {
+    match family {
+        Family::Ipv6 => IpAddr::from(bytes).to_canonical(),
+        Family::Ipv4 => {
+            let [a, b, c, d, ..] = bytes;
+            Ipv4Addr::new(a, b, c, d).into()
+        }
+    }
+}
+
+/// One instruction of a classic BPF program (`struct sock_filter`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FilterOp {
+    pub code: u16,
+    pub jt: u8,
+    pub jf: u8,
+    pub k: u32,
+}
+
+/// The filter for `SO_ATTACH_FILTER` on a socket that listens to the destroy groups: lets through what
+/// had one of `ports` as its source and no destination (listeners, bound UDP sockets, and connections
+/// nobody accepted), so that a host that closes thousands of connections a second does not wake us.
+///
+/// It sees a message from its `nlmsghdr` on. TCP and UDP are not told apart here. Where the ports make
+/// more than [`MAX_FILTER_RANGES`] ranges, everything without a destination comes through.
+pub fn destroy_filter(ports: &BTreeSet<u16>) -> Vec<FilterOp> {
+    let op = |code, jt, jf, k| FilterOp { code, jt, jf, k };
+    let drop = op(RETURN, 0, 0, 0);
+    let accept = op(RETURN, 0, 0, u32::MAX);
+    let mut program = vec![
+        op(LOAD_HALF, 0, 0, OFFSET_DPORT),
+        op(JUMP_EQUAL, 1, 0, 0),
+        drop,
+        op(LOAD_HALF, 0, 0, OFFSET_SPORT),
+    ];
+    let ranges = ranges(ports);
+    if ranges.len() > MAX_FILTER_RANGES {
+        program.push(accept);
+        return program;
+    }
+    // Each range has its own way out: a jump reaches no further than 255 instructions.
+    for range in &ranges {
+        program.push(op(JUMP_GREATER_EQUAL, 0, 2, u32::from(*range.start())));
+        program.push(op(JUMP_GREATER, 1, 0, u32::from(*range.end())));
+        program.push(accept);
+    }
+    program.push(drop);
+    program
+}
+
+/// The program for `INET_DIAG_REQ_BYTECODE`: "the source port is in one of these ranges", laid out as
+/// `ss` does it. Each instruction goes on by `yes` bytes or by `no`; to end exactly behind the last one
+/// means yes, to pass it by four means no.
+fn port_bytecode(ranges: &[RangeInclusive<u16>]) -> Vec<u8> {
+    let mut code = Vec::new();
+    let mut op = |kind: u8, yes: u8, no: u16| {
+        code.extend_from_slice(&[kind, yes]);
+        code.extend_from_slice(&no.to_ne_bytes());
+    };
+    for (index, range) in ranges.iter().enumerate() {
+        if index > 0 {
+            // The range before was met: on to the next such jump, or to the end.
+            op(INET_DIAG_BC_JMP, 4, 20);
+        }
+        op(INET_DIAG_BC_S_GE, 8, 20);
+        op(INET_DIAG_BC_NOP, 0, *range.start());
+        op(INET_DIAG_BC_S_LE, 8, 12);
+        op(INET_DIAG_BC_NOP, 0, *range.end());
+    }
+    code
+}
+
+/// Neighbouring ports as ranges.
+fn ranges(ports: &BTreeSet<u16>) -> Vec<RangeInclusive<u16>> {
+    let mut ranges: Vec<RangeInclusive<u16>> = Vec::new();
+    for &port in ports {
+        match ranges.last_mut() {
+            Some(last) if last.end().checked_add(1) == Some(port) => *last = *last.start()..=port,
+            _ => ranges.push(port..=port),
+        }
+    }
+    ranges
+}
+
+fn family_number(family: Family) -> u8 {
+    match family {
+        Family::Ipv4 => AF_INET,
+        Family::Ipv6 => AF_INET6,
+    }
+}
+
+/// Port ranges in one look-up's filter: the kernel's check of the program takes the square of its length.
+pub const MAX_RANGES: usize = 256;
+/// Port ranges in a notification filter: a program has at most 4096 instructions (`BPF_MAXINSNS`).
+pub const MAX_FILTER_RANGES: usize = 1000;
+
+pub const IPPROTO_TCP: u8 = 6;
+pub const IPPROTO_UDP: u8 = 17;
+pub const TCP_ESTABLISHED: u8 = 1;
+pub const TCP_CLOSE: u8 = 7;
+pub const TCP_LISTEN: u8 = 10;
+
+/// The multicast groups that tell of destroyed sockets: TCP and UDP over IPv4, then over IPv6.
+pub const DESTROY_GROUPS: [u32; 4] = [1, 2, 3, 4];
+
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const SOCKID: usize = 48;
+const INET_DIAG_REQ_BYTECODE: u16 = 1;
+const INET_DIAG_PROTOCOL: u16 = 10;
+const INET_DIAG_BC_NOP: u8 = 0;
+const INET_DIAG_BC_JMP: u8 = 1;
+const INET_DIAG_BC_S_GE: u8 = 2;
+const INET_DIAG_BC_S_LE: u8 = 3;
+/// Where a notification has its ports, from the `nlmsghdr` on.
+const OFFSET_SPORT: u32 = 20;
+const OFFSET_DPORT: u32 = 22;
+// `linux/bpf_common.h`: BPF_LD | BPF_H | BPF_ABS, BPF_JMP | BPF_JEQ/JGE/JGT | BPF_K, BPF_RET | BPF_K.
+const LOAD_HALF: u16 = 0x28;
+const JUMP_EQUAL: u16 = 0x15;
+const JUMP_GREATER_EQUAL: u16 = 0x35;
+const JUMP_GREATER: u16 = 0x25;
+const RETURN: u16 = 0x06;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::message::{Answer, Messages};
+
+    /// What `ss` sent and what it was answered, one datagram each.
+    fn golden(text: &str) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+        let (mut sent, mut received) = (Vec::new(), Vec::new());
+        let mut into_sent = false;
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let (mark, hex) = line.split_at(2);
+            match mark {
+                "> " => sent.push(Vec::new()),
+                "< " => received.push(Vec::new()),
+                _ => {}
+            }
+            into_sent = mark == "> " || (mark == "  " && into_sent);
+            let datagrams = if into_sent { &mut sent } else { &mut received };
+            let bytes = (0..hex.len() / 2)
+                .map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).expect("hex digits"));
+            datagrams.last_mut().expect("a mark first").extend(bytes);
+        }
+        (sent, received)
+    }
+
+    fn sockets(datagrams: &[Vec<u8>]) -> Vec<Socket> {
+        let messages = datagrams.iter().flat_map(|d| Messages::new(d));
+        messages
+            .filter_map(|m| match m.unwrap().answer().unwrap() {
+                Answer::Data(payload) => Some(Socket::decode(payload).unwrap()),
+                _ => None,
+            })
+            .collect()
+    }
+
+    const ALL_STATES: u32 = 0xfff;
+    const SS_LISTENING: u32 = 1 << TCP_LISTEN | 1 << TCP_CLOSE;
+    const SS_SEQ: u32 = 123_456;
+
+    const TCP4: &str = include_str!("../../tests/data/netlink/ss-tcp4-listen.hex");
+    const TCP6: &str = include_str!("../../tests/data/netlink/ss-tcp6-listen.hex");
+    const UDP4_TWO: &str = include_str!("../../tests/data/netlink/ss-udp4-two.hex");
+    const UDP4_RANGES2: &str = include_str!("../../tests/data/netlink/ss-udp4-ranges2.hex");
+    const UDP4_RANGES3: &str = include_str!("../../tests/data/netlink/ss-udp4-ranges3.hex");
+    const UDP6_RANGE: &str = include_str!("../../tests/data/netlink/ss-udp6-range.hex");
+    const EVENTS: &str = include_str!("../../tests/data/netlink/ss-events.hex");
+
+    #[test]
+    fn requests_are_byte_for_byte_what_ss_sends() {
+        use Family::{Ipv4, Ipv6};
+        let ports = |list: &[RangeInclusive<u16>]| list.iter().cloned().flatten().collect();
+        let two = [53..=60, 8053..=8053];
+        let three = [53..=53, 80..=90, 8053..=8053];
+        let cases: [(&str, Family, u8, u32, BTreeSet<u16>); 5] = [
+            (TCP4, Ipv4, IPPROTO_TCP, SS_LISTENING, ports(&[])),
+            (TCP6, Ipv6, IPPROTO_TCP, SS_LISTENING, ports(&[])),
+            (UDP6_RANGE, Ipv6, IPPROTO_UDP, ALL_STATES, ports(&two[..1])),
+            (UDP4_RANGES2, Ipv4, IPPROTO_UDP, ALL_STATES, ports(&two)),
+            (UDP4_RANGES3, Ipv4, IPPROTO_UDP, ALL_STATES, ports(&three)),
+        ];
+        for (text, family, protocol, states, ports) in cases {
+            let (sent, _) = golden(text);
+            let request = dump(family, protocol, states, &ports).unwrap();
+            assert_eq!(vec![request.encode(SS_SEQ)], sent, "{ports:?}");
+        }
+    }
+
+    #[test]
+    fn answers_to_ss_are_read() {
+        let listeners = sockets(&golden(TCP4).1);
+        let [listener] = listeners.as_slice() else {
+            panic!("{listeners:?}")
+        };
+        assert_eq!((listener.state, listener.source_port), (TCP_LISTEN, 5000));
+        assert_eq!((listener.rqueue, listener.wqueue), (0, 7));
+        assert_eq!((listener.cookie, listener.inode), (4127, 17332));
+        assert_eq!(listener.source, IpAddr::from([0, 0, 0, 0]));
+
+        let v6 = sockets(&golden(TCP6).1);
+        assert_eq!((v6[0].family, v6[0].source_port), (Family::Ipv6, 5001));
+
+        let udp = sockets(&golden(UDP4_TWO).1);
+        let bound: Vec<_> = udp
+            .iter()
+            .map(|s| (s.state, s.source_port, s.source))
+            .collect();
+        assert_eq!(
+            bound,
+            [
+                (TCP_CLOSE, 8053, IpAddr::from([0, 0, 0, 0])),
+                (TCP_CLOSE, 53, IpAddr::from([127, 0, 0, 53]))
+            ]
+        );
+        let v6 = sockets(&golden(UDP6_RANGE).1);
+        assert_eq!(v6[0].source.to_string(), "::1");
+    }
+
+    #[test]
+    fn notifications_name_the_protocol_and_keep_the_port() {
+        let (_, received) = golden(EVENTS);
+        let ends: Vec<_> = sockets(&received)
+            .iter()
+            .map(|s| (s.protocol, s.source_port, s.destination_port))
+            .collect();
+        let udp = Some(IPPROTO_UDP);
+        assert_eq!(
+            ends,
+            [(udp, 8053, 0), (udp, 53, 0), (Some(IPPROTO_TCP), 5000, 0)]
+        );
+    }
+
+    #[test]
+    fn every_truncation_of_an_answer_is_an_error_and_never_a_panic() {
+        for text in [TCP4, TCP6, UDP4_TWO, UDP6_RANGE, EVENTS] {
+            let (_, received) = golden(text);
+            assert!(!received.is_empty(), "an empty golden");
+            for datagram in received {
+                let payload = &datagram[16..];
+                for end in 0..payload.len().min(72) {
+                    assert!(Socket::decode(&payload[..end]).is_err());
+                }
+                for end in 72..payload.len() {
+                    let _ = Socket::decode(&payload[..end]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn mapped_addresses_are_ipv4_addresses() {
+        let mut bytes = [0; 16];
+        bytes[10..].copy_from_slice(&[0xff, 0xff, 127, 0, 0, 53]);
+        assert_eq!(address(Family::Ipv6, bytes), IpAddr::from([127, 0, 0, 53]));
+    }
+
+    #[test]
+    fn too_many_ranges_fall_back_to_everything() {
+        let ports: BTreeSet<u16> = (0..3000).map(|i| 2 * i + 1).collect();
+        let all = dump(Family::Ipv4, IPPROTO_UDP, 1, &BTreeSet::new()).unwrap();
+        assert_eq!(dump(Family::Ipv4, IPPROTO_UDP, 1, &ports).unwrap(), all);
+        let filter = destroy_filter(&ports);
+        assert!(run(&filter, 4, 0) && !run(&filter, 5, 80));
+    }
+
+    /// Runs a filter over a message with these ports, as the kernel would.
+    fn run(program: &[FilterOp], sport: u16, dport: u16) -> bool {
+        let (mut at, mut a) = (0, 0u32);
+        loop {
+            let op = program[at];
+            let jump = |yes: bool| 1 + usize::from(if yes { op.jt } else { op.jf });
+            at += match op.code {
+                LOAD_HALF => {
+                    a = if op.k == OFFSET_SPORT { sport } else { dport }.into();
+                    1
+                }
+                JUMP_EQUAL => jump(a == op.k),
+                JUMP_GREATER_EQUAL => jump(a >= op.k),
+                JUMP_GREATER => jump(a > op.k),
+                RETURN => return op.k != 0,
+                other => panic!("{other:#x}"),
+            };
+        }
+    }
+
+    #[test]
+    fn the_filter_lets_through_our_ports_without_a_destination() {
+        let ports: BTreeSet<u16> = [53, 80, 81, 82, 443, 65535].into();
+        let filter = destroy_filter(&ports);
+        for port in 0..=u16::MAX {
+            assert_eq!(run(&filter, port, 0), ports.contains(&port), "{port}");
+            assert!(!run(&filter, port, 40000));
+        }
+        let none = destroy_filter(&BTreeSet::new());
+        assert!(!run(&none, 0, 0) && !run(&none, 53, 0));
+        let odd: BTreeSet<u16> = (0..1000).map(|i| 2 * i + 1).collect();
+        let filter = destroy_filter(&odd);
+        assert!(filter.len() <= 4096);
+        assert!(run(&filter, 1999, 0) && !run(&filter, 2000, 0));
+    }
+}

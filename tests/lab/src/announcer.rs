@@ -1,0 +1,109 @@
+//! The real sidecast, as a process in a namespace.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::child::Child;
+use crate::harness::binary;
+use crate::http::{self, Reply};
+use crate::net::Namespace;
+use crate::until::until;
+
+/// A running sidecast.
+pub struct Sidecast {
+    child: Child,
+}
+
+impl Sidecast {
+    /// `sidecast run --config FILE`, with a file of this text.
+    #[track_caller]
+    pub fn start(namespace: &Namespace, config: &str) -> Self {
+        let path = Self::write(namespace, config);
+        Self::launch(
+            namespace,
+            &["run", "--config", &path.to_string_lossy()],
+            &[],
+        )
+    }
+
+    /// With arguments and an environment of its own, as in a container without a file.
+    #[track_caller]
+    pub fn launch(namespace: &Namespace, args: &[&str], env: &[(&str, &str)]) -> Self {
+        let name = format!("sidecast-{}", namespace.name());
+        let mut all = vec![("RUST_LOG", "debug")];
+        all.extend(env);
+        Self {
+            child: Child::start(namespace, &name, &binary(), args, &all),
+        }
+    }
+
+    /// Writes the file [`Sidecast::start`] uses, without starting anything: for a reload.
+    #[track_caller]
+    pub fn write(namespace: &Namespace, config: &str) -> PathBuf {
+        let name = format!("sidecast-{}.yaml", namespace.name());
+        let path = namespace.dir().join(name);
+        fs::write(&path, config).expect("a configuration file");
+        path
+    }
+
+    /// Where it listens by default.
+    pub fn api() -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, 8179))
+    }
+
+    /// `GET path` on the default listener.
+    #[track_caller]
+    pub fn get(&self, namespace: &Namespace, path: &str) -> Reply {
+        http::get(namespace, Self::api(), path)
+            .unwrap_or_else(|error| panic!("GET {path}: {error}"))
+    }
+
+    /// Waits until the default listener answers.
+    #[track_caller]
+    pub fn wait_for_api(&mut self, namespace: &Namespace) {
+        until(Duration::from_secs(10), "the API answers", || {
+            self.child.must_run();
+            http::get(namespace, Self::api(), "/healthz")
+        });
+    }
+
+    /// What `/apps/NAME` says.
+    #[track_caller]
+    pub fn app(&self, namespace: &Namespace, name: &str) -> Value {
+        self.get(namespace, &format!("/apps/{name}")).json()
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        self.child.signal(signal);
+    }
+
+    #[track_caller]
+    pub fn wait(&mut self, limit: Duration) -> ExitStatus {
+        self.child.wait(limit)
+    }
+
+    #[track_caller]
+    pub fn must_run(&mut self) {
+        self.child.must_run();
+    }
+
+    /// SIGKILL, as a crash.
+    pub fn kill(&mut self) {
+        self.child.kill();
+    }
+
+    /// Its log so far.
+    pub fn log(&self) -> String {
+        self.child.output()
+    }
+}

@@ -1,0 +1,234 @@
+//! Runs a target's tests in parallel threads, with a third outcome that libtest does not know: skipped,
+//! because root or a program is missing. Understands the arguments `cargo test` passes on.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::OnceLock;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use crate::child::{CHILD, become_program, kill_all};
+use crate::service::{TCP, UDP, serve};
+
+/// One test: its name, the programs it needs, and what it does.
+#[derive(Clone, Copy)]
+pub struct Test {
+    name: &'static str,
+    needs: &'static [&'static str],
+    run: fn(),
+}
+
+impl Test {
+    pub const fn new(name: &'static str, needs: &'static [&'static str], run: fn()) -> Self {
+        Self { name, needs, run }
+    }
+
+    /// Why it cannot run on this machine.
+    fn lacks(&self) -> Option<String> {
+        if !nix::unistd::geteuid().is_root() {
+            return Some("needs root, to make network namespaces".to_owned());
+        }
+        let missing = self.needs.iter().find(|program| !installed(program))?;
+        Some(format!("needs {missing}: run tests/setup"))
+    }
+}
+
+/// The `main` of a test target; `sidecast` is the binary under test.
+pub fn main(sidecast: &'static str, tests: &[Test]) -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [CHILD, program, ..] => return failed(&become_program(program, &args[2..])),
+        [kind @ (TCP | UDP), name, port] => {
+            return match serve(kind, name, port) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => failed(&error),
+            };
+        }
+        _ => {}
+    }
+    BINARY.get_or_init(|| sidecast);
+    let wish = Wish::parse(&args);
+    let chosen: Vec<Test> = tests
+        .iter()
+        .filter(|test| wish.matches(test.name))
+        .copied()
+        .collect();
+    if wish.list {
+        for test in &chosen {
+            println!("{}: test", test.name);
+        }
+        return ExitCode::SUCCESS;
+    }
+    run(&chosen, wish.threads, tests.len() - chosen.len())
+}
+
+/// The sidecast under test: `SIDECAST_BIN`, else the one cargo built for this target.
+pub(crate) fn binary() -> String {
+    std::env::var("SIDECAST_BIN")
+        .unwrap_or_else(|_| (*BINARY.get().expect("main has set it")).to_owned())
+}
+
+fn failed(error: &std::io::Error) -> ExitCode {
+    eprintln!("{error}");
+    ExitCode::FAILURE
+}
+
+/// What the command line asks for.
+struct Wish {
+    filters: Vec<String>,
+    skip: Vec<String>,
+    exact: bool,
+    list: bool,
+    threads: usize,
+}
+
+impl Wish {
+    fn parse(args: &[String]) -> Self {
+        let mut wish = Self {
+            filters: Vec::new(),
+            skip: Vec::new(),
+            exact: false,
+            list: false,
+            threads: std::env::var("RUST_TEST_THREADS")
+                .ok()
+                .and_then(|text| text.parse().ok())
+                .unwrap_or(THREADS),
+        };
+        let mut args = args.iter();
+        while let Some(arg) = args.next() {
+            let (flag, value) = arg.split_once('=').map_or((&**arg, None), |(flag, value)| {
+                (flag, Some(value.to_owned()))
+            });
+            let mut value = || value.clone().or_else(|| args.next().cloned());
+            match flag {
+                "--exact" => wish.exact = true,
+                "--list" => wish.list = true,
+                "--skip" => wish.skip.extend(value()),
+                "--test-threads" => {
+                    let threads = value().and_then(|text| text.parse().ok());
+                    wish.threads = threads.unwrap_or(wish.threads);
+                }
+                "--format" | "--color" | "--logfile" | "-Z" | "--report-time" => drop(value()),
+                other if other.starts_with('-') => {}
+                filter => wish.filters.push(filter.to_owned()),
+            }
+        }
+        wish
+    }
+
+    fn matches(&self, name: &str) -> bool {
+        let hit = |filter: &String| {
+            if self.exact {
+                name == filter
+            } else {
+                name.contains(&**filter)
+            }
+        };
+        (self.filters.is_empty() || self.filters.iter().any(hit)) && !self.skip.iter().any(hit)
+    }
+}
+
+fn run(tests: &[Test], threads: usize, filtered: usize) -> ExitCode {
+    println!("\nrunning {} tests", tests.len());
+    let begun = Instant::now();
+    let (done, results) = channel();
+    let mut waiting = tests.iter().copied();
+    let mut running: BTreeMap<&'static str, Instant> = BTreeMap::new();
+    let (mut passed, mut failures, mut skipped) = (0, Vec::new(), 0);
+    loop {
+        while running.len() < threads.max(1) {
+            let Some(test) = waiting.next() else { break };
+            if let Some(reason) = test.lacks() {
+                println!("test {} ... skipped: {reason}", test.name);
+                skipped += 1;
+                continue;
+            }
+            running.insert(test.name, Instant::now());
+            start(test, done.clone());
+        }
+        if running.is_empty() {
+            break;
+        }
+        let (name, ok) = next(&results, &running);
+        let took = running.remove(name).map(|since| since.elapsed());
+        let word = if ok { "ok" } else { "FAILED" };
+        println!("test {name} ... {word} ({:.1?})", took.unwrap_or_default());
+        if ok {
+            passed += 1;
+        } else {
+            failures.push(name);
+        }
+    }
+    for name in &failures {
+        println!("    failed: {name}");
+    }
+    let word = if failures.is_empty() { "ok" } else { "FAILED" };
+    println!(
+        "\ntest result: {word}. {passed} passed; {} failed; {skipped} ignored; 0 measured; {filtered} filtered out; finished in {:.2?}\n",
+        failures.len(),
+        begun.elapsed()
+    );
+    if failures.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(101)
+    }
+}
+
+/// Each test has a thread of its own: namespaces are entered by thread, and children die with it.
+fn start(test: Test, done: Sender<(&'static str, bool)>) {
+    std::thread::Builder::new()
+        .name(test.name.to_owned())
+        .spawn(move || {
+            let ok = std::panic::catch_unwind(test.run).is_ok();
+            // Nobody listens only when the harness has given up.
+            let _ = done.send((test.name, ok));
+        })
+        .expect("a thread");
+}
+
+/// The next result. A test that hangs ends the whole run, since a thread cannot be stopped.
+fn next(
+    results: &Receiver<(&'static str, bool)>,
+    running: &BTreeMap<&'static str, Instant>,
+) -> (&'static str, bool) {
+    loop {
+        match results.recv_timeout(Duration::from_secs(1)) {
+            Ok(result) => return result,
+            Err(RecvTimeoutError::Disconnected) => unreachable!("the sender is kept in `run`"),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if let Some((name, _)) = running.iter().find(|(_, since)| since.elapsed() > LIMIT) {
+            println!("test {name} ... FAILED (hangs after {LIMIT:?})");
+            println!("test result: FAILED. 0 passed; 1 failed; 0 ignored");
+            kill_all();
+            std::process::exit(101);
+        }
+    }
+}
+
+fn installed(program: &str) -> bool {
+    FOLDERS
+        .iter()
+        .any(|folder| Path::new(folder).join(program).is_file())
+}
+
+static BINARY: OnceLock<&'static str> = OnceLock::new();
+
+/// Labs mostly wait, so more of them than processors run at once; figures stay fair with few.
+const THREADS: usize = 4;
+
+/// How long one test may take.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// Where programs are looked for.
+const FOLDERS: [&str; 7] = [
+    "/usr/local/sbin",
+    "/usr/local/bin",
+    "/usr/sbin",
+    "/usr/bin",
+    "/sbin",
+    "/bin",
+    "/usr/lib/frr",
+];

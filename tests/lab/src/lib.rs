@@ -1,0 +1,47 @@
+//! Private networks for the integration tests: network namespaces tied together by veth pairs, real
+//! routers (BIRD, FRR), services that answer with their host's name, the real sidecast, and a harness
+//! that knows "skipped".
+//!
+//! A library of its own, so that each scenario uses what it needs and nothing is compiled twice. A
+//! namespace is entered by the test's thread (`setns` is per thread), so tests run in parallel, each
+//! with its own port 179, and the host's network is never touched. Namespaces have no names and
+//! children die with the thread that made them: nothing is left behind, whatever becomes of a test.
+
+#![forbid(unsafe_code)]
+
+mod announcer;
+mod bird;
+mod child;
+mod frr;
+mod harness;
+mod http;
+mod net;
+mod probe;
+mod service;
+mod site;
+mod until;
+
+pub use announcer::Sidecast;
+pub use bird::{Bird, BirdSession, attribute};
+pub use child::Child;
+pub use frr::Frr;
+pub use harness::{Test, main};
+pub use http::{Reply, get, request};
+pub use net::{Lab, Namespace};
+pub use probe::{ask_tcp, ask_udp};
+pub use service::{Service, Transport};
+pub use site::{Addresses, Cable, HostLink, Site, VIP4, VIP6};
+pub use until::{expect, until};
+
+/// Lists a target's tests with the programs they need, and makes its `main`.
+#[macro_export]
+macro_rules! tests {
+    ($(needs $tools:tt: $($name:ident),+ ;)+) => {
+        fn main() -> std::process::ExitCode {
+            $crate::main(
+                env!("CARGO_BIN_EXE_sidecast"),
+                &[$($($crate::Test::new(stringify!($name), &$tools, $name),)+)+],
+            )
+        }
+    };
+}

@@ -12,6 +12,7 @@ mod message;
 mod notification;
 mod open;
 mod pack;
+pub mod peer;
 mod update;
 mod update_error;
 

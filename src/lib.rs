@@ -22,6 +22,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod app;
 pub mod bgp;
 pub mod config;
@@ -30,4 +31,5 @@ pub mod io;
 pub mod net;
 pub mod netlink;
 pub mod timer;
+pub mod view;
 pub mod wire;

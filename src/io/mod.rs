@@ -1,3 +1,4 @@
 //! Floor 3: the only place, with the commands above it, that knows sockets, smol and nix.
 
+pub mod http;
 pub mod netlink;

@@ -1,0 +1,366 @@
+//! One client's connection: reads requests, hands each to the agent, writes its answer.
+
+use std::io;
+use std::time::{Duration, Instant, SystemTime};
+
+use smol::Timer;
+use smol::channel::{Receiver, Sender, bounded};
+use smol::future::{self, Future};
+use smol::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use smol::net::TcpStream;
+use smol::net::unix::UnixStream;
+
+use super::Limits;
+use super::parse::Parser;
+use crate::api::{Request, Response, Via};
+
+/// A client's stream, of either kind.
+pub trait Duplex: AsyncRead + AsyncWrite + Unpin {}
+
+impl Duplex for TcpStream {}
+impl Duplex for UnixStream {}
+
+/// A request on its way to the agent, with the way back.
+#[derive(Debug)]
+pub struct Call {
+    pub request: Request,
+    reply: Sender<Response>,
+}
+
+impl Call {
+    pub fn new(request: Request) -> (Self, Receiver<Response>) {
+        let (reply, answer) = bounded(1);
+        (Self { request, reply }, answer)
+    }
+
+    /// Never blocks; a client that went away is no error.
+    pub fn answer(self, response: Response) {
+        let _ = self.reply.try_send(response);
+    }
+}
+
+/// Serves one connection to its end.
+pub(super) async fn converse(
+    mut stream: Box<dyn Duplex>,
+    via: Via,
+    limits: Limits,
+    calls: Sender<Call>,
+) {
+    let mut parser = Parser::new(limits.sizes, via);
+    let mut first = true;
+    while let Ok(Some(next)) = read_request(&mut stream, &mut parser, limits, first).await {
+        first = false;
+        let (answer, keep_alive) = match next {
+            Next::Call(request) => {
+                let response = ask(*request.call, limits, &calls).await;
+                (
+                    encode(&response, request.is_head, request.keep_alive),
+                    request.keep_alive,
+                )
+            }
+            Next::Refused(response, shape) => (
+                encode(&response, shape.is_head, shape.keep_alive),
+                shape.keep_alive,
+            ),
+        };
+        let sent = write_all(&mut stream, &answer, limits.write).await;
+        if sent.is_err() || !keep_alive {
+            break;
+        }
+    }
+    linger(stream).await;
+}
+
+/// Tells a client that there are too many, and closes.
+pub(super) async fn refuse(mut stream: Box<dyn Duplex>) {
+    if write_all(&mut stream, &too_many(), LINGER).await.is_ok() {
+        linger(stream).await;
+    }
+}
+
+/// The same without waiting for anything: a fresh socket has room for so short an answer. What the
+/// client sent already is read first, else the kernel would answer it with a reset.
+pub(super) fn refuse_at_once(mut stream: Box<dyn Duplex>) {
+    let bytes = too_many();
+    let mut chunk = [0_u8; 4096];
+    let _ = future::block_on(future::poll_once(stream.read(&mut chunk)));
+    let _ = future::block_on(future::poll_once(stream.write(&bytes)));
+}
+
+fn too_many() -> Vec<u8> {
+    let response =
+        Response::text(503, "too many connections, try again").with_header("Retry-After", "1");
+    encode(&response, false, false)
+}
+
+enum Next {
+    Call(Asked),
+    Refused(Response, Shape),
+}
+
+struct Asked {
+    call: Box<Request>,
+    is_head: bool,
+    keep_alive: bool,
+}
+
+/// How an answer has to look.
+struct Shape {
+    is_head: bool,
+    keep_alive: bool,
+}
+
+/// `None`: the connection ended, or was idle for too long.
+async fn read_request(
+    stream: &mut Box<dyn Duplex>,
+    parser: &mut Parser,
+    limits: Limits,
+    first: bool,
+) -> io::Result<Option<Next>> {
+    let idle = if first { limits.request } else { limits.idle };
+    let mut stage = Stage::of(parser);
+    let mut deadline = Instant::now()
+        + if stage == Stage::Idle {
+            idle
+        } else {
+            limits.request
+        };
+    let mut chunk = [0_u8; 4096];
+    loop {
+        match parser.poll() {
+            Ok(Some(parsed)) => {
+                let shape = Shape {
+                    is_head: parsed.is_head,
+                    keep_alive: parsed.keep_alive,
+                };
+                return Ok(Some(match parsed.request {
+                    Ok(request) => Next::Call(Asked {
+                        call: Box::new(request),
+                        is_head: shape.is_head,
+                        keep_alive: shape.keep_alive,
+                    }),
+                    Err(e) => Next::Refused(Response::text(e.status(), &e.to_string()), shape),
+                }));
+            }
+            Ok(None) => {}
+            Err(e) => return Ok(Some(last_words(e.status(), &e.to_string()))),
+        }
+        if parser.take_continue() {
+            write_all(stream, b"HTTP/1.1 100 Continue\r\n\r\n", limits.write).await?;
+        }
+        let now_at = Stage::of(parser);
+        if now_at != stage {
+            stage = now_at;
+            deadline = Instant::now() + limits.request;
+        }
+        match before(deadline, stream.read(&mut chunk)).await {
+            Err(e) if e.kind() == io::ErrorKind::TimedOut && stage != Stage::Idle => {
+                return Ok(Some(last_words(408, "the request did not come in time")));
+            }
+            Err(e) => return Err(e),
+            Ok(0) if stage == Stage::Idle => return Ok(None),
+            Ok(0) => return Ok(Some(last_words(400, "the request was cut short"))),
+            Ok(length) => parser.push(chunk.get(..length).unwrap_or_default()),
+        }
+    }
+}
+
+/// An answer after which the connection ends.
+fn last_words(status: u16, message: &str) -> Next {
+    let shape = Shape {
+        is_head: false,
+        keep_alive: false,
+    };
+    Next::Refused(Response::text(status, message), shape)
+}
+
+/// Each stage of a request has its own deadline, so that neither can be stretched byte by byte.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Idle,
+    Head,
+    Body,
+}
+
+impl Stage {
+    fn of(parser: &Parser) -> Self {
+        if parser.is_idle() {
+            Self::Idle
+        } else if parser.in_body() {
+            Self::Body
+        } else {
+            Self::Head
+        }
+    }
+}
+
+async fn ask(request: Request, limits: Limits, calls: &Sender<Call>) -> Response {
+    let json = request.wants_json();
+    let (call, answer) = Call::new(request);
+    let asked = async {
+        if calls.send(call).await.is_err() {
+            return Ok(None);
+        }
+        Ok(answer.recv().await.ok())
+    };
+    match before(Instant::now() + limits.reply, asked).await {
+        Ok(Some(response)) => response,
+        Ok(None) => Response::error(503, "sidecast is stopping", json),
+        Err(_) => Response::error(504, "no answer in time", json),
+    }
+}
+
+/// The bytes of an answer; a HEAD's has its length and no body (RFC 9110 §9.3.2).
+fn encode(response: &Response, is_head: bool, keep_alive: bool) -> Vec<u8> {
+    let mut head = format!(
+        "HTTP/1.1 {} {}\r\nDate: {}\r\nContent-Length: {}\r\nX-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\nConnection: {}\r\n",
+        response.status,
+        reason(response.status),
+        http_date(SystemTime::now()),
+        response.body.len(),
+        if keep_alive { "keep-alive" } else { "close" },
+    );
+    if !response.content_type.is_empty() {
+        push_header(&mut head, "Content-Type", response.content_type);
+    }
+    for (name, value) in &response.headers {
+        push_header(&mut head, name, value);
+    }
+    head.push_str("\r\n");
+    let mut bytes = head.into_bytes();
+    if !is_head {
+        bytes.extend_from_slice(&response.body);
+    }
+    bytes
+}
+
+/// Control characters in a value would begin a header of somebody else's making.
+fn push_header(head: &mut String, name: &str, value: &str) {
+    head.push_str(name);
+    head.push_str(": ");
+    head.extend(value.chars().filter(|c| !c.is_control()));
+    head.push_str("\r\n");
+}
+
+fn reason(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        409 => "Conflict",
+        413 => "Content Too Large",
+        415 => "Unsupported Media Type",
+        417 => "Expectation Failed",
+        421 => "Misdirected Request",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        _ => "Status",
+    }
+}
+
+/// IMF-fixdate (RFC 9110 §5.6.7).
+fn http_date(at: SystemTime) -> String {
+    let seconds = at
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs());
+    let (days, clock) = (seconds / 86_400, seconds % 86_400);
+    let civil = crate::view::time::civil(days);
+    let weekday = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"]
+        .into_iter()
+        .cycle()
+        .nth(usize::try_from(days % 7).unwrap_or(0))
+        .unwrap_or("Thu");
+    let month = [
+        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+    ]
+    .into_iter()
+    .nth(usize::from(civil.month.saturating_sub(1)))
+    .unwrap_or("Jan");
+    format!(
+        "{weekday}, {:02} {month} {:04} {:02}:{:02}:{:02} GMT",
+        civil.day,
+        civil.year,
+        clock / 3600,
+        clock / 60 % 60,
+        clock % 60
+    )
+}
+
+/// Writes all of it; every part has to be taken within `limit`, and the whole within six times that,
+/// so that a client which drains a byte at a time does not hold its place for ever.
+async fn write_all(stream: &mut Box<dyn Duplex>, bytes: &[u8], limit: Duration) -> io::Result<()> {
+    let last = Instant::now() + limit * 6;
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let deadline = (Instant::now() + limit).min(last);
+        let written = before(deadline, stream.write(rest)).await?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        rest = rest.get(written..).unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// Closes so that the last answer arrives: with unread bytes the kernel would reset the connection,
+/// and the client might lose what it has not read yet.
+async fn linger(mut stream: Box<dyn Duplex>) {
+    if stream.close().await.is_err() {
+        return;
+    }
+    let deadline = Instant::now() + LINGER;
+    let mut chunk = [0_u8; 4096];
+    let mut left = LINGER_BYTES;
+    while let Ok(length) = before(deadline, stream.read(&mut chunk)).await {
+        if length == 0 || length > left {
+            return;
+        }
+        left -= length;
+    }
+}
+
+async fn before<T>(deadline: Instant, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    future::or(work, async {
+        Timer::at(deadline).await;
+        Err(io::ErrorKind::TimedOut.into())
+    })
+    .await
+}
+
+const LINGER: Duration = Duration::from_millis(500);
+const LINGER_BYTES: usize = 256 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_imf_fixdates() {
+        let at = |seconds| http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+        assert_eq!(at(784_111_777), "Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(at(0), "Thu, 01 Jan 1970 00:00:00 GMT");
+        assert_eq!(at(1_709_164_800), "Thu, 29 Feb 2024 00:00:00 GMT");
+    }
+
+    #[test]
+    fn an_answer_has_its_length_and_cannot_be_split() {
+        let response = Response::text(409, "held").with_header("X-A", "b\r\nSet-Cookie: c");
+        let text = String::from_utf8(encode(&response, false, true)).unwrap();
+        assert!(text.starts_with("HTTP/1.1 409 Conflict\r\n"));
+        assert!(text.contains("\r\nContent-Length: 5\r\n"));
+        assert!(text.contains("\r\nConnection: keep-alive\r\n"));
+        assert!(text.contains("\r\nX-A: bSet-Cookie: c\r\n"));
+        assert!(text.ends_with("\r\n\r\nheld\n"));
+        let head = String::from_utf8(encode(&response, true, false)).unwrap();
+        assert!(head.contains("\r\nContent-Length: 5\r\n"));
+        assert!(head.ends_with("\r\n\r\n"));
+    }
+}

@@ -1,0 +1,252 @@
+//! Listening sockets. They are made without the reactor, so that they can be opened before the first
+//! thread starts and privileges are dropped.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use crate::api::Via;
+
+/// A socket that listens; a unix socket's file goes with it.
+#[derive(Debug)]
+pub struct Listener {
+    pub(super) socket: Socket,
+    pub(super) via: Via,
+    name: String,
+}
+
+#[derive(Debug)]
+pub(super) enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener, SocketFile),
+}
+
+/// An address nobody can listen on now.
+#[derive(Debug)]
+pub struct ListenError {
+    pub address: String,
+    pub cause: io::Error,
+}
+
+impl ListenError {
+    /// Somebody else listens there.
+    pub fn is_in_use(&self) -> bool {
+        self.cause.kind() == io::ErrorKind::AddrInUse
+    }
+}
+
+impl fmt::Display for ListenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot listen on {}: {}", self.address, self.cause)?;
+        match self.cause.kind() {
+            io::ErrorKind::AddrInUse => {
+                f.write_str("; another process listens there, set agent.listen_addr")
+            }
+            io::ErrorKind::PermissionDenied if !self.address.starts_with("unix:") => {
+                f.write_str("; ports below 1024 need CAP_NET_BIND_SERVICE")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for ListenError {}
+
+impl Listener {
+    /// `[::]` takes IPv4 as well, and becomes `0.0.0.0` on a host without IPv6.
+    pub fn tcp(addr: SocketAddr) -> Result<Self, ListenError> {
+        let bound = TcpListener::bind(addr).or_else(|e| {
+            let no_ipv6 = matches!(
+                e.raw_os_error(),
+                Some(nix::libc::EAFNOSUPPORT | nix::libc::EADDRNOTAVAIL)
+            );
+            if no_ipv6 && addr.is_ipv6() && addr.ip().is_unspecified() {
+                TcpListener::bind((Ipv4Addr::UNSPECIFIED, addr.port()))
+            } else {
+                Err(e)
+            }
+        });
+        let socket = bound.map_err(|cause| ListenError {
+            address: addr.to_string(),
+            cause,
+        })?;
+        let name = socket
+            .local_addr()
+            .map_or_else(|_| addr.to_string(), |a| a.to_string());
+        Ok(Self {
+            via: if addr.ip().to_canonical().is_loopback() {
+                Via::Loopback
+            } else {
+                Via::Tcp
+            },
+            socket: Socket::Tcp(socket),
+            name,
+        })
+    }
+
+    /// A socket file, mode 0660. One that is there is replaced only when nobody answers on it.
+    pub fn unix(path: &Path) -> Result<Self, ListenError> {
+        let name = format!("unix:{}", path.display());
+        let made = check_vacant(path).and_then(|()| bind_unix(path));
+        match made {
+            Ok((socket, file)) => Ok(Self {
+                socket: Socket::Unix(socket, file),
+                via: Via::Unix,
+                name,
+            }),
+            Err(cause) => Err(ListenError {
+                address: name,
+                cause,
+            }),
+        }
+    }
+
+    /// The TCP address that was bound, with its real port.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        match &self.socket {
+            Socket::Tcp(socket) => socket.local_addr().ok(),
+            Socket::Unix(..) => None,
+        }
+    }
+}
+
+impl fmt::Display for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+/// Ok when nothing is there, or a socket on which nobody listens any more.
+fn check_vacant(path: &Path) -> io::Result<()> {
+    let found = match fs::symlink_metadata(path) {
+        Ok(found) => found,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    if !found.file_type().is_socket() {
+        return Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "a file that is no socket is there",
+        ));
+    }
+    match UnixStream::connect(path) {
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        // Answered, or too busy to answer: somebody is there.
+        Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Err(io::ErrorKind::AddrInUse.into()),
+        Err(e) => Err(e),
+    }
+}
+
+/// Binds beside the path and renames: the name never shows a socket with other permissions, nor is
+/// it ever absent while a stale one is replaced.
+fn bind_unix(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(format!(".{}", std::process::id()));
+    let beside = PathBuf::from(beside);
+    let _ = fs::remove_file(&beside);
+    let socket = UnixListener::bind(&beside)?;
+    let placed = fs::set_permissions(&beside, fs::Permissions::from_mode(0o660))
+        .and_then(|()| fs::rename(&beside, path))
+        .and_then(|()| fs::symlink_metadata(path));
+    match placed {
+        Ok(meta) => Ok((
+            socket,
+            SocketFile {
+                path: path.to_owned(),
+                inode: (meta.dev(), meta.ino()),
+            },
+        )),
+        Err(e) => {
+            let _ = fs::remove_file(&beside);
+            Err(e)
+        }
+    }
+}
+
+/// Removes the file when dropped, if it is still ours.
+#[derive(Debug)]
+pub(super) struct SocketFile {
+    path: PathBuf,
+    inode: (u64, u64),
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let ours = fs::symlink_metadata(&self.path)
+            .is_ok_and(|meta| (meta.dev(), meta.ino()) == self.inode);
+        if ours {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("sidecast-{}-{name}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_socket_file_has_its_mode_and_goes_with_its_listener() {
+        let folder = Folder::new("mode");
+        let path = folder.0.join("s");
+        let listener = Listener::unix(&path).unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o660);
+        assert!(UnixStream::connect(&path).is_ok());
+        drop(listener);
+        assert!(!path.exists());
+        assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+        let folder = Folder::new("stale");
+        let path = folder.0.join("s");
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        let first = Listener::unix(&path).unwrap();
+        let second = Listener::unix(&path).unwrap_err();
+        assert!(second.is_in_use());
+        assert!(second.to_string().contains("agent.listen_addr"));
+        assert!(UnixStream::connect(&path).is_ok());
+        drop(first);
+    }
+
+    #[test]
+    fn a_file_that_is_no_socket_is_left_alone() {
+        let folder = Folder::new("file");
+        let path = folder.0.join("s");
+        fs::write(&path, "precious").unwrap();
+        assert!(Listener::unix(&path).is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn a_taken_port_is_told_from_other_errors() {
+        let first = Listener::tcp("127.0.0.1:0".parse().unwrap()).unwrap();
+        let addr = first.local_addr().unwrap();
+        assert!(Listener::tcp(addr).unwrap_err().is_in_use());
+        assert!(first.to_string().starts_with("127.0.0.1:"));
+    }
+}

@@ -1,0 +1,3 @@
+//! What the outside sees of the core: JSON, Prometheus text, the status page.
+
+pub mod time;

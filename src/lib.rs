@@ -26,6 +26,7 @@ pub mod api;
 pub mod app;
 pub mod bgp;
 pub mod config;
+pub mod discovery;
 pub mod health;
 pub mod io;
 pub mod net;

@@ -55,6 +55,15 @@ pub fn dump() -> Result<Request, NetlinkError> {
     })
 }
 
+/// One interface by its name.
+pub fn by_name(name: &str) -> Result<Request, NetlinkError> {
+    Request::new("find the interface", RTM_GETLINK, 0, |w| {
+        w.raw(&[AF_UNSPEC; 16]);
+        w.u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS);
+        w.text(IFLA_IFNAME, name);
+    })
+}
+
 /// Switches an interface on.
 pub fn set_up(index: u32) -> Result<Request, NetlinkError> {
     Request::new("bring the interface up", RTM_NEWLINK, NLM_F_ACK, |w| {

@@ -64,6 +64,10 @@ impl Request {
         bytes
     }
 
+    pub fn wants_ack(&self) -> bool {
+        self.flags & NLM_F_ACK != 0
+    }
+
     pub fn is_dump(&self) -> bool {
         self.flags & NLM_F_DUMP == NLM_F_DUMP
     }

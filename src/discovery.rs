@@ -1,0 +1,421 @@
+//! What the kernel's tables mean to us: who the peers are, from which address we speak to them, what
+//! their next hop is, and which addresses are the host's own.
+//!
+//! Pure: a [`Snapshot`] of the tables and the configuration in, a [`Network`] out. Only the main table
+//! counts; a host inside a VRF names its peers and addresses itself.
+
+use crate::config::{Bgp, Remote};
+use crate::net::{Family, Prefix, RouterId};
+use crate::netlink::address::{Address, IFAPROT_SIDECAST};
+use crate::netlink::link::Link;
+use crate::netlink::neighbour::Neighbour;
+use crate::netlink::route::{RT_TABLE_MAIN, Route};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The kernel's tables at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    pub links: Vec<Link>,
+    pub addresses: Vec<Address>,
+    pub routes: Vec<Route>,
+    /// IPv6 ones.
+    pub neighbours: Vec<Neighbour>,
+    /// What the kernel answers when asked for the way to a peer; unreachable ones are missing.
+    pub routes_to: BTreeMap<IpAddr, Route>,
+}
+
+/// A peer's address, with the interface where the address alone is ambiguous: `10.0.0.1`,
+/// `fe80::1%eth0`. IPv4 comes first.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PeerName {
+    addr: IpAddr,
+    scope: Option<String>,
+}
+
+impl PeerName {
+    /// The scope is kept for link-local addresses only.
+    pub fn new(addr: IpAddr, scope: Option<&str>) -> Self {
+        Self {
+            addr,
+            scope: scope.filter(|_| is_link_local(addr)).map(str::to_owned),
+        }
+    }
+
+    pub fn addr(&self) -> IpAddr {
+        self.addr
+    }
+}
+
+impl fmt::Display for PeerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.scope {
+            Some(scope) => write!(f, "{}%{scope}", self.addr),
+            None => self.addr.fmt(f),
+        }
+    }
+}
+
+/// How to speak to one peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerNetwork {
+    /// Which of `bgp.peers` it comes from.
+    pub settings_index: usize,
+    pub remote: IpAddr,
+    /// Interface index of a link-local `remote`, else 0.
+    pub scope_id: u32,
+    /// The interface towards it; `None` while there is no way.
+    pub interface: Option<String>,
+    /// The address to speak from; `None` leaves it to the kernel (link-local peers) or there is none.
+    pub local: Option<IpAddr>,
+    pub next_hop4: Option<Ipv4Addr>,
+    /// Global, neither deprecated nor tentative.
+    pub next_hop6: Option<Ipv6Addr>,
+}
+
+/// What the tables mean.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Network {
+    pub peers: BTreeMap<PeerName, PeerNetwork>,
+    /// Where NAT sends a VIP's traffic, by family.
+    pub nat_target: BTreeMap<Family, IpAddr>,
+    /// Addresses of the other interfaces than lo, and those we speak from; without our VIPs.
+    pub own_addresses: BTreeSet<IpAddr>,
+    /// Addresses on the loopback interface but 127.0.0.0/8 and ::1, our VIPs among them.
+    pub on_loopback: BTreeSet<Prefix>,
+    pub gateways: BTreeSet<IpAddr>,
+    /// The configured one, else what to use in its place; `None` while there is no address at all.
+    pub router_id: Option<RouterId>,
+    /// There is an interface besides lo. The tunnels that the kernel puts into every namespace do not
+    /// count.
+    pub links_present: bool,
+}
+
+/// Reads the snapshot with the configuration's eyes. `our_vips` are never a source or a next hop.
+pub fn network(snapshot: &Snapshot, bgp: &Bgp, our_vips: &BTreeSet<Prefix>) -> Network {
+    let view = View {
+        snapshot,
+        bgp,
+        vips: our_vips,
+    };
+    let mut peers = BTreeMap::new();
+    for (settings_index, settings) in bgp.peers.iter().enumerate() {
+        for (addr, oif) in view.remotes(&settings.remote) {
+            let peer = view.peer(settings_index, addr, oif);
+            let name = PeerName::new(addr, peer.interface.as_deref());
+            peers.entry(name).or_insert(peer);
+        }
+    }
+    let nat_target = Family::ALL
+        .into_iter()
+        .filter_map(|family| Some((family, view.nat_target(&peers, family)?)))
+        .collect();
+    let speaking = peers.values().filter_map(|p: &PeerNetwork| p.local);
+    Network {
+        nat_target,
+        own_addresses: view.own_addresses().chain(speaking).collect(),
+        on_loopback: view.on_loopback(),
+        gateways: Family::ALL
+            .into_iter()
+            .flat_map(|family| view.gateways(family))
+            .map(|(gateway, _)| gateway)
+            .collect(),
+        router_id: view.router_id(&peers),
+        links_present: snapshot
+            .links
+            .iter()
+            .any(|link| !link.loopback && !FALLBACK_TUNNELS.contains(&link.name.as_str())),
+        peers,
+    }
+}
+
+struct View<'a> {
+    snapshot: &'a Snapshot,
+    bgp: &'a Bgp,
+    vips: &'a BTreeSet<Prefix>,
+}
+
+impl<'a> View<'a> {
+    /// The addresses a setting stands for, with the interface where it is known by name.
+    fn remotes(&self, remote: &Remote) -> Vec<(IpAddr, Option<u32>)> {
+        match remote {
+            Remote::Addr(addr, scope) => {
+                let link = scope.as_deref().and_then(|name| self.link_named(name));
+                vec![(*addr, link.map(|link| link.index))]
+            }
+            Remote::Gateway => {
+                let gateways = Family::ALL.into_iter().flat_map(|f| self.gateways(f));
+                gateways.collect()
+            }
+            Remote::Interface(name) => {
+                let link = self.link_named(name);
+                let router = link.and_then(|link| self.router_on(link.index));
+                router.into_iter().collect()
+            }
+        }
+    }
+
+    /// The routers of the default routes that the kernel prefers: those of the smallest metric.
+    /// `default dev X` names no router.
+    fn gateways(&self, family: Family) -> Vec<(IpAddr, Option<u32>)> {
+        let defaults = || {
+            let routes = self.snapshot.routes.iter();
+            routes.filter(move |route| route.family == family && route.is_default())
+        };
+        let Some(best) = defaults().map(|route| route.priority).min() else {
+            return Vec::new();
+        };
+        let mut gateways = Vec::new();
+        for (gateway, oif) in defaults()
+            .filter(|route| route.priority == best)
+            .flat_map(Route::ways)
+        {
+            let Some(gateway) = gateway else { continue };
+            if !gateways.contains(&(gateway, oif)) {
+                gateways.push((gateway, oif));
+            }
+        }
+        gateways
+    }
+
+    /// The one router on an unnumbered link: a neighbour that calls itself one, best one that answers,
+    /// else where the IPv6 default route goes.
+    fn router_on(&self, index: u32) -> Option<(IpAddr, Option<u32>)> {
+        let neighbours = self
+            .snapshot
+            .neighbours
+            .iter()
+            .filter(|n| n.index == index && n.is_router() && is_link_local(n.addr));
+        let router = neighbours.min_by_key(|n| (n.is_failed(), n.addr));
+        let default_route = || {
+            let mut gateways = self.gateways(Family::Ipv6).into_iter();
+            gateways.find(|(gateway, oif)| *oif == Some(index) && is_link_local(*gateway))
+        };
+        router.map(|n| (n.addr, Some(index))).or_else(default_route)
+    }
+
+    fn peer(&self, settings_index: usize, remote: IpAddr, oif: Option<u32>) -> PeerNetwork {
+        let settings = self.bgp.peers.get(settings_index);
+        let route = self.snapshot.routes_to.get(&remote);
+        let link_local = is_link_local(remote);
+        // The name of a link-local peer says the interface; for others the kernel knows better.
+        let oif = match link_local {
+            true => oif,
+            false => route.and_then(|r| r.oif).or(oif),
+        };
+        let local4 = settings.and_then(|s| s.local_ip4).or(self.bgp.local_ip4);
+        let local6 = settings.and_then(|s| s.local_ip6).or(self.bgp.local_ip6);
+        let configured = match remote {
+            IpAddr::V4(_) => local4.map(IpAddr::V4),
+            // A global source does not reach a link-local peer on every router.
+            IpAddr::V6(_) if link_local => None,
+            IpAddr::V6(_) => local6.map(IpAddr::V6),
+        };
+        let discovered = || {
+            if link_local || route.is_none() {
+                return None;
+            }
+            route
+                .and_then(|r| r.prefsrc)
+                .filter(|addr| !self.is_vip(*addr))
+                .or_else(|| self.source(Family::of(remote), oif, Some(remote)))
+        };
+        let local = configured.or_else(discovered);
+        let next_hop = |family| {
+            let spoken_from = local.filter(|l| Family::of(*l) == family && !is_link_local(*l));
+            spoken_from.or_else(|| self.best_on(family, oif?, Some(remote)))
+        };
+        let next_hop4 = local4.or_else(|| v4(next_hop(Family::Ipv4)?));
+        let next_hop6 = local6.or_else(|| v6(next_hop(Family::Ipv6)?));
+        PeerNetwork {
+            settings_index,
+            remote,
+            scope_id: oif.filter(|_| link_local).unwrap_or(0),
+            interface: oif.and_then(|oif| self.link(oif)).map(|l| l.name.clone()),
+            local,
+            next_hop4,
+            next_hop6,
+        }
+    }
+
+    /// An address of ours to speak from: on the interface, else on any but lo, else on lo.
+    fn source(&self, family: Family, oif: Option<u32>, towards: Option<IpAddr>) -> Option<IpAddr> {
+        oif.and_then(|oif| self.best_on(family, oif, towards))
+            .or_else(|| self.first_global(family, false))
+            .or_else(|| self.first_global(family, true))
+    }
+
+    /// The interface's address nearest to `towards`: one whose network holds it, else the first.
+    fn best_on(&self, family: Family, oif: u32, towards: Option<IpAddr>) -> Option<IpAddr> {
+        let usable = || self.usable(family).filter(|a| a.index == oif);
+        let near = |a: &&Address| {
+            let prefix = a.prefix();
+            prefix.zip(towards).is_some_and(|(p, to)| p.contains(to))
+        };
+        usable()
+            .find(near)
+            .or_else(|| usable().next())
+            .map(|a| a.addr)
+    }
+
+    fn first_global(&self, family: Family, on_loopback: bool) -> Option<IpAddr> {
+        self.usable(family)
+            .find(|a| self.is_loopback(a.index) == on_loopback)
+            .map(|a| a.addr)
+    }
+
+    fn usable(&self, family: Family) -> impl Iterator<Item = &'a Address> {
+        let addresses = self.snapshot.addresses.iter();
+        addresses
+            .filter(move |a| Family::of(a.addr) == family && a.is_usable() && !self.is_vip(a.addr))
+    }
+
+    /// Contract of NAT: the address of a session, else the default route's source, else the first
+    /// global address not on lo.
+    fn nat_target(
+        &self,
+        peers: &BTreeMap<PeerName, PeerNetwork>,
+        family: Family,
+    ) -> Option<IpAddr> {
+        let of_session = peers
+            .values()
+            .filter_map(|peer| peer.local)
+            .find(|l| Family::of(*l) == family && !is_link_local(*l));
+        let of_default = || {
+            let routes = self.snapshot.routes.iter();
+            let route = routes
+                .filter(|route| route.family == family && route.is_default())
+                .min_by_key(|route| route.priority)?;
+            let preferred = route.prefsrc.filter(|addr| !self.is_vip(*addr));
+            preferred.or_else(|| {
+                let (gateway, oif) = route.ways().first().copied()?;
+                self.best_on(family, oif?, gateway)
+            })
+        };
+        of_session
+            .or_else(of_default)
+            .or_else(|| self.first_global(family, false))
+    }
+
+    /// The configured one, else the IPv4 address that we speak from, else any global IPv4 address,
+    /// else a hash of an IPv6 address: a number that differs between hosts and stays over a restart.
+    fn router_id(&self, peers: &BTreeMap<PeerName, PeerNetwork>) -> Option<RouterId> {
+        let locals = || peers.values().filter_map(|peer| peer.local);
+        let any = |family| {
+            let elsewhere = self.first_global(family, false);
+            elsewhere.or_else(|| self.first_global(family, true))
+        };
+        let configured4 = self.bgp.local_ip4;
+        let ipv4 = || {
+            configured4
+                .or_else(|| locals().find_map(v4))
+                .or_else(|| any(Family::Ipv4).and_then(v4))
+                .and_then(RouterId::new)
+        };
+        let ipv6 = || {
+            let spoken_from = self.bgp.local_ip6.or_else(|| locals().find_map(v6));
+            let link_local = || {
+                let mut addresses = self.snapshot.addresses.iter();
+                addresses.find_map(|a| v6(a.addr).filter(|_| is_link_local(a.addr)))
+            };
+            spoken_from
+                .or_else(|| any(Family::Ipv6).and_then(v6))
+                .or_else(link_local)
+                .map(hashed)
+        };
+        self.bgp.router_id.or_else(ipv4).or_else(ipv6)
+    }
+
+    fn own_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let addresses = self.snapshot.addresses.iter();
+        addresses
+            .filter(|a| !self.is_loopback(a.index) && !self.is_our_vip(a))
+            .map(|a| a.addr)
+    }
+
+    /// Whether this very entry is a VIP of ours on an interface other than lo. A VIP that equals the
+    /// host's own address is not: it has neither our mark nor a label.
+    fn is_our_vip(&self, address: &Address) -> bool {
+        let marked = address.proto == Some(IFAPROT_SIDECAST)
+            || address.label.as_ref().is_some_and(|l| l.contains(':'));
+        marked && address.prefix().is_some_and(|p| self.vips.contains(&p))
+    }
+
+    fn on_loopback(&self) -> BTreeSet<Prefix> {
+        let addresses = self.snapshot.addresses.iter();
+        addresses
+            .filter(|a| self.is_loopback(a.index) && !a.addr.is_loopback())
+            .filter_map(Address::prefix)
+            .collect()
+    }
+
+    fn is_vip(&self, addr: IpAddr) -> bool {
+        self.vips.iter().any(|vip| vip.contains(addr))
+    }
+
+    fn link(&self, index: u32) -> Option<&'a Link> {
+        self.snapshot.links.iter().find(|link| link.index == index)
+    }
+
+    fn link_named(&self, name: &str) -> Option<&'a Link> {
+        self.snapshot.links.iter().find(|link| link.name == name)
+    }
+
+    fn is_loopback(&self, index: u32) -> bool {
+        self.link(index).is_some_and(|link| link.loopback)
+    }
+}
+
+impl Snapshot {
+    /// The routers of all default routes of the main table, to be looked up like the peers.
+    pub fn default_gateways(&self) -> BTreeSet<IpAddr> {
+        let routes = self.routes.iter().filter(|route| route.is_default());
+        routes
+            .flat_map(Route::ways)
+            .filter_map(|(gateway, _)| gateway)
+            .filter(|gateway| !is_link_local(*gateway))
+            .collect()
+    }
+
+    /// Keeps what [`network`] reads: the main table's default routes.
+    pub fn is_wanted(route: &Route) -> bool {
+        route.table == RT_TABLE_MAIN && route.is_default()
+    }
+}
+
+/// fe80::/10 and 169.254.0.0/16, the latter of which needs no interface named.
+pub fn is_link_local(addr: IpAddr) -> bool {
+    match addr {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(a) => a.is_unicast_link_local(),
+    }
+}
+
+fn v4(addr: IpAddr) -> Option<Ipv4Addr> {
+    match addr {
+        IpAddr::V4(a) => Some(a),
+        IpAddr::V6(_) => None,
+    }
+}
+
+fn v6(addr: IpAddr) -> Option<Ipv6Addr> {
+    match addr {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(a) => Some(a),
+    }
+}
+
+/// FNV-1a over the address, never 0 (RFC 6286 §2.1 wants no more of an identifier).
+fn hashed(addr: Ipv6Addr) -> RouterId {
+    let hash = addr.octets().iter().fold(0x811c_9dc5_u32, |hash, byte| {
+        (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+    });
+    let never_zero = Ipv4Addr::from_bits(hash.max(1));
+    RouterId::new(never_zero).expect("at least 1")
+}
+
+/// Devices that a kernel with these modules puts into every new namespace.
+const FALLBACK_TUNNELS: [&str; 9] = [
+    "tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "sit0", "ip6tnl0", "ip6gre0",
+];

@@ -1,0 +1,399 @@
+//! Steps performed in the kernel's tables, and snapshots of them.
+//!
+//! Addresses: look first, change second. What somebody else put there is used and left alone; what is
+//! ours by its mark or label is adopted and gets our lease.
+
+use super::socket::Socket;
+use crate::discovery::{Snapshot, is_link_local};
+use crate::net::{Family, Prefix};
+use crate::netlink::address::{self, Address, IFAPROT_SIDECAST, NewAddress};
+use crate::netlink::link::{self, Link};
+use crate::netlink::message::Request;
+use crate::netlink::neighbour::{self, Neighbour};
+use crate::netlink::route::{
+    self, LocalRoute, RT_TABLE_LOCAL, RTN_LOCAL, RTN_UNICAST, RTPROT_SIDECAST, Route,
+};
+use crate::netlink::{EACCES, EADDRNOTAVAIL, EEXIST, ENODEV, ENOENT, NetlinkError};
+use nix::sys::socket::SockProtocol;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+/// A VIP as it is to stand on its interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VipAddress {
+    /// The interface's name, mostly `lo`.
+    pub interface: String,
+    pub prefix: Prefix,
+    /// `lo:NAME` or the app's NAME alone; cut to what fits. IPv6 has none.
+    pub label: Option<String>,
+    /// `None`: permanent.
+    pub lifetime: Option<Duration>,
+}
+
+/// How an address came to be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Added {
+    /// It was added, or renewed, as ours.
+    Done,
+    /// It was there and is somebody else's: use it, never remove or lease it.
+    Foreign,
+    /// It was there from an earlier run of ours; it has our lease now.
+    Adopted,
+}
+
+/// How an address went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removed {
+    Done,
+    /// It was gone already.
+    Absent,
+    /// It is somebody else's and stays.
+    Foreign,
+}
+
+/// Sockets to the tables of one network namespace, that of the thread that opens it. Requests are
+/// performed one at a time: whoever wants to read while steps are under way opens another.
+pub struct Kernel {
+    route: Socket,
+    look: Option<Look>,
+    /// What this one added or adopted, and whether with a lease.
+    mine: BTreeMap<(u32, Prefix), bool>,
+}
+
+/// The addresses as they were a moment ago. A burst of steps looks once.
+struct Look {
+    at: Instant,
+    /// By interface and address: where the kernel takes two entries for the same it compares these.
+    addresses: BTreeMap<(u32, IpAddr), Vec<Address>>,
+    /// Whether this kernel keeps `IFA_PROTO`: its own addresses carry one.
+    proto_known: bool,
+}
+
+impl Kernel {
+    pub fn open() -> Result<Self, NetlinkError> {
+        Ok(Self {
+            route: Socket::open(SockProtocol::NetlinkRoute)?.strict(),
+            look: None,
+            mine: BTreeMap::new(),
+        })
+    }
+
+    /// The tables that discovery reads. `targets` are the addresses of the configured peers; the
+    /// default gateways are looked up with them.
+    pub async fn snapshot(&mut self, targets: &BTreeSet<IpAddr>) -> Result<Snapshot, NetlinkError> {
+        let links = self.links().await?;
+        let addresses = self.addresses().await?;
+        let mut routes = Vec::new();
+        for family in Family::ALL {
+            routes.extend(self.default_routes(family).await?);
+        }
+        let neighbours = self
+            .route
+            .collect(&neighbour::dump()?, |_, payload| Neighbour::decode(payload))
+            .await?;
+        let mut snapshot = Snapshot {
+            links,
+            addresses,
+            routes,
+            neighbours,
+            routes_to: BTreeMap::new(),
+        };
+        let wanted = snapshot.default_gateways();
+        for target in wanted.union(targets) {
+            if let Some(route) = self.route_to(*target).await? {
+                snapshot.routes_to.insert(*target, route);
+            }
+        }
+        Ok(snapshot)
+    }
+
+    pub async fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
+        let each = |_, payload: &[u8]| Link::decode(payload).map(Some);
+        self.route.collect(&link::dump()?, each).await
+    }
+
+    pub async fn addresses(&mut self) -> Result<Vec<Address>, NetlinkError> {
+        let each = |_, payload: &[u8]| Address::decode(payload);
+        self.route.collect(&address::dump()?, each).await
+    }
+
+    async fn default_routes(&mut self, family: Family) -> Result<Vec<Route>, NetlinkError> {
+        let each = |_, payload: &[u8]| Ok(Route::decode(payload)?.filter(Snapshot::is_wanted));
+        self.route.collect(&route::dump(family)?, each).await
+    }
+
+    /// The way to an address; `None` where there is none.
+    async fn route_to(&mut self, addr: IpAddr) -> Result<Option<Route>, NetlinkError> {
+        if is_link_local(addr) {
+            return Ok(None);
+        }
+        let request = route::lookup(addr, None)?;
+        let each = |_, payload: &[u8]| Route::decode(payload);
+        match self.route.collect(&request, each).await {
+            Ok(routes) => Ok(routes
+                .into_iter()
+                .find(|route| route.kind == RTN_UNICAST || route.kind == RTN_LOCAL)),
+            // Unreachable, prohibited, or no address of that family.
+            Err(NetlinkError::Errno { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The addresses on lo but 127.0.0.0/8 and ::1.
+    pub async fn addresses_on_lo(&mut self) -> Result<Vec<Address>, NetlinkError> {
+        let lo = self.links().await?.into_iter().find(|link| link.loopback);
+        let mut addresses = self.addresses().await?;
+        addresses
+            .retain(|a| lo.as_ref().is_some_and(|lo| lo.index == a.index) && !a.addr.is_loopback());
+        Ok(addresses)
+    }
+
+    /// Adds a VIP, or renews its lease when it is there and ours.
+    pub async fn add_address(&mut self, vip: &VipAddress) -> Result<Added, NetlinkError> {
+        let link = self.interface(&vip.interface).await?;
+        if link.loopback && !link.up {
+            self.route.acknowledged(&link::set_up(link.index)?).await?;
+        }
+        let added = match is_route(vip.prefix) {
+            true => self.add_route(vip, link.index).await,
+            false => self.add_to(vip, link.index).await,
+        };
+        let added = added.map_err(|error| in_words(error, vip))?;
+        let key = (link.index, vip.prefix);
+        match added {
+            Added::Foreign => self.mine.remove(&key),
+            Added::Done | Added::Adopted => self.mine.insert(key, vip.lifetime.is_some()),
+        };
+        Ok(added)
+    }
+
+    async fn add_to(&mut self, vip: &VipAddress, index: u32) -> Result<Added, NetlinkError> {
+        let label = vip.label.as_deref().map(|label| {
+            let name = label.strip_prefix(&vip.interface);
+            let name = name.and_then(|rest| rest.strip_prefix(':'));
+            address::label(&vip.interface, name.unwrap_or(label))
+        });
+        let new = NewAddress {
+            index,
+            prefix: vip.prefix,
+            label,
+            lifetime: vip.lifetime,
+        };
+        let mine = self.mine.contains_key(&(index, vip.prefix));
+        if !mine && self.add_new(&new.add()?).await? {
+            return Ok(Added::Done);
+        }
+        match self.whose(&new).await? {
+            Whose::Foreign => Ok(Added::Foreign),
+            Whose::Nobody | Whose::Ours => {
+                self.route.acknowledged(&new.replace()?).await?;
+                if mine {
+                    return Ok(Added::Done);
+                }
+                self.look = None;
+                Ok(Added::Adopted)
+            }
+        }
+    }
+
+    /// Whether it was not there before. What was seen a moment ago is then no longer so.
+    async fn add_new(&mut self, request: &Request) -> Result<bool, NetlinkError> {
+        match self.route.acknowledged(request).await {
+            Ok(()) => {
+                self.look = None;
+                Ok(true)
+            }
+            Err(error) if error.errno() == Some(EEXIST) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn whose(&mut self, new: &NewAddress) -> Result<Whose, NetlinkError> {
+        let leased = self.mine.get(&(new.index, new.prefix)).copied();
+        let look = self.look().await?;
+        let Some(address) = look.find(new.index, new.prefix) else {
+            return Ok(Whose::Nobody);
+        };
+        Ok(look.whose(address, leased, new.label.as_deref()))
+    }
+
+    async fn look(&mut self) -> Result<&Look, NetlinkError> {
+        let fresh = |look: &Look| look.at.elapsed() < LOOK_AGE;
+        let look = match self.look.take().filter(fresh) {
+            Some(look) => look,
+            None => Look::at(Instant::now(), self.addresses().await?),
+        };
+        Ok(self.look.insert(look))
+    }
+
+    /// An IPv6 prefix is no address of its own: a `local` route makes all of it ours.
+    async fn add_route(&mut self, vip: &VipAddress, index: u32) -> Result<Added, NetlinkError> {
+        let new = LocalRoute {
+            index,
+            prefix: vip.prefix,
+            lifetime: vip.lifetime,
+        };
+        let mine = self.mine.contains_key(&(index, vip.prefix));
+        if !mine && self.add_new(&new.add()?).await? {
+            return Ok(Added::Done);
+        }
+        match self.local_route(index, vip.prefix).await? {
+            Some(route) if route.protocol != RTPROT_SIDECAST => Ok(Added::Foreign),
+            _ => {
+                self.route.acknowledged(&new.replace()?).await?;
+                Ok(if mine { Added::Done } else { Added::Adopted })
+            }
+        }
+    }
+
+    async fn local_route(
+        &mut self,
+        index: u32,
+        prefix: Prefix,
+    ) -> Result<Option<Route>, NetlinkError> {
+        let each = |_, payload: &[u8]| {
+            Ok(Route::decode(payload)?.filter(|route| {
+                route.table == RT_TABLE_LOCAL
+                    && route.kind == RTN_LOCAL
+                    && route.dst == Some(prefix)
+                    && route.oif == Some(index)
+            }))
+        };
+        let request = route::dump(prefix.family())?;
+        let routes: Vec<Route> = self.route.collect(&request, each).await?;
+        Ok(routes.into_iter().next())
+    }
+
+    /// Removes a VIP that is ours.
+    pub async fn remove_address(
+        &mut self,
+        interface: &str,
+        prefix: Prefix,
+    ) -> Result<Removed, NetlinkError> {
+        let index = match self.interface(interface).await {
+            Ok(link) => link.index,
+            Err(error) if error.errno() == Some(ENODEV) => return Ok(Removed::Absent),
+            Err(error) => return Err(error),
+        };
+        let leased = self.mine.remove(&(index, prefix));
+        let request = match is_route(prefix) {
+            true => match self.local_route(index, prefix).await? {
+                None => return Ok(Removed::Absent),
+                Some(route) if route.protocol != RTPROT_SIDECAST => return Ok(Removed::Foreign),
+                Some(_) => LocalRoute {
+                    index,
+                    prefix,
+                    lifetime: None,
+                }
+                .remove()?,
+            },
+            false => {
+                let look = self.look().await?;
+                let Some(address) = look.find(index, prefix) else {
+                    return Ok(Removed::Absent);
+                };
+                if look.whose(address, leased, None) == Whose::Foreign {
+                    return Ok(Removed::Foreign);
+                }
+                address::remove(index, prefix)?
+            }
+        };
+        match self.route.acknowledged(&request).await {
+            Ok(()) => Ok(Removed::Done),
+            // It went between the look and the request.
+            Err(error) if matches!(error.errno(), Some(EADDRNOTAVAIL | ESRCH | ENOENT)) => {
+                Ok(Removed::Absent)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn interface(&mut self, name: &str) -> Result<Link, NetlinkError> {
+        let request = link::by_name(name)?;
+        let each = |_, payload: &[u8]| Link::decode(payload).map(Some);
+        let links = self.route.collect(&request, each).await?;
+        links.into_iter().next().ok_or(NetlinkError::Errno {
+            errno: ENODEV,
+            message: None,
+            request: request.name,
+        })
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    Nobody,
+    Ours,
+    Foreign,
+}
+
+impl Look {
+    fn at(at: Instant, all: Vec<Address>) -> Self {
+        let proto_known = all.iter().any(|a| a.proto.is_some());
+        let mut addresses: BTreeMap<_, Vec<Address>> = BTreeMap::new();
+        for address in all {
+            let key = (address.index, address.addr);
+            addresses.entry(key).or_default().push(address);
+        }
+        Self {
+            at,
+            addresses,
+            proto_known,
+        }
+    }
+
+    /// IPv6 knows an address once on an interface, whatever its prefix length; IPv4 once for each.
+    fn find(&self, index: u32, prefix: Prefix) -> Option<&Address> {
+        let all = self.addresses.get(&(index, prefix.addr()))?;
+        let is_v6 = prefix.family() == Family::Ipv6;
+        all.iter().find(|a| is_v6 || a.prefix_len == prefix.len())
+    }
+
+    /// `leased`: what this process did to it, if anything. `label`: that of the app that wants it.
+    fn whose(&self, address: &Address, leased: Option<bool>, label: Option<&str>) -> Whose {
+        let marked = address.proto == Some(IFAPROT_SIDECAST);
+        // Somebody who makes it permanent, or puts it back so, takes it over.
+        let from_before = leased.is_some_and(|leased| leased != address.is_permanent());
+        let still_mine = from_before && (marked || !self.proto_known);
+        let labelled = label.is_some() && address.label.as_deref() == label;
+        // Before Linux 5.18 an IPv6 address says nothing of who made it; nobody else makes ones that
+        // end and are deprecated from the start.
+        let shaped = !self.proto_known
+            && address.addr.is_ipv6()
+            && !address.is_permanent()
+            && address.preferred == Some(0);
+        match marked || still_mine || labelled || shaped {
+            true => Whose::Ours,
+            false => Whose::Foreign,
+        }
+    }
+}
+
+/// A prefix that a route makes ours and not an address.
+fn is_route(prefix: Prefix) -> bool {
+    prefix.family() == Family::Ipv6 && !prefix.is_host()
+}
+
+/// `EACCES` is how the kernel says that IPv6 is switched off on an interface.
+fn in_words(error: NetlinkError, vip: &VipAddress) -> NetlinkError {
+    match error {
+        NetlinkError::Errno {
+            errno: EACCES,
+            request,
+            ..
+        } if vip.prefix.family() == Family::Ipv6 => NetlinkError::Errno {
+            errno: EACCES,
+            message: Some(format!(
+                "IPv6 is switched off on {name}, net.ipv6.conf.{name}.disable_ipv6=0 switches it on",
+                name = vip.interface
+            )),
+            request,
+        },
+        error => error,
+    }
+}
+
+/// How long a look at all addresses serves. With a thousand VIPs a look for each would cost seconds.
+const LOOK_AGE: Duration = Duration::from_millis(100);
+const ESRCH: i32 = 3;

@@ -1,0 +1,325 @@
+//! One netlink socket: requests are answered in order, each within a bounded time.
+
+use crate::netlink::NetlinkError;
+use crate::netlink::message::{Answer, Message, Messages, Request};
+use crate::wire::WireError;
+use async_io::{Async, Timer};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recvmsg, send,
+    setsockopt, socket, sockopt,
+};
+use nix::{libc, setsockopt_impl, sockopt_impl};
+use smol::future::FutureExt;
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+sockopt_impl!(
+    /// `NETLINK_EXT_ACK`: errors come with a sentence.
+    ExtAck,
+    SetOnly,
+    libc::SOL_NETLINK,
+    libc::NETLINK_EXT_ACK,
+    bool
+);
+sockopt_impl!(
+    /// `NETLINK_CAP_ACK`: errors do not repeat the request.
+    CapAck,
+    SetOnly,
+    libc::SOL_NETLINK,
+    libc::NETLINK_CAP_ACK,
+    bool
+);
+sockopt_impl!(
+    /// `NETLINK_GET_STRICT_CHK`: the kernel heeds what a dump asks for (Linux 4.20).
+    StrictCheck,
+    SetOnly,
+    libc::SOL_NETLINK,
+    libc::NETLINK_GET_STRICT_CHK,
+    bool
+);
+sockopt_impl!(
+    /// `NETLINK_ADD_MEMBERSHIP`: joins a multicast group.
+    AddMembership,
+    SetOnly,
+    libc::SOL_NETLINK,
+    libc::NETLINK_ADD_MEMBERSHIP,
+    u32
+);
+
+/// A socket of one netlink family in the network namespace of the thread that opens it.
+pub struct Socket {
+    fd: Async<OwnedFd>,
+    seq: u32,
+    buffer: Vec<u8>,
+}
+
+impl Socket {
+    pub fn open(protocol: SockProtocol) -> Result<Self, NetlinkError> {
+        const REQUEST: &str = "open a netlink socket";
+        let open = || -> io::Result<Async<OwnedFd>> {
+            let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+            let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
+            // Old kernels have not all of these, and can do without them.
+            let _ = setsockopt(&fd, ExtAck, &true);
+            let _ = setsockopt(&fd, CapAck, &true);
+            bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+            Async::new_nonblocking(fd)
+        };
+        Ok(Self {
+            fd: open().map_err(|error| failed(&error, REQUEST))?,
+            seq: 0,
+            buffer: vec![0; BUFFER],
+        })
+    }
+
+    /// Makes the kernel heed the filters of dumps, where it can.
+    pub fn strict(self) -> Self {
+        let _ = setsockopt(&self.fd, StrictCheck, &true);
+        self
+    }
+
+    /// Joins multicast groups, by their number.
+    pub fn join(&self, groups: &[u32]) -> Result<(), NetlinkError> {
+        for group in groups {
+            setsockopt(&self.fd, AddMembership, group)
+                .map_err(|errno| failed(&errno.into(), "subscribe to netlink changes"))?;
+        }
+        Ok(())
+    }
+
+    /// Room for what the kernel reports while we are busy. More than the system's limit only with
+    /// CAP_NET_ADMIN.
+    pub fn receive_buffer(&self, bytes: usize) {
+        if setsockopt(&self.fd, sockopt::RcvBufForce, &bytes).is_err() {
+            let _ = setsockopt(&self.fd, sockopt::RcvBuf, &bytes);
+        }
+    }
+
+    pub fn fd(&self) -> &Async<OwnedFd> {
+        &self.fd
+    }
+
+    /// Performs a request that is answered by an acknowledgement alone.
+    pub async fn acknowledged(&mut self, request: &Request) -> Result<(), NetlinkError> {
+        self.exchange(request, |_| Ok(())).await
+    }
+
+    /// Performs a request and hands every message of its answer to `each`. A dump that the kernel calls
+    /// inconsistent is made again, and `each` then sees everything anew.
+    pub async fn collect<T>(
+        &mut self,
+        request: &Request,
+        mut each: impl FnMut(u16, &[u8]) -> Result<Option<T>, WireError>,
+    ) -> Result<Vec<T>, NetlinkError> {
+        for _ in 0..DUMP_ATTEMPTS {
+            let mut all = Vec::new();
+            let mut interrupted = false;
+            self.exchange(request, |message| {
+                interrupted |= message.dump_interrupted();
+                all.extend(each(message.kind, message.payload)?);
+                Ok(())
+            })
+            .await?;
+            if !interrupted {
+                return Ok(all);
+            }
+        }
+        Err(NetlinkError::Changing {
+            request: request.name,
+        })
+    }
+
+    async fn exchange(
+        &mut self,
+        request: &Request,
+        mut each: impl FnMut(&Message<'_>) -> Result<(), WireError>,
+    ) -> Result<(), NetlinkError> {
+        let seq = self.number(1);
+        self.send(&request.encode(seq), request.name).await?;
+        let expects = Expected {
+            first: seq,
+            last: seq,
+            request: request.name,
+            dump: request.is_dump(),
+            acknowledged: request.wants_ack(),
+        };
+        self.answers(expects, &mut each).await
+    }
+
+    /// Performs several requests sent as one datagram. The last one that asks for an acknowledgement
+    /// ends the wait; the first refusal is the result.
+    pub async fn batch(&mut self, requests: &[Request], last: usize) -> Result<(), NetlinkError> {
+        let count = u32::try_from(requests.len()).unwrap_or(u32::MAX);
+        let first = self.number(count);
+        let numbered = requests.iter().zip(first..);
+        let bytes: Vec<u8> = numbered.flat_map(|(r, seq)| r.encode(seq)).collect();
+        let Some(request) = requests.get(last) else {
+            return Ok(());
+        };
+        self.send(&bytes, request.name).await?;
+        let expects = Expected {
+            first,
+            last: first.wrapping_add(u32::try_from(last).unwrap_or(u32::MAX)),
+            request: request.name,
+            dump: false,
+            acknowledged: true,
+        };
+        self.answers(expects, &mut |_| Ok(())).await
+    }
+
+    /// The first of `count` new sequence numbers.
+    fn number(&mut self, count: u32) -> u32 {
+        // A batch's numbers rise without a wrap inside it.
+        if self.seq > u32::MAX / 2 {
+            self.seq = 0;
+        }
+        let first = self.seq + 1;
+        self.seq += count;
+        first
+    }
+
+    async fn send(&self, bytes: &[u8], request: &'static str) -> Result<(), NetlinkError> {
+        let write = |fd: &OwnedFd| Ok(send(fd.as_raw_fd(), bytes, MsgFlags::empty())?);
+        let sent = self
+            .fd
+            .write_with(write)
+            .or(expired(Instant::now() + TIME_LIMIT))
+            .await;
+        match sent {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                Err(NetlinkError::Timeout { request })
+            }
+            Err(error) => Err(failed(&error, request)),
+        }
+    }
+
+    /// Reads until the answer is complete. Answers to earlier requests, given up by then, are dropped.
+    async fn answers(
+        &mut self,
+        expects: Expected,
+        each: &mut impl FnMut(&Message<'_>) -> Result<(), WireError>,
+    ) -> Result<(), NetlinkError> {
+        let request = expects.request;
+        let deadline = Instant::now() + TIME_LIMIT;
+        loop {
+            let length = match self.receive().or(expired(deadline)).await {
+                Ok(length) => length,
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    return Err(NetlinkError::Timeout { request });
+                }
+                Err(error) => return Err(failed(&error, request)),
+            };
+            let datagram = self.buffer.get(..length).unwrap_or_default();
+            for message in Messages::new(datagram) {
+                let message = message.map_err(|error| malformed(error, request))?;
+                if expects.ended_by(&message, each)? {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// The next datagram from the kernel, into the buffer.
+    pub(super) async fn receive(&mut self) -> io::Result<usize> {
+        let Self { fd, buffer, .. } = self;
+        fd.read_with(|fd| receive_from_kernel(fd, buffer)).await
+    }
+
+    pub(super) fn received(&self, length: usize) -> &[u8] {
+        self.buffer.get(..length).unwrap_or_default()
+    }
+}
+
+/// Reads one datagram, whole; what other processes send is dropped.
+fn receive_from_kernel(fd: &OwnedFd, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    for _ in 0..FOREIGN_DATAGRAMS {
+        let mut slices = [IoSliceMut::new(buffer)];
+        let received =
+            recvmsg::<NetlinkAddr>(fd.as_raw_fd(), &mut slices, None, MsgFlags::empty())?;
+        if received.address.is_some_and(|from| from.pid() != 0) {
+            continue;
+        }
+        let truncated = received.flags.contains(MsgFlags::MSG_TRUNC);
+        let length = received.bytes;
+        if truncated {
+            // Lost in part: as good as an overrun, and the next one shall fit.
+            buffer.resize((buffer.len() * 2).min(BUFFER_MAX), 0);
+            return Err(io::Error::from_raw_os_error(libc::ENOBUFS));
+        }
+        return Ok(length);
+    }
+    Err(io::ErrorKind::WouldBlock.into())
+}
+
+/// Which answers belong to a request, and which of them ends it.
+struct Expected {
+    first: u32,
+    last: u32,
+    request: &'static str,
+    dump: bool,
+    acknowledged: bool,
+}
+
+impl Expected {
+    fn ended_by(
+        &self,
+        message: &Message<'_>,
+        each: &mut impl FnMut(&Message<'_>) -> Result<(), WireError>,
+    ) -> Result<bool, NetlinkError> {
+        let request = self.request;
+        if !(self.first..=self.last).contains(&message.seq) {
+            return Ok(false);
+        }
+        match message
+            .answer()
+            .map_err(|error| malformed(error, request))?
+        {
+            Answer::Data(_) => {
+                each(message).map_err(|error| malformed(error, request))?;
+                // A single answer without an acknowledgement behind it is all there is.
+                Ok(!self.dump && !self.acknowledged)
+            }
+            Answer::Done => Ok(message.seq == self.last),
+            Answer::Refused { errno, message } => Err(NetlinkError::Errno {
+                errno,
+                message,
+                request,
+            }),
+            Answer::Nothing => Ok(false),
+            Answer::Overrun => Err(NetlinkError::Errno {
+                errno: libc::ENOBUFS,
+                message: None,
+                request,
+            }),
+        }
+    }
+}
+
+/// The timer reaches the reactor only when the answer is not there at once, which it mostly is.
+async fn expired<T>(deadline: Instant) -> io::Result<T> {
+    Timer::at(deadline).await;
+    Err(io::ErrorKind::TimedOut.into())
+}
+
+pub(super) fn failed(error: &io::Error, request: &'static str) -> NetlinkError {
+    NetlinkError::Errno {
+        errno: error.raw_os_error().unwrap_or(libc::EIO),
+        message: None,
+        request,
+    }
+}
+
+fn malformed(error: WireError, request: &'static str) -> NetlinkError {
+    NetlinkError::Malformed { error, request }
+}
+
+/// The kernel answers within microseconds, but not while somebody holds the rtnl lock.
+const TIME_LIMIT: Duration = Duration::from_secs(10);
+/// The kernel fills dumps up to 32 KiB.
+const BUFFER: usize = 32 * 1024;
+const BUFFER_MAX: usize = 1024 * 1024;
+const DUMP_ATTEMPTS: usize = 8;
+/// Datagrams of other processes dropped in one go before the reactor is asked again.
+const FOREIGN_DATAGRAMS: usize = 16;

@@ -3,11 +3,22 @@
 
 use std::time::Duration;
 
-use sidecast_lab::{Bird, BirdSession, HostLink, Site, VIP4, VIP6};
+use nix::sys::signal::Signal;
+use sidecast_lab::{
+    Bird, BirdSession, HostLink, Service, Sidecast, Site, Transport, VIP4, VIP6, Watch, attribute,
+    expect, until,
+};
 
 sidecast_lab::tests! {
-    needs ["bird", "birdc"]:
-        the_lab_itself_follows_whoever_announces;
+    needs ["bird", "birdc", "ip"]:
+        the_lab_itself_follows_whoever_announces,
+        packets_follow_the_healthy_service,
+        a_sidecar_without_a_file_announces_from_its_environment,
+        a_service_that_never_lived_is_not_announced,
+        the_address_is_there_before_the_route,
+        the_router_sees_what_was_configured,
+        an_ibgp_session_over_ipv6_carries_both_families,
+        keepalives_hold_a_session_of_three_seconds;
 }
 
 /// The control: with BIRD in sidecast's place the client's packets go where they should, so what the
@@ -15,30 +26,185 @@ sidecast_lab::tests! {
 fn the_lab_itself_follows_whoever_announces() {
     let site = Site::new();
     let _services = (site.a.services(), site.b.services());
-    let _router = Bird::router(
-        &site.router,
-        &[session("a", &site.a, 100), session("b", &site.b, 90)],
-    );
+    let second = BirdSession {
+        preference: 90,
+        ..site.b.session("b")
+    };
+    let _router = Bird::router(&site.router, &[site.a.session("a"), second]);
     site.unanswered();
-    let mut stand_in = stand_in(&site.a);
-    let _other = self::stand_in(&site.b);
+    let mut first = stand_in(&site.a);
+    let _second = stand_in(&site.b);
     site.answered_by("a", PATIENCE);
-    stand_in.stop(nix::sys::signal::Signal::SIGKILL);
+    first.stop(Signal::SIGKILL);
     site.answered_by("b", PATIENCE);
-    stand_in.start_again(&site.a.network);
+    first.start_again(&site.a.network);
     site.answered_by("a", PATIENCE);
 }
 
-fn session<'a>(name: &'a str, host: &HostLink, preference: u32) -> BirdSession<'a> {
-    BirdSession {
-        name,
-        local: host.addresses.router4.parse().expect("an address"),
-        neighbor: host.addresses.host4.parse().expect("an address"),
-        local_as: 65000,
-        peer_as: 65001,
-        preference,
-        options: "",
+fn packets_follow_the_healthy_service() {
+    let site = Site::new();
+    let (mut tcp, mut udp) = site.a.services();
+    let _others = site.b.services();
+    let _router = Bird::router(&site.router, &[site.a.session("a"), site.b.session("b")]);
+    let _a = Sidecast::start(&site.a.network, &site.a.config("", ""));
+    site.answered_by("a", PATIENCE);
+    // The longer path makes B the second choice while both announce.
+    let _b = Sidecast::start(&site.b.network, &site.b.config("as_path_prepend: 2", ""));
+    site.answered_by("a", PATIENCE);
+    for service in [&mut tcp, &mut udp] {
+        service.kill();
+        site.answered_by("b", PATIENCE);
+        service.restart(&site.a.network);
+        site.answered_by("a", PATIENCE);
     }
+}
+
+/// Nothing but variables; the router is found as the default gateway.
+fn a_sidecar_without_a_file_announces_from_its_environment() {
+    let site = Site::new();
+    let _services = site.a.services();
+    let _router = Bird::router(&site.router, &[site.a.session("a"), site.a.session6("a6")]);
+    let vips = format!("{VIP4}/32,{VIP6}/128");
+    let _sidecast = Sidecast::launch(
+        &site.a.network,
+        &[],
+        &[
+            ("SIDECAST_BGP_LOCAL_AS", "65001"),
+            ("SIDECAST_BGP_PEER_AS", "65000"),
+            ("SIDECAST_APP_NAME", "dns"),
+            ("SIDECAST_APP_VIP", &vips),
+            ("SIDECAST_APP_MONITORS", "port:tcp:8000;port:udp:8001"),
+            ("SIDECAST_APP_INTERVAL", "200ms"),
+        ],
+    );
+    site.answered_by("a", PATIENCE);
+}
+
+fn a_service_that_never_lived_is_not_announced() {
+    let site = Site::new();
+    let _tcp = Service::start(&site.a.network, Transport::Tcp, Site::TCP_PORT);
+    let router = Bird::router(&site.router, &[site.a.session("a")]);
+    let mut sidecast = Sidecast::start(&site.a.network, &site.a.config("", ""));
+    // The session does not wait for a healthy app (contract, section 6).
+    until(PATIENCE, "the session is up", || {
+        sidecast.must_run();
+        expect(router.established("a"), router.session("a"))
+    });
+    sidecast.wait_for_api(&site.a.network);
+    until(PATIENCE, "the app is seen as down", || {
+        let app = sidecast.app(&site.a.network, "dns");
+        expect(app["state"] == "down", app)
+    });
+    assert_eq!(router.route(&format!("{VIP4}/32")), None);
+    assert_eq!(router.route(&format!("{VIP6}/128")), None);
+    assert_eq!(site.a.vips(), [""; 0], "an address without a service");
+    site.unanswered();
+    let _udp = Service::start(&site.a.network, Transport::Udp, Site::UDP_PORT);
+    site.answered_by("a", PATIENCE);
+}
+
+fn the_address_is_there_before_the_route() {
+    let site = Site::new();
+    let _services = site.a.services();
+    let _router = Bird::router(&site.router, &[site.a.session("a")]);
+    let host = Watch::start(&site.a.network);
+    let routes = Watch::start(&site.router);
+    let _sidecast = Sidecast::start(&site.a.network, &site.a.config("", ""));
+    for (vip, family) in [(VIP4, "inet "), (VIP6, "inet6 ")] {
+        let address = until(PATIENCE, "the address is added", || {
+            host.seen(&["lo", family, vip]).ok_or("not yet")
+        });
+        let route = until(PATIENCE, "the router routes it", || {
+            routes.seen(&[vip, "via", "proto bird"]).ok_or("not yet")
+        });
+        assert!(address < route, "{vip}: address {address}], route {route}]");
+    }
+}
+
+fn the_router_sees_what_was_configured() {
+    let site = Site::new();
+    let _services = site.a.services();
+    let router = Bird::router(&site.router, &[site.a.session("a")]);
+    let _sidecast = Sidecast::start(
+        &site.a.network,
+        &site.a.config(
+            "communities: [\"65001:100\"]\nlarge_communities: [\"65001:1:2\"]\norigin: incomplete",
+            "vip_config: {bgp_communities: [\"65001:53\", no-export], med: 77, as_path_prepend: 1}",
+        ),
+    );
+    for (vip, next_hop) in [
+        (format!("{VIP4}/32"), site.a.addresses.host4),
+        (format!("{VIP6}/128"), site.a.addresses.host6),
+    ] {
+        let route = until(PATIENCE, "the route arrives", || {
+            router.route(&vip).ok_or_else(|| router.session("a"))
+        });
+        let of = |name| attribute(&route, name).unwrap_or_default();
+        assert_eq!(of("BGP.as_path"), "65001 65001", "{route}");
+        assert_eq!(of("BGP.origin"), "Incomplete", "{route}");
+        assert_eq!(of("BGP.med"), "77", "{route}");
+        assert_eq!(of("BGP.large_community"), "(65001, 1, 2)", "{route}");
+        assert!(of("BGP.next_hop").starts_with(next_hop), "{route}");
+        for community in ["(65001,100)", "(65001,53)", "(65535,65281)"] {
+            assert!(of("BGP.community").contains(community), "{route}");
+        }
+    }
+}
+
+fn an_ibgp_session_over_ipv6_carries_both_families() {
+    let site = Site::new();
+    let _services = site.a.services();
+    let session = BirdSession {
+        peer_as: 65000,
+        ..site.a.session6("a")
+    };
+    let router = Bird::router(&site.router, &[session]);
+    let config = format!(
+        "bgp: {{local_as: 65000, peer_as: 65000, peer_ip: \"{}\"}}\n\
+         apps: [{{name: dns, vips: [{VIP4}/32, \"{VIP6}/128\"], monitors: {}, interval: 200ms, \
+         vip_config: {{local_pref: 150}}}}]\n",
+        site.a.addresses.router6,
+        Site::MONITORS,
+    );
+    let _sidecast = Sidecast::start(&site.a.network, &config);
+    site.answered_by("a", PATIENCE);
+    for (vip, next_hop) in [
+        (format!("{VIP4}/32"), site.a.addresses.host4),
+        (format!("{VIP6}/128"), site.a.addresses.host6),
+    ] {
+        let route = router.route(&vip).expect("packets follow it");
+        let of = |name| attribute(&route, name).unwrap_or_default();
+        assert_eq!(of("BGP.as_path"), "", "{route}");
+        assert_eq!(of("BGP.local_pref"), "150", "{route}");
+        assert!(of("BGP.next_hop").starts_with(next_hop), "{route}");
+    }
+}
+
+fn keepalives_hold_a_session_of_three_seconds() {
+    let site = Site::new();
+    let _services = site.a.services();
+    let router = Bird::router(&site.router, &[site.a.session("a")]);
+    let _sidecast = Sidecast::start(&site.a.network, &site.a.config("hold_time: 3s", ""));
+    site.answered_by("a", PATIENCE);
+    let session = router.session("a");
+    assert!(
+        session.contains("/3"),
+        "a hold time of three seconds: {session}"
+    );
+    let since = |text: &str| {
+        let line = text.lines().find(|line| line.starts_with("a "));
+        line.map(str::to_owned).unwrap_or_default()
+    };
+    let begun = std::time::Instant::now();
+    until(PATIENCE, "three hold times pass", || {
+        expect(router.established("a"), "down").expect("the session stays");
+        expect(begun.elapsed() > Duration::from_secs(9), "not yet")
+    });
+    assert_eq!(
+        since(&router.session("a")),
+        since(&session),
+        "the very same session"
+    );
 }
 
 /// A BIRD on the host that announces the VIPs unconditionally.
@@ -63,5 +229,6 @@ fn stand_in(host: &HostLink) -> Bird {
     )
 }
 
-/// How long the client may have to wait for the right host.
+/// How long the client may have to wait for the right host: far more than sidecast should need, since
+/// these tests are about where packets go. The bench measures how soon.
 const PATIENCE: Duration = Duration::from_secs(20);

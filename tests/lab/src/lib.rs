@@ -20,6 +20,7 @@ mod probe;
 mod service;
 mod site;
 mod until;
+mod watch;
 
 pub use announcer::Sidecast;
 pub use bird::{Bird, BirdSession, attribute};
@@ -32,6 +33,7 @@ pub use probe::{ask_tcp, ask_udp};
 pub use service::{Service, Transport};
 pub use site::{Addresses, Cable, HostLink, Site, VIP4, VIP6};
 pub use until::{expect, until};
+pub use watch::Watch;
 
 /// Lists a target's tests with the programs they need, and makes its `main`.
 #[macro_export]

@@ -8,6 +8,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use crate::bird::BirdSession;
 use crate::net::{Lab, Namespace};
 use crate::probe::{ask_tcp, ask_udp};
 use crate::service::{Service, Transport};
@@ -42,6 +43,53 @@ impl HostLink {
             Service::start(&self.network, Transport::Tcp, Site::TCP_PORT),
             Service::start(&self.network, Transport::Udp, Site::UDP_PORT),
         )
+    }
+}
+
+impl HostLink {
+    /// A sidecast configuration for this host: an eBGP session to its router that carries both families,
+    /// and one app with both VIPs, gated by both services. `bgp` and `app` are further lines of those
+    /// sections, in YAML's flow style or as `key: value` lines without indent.
+    pub fn config(&self, bgp: &str, app: &str) -> String {
+        let indent = |text: &str, by: &str| -> String {
+            let lines = text.lines().filter(|line| !line.trim().is_empty());
+            lines.map(|line| format!("{by}{line}\n")).collect()
+        };
+        format!(
+            "bgp:\n  local_as: 65001\n  peer_as: 65000\n  peer_ip: {router}\n{bgp}apps:\n  - name: dns\n    \
+             vips: [{VIP4}/32, \"{VIP6}/128\"]\n    monitors: {monitors}\n    interval: 200ms\n{app}",
+            router = self.addresses.router4,
+            bgp = indent(bgp, "  "),
+            monitors = Site::MONITORS,
+            app = indent(app, "    "),
+        )
+    }
+
+    /// The router's BIRD session over IPv4 to this host.
+    pub fn session<'a>(&self, name: &'a str) -> BirdSession<'a> {
+        BirdSession {
+            name,
+            local: self.addresses.router4.parse().expect("an address"),
+            neighbor: self.addresses.host4.parse().expect("an address"),
+            local_as: 65000,
+            peer_as: 65001,
+            preference: 100,
+            options: "",
+        }
+    }
+
+    /// The same over IPv6.
+    pub fn session6<'a>(&self, name: &'a str) -> BirdSession<'a> {
+        BirdSession {
+            local: self.addresses.router6.parse().expect("an address"),
+            neighbor: self.addresses.host6.parse().expect("an address"),
+            ..self.session(name)
+        }
+    }
+
+    /// The VIPs that are on the host's `lo` now.
+    pub fn vips(&self) -> Vec<String> {
+        self.network.addresses("lo")
     }
 }
 

@@ -1,0 +1,101 @@
+//! Leaving in good order: packets stop coming before the address goes, and nothing stays behind.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use sidecast_lab::{Bird, Sidecast, Site, VIP4, VIP6, Watch, expect, until};
+
+sidecast_lab::tests! {
+    needs ["bird", "birdc", "ip"]:
+        sigterm_withdraws_before_the_address_goes,
+        sigint_withdraws_before_the_address_goes,
+        a_second_signal_skips_the_wait,
+        an_address_somebody_else_put_there_stays;
+}
+
+fn sigterm_withdraws_before_the_address_goes() {
+    leaves_in_order(Signal::SIGTERM);
+}
+
+fn sigint_withdraws_before_the_address_goes() {
+    leaves_in_order(Signal::SIGINT);
+}
+
+fn leaves_in_order(signal: Signal) {
+    let site = Site::new();
+    let _services = site.a.services();
+    let router = Bird::router(&site.router, &[site.a.session("a")]);
+    let mut sidecast = Sidecast::start(&site.a.network, &site.a.config("", ""));
+    site.answered_by("a", PATIENCE);
+    let host = Watch::start(&site.a.network);
+    let routes = Watch::start(&site.router);
+    let begun = Instant::now();
+    sidecast.signal(signal);
+    let status = sidecast.wait(Duration::from_secs(10));
+    assert!(status.success(), "{status}");
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(5), "it took {took:?}");
+    assert_eq!(site.a.vips(), [""; 0], "an address is left");
+    for (vip, family) in [(VIP4, "inet "), (VIP6, "inet6 ")] {
+        let route = until(PATIENCE, "the router lost the route", || {
+            routes.seen(&["Deleted", vip, "proto bird"]).ok_or("no")
+        });
+        let address = until(PATIENCE, "the address was removed", || {
+            host.seen(&["Deleted", "lo", family, vip]).ok_or("no")
+        });
+        assert!(route < address, "{vip}: route {route}], address {address}]");
+    }
+    // The peer is told why, in the words of RFC 4486.
+    let session = router.session("a");
+    assert!(session.contains("Administrative shutdown"), "{session}");
+}
+
+fn a_second_signal_skips_the_wait() {
+    let site = Site::new();
+    let _services = site.a.services();
+    let router = Bird::router(&site.router, &[site.a.session("a")]);
+    let config = site.a.config("", "drain_time: 30s");
+    let mut sidecast = Sidecast::start(&site.a.network, &config);
+    site.answered_by("a", PATIENCE);
+    sidecast.signal(Signal::SIGTERM);
+    until(PATIENCE, "the routes are withdrawn", || {
+        let routes = router.ask("show route protocol a");
+        let gone = !routes.contains(VIP4) && !routes.contains(VIP6);
+        expect(gone, routes)
+    });
+    // It still serves those who come late.
+    sidecast.must_run();
+    assert_eq!(site.a.vips().len(), 2, "the addresses wait for drain_time");
+    sidecast.signal(Signal::SIGTERM);
+    let status = sidecast.wait(Duration::from_secs(3));
+    assert!(status.success(), "{status}");
+    assert_eq!(site.a.vips(), [""; 0], "an address is left");
+}
+
+fn an_address_somebody_else_put_there_stays() {
+    let site = Site::new();
+    let _services = site.a.services();
+    let _router = Bird::router(&site.router, &[site.a.session("a")]);
+    site.a.network.ip(&format!("addr add {VIP4}/32 dev lo"));
+    let mut sidecast = Sidecast::start(&site.a.network, &site.a.config("", ""));
+    site.answered_by("a", PATIENCE);
+    sidecast.signal(Signal::SIGTERM);
+    assert!(sidecast.wait(Duration::from_secs(10)).success());
+    assert_eq!(
+        site.a.vips(),
+        [format!("{VIP4}/32")],
+        "only what was there before"
+    );
+    let lo = site.a.network.ip_json("addr show dev lo");
+    let lifetime = lo[0]["addr_info"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|info| info["local"] == VIP4)
+        .map(|info| info["valid_life_time"].clone());
+    let forever = serde_json::json!(4_294_967_295_u32);
+    assert_eq!(lifetime, Some(forever), "it was given no lease");
+}
+
+/// How long the lab may need to come up.
+const PATIENCE: Duration = Duration::from_secs(20);

@@ -136,15 +136,13 @@ impl NewAddress {
         } = self;
         let addr = prefix.addr();
         Request::new(name, RTM_NEWADDR, NLM_F_ACK | flags, |w| {
-            w.raw(&header(addr, prefix.len(), *index));
+            // On lo there is nobody to ask, and waiting would delay the announcement.
+            let flags = if addr.is_ipv6() { IFA_F_NODAD } else { 0 };
+            w.raw(&header(addr, prefix.len(), flags, *index));
             w.addr(IFA_LOCAL, addr);
             w.addr(IFA_ADDRESS, addr);
             if let (IpAddr::V4(_), Some(text)) = (addr, &self.label) {
                 w.text(IFA_LABEL, text);
-            }
-            if addr.is_ipv6() {
-                // On lo there is nobody to ask, and waiting would delay the announcement.
-                w.u32(IFA_FLAGS, IFA_F_NODAD);
             }
             if let Some(cache) = self.cache_info(*lifetime) {
                 w.bytes(IFA_CACHEINFO, &cache);
@@ -169,7 +167,8 @@ impl NewAddress {
 
 /// Up to a whole second, at least one, and never the value that means for ever.
 pub fn whole_seconds(lifetime: Duration) -> u32 {
-    let seconds = lifetime.as_secs() + u64::from(lifetime.subsec_nanos() > 0);
+    let part = u64::from(lifetime.subsec_nanos() > 0);
+    let seconds = lifetime.as_secs().saturating_add(part);
     u32::try_from(seconds)
         .unwrap_or(u32::MAX)
         .clamp(1, INFINITY_LIFE_TIME - 1)
@@ -187,8 +186,10 @@ pub fn label(interface: &str, name: &str) -> String {
 /// Removes an address.
 pub fn remove(index: u32, prefix: Prefix) -> Result<Request, NetlinkError> {
     Request::new("remove the address", RTM_DELADDR, NLM_F_ACK, |w| {
-        w.raw(&header(prefix.addr(), prefix.len(), index));
+        w.raw(&header(prefix.addr(), prefix.len(), 0, index));
         w.addr(IFA_LOCAL, prefix.addr());
+        // Without it the kernel would not look at the prefix length.
+        w.addr(IFA_ADDRESS, prefix.addr());
     })
 }
 
@@ -200,13 +201,13 @@ pub fn dump() -> Result<Request, NetlinkError> {
     })
 }
 
-fn header(addr: IpAddr, prefix_len: u8, index: u32) -> [u8; 8] {
+fn header(addr: IpAddr, prefix_len: u8, flags: u8, index: u32) -> [u8; 8] {
     let family = match addr {
         IpAddr::V4(_) => AF_INET,
         IpAddr::V6(_) => AF_INET6,
     };
     let [a, b, c, d] = index.to_ne_bytes();
-    [family, prefix_len, 0, RT_SCOPE_UNIVERSE, a, b, c, d]
+    [family, prefix_len, flags, RT_SCOPE_UNIVERSE, a, b, c, d]
 }
 
 pub const RTM_NEWADDR: u16 = 20;
@@ -218,7 +219,7 @@ const IFA_LABEL: u16 = 3;
 const IFA_CACHEINFO: u16 = 6;
 const IFA_FLAGS: u16 = 8;
 const IFA_PROTO: u16 = 11;
-pub const IFA_F_NODAD: u32 = 0x02;
+const IFA_F_NODAD: u8 = 0x02;
 pub const IFA_F_DADFAILED: u32 = 0x08;
 pub const IFA_F_DEPRECATED: u32 = 0x20;
 pub const IFA_F_TENTATIVE: u32 = 0x40;
@@ -226,3 +227,104 @@ pub const RT_SCOPE_UNIVERSE: u8 = 0;
 const INFINITY_LIFE_TIME: u32 = u32::MAX;
 /// `IFNAMSIZ` less the zero byte.
 const LABEL_MAX: usize = 15;
+
+#[cfg(test)]
+mod tests {
+    use super::super::golden::{golden, same, truncations};
+    use super::super::message::Answer;
+    use super::*;
+
+    fn new(prefix: &str, seconds: u64) -> NewAddress {
+        NewAddress {
+            index: 1,
+            prefix: prefix.parse().unwrap(),
+            label: Some(label("lo", "dns")),
+            lifetime: Some(Duration::from_secs(seconds)),
+        }
+    }
+
+    #[test]
+    fn adding_and_renewing_are_what_ip_sends_and_our_mark() {
+        for (name, ours) in [
+            ("ip-addr-add4", new("192.0.2.53/32", 300).add()),
+            ("ip-addr-add6", new("2001:db8::53/128", 300).add()),
+        ] {
+            let golden = golden(name);
+            same(&ours.unwrap(), &golden.requests()[0], 8, &[IFA_PROTO]);
+            assert_eq!(golden.answers()[0].answer(), Ok(Answer::Done));
+        }
+        // `ip addr change` is a replace without a create, and takes the label anew.
+        let golden = golden("ip-addr-change4");
+        let mut ours = new("192.0.2.53/32", 180).replace().unwrap();
+        assert_eq!(ours.flags & NLM_F_REPLACE, NLM_F_REPLACE);
+        ours.flags = golden.requests()[0].flags;
+        same(&ours, &golden.requests()[0], 8, &[IFA_PROTO]);
+    }
+
+    #[test]
+    fn removing_is_what_ip_sends_and_the_kernel_refuses_in_words() {
+        let ours = remove(1, "192.0.2.53/32".parse().unwrap()).unwrap();
+        same(&ours, &golden("ip-addr-del4").requests()[0], 8, &[]);
+        let absent = golden("ip-addr-del-absent");
+        let answer = absent.answers()[0].answer();
+        let message = Some("ipv4: Address not found".to_owned());
+        let errno = super::super::EADDRNOTAVAIL;
+        assert_eq!(answer, Ok(Answer::Refused { errno, message }));
+    }
+
+    #[test]
+    fn the_kernels_list_is_read() {
+        let golden = golden("ip-addr-show");
+        let addresses: Vec<Address> = golden
+            .answers()
+            .iter()
+            .filter(|m| m.kind == RTM_NEWADDR)
+            .map(|m| Address::decode(m.payload).unwrap().unwrap())
+            .collect();
+        let vip = addresses
+            .iter()
+            .find(|a| a.addr.to_string() == "192.0.2.53")
+            .unwrap();
+        assert_eq!(vip.label.as_deref(), Some("lo:dns"));
+        assert_eq!((vip.index, vip.prefix_len), (1, 32));
+        assert!(vip.valid.is_some_and(|v| (170..=180).contains(&v)));
+        assert!(vip.is_usable());
+        let vip = addresses
+            .iter()
+            .find(|a| a.addr.to_string() == "2001:db8::53")
+            .unwrap();
+        assert!(!vip.is_usable(), "deprecated: never a source");
+        assert_eq!(vip.preferred, Some(0));
+        let own = addresses
+            .iter()
+            .find(|a| a.addr.to_string() == "10.0.0.2")
+            .unwrap();
+        assert!(own.is_permanent() && own.is_usable());
+        assert!(addresses.iter().any(|a| a.scope != RT_SCOPE_UNIVERSE));
+        for message in golden.answers() {
+            truncations(message.payload, Address::decode);
+        }
+    }
+
+    #[test]
+    fn a_label_is_cut_to_fifteen_bytes_at_a_character() {
+        assert_eq!(label("lo", "app1longname"), "lo:app1longname");
+        assert_eq!(label("lo", "app1longname2"), "lo:app1longname");
+        assert_eq!(
+            label("lo", "\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}").len(),
+            15
+        );
+        assert_eq!(
+            label("lo", "a\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}").len(),
+            14
+        );
+    }
+
+    #[test]
+    fn lifetimes_are_whole_seconds_and_never_for_ever() {
+        assert_eq!(whole_seconds(Duration::from_millis(1)), 1);
+        assert_eq!(whole_seconds(Duration::ZERO), 1);
+        assert_eq!(whole_seconds(Duration::from_millis(5001)), 6);
+        assert_eq!(whole_seconds(Duration::MAX), u32::MAX - 1);
+    }
+}

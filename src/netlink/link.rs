@@ -84,3 +84,38 @@ const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
 const IFF_UP: u32 = 0x1;
 const IFF_LOOPBACK: u32 = 0x8;
 const IFF_LOWER_UP: u32 = 0x1_0000;
+
+#[cfg(test)]
+mod tests {
+    use super::super::golden::{golden, same, truncations};
+    use super::*;
+
+    #[test]
+    fn asking_and_switching_on_are_what_ip_sends() {
+        let golden = golden("ip-link-up");
+        let requests = golden.requests();
+        let tool = requests.last().unwrap();
+        // `ip` wants to create what is missing, we do not.
+        let mut ours = set_up(1).unwrap();
+        ours.flags = tool.flags;
+        same(&ours, tool, 16, &[]);
+    }
+
+    #[test]
+    fn the_kernels_list_is_read() {
+        let golden = golden("ip-link-show");
+        let links: Vec<Link> = golden
+            .answers()
+            .iter()
+            .filter(|m| m.kind == RTM_NEWLINK)
+            .map(|m| Link::decode(m.payload).unwrap())
+            .collect();
+        let lo = links.iter().find(|l| l.name == "lo").unwrap();
+        assert!(lo.loopback && lo.up && lo.running && lo.index == 1);
+        let v0 = links.iter().find(|l| l.name == "v0").unwrap();
+        assert!(!v0.loopback && v0.running);
+        for message in golden.answers() {
+            truncations(message.payload, Link::decode);
+        }
+    }
+}

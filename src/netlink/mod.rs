@@ -5,6 +5,8 @@
 
 pub mod address;
 pub mod attr;
+#[cfg(test)]
+mod golden;
 pub mod link;
 pub mod message;
 pub mod neighbour;
@@ -114,3 +116,23 @@ pub const ENOBUFS: i32 = 105;
 pub const AF_UNSPEC: u8 = 0;
 pub const AF_INET: u8 = 2;
 pub const AF_INET6: u8 = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_rights_are_met_with_the_capability_that_is_missing() {
+        let error = NetlinkError::Errno {
+            errno: EPERM,
+            message: None,
+            request: "add the address",
+        };
+        assert!(
+            error
+                .to_string()
+                .ends_with("the capability CAP_NET_ADMIN is needed")
+        );
+        assert!(error.is_permanent());
+    }
+}

@@ -75,3 +75,27 @@ const NDA_DST: u16 = 1;
 pub const NTF_ROUTER: u8 = 0x80;
 const NUD_INCOMPLETE: u16 = 0x01;
 const NUD_FAILED: u16 = 0x20;
+
+#[cfg(test)]
+mod tests {
+    use super::super::golden::{golden, truncations};
+    use super::*;
+
+    #[test]
+    fn the_kernels_list_is_read() {
+        let golden = golden("ip-neigh-show");
+        let answers = golden.answers();
+        let neighbours: Vec<Neighbour> = answers
+            .iter()
+            .filter(|m| m.kind == RTM_NEWNEIGH)
+            .filter_map(|m| Neighbour::decode(m.payload).unwrap())
+            .collect();
+        let peer = neighbours.iter().find(|n| n.addr.to_string() == "fe80::1");
+        let peer = peer.unwrap();
+        assert_eq!(peer.index, 3);
+        assert!(!peer.is_failed());
+        for message in golden.answers() {
+            truncations(message.payload, Neighbour::decode);
+        }
+    }
+}

@@ -277,3 +277,85 @@ const TABLE_LOCAL: u8 = 255;
 pub const RTPROT_SIDECAST: u8 = 0x53;
 /// Ticks in which the kernel tells times to programs; 100 on every architecture we build for.
 const USER_HZ: u32 = 100;
+
+#[cfg(test)]
+mod tests {
+    use super::super::golden::{Golden, golden, same, truncations};
+    use super::*;
+
+    fn routes(golden: &Golden) -> Vec<Route> {
+        let answers = golden.answers();
+        let routes = answers.iter().filter(|m| m.kind == RTM_NEWROUTE);
+        routes
+            .map(|m| Route::decode(m.payload).unwrap().unwrap())
+            .collect()
+    }
+
+    fn addr(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn asking_for_a_way_is_what_ip_asks() {
+        let golden4 = golden("ip-route-get4");
+        // `ip` also asks for the table that was used (RTM_F_LOOKUP_TABLE in the header's flags).
+        let ours = lookup(addr("10.0.0.1"), None).unwrap().encode(1);
+        let tool = golden4.requests()[0];
+        assert_eq!(ours[16..24], tool.payload[..8]);
+        assert_eq!(ours[28..], tool.payload[12..]);
+        let [route] = routes(&golden4).try_into().unwrap();
+        assert_eq!(route.prefsrc, Some(addr("10.0.0.2")));
+        assert_eq!((route.oif, route.kind), (Some(3), RTN_UNICAST));
+        let [route] = routes(&golden("ip-route-get6")).try_into().unwrap();
+        assert_eq!(route.prefsrc, Some(addr("2001:db8:1::2")));
+        assert_eq!(route.gateway, None);
+    }
+
+    #[test]
+    fn a_local_route_is_what_ip_sends() {
+        let route = LocalRoute {
+            index: 1,
+            prefix: "2001:db8:5::/64".parse().unwrap(),
+            lifetime: Some(Duration::from_secs(300)),
+        };
+        let add = golden("ip-route-local6");
+        same(&route.add().unwrap(), &add.requests()[0], 12, &[]);
+        let without = LocalRoute {
+            lifetime: None,
+            ..route
+        };
+        let del = golden("ip-route-del6");
+        same(&without.remove().unwrap(), &del.requests()[0], 12, &[]);
+    }
+
+    #[test]
+    fn multipath_and_via_are_read() {
+        let golden = golden("ip-route-show4");
+        let all = routes(&golden);
+        let default = all.iter().find(|r| r.is_default()).unwrap();
+        let ways = [
+            (Some(addr("10.0.0.1")), Some(3)),
+            (Some(addr("10.0.0.3")), Some(3)),
+        ];
+        assert_eq!(default.ways(), ways);
+        let via = all
+            .iter()
+            .find(|r| r.dst == "203.0.113.0/24".parse().ok())
+            .unwrap();
+        assert_eq!(via.gateway, Some(addr("fe80::1")));
+        for message in golden.answers() {
+            truncations(message.payload, Route::decode);
+        }
+    }
+
+    #[test]
+    fn the_ipv6_default_route_is_read() {
+        let all = routes(&golden("ip-route-show6"));
+        let default = all.iter().find(|r| r.is_default()).unwrap();
+        assert_eq!(default.ways(), [(Some(addr("2001:db8:1::1")), Some(3))]);
+        assert!(
+            all.iter()
+                .any(|r| r.table == RT_TABLE_LOCAL && r.kind == RTN_LOCAL)
+        );
+    }
+}

@@ -312,12 +312,17 @@ impl Kernel {
     async fn interface(&mut self, name: &str) -> Result<Link, NetlinkError> {
         let request = link::by_name(name)?;
         let each = |_, payload: &[u8]| Link::decode(payload).map(Some);
-        let links = self.route.collect(&request, each).await?;
-        links.into_iter().next().ok_or(NetlinkError::Errno {
+        let found = self.route.collect(&request, each).await;
+        let absent = || NetlinkError::Errno {
             errno: ENODEV,
-            message: None,
+            message: Some(format!("there is no {name}")),
             request: request.name,
-        })
+        };
+        match found {
+            Ok(links) => links.into_iter().next().ok_or_else(absent),
+            Err(error) if error.errno() == Some(ENODEV) => Err(absent()),
+            Err(error) => Err(error),
+        }
     }
 }
 

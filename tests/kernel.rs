@@ -1,0 +1,355 @@
+//! The kernel's side of addresses, routes and changes, each test in a network namespace of its own; what
+//! came of it is asked of `ip`, not of ourselves.
+
+use nix::sched::{CloneFlags, unshare};
+use sidecast::io::netlink::{Added, Change, Changes, Kernel, Removed, VipAddress};
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// Runs a test on its own thread in a new network namespace, where there are the rights to make one.
+fn in_namespace(test: fn()) {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: needs root");
+        return;
+    }
+    let thread = std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("root may make a namespace");
+        test();
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn run(command: &str) -> String {
+    let mut words = command.split_whitespace();
+    let output = Command::new(words.next().unwrap())
+        .args(words)
+        .output()
+        .unwrap_or_else(|error| panic!("{command}: {error}"));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command}: {errors}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// What `ip` says of one address of lo; null without it.
+fn on_lo(addr: &str) -> serde_json::Value {
+    let links: serde_json::Value = serde_json::from_str(&run("ip -j addr show dev lo")).unwrap();
+    let addresses = links[0]["addr_info"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    let found = addresses.into_iter().find(|a| a["local"] == addr);
+    found.unwrap_or(serde_json::Value::Null)
+}
+
+fn vip(prefix: &str, lifetime: Option<u64>) -> VipAddress {
+    VipAddress {
+        interface: "lo".to_owned(),
+        prefix: prefix.parse().unwrap(),
+        label: Some("dns".to_owned()),
+        lifetime: lifetime.map(Duration::from_secs),
+    }
+}
+
+fn until(limit: Duration, mut probe: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + limit;
+    while Instant::now() < end {
+        if probe() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    probe()
+}
+
+#[test]
+fn a_vip_is_added_leased_renewed_and_removed() {
+    in_namespace(|| {
+        smol::block_on(async {
+            let mut kernel = Kernel::open().unwrap();
+            for (prefix, preferred) in [("192.0.2.53/32", 300), ("2001:db8::53/128", 0)] {
+                let addr = prefix.split('/').next().unwrap();
+                let vip = vip(prefix, Some(300));
+                assert_eq!(kernel.add_address(&vip).await, Ok(Added::Done));
+                let seen = on_lo(addr);
+                let valid = seen["valid_life_time"].as_u64().unwrap();
+                assert!((290..=300).contains(&valid), "{seen}");
+                let left = seen["preferred_life_time"].as_u64().unwrap();
+                assert!(left <= preferred && left + 10 >= preferred, "{seen}");
+                if addr.contains('.') {
+                    assert_eq!(seen["label"], "lo:dns");
+                }
+                let longer = VipAddress {
+                    lifetime: Some(Duration::from_secs(900)),
+                    ..vip.clone()
+                };
+                assert_eq!(kernel.add_address(&longer).await, Ok(Added::Done));
+                assert!(on_lo(addr)["valid_life_time"].as_u64().unwrap() > 800);
+                let removed = kernel.remove_address("lo", vip.prefix).await;
+                assert_eq!(removed, Ok(Removed::Done));
+                assert!(on_lo(addr).is_null());
+                let removed = kernel.remove_address("lo", vip.prefix).await;
+                assert_eq!(removed, Ok(Removed::Absent));
+            }
+            assert!(
+                run("ip link show lo").contains("LOWER_UP"),
+                "lo is brought up"
+            );
+        });
+    });
+}
+
+#[test]
+fn what_somebody_else_put_there_is_used_and_left_alone() {
+    in_namespace(|| {
+        run("ip link set lo up");
+        run("ip addr add 192.0.2.53/32 dev lo");
+        run("ip addr add 2001:db8::53/128 dev lo nodad");
+        run("ip -6 route add local 2001:db8:5::/64 dev lo table local");
+        smol::block_on(async {
+            let mut kernel = Kernel::open().unwrap();
+            for prefix in ["192.0.2.53/32", "2001:db8::53/128", "2001:db8:5::/64"] {
+                let vip = vip(prefix, Some(300));
+                assert_eq!(
+                    kernel.add_address(&vip).await,
+                    Ok(Added::Foreign),
+                    "{prefix}"
+                );
+                let removed = kernel.remove_address("lo", vip.prefix).await;
+                assert_eq!(removed, Ok(Removed::Foreign), "{prefix}");
+            }
+        });
+        for addr in ["192.0.2.53", "2001:db8::53"] {
+            assert_eq!(on_lo(addr)["valid_life_time"], u32::MAX, "still permanent");
+        }
+        let route = run("ip -6 route show table local 2001:db8:5::/64");
+        assert!(
+            route.contains("local") && !route.contains("expires"),
+            "{route}"
+        );
+    });
+}
+
+#[test]
+fn leftovers_are_adopted_by_mark_and_by_label() {
+    in_namespace(|| {
+        run("ip link set lo up");
+        // GoCast's leftover: permanent, with its label.
+        run("ip addr add 192.0.2.53/32 dev lo label lo:dns");
+        smol::block_on(async {
+            let mut killed = Kernel::open().unwrap();
+            let others = ["192.0.2.54/32", "2001:db8::53/128", "2001:db8:5::/64"];
+            for prefix in others {
+                let before = VipAddress {
+                    label: None,
+                    ..vip(prefix, Some(60))
+                };
+                assert_eq!(killed.add_address(&before).await, Ok(Added::Done));
+            }
+            let mut next = Kernel::open().unwrap();
+            for prefix in others.into_iter().chain(["192.0.2.53/32"]) {
+                let vip = vip(prefix, Some(300));
+                assert_eq!(next.add_address(&vip).await, Ok(Added::Adopted), "{prefix}");
+                assert_eq!(next.add_address(&vip).await, Ok(Added::Done), "{prefix}");
+            }
+            for addr in ["192.0.2.53", "192.0.2.54", "2001:db8::53"] {
+                let valid = on_lo(addr)["valid_life_time"].as_u64().unwrap();
+                assert!((290..=300).contains(&valid), "{addr}: {valid}");
+            }
+            // Adopted a moment ago, and ours to remove.
+            let prefix = "192.0.2.53/32".parse().unwrap();
+            assert_eq!(next.remove_address("lo", prefix).await, Ok(Removed::Done));
+        });
+    });
+}
+
+#[test]
+fn an_address_made_permanent_by_hand_is_no_longer_ours() {
+    in_namespace(|| {
+        smol::block_on(async {
+            let mut kernel = Kernel::open().unwrap();
+            let vip = vip("192.0.2.53/32", Some(300));
+            let unlabelled = VipAddress { label: None, ..vip };
+            assert_eq!(kernel.add_address(&unlabelled).await, Ok(Added::Done));
+            run("ip addr change 192.0.2.53/32 dev lo valid_lft forever preferred_lft forever");
+            assert_eq!(kernel.add_address(&unlabelled).await, Ok(Added::Foreign));
+            assert_eq!(on_lo("192.0.2.53")["valid_life_time"], u32::MAX);
+        });
+    });
+}
+
+#[test]
+fn a_lease_that_nobody_renews_ends() {
+    in_namespace(|| {
+        smol::block_on(async {
+            let mut kernel = Kernel::open().unwrap();
+            for prefix in ["192.0.2.53/32", "2001:db8::53/128"] {
+                let vip = vip(prefix, Some(1));
+                assert_eq!(kernel.add_address(&vip).await, Ok(Added::Done));
+            }
+        });
+        assert!(until(Duration::from_secs(6), || {
+            on_lo("192.0.2.53").is_null() && on_lo("2001:db8::53").is_null()
+        }));
+    });
+}
+
+#[test]
+fn a_short_ipv6_prefix_is_local_as_a_whole() {
+    in_namespace(|| {
+        smol::block_on(async {
+            let mut kernel = Kernel::open().unwrap();
+            let vip = vip("2001:db8:5::/64", Some(300));
+            assert_eq!(kernel.add_address(&vip).await, Ok(Added::Done));
+            let route = run("ip -6 route get 2001:db8:5::1234");
+            assert!(route.starts_with("local 2001:db8:5::1234"), "{route}");
+            let route = run("ip -6 route show table local 2001:db8:5::/64");
+            assert!(
+                route.contains("expires 2") || route.contains("expires 300"),
+                "{route}"
+            );
+            assert_eq!(kernel.add_address(&vip).await, Ok(Added::Done), "renewed");
+            let removed = kernel.remove_address("lo", vip.prefix).await;
+            assert_eq!(removed, Ok(Removed::Done));
+            assert_eq!(run("ip -6 route show table local 2001:db8:5::/64"), "");
+        });
+    });
+}
+
+#[test]
+fn ipv6_switched_off_is_met_with_words() {
+    in_namespace(|| {
+        run("ip link set lo up");
+        run("sysctl -qw net.ipv6.conf.lo.disable_ipv6=1");
+        smol::block_on(async {
+            let mut kernel = Kernel::open().unwrap();
+            for prefix in ["2001:db8::53/128", "2001:db8:5::/64"] {
+                let error = kernel
+                    .add_address(&vip(prefix, Some(300)))
+                    .await
+                    .unwrap_err();
+                let text = error.to_string();
+                assert!(text.contains("disable_ipv6"), "{prefix}: {text}");
+                assert!(error.is_permanent());
+            }
+        });
+    });
+}
+
+#[test]
+fn an_interface_that_is_not_there_is_named() {
+    in_namespace(|| {
+        smol::block_on(async {
+            let mut kernel = Kernel::open().unwrap();
+            let vip = VipAddress {
+                interface: "vip0".to_owned(),
+                ..vip("192.0.2.53/32", None)
+            };
+            let error = kernel.add_address(&vip).await.unwrap_err().to_string();
+            assert!(error.contains("vip0"), "{error}");
+        });
+    });
+}
+
+#[test]
+fn changes_are_told_and_our_own_renewals_are_not() {
+    in_namespace(|| {
+        run("ip link set lo up");
+        smol::block_on(async {
+            let mut kernel = Kernel::open().unwrap();
+            let vip = vip("192.0.2.53/32", Some(300));
+            kernel.add_address(&vip).await.unwrap();
+            let mut changes = Changes::open(true).unwrap();
+            kernel.add_address(&vip).await.unwrap();
+            run("ip addr del 192.0.2.53/32 dev lo");
+            let removed = Some(vip.prefix);
+            assert_eq!(changes.next().await, Ok(Change::Address { removed }));
+            run("ip link add v0 type veth peer name v1");
+            assert_eq!(changes.next().await, Ok(Change::Link));
+            run("ip addr add 10.0.0.2/24 dev v0");
+            run("ip link set v1 up");
+            run("ip link set v0 up");
+            run("ip route add default via 10.0.0.1");
+            let mut seen = BTreeSet::new();
+            while !seen.contains("route") {
+                let name = match changes.next().await.unwrap() {
+                    Change::Route => "route",
+                    Change::Address { removed: None } => "address",
+                    _ => "other",
+                };
+                seen.insert(name);
+            }
+            assert!(seen.contains("address"));
+        });
+    });
+}
+
+#[test]
+fn a_thousand_vips_take_a_moment() {
+    in_namespace(|| {
+        smol::block_on(async {
+            let mut kernel = Kernel::open().unwrap();
+            let begun = Instant::now();
+            let vips: Vec<_> = (0..1000)
+                .map(|i| vip(&format!("198.18.{}.{}/32", i / 250, i % 250), Some(300)))
+                .collect();
+            for round in ["added", "renewed"] {
+                for vip in &vips {
+                    assert_eq!(kernel.add_address(vip).await, Ok(Added::Done), "{round}");
+                }
+            }
+            assert_eq!(kernel.addresses_on_lo().await.unwrap().len(), 1000);
+            for vip in &vips {
+                let removed = kernel.remove_address("lo", vip.prefix).await;
+                assert_eq!(removed, Ok(Removed::Done));
+            }
+            println!(
+                "1000 VIPs added, renewed and removed in {:?}",
+                begun.elapsed()
+            );
+            assert!(begun.elapsed() < Duration::from_secs(5));
+        });
+    });
+}
+
+#[test]
+fn a_snapshot_holds_what_discovery_reads() {
+    in_namespace(|| {
+        for command in [
+            "ip link set lo up",
+            "ip link add v0 type veth peer name v1",
+            "ip link set v0 up",
+            "ip link set v1 up",
+            "ip addr add 10.0.0.2/24 dev v0",
+            "ip addr add 2001:db8:1::2/64 dev v0 nodad",
+            "ip route add default nexthop via 10.0.0.1 dev v0 nexthop via 10.0.0.3 dev v0",
+            "ip -6 route add default via 2001:db8:1::1 dev v0",
+            "ip neigh add fe80::1 dev v0 lladdr 02:00:00:00:00:01 router nud permanent",
+            "ip addr add 192.0.2.53/32 dev lo",
+        ] {
+            run(command);
+        }
+        let snapshot = smol::block_on(async {
+            let targets = BTreeSet::from(["10.0.0.9".parse().unwrap(), "fe80::9".parse().unwrap()]);
+            Kernel::open().unwrap().snapshot(&targets).await.unwrap()
+        });
+        assert_eq!(snapshot.routes.len(), 2, "{:?}", snapshot.routes);
+        assert!(snapshot.neighbours.iter().any(|n| n.is_router()));
+        let sources: Vec<String> = snapshot
+            .routes_to
+            .iter()
+            .map(|(to, route)| format!("{to} from {}", route.prefsrc.unwrap()))
+            .collect();
+        assert_eq!(
+            sources,
+            [
+                "10.0.0.1 from 10.0.0.2",
+                "10.0.0.3 from 10.0.0.2",
+                "10.0.0.9 from 10.0.0.2",
+                "2001:db8:1::1 from 2001:db8:1::2",
+            ]
+        );
+    });
+}

@@ -5,6 +5,7 @@
 use crate::net::Family;
 
 use super::AfiSafi;
+use crate::wire::{Reader, TooLong, WireError, Writer};
 
 /// One capability.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +33,123 @@ pub enum Capability {
         code: u8,
         value: Vec<u8>,
     },
+}
+
+impl Capability {
+    /// IANA's registry "Capability Codes".
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::Multiprotocol(_) => 1,
+            Self::RouteRefresh => 2,
+            Self::ExtendedNextHop(_) => 5,
+            Self::ExtendedMessage => 6,
+            Self::GracefulRestart(_) => 64,
+            Self::FourOctetAs(_) => 65,
+            Self::EnhancedRouteRefresh => 70,
+            Self::Fqdn { .. } => 73,
+            Self::Unknown { code, .. } => *code,
+        }
+    }
+
+    /// Code, length and value. A value over 255 bytes is remembered by the writer.
+    pub(super) fn write(&self, w: &mut Writer) {
+        w.u8(self.code());
+        w.len_u8(|w| match self {
+            Self::Multiprotocol(family) => {
+                w.u16(family.afi);
+                w.u8(0);
+                w.u8(family.safi);
+            }
+            Self::RouteRefresh | Self::ExtendedMessage | Self::EnhancedRouteRefresh => {}
+            Self::ExtendedNextHop(list) => list.iter().for_each(|entry| {
+                w.u16(entry.afi);
+                w.u16(entry.safi);
+                w.u16(entry.next_hop_afi);
+            }),
+            Self::GracefulRestart(restart) => restart.write(w),
+            Self::FourOctetAs(asn) => w.u32(*asn),
+            Self::Fqdn { hostname, domain } => {
+                for name in [hostname, domain] {
+                    w.len_u8(|w| w.bytes(name.as_bytes()));
+                }
+            }
+            Self::Unknown { value, .. } => w.bytes(value),
+        });
+    }
+
+    /// All capabilities of one parameter. The length of a capability we know must be right, what we
+    /// do not know is kept.
+    pub(super) fn read_all(mut r: Reader<'_>) -> Result<Vec<Self>, WireError> {
+        let mut all = Vec::new();
+        while !r.is_empty() {
+            let code = r.u8()?;
+            let length = r.u8()?;
+            all.push(Self::read(code, r.sub(usize::from(length))?)?);
+        }
+        Ok(all)
+    }
+
+    fn read(code: u8, mut r: Reader<'_>) -> Result<Self, WireError> {
+        let capability = match code {
+            1 => {
+                let afi = r.u16()?;
+                let _reserved = r.u8()?;
+                let safi = r.u8()?;
+                Self::Multiprotocol(AfiSafi { afi, safi })
+            }
+            2 => Self::RouteRefresh,
+            5 => {
+                let mut list = Vec::new();
+                while !r.is_empty() {
+                    list.push(ExtendedNextHop {
+                        afi: r.u16()?,
+                        safi: r.u16()?,
+                        next_hop_afi: r.u16()?,
+                    });
+                }
+                Self::ExtendedNextHop(list)
+            }
+            6 => Self::ExtendedMessage,
+            64 => Self::GracefulRestart(GracefulRestart::read(&mut r)?),
+            65 => Self::FourOctetAs(r.u32()?),
+            70 => Self::EnhancedRouteRefresh,
+            73 => Self::read_fqdn(r.rest()),
+            _ => Self::Unknown {
+                code,
+                value: r.rest().to_vec(),
+            },
+        };
+        r.finish()?;
+        Ok(capability)
+    }
+
+    /// A draft that every vendor reads differently: what is not two plain names is kept unread.
+    fn read_fqdn(value: &[u8]) -> Self {
+        let name = |r: &mut Reader<'_>| {
+            let length = r.u8().ok()?;
+            let name = std::str::from_utf8(r.take(usize::from(length)).ok()?).ok()?;
+            (!name.contains(char::is_control)).then(|| name.to_owned())
+        };
+        let mut r = Reader::new(value);
+        match (name(&mut r), name(&mut r), r.is_empty()) {
+            (Some(hostname), Some(domain), true) => Self::Fqdn { hostname, domain },
+            _ => Self::Unknown {
+                code: 73,
+                value: value.to_vec(),
+            },
+        }
+    }
+}
+
+/// The value of an Unsupported Capability (RFC 5492 §5) or of a Capabilities parameter.
+pub(super) fn encode_all<'a>(
+    capabilities: impl IntoIterator<Item = &'a Capability>,
+) -> Result<Vec<u8>, TooLong> {
+    let mut w = Writer::new();
+    for capability in capabilities {
+        capability.write(&mut w);
+    }
+    w.finish()
 }
 
 /// "Routes of this family may have a next hop of that one" (RFC 8950 §4).
@@ -64,6 +182,40 @@ pub struct GracefulRestart {
 }
 
 impl GracefulRestart {
+    /// ```text
+    /// | R N 0 0 | restart time, 12 bits |  then  | AFI | AFI | SAFI | F ... |  each
+    /// ```
+    fn write(&self, w: &mut Writer) {
+        let r = if self.restarted { 0x8000 } else { 0 };
+        let n = if self.notification { 0x4000 } else { 0 };
+        w.u16(r | n | self.restart_time.min(0x0fff));
+        for entry in &self.families {
+            w.u16(entry.family.afi);
+            w.u8(entry.family.safi);
+            w.u8(if entry.forwarding { 0x80 } else { 0 });
+        }
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, WireError> {
+        let head = r.u16()?;
+        let mut families = Vec::new();
+        while !r.is_empty() {
+            families.push(RestartFamily {
+                family: AfiSafi {
+                    afi: r.u16()?,
+                    safi: r.u8()?,
+                },
+                forwarding: r.u8()? & 0x80 != 0,
+            });
+        }
+        Ok(Self {
+            restarted: head & 0x8000 != 0,
+            notification: head & 0x4000 != 0,
+            restart_time: head & 0x0fff,
+            families,
+        })
+    }
+
     /// Whether the sender kept forwarding for `family`.
     pub fn forwarding(&self, family: Family) -> bool {
         self.families

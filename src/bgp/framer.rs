@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::wire::Reader;
+use crate::wire::{Reader, TooLong, Writer};
 
 /// The longest message, header included (RFC 4271 §4.1).
 pub const MAX_LEN: usize = 4096;
@@ -68,6 +68,24 @@ pub struct Frame {
     pub body: Vec<u8>,
 }
 
+impl Frame {
+    /// A whole message: the header, then `body`.
+    ///
+    /// ```text
+    /// | marker, all ones | length | type | body |
+    /// |        16        |    2   |   1  |      |
+    /// ```
+    pub(super) fn encode(kind: Type, body: &[u8]) -> Result<Vec<u8>, TooLong> {
+        let mut w = Writer::new();
+        w.bytes(&MARKER);
+        w.len_u16_with(MARKER.len() + 2, |w| {
+            w.u8(kind.code());
+            w.bytes(body);
+        });
+        w.finish()
+    }
+}
+
 /// Why a header ends the session (RFC 4271 §6.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeaderError {
@@ -80,6 +98,15 @@ pub enum HeaderError {
     BadType {
         kind: u8,
     },
+}
+
+impl HeaderError {
+    /// For a body that is too short or too long for its type.
+    pub(super) fn bad_length(body: usize) -> Self {
+        Self::BadLength {
+            length: u16::try_from(body + HEADER_LEN).unwrap_or(u16::MAX),
+        }
+    }
 }
 
 impl fmt::Display for HeaderError {

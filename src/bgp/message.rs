@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use super::framer::MAX_LEN;
+use super::inspect::Inspected;
 use super::{
-    AfiSafi, Frame, Negotiated, Notification, Open, ProtocolError, SessionType, Update,
-    UpdateSummary,
+    AfiSafi, Frame, HeaderError, Negotiated, Notification, Open, ProtocolError, SessionType, Type,
+    Update, UpdateSummary,
 };
 use crate::net::{Asn, Family, RouterId};
-use crate::wire::TooLong;
+use crate::wire::{Reader, TooLong};
 
 /// A message in full.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,22 +156,104 @@ impl fmt::Display for EncodeError {
 impl std::error::Error for EncodeError {}
 
 impl Message {
-    /// The whole message with its header.
+    /// The whole message with its header. A NOTIFICATION's data is cut to what fits.
     pub fn encode(&self, cx: &EncodeContext) -> Result<Vec<u8>, EncodeError> {
-        let _ = cx;
-        todo!()
+        let limit = match self {
+            // RFC 8654 §4: these two never grow.
+            Self::Open(_) | Self::Keepalive => MAX_LEN,
+            _ => cx.max_len,
+        };
+        let bytes = match self {
+            Self::Open(open) => Frame::encode(Type::Open, &open.encode_body()?)?,
+            Self::Update(update) => Frame::encode(Type::Update, &update.encode_body(cx)?)?,
+            Self::Notification(notification) => notification.encode(),
+            Self::Keepalive => Frame::encode(Type::Keepalive, &[])?,
+            Self::RouteRefresh(refresh) => {
+                Frame::encode(Type::RouteRefresh, &refresh.encode_body())?
+            }
+        };
+        if bytes.len() > limit {
+            let length = bytes.len();
+            return Err(TooLong { length, limit }.into());
+        }
+        Ok(bytes)
     }
 }
 
 /// Checks a message and keeps only what a speaker acts on: an UPDATE's routes are looked at in place
 /// and counted. Errors that end the session are returned, milder ones are in the summary.
 pub fn receive(frame: &Frame, cx: &DecodeContext) -> Result<Received, ProtocolError> {
-    let _ = (frame, cx);
-    todo!()
+    let body = frame.body.as_slice();
+    Ok(match kind(frame)? {
+        Type::Open => Received::Open(Open::decode_body(body, cx)?),
+        Type::Update => Received::Update(Inspected::new(body, cx)?.summary()),
+        Type::Notification => Received::Notification(Notification::decode_body(body)?),
+        Type::Keepalive => keepalive(body).map(|()| Received::Keepalive)?,
+        Type::RouteRefresh => Received::RouteRefresh(RouteRefresh::decode_body(body, cx)?),
+    })
 }
 
 /// A message in full. Same errors as [`receive`].
 pub fn decode(frame: &Frame, cx: &DecodeContext) -> Result<Message, ProtocolError> {
-    let _ = (frame, cx);
-    todo!()
+    let body = frame.body.as_slice();
+    Ok(match kind(frame)? {
+        Type::Open => Message::Open(Open::decode_body(body, cx)?),
+        Type::Update => Message::Update(Inspected::new(body, cx)?.update()),
+        Type::Notification => Message::Notification(Notification::decode_body(body)?),
+        Type::Keepalive => keepalive(body).map(|()| Message::Keepalive)?,
+        Type::RouteRefresh => Message::RouteRefresh(RouteRefresh::decode_body(body, cx)?),
+    })
+}
+
+fn kind(frame: &Frame) -> Result<Type, HeaderError> {
+    Type::from_code(frame.kind).ok_or(HeaderError::BadType { kind: frame.kind })
+}
+
+fn keepalive(body: &[u8]) -> Result<(), HeaderError> {
+    if body.is_empty() {
+        Ok(())
+    } else {
+        Err(HeaderError::bad_length(body.len()))
+    }
+}
+
+impl RouteRefresh {
+    /// ```text
+    /// | AFI | subtype (RFC 7313) | SAFI |
+    /// |  2  |         1          |   1  |
+    /// ```
+    fn encode_body(&self) -> [u8; 4] {
+        let [high, low] = self.family.afi.to_be_bytes();
+        let kind = match self.kind {
+            RefreshKind::Request => 0,
+            RefreshKind::Begin => 1,
+            RefreshKind::End => 2,
+            RefreshKind::Unknown(kind) => kind,
+        };
+        [high, low, kind, self.family.safi]
+    }
+
+    /// Filters behind a request (RFC 5291) are a bad length, since we never offered to heed them; a
+    /// marker that is not four bytes long has an error of its own (RFC 7313 §5).
+    fn decode_body(body: &[u8], cx: &DecodeContext) -> Result<Self, ProtocolError> {
+        let subtype = body.get(2).copied();
+        if cx.enhanced_route_refresh && matches!(subtype, Some(1 | 2)) && body.len() != 4 {
+            let message = Frame::encode(Type::RouteRefresh, body).unwrap_or_default();
+            return Err(ProtocolError::RouteRefreshLength { message });
+        }
+        let fields = |mut r: Reader<'_>| {
+            let fields = (r.u16()?, r.u8()?, r.u8()?);
+            r.finish().map(|()| fields)
+        };
+        let (afi, subtype, safi) =
+            fields(Reader::new(body)).map_err(|_| HeaderError::bad_length(body.len()))?;
+        let kind = match subtype {
+            0 => RefreshKind::Request,
+            1 => RefreshKind::Begin,
+            2 => RefreshKind::End,
+            other => RefreshKind::Unknown(other),
+        };
+        let family = AfiSafi { afi, safi };
+        Ok(Self { family, kind })
+    }
 }

@@ -5,16 +5,17 @@
 //! all of it to whoever wants to look, [`Packer`] makes as few UPDATEs as possible of a set of routes.
 //! Every code that goes into a NOTIFICATION is chosen by the one `From<&ProtocolError>`.
 
-mod attribute;
-mod capability;
-mod framer;
-mod message;
-mod notification;
-mod open;
-mod pack;
+pub mod attribute;
+pub mod capability;
+pub mod framer;
+mod inspect;
+pub mod message;
+pub mod notification;
+pub mod open;
+pub mod pack;
 pub mod peer;
-mod update;
-mod update_error;
+pub mod update;
+pub mod update_error;
 
 pub use attribute::{AsPath, AttributeCode, PathAttributes, RawAttribute, Segment};
 pub use capability::{Capability, ExtendedNextHop, GracefulRestart, RestartFamily};

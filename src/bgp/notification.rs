@@ -1,9 +1,16 @@
 //! NOTIFICATION (RFC 4271 §4.5, §6) in words: Cease (RFC 4486, 8538, 9384), shutdown communication
 //! (RFC 9003), FSM errors (RFC 6608), ROUTE-REFRESH errors (RFC 7313), send hold timer (RFC 9687).
 
+use std::collections::BTreeSet;
 use std::fmt;
 
-use super::{Capability, HeaderError, OpenError, Type, UpdateError};
+use super::framer::{HEADER_LEN, MAX_LEN};
+use super::{
+    AfiSafi, AttributeCode, Capability, Frame, HeaderError, OpenError, Type, UpdateError,
+    capability,
+};
+use crate::net::Family;
+use crate::wire::Reader;
 
 /// A NOTIFICATION.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,31 +31,212 @@ impl Notification {
 
     /// A Cease; `reason` goes with a shutdown or reset alone (RFC 9003), cut to what fits.
     pub fn cease(cease: Cease, reason: Option<&str>) -> Self {
-        let _ = reason;
-        Self::new(6, cease.subcode(), Vec::new())
+        let reason = reason.filter(|text| !text.is_empty() && cease.has_reason());
+        let data = reason.map_or_else(Vec::new, |text| {
+            // The longest start of whole characters that one length byte can count.
+            let (length, text) = (0..=u8::MAX)
+                .rev()
+                .find_map(|length| Some((length, text.get(..usize::from(length))?)))
+                .unwrap_or_default();
+            std::iter::once(length).chain(text.bytes()).collect()
+        });
+        Self::new(CEASE, cease.subcode(), data)
+    }
+
+    /// "Do not keep my routes": what graceful restart would otherwise do after a NOTIFICATION (RFC
+    /// 8538 §3).
+    pub fn hard_reset(inner: &Self) -> Self {
+        let data = [inner.code, inner.subcode].into_iter();
+        let data = data.chain(inner.data.iter().copied()).collect();
+        Self::new(CEASE, Cease::HardReset.subcode(), data)
+    }
+
+    /// The whole message. Data that does not fit 4096 bytes is cut.
+    pub fn encode(&self) -> Vec<u8> {
+        let head = [self.code, self.subcode].into_iter();
+        let body: Vec<u8> = head
+            .chain(self.data.iter().copied())
+            .take(MAX_LEN - HEADER_LEN)
+            .collect();
+        Frame::encode(Type::Notification, &body).expect("4096 bytes fit the length field")
+    }
+
+    /// There is no error to send for a bad NOTIFICATION (RFC 4271 §6.4), unless it is too short to be
+    /// one.
+    pub(super) fn decode_body(body: &[u8]) -> Result<Self, HeaderError> {
+        match body {
+            [code, subcode, data @ ..] => Ok(Self::new(*code, *subcode, data.to_vec())),
+            _ => Err(HeaderError::bad_length(body.len())),
+        }
     }
 
     /// The Cease subcode, where it is one we know; a hard reset's is the one inside (RFC 8538 §3).
     pub fn as_cease(&self) -> Option<Cease> {
-        todo!()
+        let own = Cease::from_subcode(self.subcode).filter(|_| self.code == CEASE)?;
+        let inner = self.inside_hard_reset().filter(|inner| inner.code == CEASE);
+        let inner = inner.and_then(|inner| Cease::from_subcode(inner.subcode));
+        Some(inner.unwrap_or(own))
+    }
+
+    /// What a hard reset holds.
+    fn inside_hard_reset(&self) -> Option<Self> {
+        if (self.code, self.subcode) != (CEASE, Cease::HardReset.subcode()) {
+            return None;
+        }
+        Self::decode_body(&self.data).ok()
     }
 
     /// What the operator at the other end wrote (RFC 9003), made fit for a log line.
     pub fn reason(&self) -> Option<String> {
-        todo!()
+        let inner = self.inside_hard_reset();
+        let Self {
+            code,
+            subcode,
+            data,
+        } = inner.as_ref().unwrap_or(self);
+        if *code != CEASE || !Cease::from_subcode(*subcode)?.has_reason() {
+            return None;
+        }
+        let (length, text) = data.split_first()?;
+        let text = text.get(..usize::from(*length)).unwrap_or(text);
+        // RFC 9003 §4: it comes from outside and goes into a log.
+        let fit = |c: char| if c.is_control() { ' ' } else { c };
+        let text: String = String::from_utf8_lossy(text).chars().map(fit).collect();
+        let text = text.trim();
+        (!text.is_empty()).then(|| text.to_owned())
     }
 
     /// The capabilities that an Unsupported Capability (2/7) lists; `None` for any other.
     pub fn unsupported_capabilities(&self) -> Option<Vec<Capability>> {
-        todo!()
+        if (self.code, self.subcode) != (2, 7) {
+            return None;
+        }
+        Some(Capability::read_all(Reader::new(&self.data)).unwrap_or_default())
+    }
+
+    /// The data in words, where we know how to read it.
+    fn detail(&self) -> Option<String> {
+        let mut r = Reader::new(&self.data);
+        match (self.code, self.subcode) {
+            (1, 2) => Some(format!("length {}", r.u16().ok()?)),
+            (1, 3) => Some(format!("type {}", r.u8().ok()?)),
+            (2, 1) => Some(format!("it speaks version {}", r.u16().ok()?)),
+            (2, 7) => {
+                let all = self.unsupported_capabilities()?;
+                let codes: Vec<_> = all.iter().map(|c| c.code().to_string()).collect();
+                (!codes.is_empty()).then(|| format!("capability {}", codes.join(", ")))
+            }
+            (3, 3) => Some(AttributeCode(r.u8().ok()?).to_string()),
+            (3, 2 | 4..=6 | 8 | 9) => {
+                let _flags = r.u8().ok()?;
+                Some(AttributeCode(r.u8().ok()?).to_string())
+            }
+            (5, 1..=3) => {
+                let kind = r.u8().ok()?;
+                Some(match Type::from_code(kind) {
+                    Some(kind) => kind.to_string(),
+                    None => format!("type {kind}"),
+                })
+            }
+            (CEASE, 1) => {
+                let (afi, safi) = (r.u16().ok()?, r.u8().ok()?);
+                Some(format!(
+                    "{}, {} routes",
+                    AfiSafi { afi, safi },
+                    r.u32().ok()?
+                ))
+            }
+            _ => self.reason().map(|reason| format!("\"{reason}\"")),
+        }
     }
 }
 
 impl fmt::Display for Notification {
+    /// `Cease / Administrative Shutdown (6/2): "rack moves at 12:00"`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.code, self.subcode)
+        if let Some(inner) = self.inside_hard_reset() {
+            return write!(f, "Hard Reset (6/9): {}", Words(&inner));
+        }
+        Words(self).fmt(f)
     }
 }
+
+/// A NOTIFICATION without looking for another one inside.
+struct Words<'a>(&'a Notification);
+
+impl fmt::Display for Words<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Notification { code, subcode, .. } = self.0;
+        let find = |subcode| {
+            NAMES
+                .iter()
+                .find(|(c, s, _)| (c, s) == (code, &subcode))
+                .map(|(.., name)| *name)
+        };
+        match find(0) {
+            Some(error) => f.write_str(error)?,
+            None => f.write_str("Unknown Error")?,
+        }
+        match find(*subcode).filter(|_| *subcode != 0) {
+            Some(name) => write!(f, " / {name} ({code}/{subcode})")?,
+            None => write!(f, " ({code}/{subcode})")?,
+        }
+        match self.0.detail() {
+            Some(detail) => write!(f, ": {detail}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// IANA's registry "BGP Error (Notification) Codes" with the subcodes; 0 stands for the code itself.
+const NAMES: &[(u8, u8, &str)] = &[
+    (1, 0, "Message Header Error"),
+    (1, 1, "Connection Not Synchronized"),
+    (1, 2, "Bad Message Length"),
+    (1, 3, "Bad Message Type"),
+    (2, 0, "OPEN Message Error"),
+    (2, 1, "Unsupported Version Number"),
+    (2, 2, "Bad Peer AS"),
+    (2, 3, "Bad BGP Identifier"),
+    (2, 4, "Unsupported Optional Parameter"),
+    (2, 5, "Authentication Failure"),
+    (2, 6, "Unacceptable Hold Time"),
+    (2, 7, "Unsupported Capability"),
+    (2, 11, "Role Mismatch"),
+    (3, 0, "UPDATE Message Error"),
+    (3, 1, "Malformed Attribute List"),
+    (3, 2, "Unrecognized Well-known Attribute"),
+    (3, 3, "Missing Well-known Attribute"),
+    (3, 4, "Attribute Flags Error"),
+    (3, 5, "Attribute Length Error"),
+    (3, 6, "Invalid ORIGIN Attribute"),
+    (3, 7, "AS Routing Loop"),
+    (3, 8, "Invalid NEXT_HOP Attribute"),
+    (3, 9, "Optional Attribute Error"),
+    (3, 10, "Invalid Network Field"),
+    (3, 11, "Malformed AS_PATH"),
+    (4, 0, "Hold Timer Expired"),
+    (5, 0, "Finite State Machine Error"),
+    (5, 1, "Unexpected Message in OpenSent"),
+    (5, 2, "Unexpected Message in OpenConfirm"),
+    (5, 3, "Unexpected Message in Established"),
+    (6, 0, "Cease"),
+    (6, 1, "Maximum Number of Prefixes Reached"),
+    (6, 2, "Administrative Shutdown"),
+    (6, 3, "Peer De-configured"),
+    (6, 4, "Administrative Reset"),
+    (6, 5, "Connection Rejected"),
+    (6, 6, "Other Configuration Change"),
+    (6, 7, "Connection Collision Resolution"),
+    (6, 8, "Out of Resources"),
+    (6, 9, "Hard Reset"),
+    (6, 10, "BFD Down"),
+    (7, 0, "ROUTE-REFRESH Message Error"),
+    (7, 1, "Invalid Message Length"),
+    (8, 0, "Send Hold Timer Expired"),
+];
+
+const CEASE: u8 = 6;
 
 /// Subcodes of Cease (RFC 4486 §4, RFC 8538 §3, RFC 9384 §3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,6 +254,19 @@ pub enum Cease {
 }
 
 impl Cease {
+    pub const ALL: [Self; 10] = [
+        Self::MaximumPrefixes,
+        Self::AdministrativeShutdown,
+        Self::PeerDeconfigured,
+        Self::AdministrativeReset,
+        Self::ConnectionRejected,
+        Self::OtherConfigurationChange,
+        Self::CollisionResolution,
+        Self::OutOfResources,
+        Self::HardReset,
+        Self::BfdDown,
+    ];
+
     pub fn subcode(self) -> u8 {
         match self {
             Self::MaximumPrefixes => 1,
@@ -79,6 +280,21 @@ impl Cease {
             Self::HardReset => 9,
             Self::BfdDown => 10,
         }
+    }
+
+    /// `None` for a number that means nothing to us.
+    pub fn from_subcode(subcode: u8) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|cease| cease.subcode() == subcode)
+    }
+
+    /// Whether a shutdown communication goes with it (RFC 9003 §2).
+    fn has_reason(self) -> bool {
+        matches!(
+            self,
+            Self::AdministrativeShutdown | Self::AdministrativeReset
+        )
     }
 }
 
@@ -133,9 +349,56 @@ impl From<UpdateError> for ProtocolError {
 
 impl From<&ProtocolError> for Notification {
     fn from(error: &ProtocolError) -> Self {
-        let _ = error;
-        todo!()
+        let new = |code, subcode, data: &[u8]| Self::new(code, subcode, data.to_vec());
+        match error {
+            ProtocolError::Header(error) => match error {
+                HeaderError::NotSynchronized => new(1, 1, &[]),
+                HeaderError::BadLength { length } => new(1, 2, &length.to_be_bytes()),
+                HeaderError::BadType { kind } => new(1, 3, &[*kind]),
+            },
+            ProtocolError::Open(error) => match error {
+                OpenError::Malformed => new(2, 0, &[]),
+                // "The largest locally-supported version number less than the one the peer bid".
+                OpenError::UnsupportedVersion { .. } => new(2, 1, &[0, 4]),
+                OpenError::BadPeerAs { .. } => new(2, 2, &[]),
+                OpenError::BadIdentifier { .. } => new(2, 3, &[]),
+                OpenError::UnsupportedParameter { .. } => new(2, 4, &[]),
+                OpenError::UnacceptableHoldTime { .. } => new(2, 6, &[]),
+                OpenError::NoCommonFamily { ours } => new(2, 7, &multiprotocol(ours)),
+            },
+            ProtocolError::Update(error) => match error {
+                UpdateError::AttributeListLength => new(3, 1, &[]),
+                UpdateError::InvalidNetworkField => new(3, 10, &[]),
+                UpdateError::Attribute { error, attribute } => match error.subcode() {
+                    // RFC 4271 §6.3 names no data for these two.
+                    subcode @ (1 | 11) => new(3, subcode, &[]),
+                    3 => new(3, 3, &[error.code.0]),
+                    subcode => new(3, subcode, attribute),
+                },
+            },
+            ProtocolError::HoldTimerExpired => new(4, 0, &[]),
+            ProtocolError::UnexpectedMessage { state, kind } => {
+                let subcode = match state {
+                    UnexpectedIn::OpenSent => 1,
+                    UnexpectedIn::OpenConfirm => 2,
+                    UnexpectedIn::Established => 3,
+                };
+                new(5, subcode, &[kind.code()])
+            }
+            ProtocolError::Cease { cease, reason } => Self::cease(*cease, reason.as_deref()),
+            ProtocolError::RouteRefreshLength { message } => new(7, 1, message),
+            ProtocolError::SendHoldTimerExpired => new(8, 0, &[]),
+        }
     }
+}
+
+/// Capabilities as an Unsupported Capability lists them (RFC 5492 §5).
+fn multiprotocol(families: &BTreeSet<Family>) -> Vec<u8> {
+    let list: Vec<Capability> = families
+        .iter()
+        .map(|family| Capability::Multiprotocol((*family).into()))
+        .collect();
+    capability::encode_all(&list).unwrap_or_default()
 }
 
 impl fmt::Display for ProtocolError {

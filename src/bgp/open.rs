@@ -3,11 +3,16 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use super::framer::{MAX_LEN, MAX_LEN_EXTENDED};
-use super::{Capability, GracefulRestart, SessionType};
+use super::framer::{HeaderError, MAX_LEN, MAX_LEN_EXTENDED};
+use super::{
+    Capability, DecodeContext, ExtendedNextHop, GracefulRestart, ProtocolError, SessionType,
+    capability,
+};
 use crate::net::{Asn, Family, RouterId};
+use crate::wire::{Reader, TooLong, WireError, Writer};
 
 /// An OPEN.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,9 +57,162 @@ impl Open {
 
     /// The families offered: IPv4 alone where none is named (RFC 4760 §8).
     pub fn families(&self) -> BTreeSet<Family> {
-        todo!()
+        let mut named = self
+            .capabilities
+            .iter()
+            .filter_map(|capability| match capability {
+                Capability::Multiprotocol(family) => Some(family.family()),
+                _ => None,
+            })
+            .peekable();
+        if named.peek().is_none() {
+            return BTreeSet::from([Family::Ipv4]);
+        }
+        named.flatten().collect()
+    }
+
+    fn ipv4_over_ipv6(&self) -> bool {
+        self.capabilities.iter().any(|capability| {
+            matches!(capability, Capability::ExtendedNextHop(list)
+                if list.contains(&ExtendedNextHop::IPV4_OVER_IPV6))
+        })
+    }
+
+    fn graceful_restart(&self) -> Option<&GracefulRestart> {
+        self.capabilities
+            .iter()
+            .find_map(|capability| match capability {
+                Capability::GracefulRestart(restart) => Some(restart),
+                _ => None,
+            })
+    }
+
+    fn four_octet_as(&self) -> Option<u32> {
+        four_octet_as(&self.capabilities)
+    }
+
+    fn hostname(&self) -> Option<&str> {
+        self.capabilities
+            .iter()
+            .find_map(|capability| match capability {
+                Capability::Fqdn { hostname, .. } => Some(hostname.as_str()),
+                _ => None,
+            })
+    }
+
+    /// The body. All capabilities go into one parameter; lengths over 255 make the parameters extended
+    /// ones (RFC 9072 §2).
+    ///
+    /// ```text
+    /// | version | my AS | hold time | BGP identifier | length | 2 | length | capabilities |
+    /// |    1    |   2   |     2     |       4        |    1   | 1 |    1   |              |
+    /// ```
+    pub(super) fn encode_body(&self) -> Result<Vec<u8>, TooLong> {
+        let capabilities = capability::encode_all(&self.capabilities)?;
+        let mut w = Writer::new();
+        w.u8(VERSION);
+        w.u16(self.my_as16);
+        w.u16(self.hold_time);
+        w.bytes(&self.router_id.addr().octets());
+        if capabilities.is_empty() {
+            w.u8(0);
+        } else if capabilities.len() + 2 <= usize::from(u8::MAX) {
+            w.len_u8(|w| {
+                w.u8(CAPABILITIES);
+                w.len_u8(|w| w.bytes(&capabilities));
+            });
+        } else {
+            w.u8(EXTENDED);
+            w.u8(EXTENDED);
+            w.len_u16(|w| {
+                w.u8(CAPABILITIES);
+                w.len_u16(|w| w.bytes(&capabilities));
+            });
+        }
+        w.finish()
+    }
+
+    /// Reads and judges a body of at least ten bytes.
+    pub(super) fn decode_body(body: &[u8], cx: &DecodeContext) -> Result<Self, ProtocolError> {
+        let mut r = Reader::new(body);
+        let fixed = |r: &mut Reader<'_>| {
+            Ok::<_, WireError>((r.u8()?, r.u16()?, r.u16()?, Ipv4Addr::from(r.u32()?)))
+        };
+        let (version, my_as16, hold_time, id) =
+            fixed(&mut r).map_err(|_| HeaderError::bad_length(body.len()))?;
+        if version != VERSION {
+            return Err(OpenError::UnsupportedVersion { version }.into());
+        }
+        let capabilities = read_parameters(r)?;
+        let got = four_octet_as(&capabilities).unwrap_or(u32::from(my_as16));
+        let asn = Asn::new(got)
+            .filter(|asn| my_as16 != 0 && cx.peer_as.is_none_or(|expected| expected == *asn))
+            .ok_or(OpenError::BadPeerAs {
+                got: if my_as16 == 0 { 0 } else { got },
+                expected: cx.peer_as,
+            })?;
+        if matches!(hold_time, 1 | 2) {
+            return Err(OpenError::UnacceptableHoldTime { seconds: hold_time }.into());
+        }
+        let router_id = RouterId::new(id)
+            .filter(|id| asn != cx.local_as || *id != cx.local_router_id)
+            .ok_or(OpenError::BadIdentifier { id })?;
+        Ok(Self {
+            asn,
+            my_as16,
+            hold_time,
+            router_id,
+            capabilities,
+        })
     }
 }
+
+fn four_octet_as(capabilities: &[Capability]) -> Option<u32> {
+    capabilities.iter().find_map(|capability| match capability {
+        Capability::FourOctetAs(asn) => Some(*asn),
+        _ => None,
+    })
+}
+
+/// The optional parameters, from their length on. It is the first type that makes them extended: 255
+/// bytes of classic ones are possible too (RFC 9072 §2).
+fn read_parameters(mut r: Reader<'_>) -> Result<Vec<Capability>, OpenError> {
+    let malformed = |_| OpenError::Malformed;
+    let length = r.u8().map_err(malformed)?;
+    let mut ahead = r;
+    let extended = length != 0 && ahead.u8() == Ok(EXTENDED);
+    let length = if extended {
+        r = ahead;
+        r.u16().map_err(malformed)?
+    } else {
+        u16::from(length)
+    };
+    let mut parameters = r.sub(usize::from(length)).map_err(malformed)?;
+    r.finish().map_err(malformed)?;
+    let mut capabilities = Vec::new();
+    while !parameters.is_empty() {
+        let kind = parameters.u8().map_err(malformed)?;
+        let length = if extended {
+            parameters.u16().map_err(malformed)?
+        } else {
+            u16::from(parameters.u8().map_err(malformed)?)
+        };
+        let value = parameters.sub(usize::from(length)).map_err(malformed)?;
+        if kind != CAPABILITIES {
+            return Err(OpenError::UnsupportedParameter { kind });
+        }
+        capabilities.extend(Capability::read_all(value).map_err(malformed)?);
+    }
+    Ok(capabilities)
+}
+
+const VERSION: u8 = 4;
+
+/// Parameter type "Capabilities" (RFC 5492 §4).
+const CAPABILITIES: u8 = 2;
+
+/// Parameter type and length that announce extended parameters (RFC 9072 §2).
+const EXTENDED: u8 = 255;
 
 /// Why an OPEN ends the session (RFC 4271 §6.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,8 +302,43 @@ pub struct Negotiated {
 impl Negotiated {
     /// From our OPEN and an accepted one of the peer.
     pub fn new(ours: &Open, theirs: &Open) -> Result<Self, OpenError> {
-        let _ = (ours, theirs);
-        todo!()
+        let families: BTreeSet<Family> = ours
+            .families()
+            .intersection(&theirs.families())
+            .copied()
+            .collect();
+        if families.is_empty() {
+            return Err(OpenError::NoCommonFamily {
+                ours: ours.families(),
+            });
+        }
+        let both = |capability| ours.has(&capability) && theirs.has(&capability);
+        let hold_time = ours.hold_time.min(theirs.hold_time);
+        Ok(Self {
+            session: if ours.asn == theirs.asn {
+                SessionType::Ibgp
+            } else {
+                SessionType::Ebgp
+            },
+            local_as: ours.asn,
+            peer_as: theirs.asn,
+            local_router_id: ours.router_id,
+            peer_router_id: theirs.router_id,
+            hold_time: (hold_time != 0).then(|| Duration::from_secs(u64::from(hold_time))),
+            extended_next_hop: families.contains(&Family::Ipv4)
+                && ours.ipv4_over_ipv6()
+                && theirs.ipv4_over_ipv6(),
+            families,
+            four_octet_as: ours.four_octet_as().and(theirs.four_octet_as()).is_some(),
+            route_refresh: theirs.has(&Capability::RouteRefresh),
+            enhanced_route_refresh: both(Capability::EnhancedRouteRefresh),
+            extended_message: both(Capability::ExtendedMessage),
+            graceful_restart: ours
+                .graceful_restart()
+                .and(theirs.graceful_restart())
+                .cloned(),
+            hostname: theirs.hostname().map(str::to_owned),
+        })
     }
 
     /// The longest message either end may send after the OPENs.

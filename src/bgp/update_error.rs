@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{AfiSafi, AttributeCode, Notification};
+use super::{AfiSafi, AttributeCode, Notification, ProtocolError};
 
 /// What an error asks for, in growing order of strength (RFC 7606 §2, §3 h).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +52,76 @@ pub enum AttributeCause {
     UnrecognizedWellKnown,
     /// Routes that cannot be read (RFC 7606 §5.3).
     Nlri,
+}
+
+impl AttributeError {
+    /// What follows, given the attribute as it came: flags, type, length, value.
+    pub fn severity(&self, attribute: &[u8]) -> Severity {
+        let reset = || {
+            let error = UpdateError::Attribute {
+                error: self.clone(),
+                attribute: attribute.to_vec(),
+            };
+            Severity::Reset((&ProtocolError::from(error)).into())
+        };
+        let carries_routes = matches!(
+            self.code,
+            AttributeCode::MP_REACH_NLRI | AttributeCode::MP_UNREACH_NLRI
+        );
+        match self.cause {
+            AttributeCause::Family(_)
+            | AttributeCause::WrongSession
+            | AttributeCause::FromNewSpeaker => Severity::Discard,
+            AttributeCause::UnrecognizedWellKnown | AttributeCause::Nlri => reset(),
+            // RFC 7606 §3 j: routes that cannot be found cannot be taken as withdrawn.
+            AttributeCause::Length { .. } | AttributeCause::Overrun | AttributeCause::Repeated
+                if carries_routes =>
+            {
+                reset()
+            }
+            AttributeCause::Repeated => Severity::Discard,
+            AttributeCause::Missing | AttributeCause::Overrun => Severity::TreatAsWithdraw,
+            AttributeCause::Flags { .. }
+            | AttributeCause::Length { .. }
+            | AttributeCause::Value { .. }
+            | AttributeCause::MalformedPath
+            | AttributeCause::AsZero
+            | AttributeCause::NextHop(_) => match self.code {
+                // RFC 7606 §3 f, §7.6, §7.7; RFC 6793 §6.
+                AttributeCode::ATOMIC_AGGREGATE
+                | AttributeCode::AGGREGATOR
+                | AttributeCode::AS4_PATH
+                | AttributeCode::AS4_AGGREGATOR => Severity::Discard,
+                _ => Severity::TreatAsWithdraw,
+            },
+        }
+    }
+
+    /// The subcode of an UPDATE Message Error (RFC 4271 §6.3, RFC 4760 §7).
+    pub(super) fn subcode(&self) -> u8 {
+        match self.cause {
+            AttributeCause::Overrun | AttributeCause::Repeated => 1,
+            AttributeCause::UnrecognizedWellKnown => 2,
+            AttributeCause::Missing => 3,
+            AttributeCause::Flags { .. } => 4,
+            AttributeCause::Length { .. }
+                if !matches!(
+                    self.code,
+                    AttributeCode::MP_REACH_NLRI | AttributeCode::MP_UNREACH_NLRI
+                ) =>
+            {
+                5
+            }
+            AttributeCause::Value { .. } => 6,
+            AttributeCause::NextHop(_) => 8,
+            AttributeCause::MalformedPath | AttributeCause::AsZero => 11,
+            AttributeCause::Length { .. }
+            | AttributeCause::Nlri
+            | AttributeCause::Family(_)
+            | AttributeCause::WrongSession
+            | AttributeCause::FromNewSpeaker => 9,
+        }
+    }
 }
 
 impl fmt::Display for AttributeError {

@@ -27,6 +27,7 @@ pub mod app;
 pub mod bgp;
 pub mod config;
 pub mod discovery;
+pub mod dns;
 pub mod health;
 pub mod io;
 pub mod net;

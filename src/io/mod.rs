@@ -1,4 +1,7 @@
 //! Floor 3: the only place, with the commands above it, that knows sockets, smol and nix.
 
 pub mod http;
+pub mod monitor;
 pub mod netlink;
+pub mod reaper;
+pub mod sock_events;

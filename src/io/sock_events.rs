@@ -1,0 +1,169 @@
+//! Being told by the kernel, in the moment it happens, that a socket on one of our ports is gone.
+//!
+//! The kernel reports every socket of the network namespace that is destroyed; a filter inside the
+//! kernel lets only our ports through. No capability is needed.
+
+use crate::app::Protocol;
+use crate::netlink::message::{Answer, Messages};
+use crate::netlink::sock_diag::{DESTROY_GROUPS, FilterOp, IPPROTO_UDP, Socket, destroy_filter};
+use nix::errno::Errno;
+use nix::sys::socket::sockopt::{RcvBuf, RcvBufForce};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, setsockopt,
+    socket,
+};
+use nix::{libc, setsockopt_impl, sockopt_impl};
+use smol::Async;
+use std::cell::RefCell;
+use std::collections::{BTreeSet, VecDeque};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+/// What the subscription says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketEvent {
+    /// A listener, or a bound and unconnected socket, on a watched port is gone. Others may still be
+    /// there: look.
+    Destroyed { protocol: Protocol, port: u16 },
+    /// Notifications were lost: look at everything.
+    Overrun,
+}
+
+/// A subscription to destroyed sockets.
+#[derive(Debug)]
+pub struct SocketEvents {
+    socket: Async<OwnedFd>,
+    ports: RefCell<BTreeSet<(Protocol, u16)>>,
+    pending: RefCell<VecDeque<SocketEvent>>,
+}
+
+impl SocketEvents {
+    /// Subscribes; nothing is reported before [`SocketEvents::set_ports`].
+    ///
+    /// Fails where the kernel has no sock_diag (`EPROTONOSUPPORT`): then ports have to be polled.
+    pub fn open() -> io::Result<Self> {
+        let fd = socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+            SockProtocol::NetlinkSockDiag,
+        )?;
+        // Beyond the system's limit where that is allowed; in a user namespace it is not.
+        setsockopt(&fd, RcvBufForce, &RECEIVE_BUFFER)
+            .or_else(|_| setsockopt(&fd, RcvBuf, &RECEIVE_BUFFER))?;
+        // The filter comes first: a busy host would fill the buffer before it.
+        attach(&fd, &BTreeSet::new())?;
+        let groups = DESTROY_GROUPS
+            .iter()
+            .fold(0, |mask, group| mask | 1 << (group - 1));
+        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+        Ok(Self {
+            socket: Async::new_nonblocking(fd)?,
+            ports: RefCell::default(),
+            pending: RefCell::default(),
+        })
+    }
+
+    /// Watches these ports from now on, and no others.
+    pub fn set_ports(&self, ports: &BTreeSet<(Protocol, u16)>) -> io::Result<()> {
+        if *self.ports.borrow() == *ports {
+            return Ok(());
+        }
+        attach(
+            self.socket.get_ref(),
+            &ports.iter().map(|(_, port)| *port).collect(),
+        )?;
+        self.ports.replace(ports.clone());
+        Ok(())
+    }
+
+    /// Waits for the next event. Dropping the future loses none.
+    pub async fn next(&self) -> io::Result<SocketEvent> {
+        let mut buf = vec![0; DATAGRAM];
+        loop {
+            if let Some(event) = self.pending.borrow_mut().pop_front() {
+                return Ok(event);
+            }
+            let received = self
+                .socket
+                .read_with(|fd| Ok(recv(fd.as_raw_fd(), &mut buf, MsgFlags::MSG_DONTWAIT)?))
+                .await;
+            match received {
+                Ok(count) => self.read(buf.get(..count).unwrap_or_default()),
+                Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => {
+                    return Ok(SocketEvent::Overrun);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Takes a datagram apart. What cannot be read might have been ours, so it counts as lost.
+    fn read(&self, datagram: &[u8]) {
+        let ports = self.ports.borrow();
+        let mut pending = self.pending.borrow_mut();
+        for message in Messages::new(datagram) {
+            let event = match message.and_then(|m| m.answer().map(socket_of)) {
+                Ok(None) => continue,
+                Ok(Some(Ok(socket))) => {
+                    let protocol = protocol_of(&socket);
+                    let port = socket.source_port;
+                    if socket.destination_port != 0 || !ports.contains(&(protocol, port)) {
+                        continue;
+                    }
+                    SocketEvent::Destroyed { protocol, port }
+                }
+                Ok(Some(Err(_))) | Err(_) => SocketEvent::Overrun,
+            };
+            pending.push_back(event);
+        }
+    }
+}
+
+fn socket_of(answer: Answer<'_>) -> Option<Result<Socket, crate::wire::WireError>> {
+    match answer {
+        Answer::Data(payload) => Some(Socket::decode(payload)),
+        _ => None,
+    }
+}
+
+fn protocol_of(socket: &Socket) -> Protocol {
+    match socket.protocol {
+        Some(IPPROTO_UDP) => Protocol::Udp,
+        _ => Protocol::Tcp,
+    }
+}
+
+/// Replaces the filter; the kernel does it in one step.
+fn attach(fd: &OwnedFd, ports: &BTreeSet<u16>) -> io::Result<()> {
+    let mut ops: Vec<libc::sock_filter> = destroy_filter(ports).iter().map(kernel_op).collect();
+    let program = libc::sock_fprog {
+        len: u16::try_from(ops.len()).map_err(io::Error::other)?,
+        filter: ops.as_mut_ptr(),
+    };
+    // The kernel copies the program within the call, while `ops` is still there.
+    Ok(setsockopt(fd, AttachFilter, &program)?)
+}
+
+fn kernel_op(op: &FilterOp) -> libc::sock_filter {
+    libc::sock_filter {
+        code: op.code,
+        jt: op.jt,
+        jf: op.jf,
+        k: op.k,
+    }
+}
+
+sockopt_impl!(
+    /// A classic BPF program that sees every message before it is queued.
+    AttachFilter,
+    SetOnly,
+    libc::SOL_SOCKET,
+    libc::SO_ATTACH_FILTER,
+    libc::sock_fprog
+);
+
+/// Bytes of notifications that may wait: about 400 of them.
+const RECEIVE_BUFFER: usize = 1 << 20;
+const DATAGRAM: usize = 4096;

@@ -1,7 +1,11 @@
 //! Floor 3: the only place, with the commands above it, that knows sockets, smol and nix.
 
+pub mod bgp;
 pub mod http;
 pub mod monitor;
 pub mod netlink;
+pub mod notify;
 pub mod reaper;
+pub mod signal;
 pub mod sock_events;
+pub mod sockopt;

@@ -1,0 +1,496 @@
+//! One session (RFC 5880 §6.8), in asynchronous mode and the active role. The clock is an argument.
+
+use super::packet::{Diagnostic, Packet, State, micros};
+use crate::timer::{Jitter, Soonest};
+use std::collections::VecDeque;
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
+
+/// What one session is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Desired Min TX and Required Min RX while Up; below Up we send once a second at most.
+    pub interval: Duration,
+    /// Detect Mult.
+    pub multiplier: u8,
+    /// Ours; unique on this host (RFC 5880 §6.3).
+    pub discriminator: NonZeroU32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A packet for this session that passed [`Packet::decode`] and the check of its TTL.
+    Received(Packet),
+    /// The operator takes the session down; the peer is told.
+    AdminDown,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    Send(Packet),
+    StateChanged {
+        from: State,
+        to: State,
+        diagnostic: Diagnostic,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Timer {
+    Transmit,
+    Detection,
+}
+
+/// What the other end said last (RFC 5880 §6.8.1).
+#[derive(Clone, Copy, Debug)]
+struct Remote {
+    discriminator: u32,
+    state: State,
+    min_rx: u32,
+    min_tx: u32,
+    detect_mult: u8,
+    demand: bool,
+}
+
+#[derive(Debug)]
+pub struct Session {
+    config: Config,
+    state: State,
+    diagnostic: Diagnostic,
+    /// `None`: nothing heard within the detection time.
+    remote: Option<Remote>,
+    /// A Poll Sequence is under way (RFC 5880 §6.5).
+    polling: bool,
+    transmit_at: Option<Instant>,
+    detect_at: Option<Instant>,
+    jitter: Jitter,
+    outputs: VecDeque<Output>,
+}
+
+impl Session {
+    /// Starts in Down and sends from `now` on. The same seed gives the same jitter.
+    pub fn new(now: Instant, config: Config, seed: u64) -> Self {
+        Self {
+            config,
+            state: State::Down,
+            diagnostic: Diagnostic::NONE,
+            remote: None,
+            polling: false,
+            transmit_at: Some(now),
+            detect_at: None,
+            jitter: Jitter::new(seed),
+            outputs: VecDeque::new(),
+        }
+    }
+
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    pub fn discriminator(&self) -> NonZeroU32 {
+        self.config.discriminator
+    }
+
+    pub fn handle(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::Received(packet) => self.receive(now, packet),
+            Event::AdminDown => {
+                self.diagnostic = Diagnostic::ADMINISTRATIVELY_DOWN;
+                self.detect_at = None;
+                self.change_state(now, State::AdminDown);
+            }
+        }
+    }
+
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.detect_at.is_some_and(|at| at <= now) {
+            self.detection_expired(now);
+        }
+        if self.transmit_at.is_some_and(|at| at <= now) {
+            self.transmit(now, false);
+        }
+    }
+
+    pub fn poll_timeout(&self) -> Option<(Instant, Timer)> {
+        let mut soonest = Soonest::new();
+        soonest.add(self.detect_at, Timer::Detection);
+        soonest.add(self.transmit_at, Timer::Transmit);
+        soonest.get()
+    }
+
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// RFC 5880 §6.8.6 from "Set bfd.RemoteDiscr" on.
+    fn receive(&mut self, now: Instant, packet: Packet) {
+        let addressed_to_another = packet.your_discriminator != 0
+            && packet.your_discriminator != self.config.discriminator.get();
+        if addressed_to_another || self.state == State::AdminDown {
+            return;
+        }
+        let paced_before = self.transmit_interval();
+        let remote = Remote {
+            discriminator: packet.my_discriminator.get(),
+            state: packet.state,
+            min_rx: packet.required_min_rx,
+            min_tx: packet.desired_min_tx,
+            detect_mult: packet.detect_mult,
+            demand: packet.demand,
+        };
+        self.remote = Some(remote);
+        if packet.r#final {
+            self.polling = false;
+        }
+        self.follow(now, packet.state);
+        self.detect_at = Some(now + self.detection_time(&remote));
+        if packet.poll {
+            self.transmit(now, true);
+        } else if self.transmit_interval() != paced_before {
+            self.pace(now);
+        }
+    }
+
+    /// The state table of RFC 5880 §6.8.6.
+    fn follow(&mut self, now: Instant, theirs: State) {
+        match (self.state, theirs) {
+            (State::Init | State::Up, State::AdminDown) | (State::Up, State::Down) => {
+                self.diagnostic = Diagnostic::NEIGHBOR_SIGNALED_DOWN;
+                self.change_state(now, State::Down);
+            }
+            (State::Down, State::Down) => self.change_state(now, State::Init),
+            (State::Down, State::Init) | (State::Init, State::Init | State::Up) => {
+                self.diagnostic = Diagnostic::NONE;
+                self.change_state(now, State::Up);
+            }
+            (State::AdminDown, _)
+            | (State::Down, State::AdminDown | State::Up)
+            | (State::Init, State::Down)
+            | (State::Up, State::Init | State::Up) => {}
+        }
+    }
+
+    /// RFC 5880 §6.8.4.
+    fn detection_expired(&mut self, now: Instant) {
+        self.detect_at = None;
+        self.remote = None;
+        if matches!(self.state, State::Init | State::Up) {
+            self.diagnostic = Diagnostic::DETECTION_TIME_EXPIRED;
+            self.change_state(now, State::Down);
+        }
+    }
+
+    /// The only place that changes the state. The peer hears of it at once, and of the other interval
+    /// by a Poll Sequence (RFC 5880 §6.8.3).
+    fn change_state(&mut self, now: Instant, to: State) {
+        let from = std::mem::replace(&mut self.state, to);
+        if from == to {
+            return;
+        }
+        self.polling = to == State::Up;
+        self.outputs.push_back(Output::StateChanged {
+            from,
+            to,
+            diagnostic: self.diagnostic,
+        });
+        self.transmit(now, false);
+    }
+
+    /// What we advertise: the configured interval while Up, else no less than a second (§6.8.3).
+    fn desired_min_tx(&self) -> Duration {
+        if self.state == State::Up {
+            self.config.interval
+        } else {
+            self.config.interval.max(SLOW)
+        }
+    }
+
+    /// `None`: nothing may be sent periodically (§6.8.7).
+    fn transmit_interval(&self) -> Option<Duration> {
+        let Some(remote) = &self.remote else {
+            return Some(self.desired_min_tx());
+        };
+        let both_up = self.state == State::Up && remote.state == State::Up;
+        let silent = remote.min_rx == 0 || (remote.demand && both_up && !self.polling);
+        let asked = Duration::from_micros(remote.min_rx.into());
+        (!silent).then(|| self.desired_min_tx().max(asked))
+    }
+
+    /// §6.8.4, asynchronous mode: how long silence lasts before it means Down.
+    fn detection_time(&self, remote: &Remote) -> Duration {
+        let theirs = Duration::from_micros(remote.min_tx.into());
+        self.config.interval.max(theirs) * u32::from(remote.detect_mult)
+    }
+
+    fn transmit(&mut self, now: Instant, r#final: bool) {
+        let packet = Packet {
+            diagnostic: self.diagnostic,
+            state: self.state,
+            // A packet is never both (§6.8.7).
+            poll: self.polling && !r#final,
+            r#final,
+            demand: false,
+            detect_mult: self.config.multiplier,
+            my_discriminator: self.config.discriminator,
+            your_discriminator: self.remote.map_or(0, |remote| remote.discriminator),
+            desired_min_tx: micros(self.desired_min_tx()),
+            required_min_rx: micros(self.config.interval),
+        };
+        self.outputs.push_back(Output::Send(packet));
+        self.pace(now);
+    }
+
+    /// The next periodic packet, 0 to 25 % early, and at least 10 % where one lost packet is one too
+    /// many (§6.8.7).
+    fn pace(&mut self, now: Instant) {
+        let most = if self.config.multiplier == 1 { 90 } else { 100 };
+        let percent = 75 + u32::try_from(self.jitter.below(most - 75 + 1)).unwrap_or(0);
+        self.transmit_at = self
+            .transmit_interval()
+            .map(|interval| now + interval * percent / 100);
+    }
+}
+
+/// Nobody sends faster before a session is up (RFC 5880 §6.8.3).
+const SLOW: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn config(discriminator: u32) -> Config {
+        Config {
+            interval: 300 * MS,
+            multiplier: 3,
+            discriminator: NonZeroU32::new(discriminator).unwrap(),
+        }
+    }
+
+    /// Two sessions joined by a link of 5 ms that can be cut.
+    struct Pair {
+        now: Instant,
+        ends: [Session; 2],
+        flight: VecDeque<(Instant, usize, Packet)>,
+        cut: bool,
+        sent: [Vec<(Instant, Packet)>; 2],
+        changes: [Vec<(Instant, State, Diagnostic)>; 2],
+    }
+
+    impl Pair {
+        fn new() -> Self {
+            let now = Instant::now();
+            Self {
+                now,
+                ends: [
+                    Session::new(now, config(1), 1),
+                    Session::new(now, config(2), 2),
+                ],
+                flight: VecDeque::new(),
+                cut: false,
+                sent: Default::default(),
+                changes: Default::default(),
+            }
+        }
+
+        fn run(&mut self, time: Duration) {
+            let end = self.now + time;
+            loop {
+                for i in 0..2 {
+                    while let Some(output) = self.ends[i].poll_output() {
+                        match output {
+                            Output::Send(packet) => {
+                                self.sent[i].push((self.now, packet));
+                                let packet = Packet::decode(&packet.encode()).unwrap();
+                                if !self.cut {
+                                    self.flight.push_back((self.now + 5 * MS, 1 - i, packet));
+                                }
+                            }
+                            Output::StateChanged { to, diagnostic, .. } => {
+                                self.changes[i].push((self.now, to, diagnostic));
+                            }
+                        }
+                    }
+                }
+                let arrival = self.flight.front().map(|(at, ..)| *at);
+                let deadlines = self
+                    .ends
+                    .iter()
+                    .filter_map(|end| end.poll_timeout().map(|(at, _)| at));
+                let Some(next) = deadlines.chain(arrival).min().filter(|at| *at <= end) else {
+                    self.now = end;
+                    return;
+                };
+                assert!(next >= self.now, "a deadline in the past");
+                self.now = next;
+                while let Some((at, to, packet)) =
+                    self.flight.front().copied().filter(|(at, ..)| *at <= next)
+                {
+                    self.flight.pop_front();
+                    assert!(at <= next);
+                    self.ends[to].handle(next, Event::Received(packet));
+                }
+                for end in &mut self.ends {
+                    end.handle_timeout(next);
+                }
+            }
+        }
+
+        fn states(&self) -> [State; 2] {
+            [self.ends[0].state(), self.ends[1].state()]
+        }
+    }
+
+    #[test]
+    fn two_ends_come_up_by_the_three_way_handshake() {
+        let mut pair = Pair::new();
+        pair.run(3 * Duration::from_secs(1));
+        assert_eq!(pair.states(), [State::Up; 2]);
+        let way: Vec<State> = pair.changes[0].iter().map(|(_, to, _)| *to).collect();
+        assert!(
+            way == [State::Init, State::Up] || way == [State::Up],
+            "{way:?}"
+        );
+    }
+
+    #[test]
+    fn the_fast_interval_is_advertised_by_a_poll_before_it_counts_for_the_peer() {
+        let mut pair = Pair::new();
+        pair.run(5 * Duration::from_secs(1));
+        for sent in &pair.sent {
+            for (_, packet) in sent {
+                let want = if packet.state == State::Up {
+                    300_000
+                } else {
+                    1_000_000
+                };
+                assert_eq!(packet.desired_min_tx, want, "{packet:?}");
+                assert!(!(packet.poll && packet.r#final));
+            }
+            let first_up = sent
+                .iter()
+                .find(|(_, packet)| packet.state == State::Up)
+                .unwrap();
+            assert!(
+                first_up.1.poll,
+                "the first packet in Up begins a Poll Sequence"
+            );
+            assert!(
+                sent.iter().any(|(_, packet)| packet.r#final),
+                "a poll is answered"
+            );
+            assert!(!sent.last().unwrap().1.poll, "and ends");
+        }
+    }
+
+    #[test]
+    fn a_cut_link_is_noticed_within_the_detection_time_and_healed() {
+        let mut pair = Pair::new();
+        pair.run(5 * Duration::from_secs(1));
+        pair.cut = true;
+        let cut_at = pair.now;
+        pair.run(Duration::from_secs(1));
+        for changes in &pair.changes {
+            let (at, to, diagnostic) = *changes.last().unwrap();
+            assert_eq!(
+                (to, diagnostic),
+                (State::Down, Diagnostic::DETECTION_TIME_EXPIRED)
+            );
+            let took = at - cut_at;
+            assert!(took > 500 * MS && took <= 905 * MS, "{took:?}");
+        }
+        pair.cut = false;
+        pair.run(4 * Duration::from_secs(1));
+        assert_eq!(pair.states(), [State::Up; 2]);
+    }
+
+    #[test]
+    fn packets_are_spread_between_75_and_100_percent_of_the_interval() {
+        let mut pair = Pair::new();
+        pair.run(5 * Duration::from_secs(1));
+        pair.sent = Default::default();
+        pair.run(Duration::from_secs(60));
+        let times: Vec<Instant> = pair.sent[0].iter().map(|(at, _)| *at).collect();
+        for gap in times.windows(2).map(|two| two[1] - two[0]) {
+            assert!(gap >= 225 * MS && gap <= 300 * MS, "{gap:?}");
+        }
+    }
+
+    #[test]
+    fn our_admin_down_takes_the_peer_down_at_once_and_says_why() {
+        let mut pair = Pair::new();
+        pair.run(5 * Duration::from_secs(1));
+        let at = pair.now;
+        pair.ends[0].handle(at, Event::AdminDown);
+        pair.run(100 * MS);
+        assert_eq!(pair.states(), [State::AdminDown, State::Down]);
+        let (when, _, diagnostic) = *pair.changes[1].last().unwrap();
+        assert_eq!(diagnostic, Diagnostic::NEIGHBOR_SIGNALED_DOWN);
+        assert!(when - at <= 10 * MS);
+        let last = pair.sent[0].last().unwrap().1;
+        assert_eq!(
+            (last.state, last.diagnostic),
+            (State::AdminDown, Diagnostic::ADMINISTRATIVELY_DOWN)
+        );
+        pair.run(Duration::from_secs(10));
+        assert_eq!(
+            pair.states(),
+            [State::AdminDown, State::Down],
+            "and nothing brings it back"
+        );
+    }
+
+    #[test]
+    fn a_packet_for_another_session_changes_nothing() {
+        let now = Instant::now();
+        let mut session = Session::new(now, config(1), 1);
+        let packet = Packet {
+            diagnostic: Diagnostic::NONE,
+            state: State::Init,
+            poll: false,
+            r#final: false,
+            demand: false,
+            detect_mult: 3,
+            my_discriminator: NonZeroU32::new(9).unwrap(),
+            your_discriminator: 77,
+            desired_min_tx: 1,
+            required_min_rx: 1,
+        };
+        session.handle(now, Event::Received(packet));
+        assert_eq!(session.state(), State::Down);
+        session.handle(
+            now,
+            Event::Received(Packet {
+                your_discriminator: 1,
+                ..packet
+            }),
+        );
+        assert_eq!(session.state(), State::Up);
+    }
+
+    #[test]
+    fn a_peer_that_wants_no_packets_gets_none_periodically() {
+        let now = Instant::now();
+        let mut session = Session::new(now, config(1), 1);
+        let packet = Packet {
+            diagnostic: Diagnostic::NONE,
+            state: State::Down,
+            poll: false,
+            r#final: false,
+            demand: false,
+            detect_mult: 3,
+            my_discriminator: NonZeroU32::new(9).unwrap(),
+            your_discriminator: 0,
+            desired_min_tx: 1_000_000,
+            required_min_rx: 0,
+        };
+        session.handle(now, Event::Received(packet));
+        assert_eq!(session.state(), State::Init);
+        assert!(
+            session
+                .poll_timeout()
+                .is_some_and(|(_, timer)| timer == Timer::Detection)
+        );
+    }
+}

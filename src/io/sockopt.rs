@@ -1,0 +1,255 @@
+//! Socket options that nix does not have, and the ones a BGP session wants set together.
+//!
+//! TCP MD5 signatures (RFC 2385, `linux/tcp.h`), GTSM (RFC 5082, `IP_MINTTL` and
+//! `IPV6_MINHOPCOUNT`), how much the peer has acknowledged (`TCP_INFO`).
+
+use nix::libc;
+use nix::sys::socket::{GetSockOpt, SetSockOpt, sockopt};
+use nix::{getsockopt_impl, setsockopt_impl, sockopt_impl};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+/// `struct tcp_md5sig` of `linux/tcp.h`. Setting an empty key removes the one for that address.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct TcpMd5Sig {
+    addr: [u8; 128],
+    flags: u8,
+    prefixlen: u8,
+    keylen: u16,
+    ifindex: i32,
+    key: [u8; TCP_MD5SIG_MAXKEYLEN],
+}
+
+/// `TCP_MD5SIG_MAXKEYLEN`, bytes.
+pub const TCP_MD5SIG_MAXKEYLEN: usize = 80;
+
+impl fmt::Debug for TcpMd5Sig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TcpMd5Sig").finish_non_exhaustive()
+    }
+}
+
+impl TcpMd5Sig {
+    /// A key for one peer; `None` when it is longer than 80 bytes.
+    pub fn new(peer: IpAddr, key: &[u8]) -> Option<Self> {
+        let keylen = u16::try_from(key.len())
+            .ok()
+            .filter(|_| key.len() <= TCP_MD5SIG_MAXKEYLEN)?;
+        let mut padded = [0; TCP_MD5SIG_MAXKEYLEN];
+        padded
+            .iter_mut()
+            .zip(key)
+            .for_each(|(slot, byte)| *slot = *byte);
+        let mut addr = [0; 128];
+        let bytes = sockaddr(peer);
+        addr.iter_mut()
+            .zip(bytes)
+            .for_each(|(slot, byte)| *slot = byte);
+        Some(Self {
+            addr,
+            flags: 0,
+            prefixlen: 0,
+            keylen,
+            ifindex: 0,
+            key: padded,
+        })
+    }
+}
+
+/// `struct sockaddr_in` or `sockaddr_in6` with port 0: family, port, and for IPv6 the flow, then the
+/// address.
+fn sockaddr(addr: IpAddr) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(28);
+    let family = if addr.is_ipv4() { AF_INET } else { AF_INET6 };
+    bytes.extend(family.to_ne_bytes());
+    bytes.extend([0; 2]);
+    match addr {
+        IpAddr::V4(addr) => bytes.extend(addr.octets()),
+        IpAddr::V6(addr) => {
+            bytes.extend([0; 4]);
+            bytes.extend(addr.octets());
+        }
+    }
+    bytes
+}
+
+/// `AF_INET` and `AF_INET6` in the width of `sa_family_t`.
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+
+sockopt_impl!(
+    /// TCP MD5 signature key of one peer (RFC 2385).
+    TcpMd5,
+    SetOnly,
+    libc::IPPROTO_TCP,
+    libc::TCP_MD5SIG,
+    TcpMd5Sig
+);
+sockopt_impl!(
+    /// Packets with a smaller TTL are dropped (RFC 5082).
+    IpMinTtl,
+    Both,
+    libc::IPPROTO_IP,
+    libc::IP_MINTTL,
+    u8
+);
+sockopt_impl!(
+    /// Packets with a smaller hop limit are dropped (RFC 5082). nix and libc lack the number.
+    Ipv6MinHopCount,
+    Both,
+    libc::IPPROTO_IPV6,
+    IPV6_MINHOPCOUNT,
+    libc::c_int
+);
+const IPV6_MINHOPCOUNT: libc::c_int = 73;
+
+/// `struct tcp_info` of `linux/tcp.h` as far as `tcpi_notsent_bytes` (Linux 4.6).
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct TcpInfo {
+    bytes: [u8; 8],
+    rto_ato_mss: [u32; 4],
+    unacked: u32,
+    sacked_to_total_retrans: [u32; 19],
+    pacing_and_bytes: [u64; 4],
+    segs: [u32; 2],
+    notsent_bytes: u32,
+    min_rtt: u32,
+}
+
+sockopt_impl!(
+    /// What the kernel knows of a TCP connection.
+    TcpInfoOpt,
+    GetOnly,
+    libc::IPPROTO_TCP,
+    libc::TCP_INFO,
+    TcpInfo
+);
+
+/// Whether the other side has acknowledged everything that was written to the socket.
+pub fn all_acknowledged(fd: &impl AsFd) -> nix::Result<bool> {
+    let info = TcpInfoOpt.get(fd)?;
+    Ok(info.unacked == 0 && info.notsent_bytes == 0)
+}
+
+/// What one BGP session asks of its socket.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SessionOptions {
+    /// TTL of what we send; `None` leaves the system's.
+    pub ttl: Option<u8>,
+    /// GTSM: the peer is at most so many hops away (RFC 5082).
+    pub ttl_security: Option<u8>,
+    /// TCP MD5 key (RFC 2385).
+    pub password: Option<Vec<u8>>,
+}
+
+/// Sets the options before `connect`, so that the SYN carries them already.
+pub fn set_session_options(
+    fd: &impl AsFd,
+    peer: SocketAddr,
+    options: &SessionOptions,
+) -> nix::Result<()> {
+    let ipv4 = peer.is_ipv4();
+    sockopt::TcpNoDelay.set(fd, &true)?;
+    // CS6, network control (RFC 4594 §3.1); a kernel that refuses costs us nothing.
+    let _ = if ipv4 {
+        sockopt::Ipv4Tos.set(fd, &DSCP_CS6)
+    } else {
+        sockopt::Ipv6TClass.set(fd, &DSCP_CS6)
+    };
+    if let Some(key) = &options.password {
+        let key = TcpMd5Sig::new(peer.ip(), key).ok_or(nix::errno::Errno::EMSGSIZE)?;
+        TcpMd5.set(fd, &key)?;
+    }
+    let ttl = options.ttl_security.map_or(options.ttl, |_| Some(255));
+    if let Some(ttl) = ttl {
+        let ttl = libc::c_int::from(ttl);
+        if ipv4 {
+            sockopt::Ipv4Ttl.set(fd, &ttl)?
+        } else {
+            sockopt::Ipv6Ttl.set(fd, &ttl)?
+        }
+    }
+    if let Some(hops) = options.ttl_security {
+        // A packet from h hops away arrives with 255 - (h - 1).
+        let least = 255 - hops.saturating_sub(1);
+        if ipv4 {
+            IpMinTtl.set(fd, &least)?
+        } else {
+            Ipv6MinHopCount.set(fd, &libc::c_int::from(least))?
+        }
+    }
+    Ok(())
+}
+
+/// DSCP CS6 as the TOS byte has it.
+const DSCP_CS6: libc::c_int = 0xc0;
+
+/// How long written data may stay unacknowledged before the kernel gives the connection up; `None`
+/// leaves it to the system's retransmissions.
+pub fn set_user_timeout(fd: &impl AsFd, timeout: Option<Duration>) -> nix::Result<()> {
+    let millis = timeout.map_or(0, |t| u32::try_from(t.as_millis()).unwrap_or(u32::MAX));
+    sockopt::TcpUserTimeout.set(fd, &millis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn structs_have_the_sizes_of_the_kernel_headers() {
+        assert_eq!(size_of::<TcpMd5Sig>(), 216);
+        assert_eq!(size_of::<TcpInfo>(), 152);
+    }
+
+    #[test]
+    fn session_options_are_taken_by_the_kernel() {
+        for addr in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(socket) = TcpListener::bind(addr) else {
+                continue;
+            };
+            let peer = socket.local_addr().unwrap();
+            let options = SessionOptions {
+                ttl: Some(64),
+                ttl_security: Some(1),
+                password: None,
+            };
+            set_session_options(&socket, peer, &options).unwrap();
+            if peer.is_ipv4() {
+                assert_eq!(IpMinTtl.get(&socket).unwrap(), 255);
+                assert_eq!(
+                    sockopt::Ipv4Ttl.get(&socket).unwrap(),
+                    255,
+                    "GTSM sends with 255"
+                );
+            } else {
+                assert_eq!(Ipv6MinHopCount.get(&socket).unwrap(), 255);
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_longer_than_the_kernel_takes_is_refused() {
+        let peer = "192.0.2.1".parse().unwrap();
+        assert!(TcpMd5Sig::new(peer, &[b'x'; 80]).is_some());
+        assert!(TcpMd5Sig::new(peer, &[b'x'; 81]).is_none());
+    }
+
+    #[test]
+    fn data_counts_as_acknowledged_once_the_other_side_has_it() {
+        use std::io::Write;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let _other = listener.accept().unwrap();
+        stream.write_all(b"route").unwrap();
+        let start = std::time::Instant::now();
+        while !all_acknowledged(&stream).unwrap() {
+            assert!(start.elapsed() < Duration::from_secs(2));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}

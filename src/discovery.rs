@@ -384,7 +384,7 @@ impl Snapshot {
     }
 }
 
-/// fe80::/10 and 169.254.0.0/16, the latter of which needs no interface named.
+/// fe80::/10: an address that needs its interface named. IPv4's 169.254.0.0/16 does not.
 pub fn is_link_local(addr: IpAddr) -> bool {
     match addr {
         IpAddr::V4(_) => false,
@@ -419,3 +419,396 @@ fn hashed(addr: Ipv6Addr) -> RouterId {
 const FALLBACK_TUNNELS: [&str; 9] = [
     "tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "sit0", "ip6tnl0", "ip6gre0",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::Attributes;
+    use crate::config::PeerSettings;
+    use crate::net::{Asn, Origin};
+    use crate::netlink::neighbour::NTF_ROUTER;
+    use crate::netlink::route::NextHop;
+    use std::time::Duration;
+
+    const LO: u32 = 1;
+    const ETH0: u32 = 2;
+
+    fn addr(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn link(index: u32, name: &str) -> Link {
+        Link {
+            index,
+            name: name.to_owned(),
+            up: true,
+            running: true,
+            loopback: index == LO,
+        }
+    }
+
+    fn address(index: u32, cidr: &str) -> Address {
+        let (addr, prefix_len) = crate::net::parse_cidr(cidr).unwrap();
+        let scope = match addr {
+            a if a.is_loopback() => 254,
+            a if is_link_local(a) => 253,
+            _ => 0,
+        };
+        Address {
+            index,
+            prefix_len,
+            addr,
+            label: None,
+            flags: 0,
+            valid: None,
+            preferred: None,
+            proto: None,
+            scope,
+        }
+    }
+
+    fn route(family: Family, dst: Option<&str>, gateway: Option<&str>) -> Route {
+        Route {
+            family,
+            dst: dst.map(|dst| dst.parse().unwrap()),
+            gateway: gateway.map(addr),
+            oif: Some(ETH0),
+            prefsrc: None,
+            priority: 0,
+            table: RT_TABLE_MAIN,
+            kind: 1,
+            protocol: 3,
+            expires: None,
+            nexthops: Vec::new(),
+        }
+    }
+
+    /// The kernel's answer to a look-up: from `source` over eth0.
+    fn way(to: &str, source: &str) -> (IpAddr, Route) {
+        let mut route = route(Family::of(addr(to)), None, None);
+        route.prefsrc = Some(addr(source));
+        (addr(to), route)
+    }
+
+    /// A host on eth0 with both families behind one router.
+    fn host() -> Snapshot {
+        Snapshot {
+            links: vec![link(LO, "lo"), link(ETH0, "eth0")],
+            addresses: vec![
+                address(LO, "127.0.0.1/8"),
+                address(LO, "::1/128"),
+                address(ETH0, "10.0.0.2/24"),
+                address(ETH0, "fe80::2/64"),
+                address(ETH0, "2001:db8:1::2/64"),
+            ],
+            routes: vec![
+                route(Family::Ipv6, None, Some("2001:db8:1::1")),
+                route(Family::Ipv4, None, Some("10.0.0.1")),
+            ],
+            neighbours: Vec::new(),
+            routes_to: BTreeMap::from([
+                way("10.0.0.1", "10.0.0.2"),
+                way("2001:db8:1::1", "2001:db8:1::2"),
+            ]),
+        }
+    }
+
+    fn bgp(remotes: &[Remote]) -> Bgp {
+        let settings = |remote: &Remote| PeerSettings {
+            remote: remote.clone(),
+            peer_as: None,
+            hold_time: 90,
+            connect_retry: Duration::from_secs(5),
+            port: 179,
+            password: None,
+            multihop: None,
+            ttl_security: None,
+            families: BTreeSet::from(Family::ALL),
+            passive: false,
+            graceful_restart: 0,
+            bfd: None,
+            local_ip4: None,
+            local_ip6: None,
+            attributes: Attributes::default(),
+            origin: None,
+        };
+        Bgp {
+            local_as: Asn::new(65001).unwrap(),
+            peers: remotes.iter().map(settings).collect(),
+            discover: remotes == [Remote::Gateway],
+            router_id: None,
+            local_ip4: None,
+            local_ip6: None,
+            attributes: Attributes::default(),
+            origin: Origin::Igp,
+            listen: None,
+        }
+    }
+
+    fn vips(texts: &[&str]) -> BTreeSet<Prefix> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn names(network: &Network) -> Vec<String> {
+        network.peers.keys().map(PeerName::to_string).collect()
+    }
+
+    fn discovered(snapshot: &Snapshot) -> Network {
+        network(snapshot, &bgp(&[Remote::Gateway]), &BTreeSet::new())
+    }
+
+    #[test]
+    fn the_default_gateways_are_the_peers_ipv4_first() {
+        let network = discovered(&host());
+        assert_eq!(names(&network), ["10.0.0.1", "2001:db8:1::1"]);
+        let peer = &network.peers[&PeerName::new(addr("10.0.0.1"), None)];
+        assert_eq!(peer.local, Some(addr("10.0.0.2")));
+        assert_eq!(peer.interface.as_deref(), Some("eth0"));
+        assert_eq!(peer.scope_id, 0);
+        assert_eq!(peer.next_hop4, "10.0.0.2".parse().ok());
+        assert_eq!(peer.next_hop6, "2001:db8:1::2".parse().ok());
+        assert_eq!(network.router_id.unwrap().to_string(), "10.0.0.2");
+        assert_eq!(
+            network.nat_target,
+            BTreeMap::from([
+                (Family::Ipv4, addr("10.0.0.2")),
+                (Family::Ipv6, addr("2001:db8:1::2")),
+            ])
+        );
+        assert!(network.links_present);
+        assert!(network.gateways.contains(&addr("10.0.0.1")));
+    }
+
+    #[test]
+    fn several_next_hops_are_several_peers() {
+        let mut host = host();
+        let hop = |gateway: &str, flags| NextHop {
+            gateway: Some(addr(gateway)),
+            oif: ETH0,
+            flags,
+        };
+        host.routes = vec![Route {
+            nexthops: vec![hop("10.0.0.3", 0), hop("10.0.0.1", 0), hop("10.0.0.4", 1)],
+            ..route(Family::Ipv4, None, None)
+        }];
+        assert_eq!(
+            names(&discovered(&host)),
+            ["10.0.0.1", "10.0.0.3"],
+            "10.0.0.4 is dead"
+        );
+    }
+
+    #[test]
+    fn the_smallest_metric_wins_and_equal_ones_are_all_peers() {
+        let mut host = host();
+        let metric = |gateway, priority| Route {
+            priority,
+            ..route(Family::Ipv4, None, Some(gateway))
+        };
+        host.routes = vec![metric("10.0.1.1", 600), metric("10.0.0.1", 100)];
+        assert_eq!(names(&discovered(&host)), ["10.0.0.1"]);
+        host.routes.push(metric("10.0.0.9", 100));
+        assert_eq!(names(&discovered(&host)), ["10.0.0.1", "10.0.0.9"]);
+    }
+
+    #[test]
+    fn a_default_route_without_a_gateway_is_no_peer() {
+        let mut host = host();
+        host.routes = vec![route(Family::Ipv4, None, None)];
+        let network = discovered(&host);
+        assert!(network.peers.is_empty());
+        assert_eq!(
+            network.nat_target.get(&Family::Ipv4),
+            Some(&addr("10.0.0.2"))
+        );
+        assert_eq!(network.router_id.unwrap().to_string(), "10.0.0.2");
+    }
+
+    #[test]
+    fn other_tables_and_unreachable_routes_do_not_count() {
+        let mut host = host();
+        host.routes = vec![
+            Route {
+                table: 100,
+                ..route(Family::Ipv4, None, Some("10.0.0.1"))
+            },
+            Route {
+                kind: 7,
+                ..route(Family::Ipv4, None, Some("10.0.0.1"))
+            },
+        ];
+        assert!(discovered(&host).peers.is_empty());
+    }
+
+    #[test]
+    fn a_32_host_with_an_on_link_gateway_speaks_from_its_address() {
+        let mut host = host();
+        host.addresses = vec![address(LO, "127.0.0.1/8"), address(ETH0, "203.0.113.7/32")];
+        host.routes = vec![route(Family::Ipv4, None, Some("172.31.1.1"))];
+        host.routes_to = BTreeMap::from([way("172.31.1.1", "203.0.113.7")]);
+        let network = discovered(&host);
+        let peer = &network.peers[&PeerName::new(addr("172.31.1.1"), None)];
+        assert_eq!(peer.local, Some(addr("203.0.113.7")));
+        assert_eq!(peer.next_hop4, "203.0.113.7".parse().ok());
+        assert_eq!(
+            peer.next_hop6, None,
+            "no IPv6 address: the app is invalid there"
+        );
+    }
+
+    #[test]
+    fn a_vip_is_never_the_source_the_next_hop_or_the_nat_target() {
+        let mut host = host();
+        host.addresses.insert(2, address(ETH0, "192.0.2.53/32"));
+        host.addresses.insert(2, address(ETH0, "2001:db8::53/128"));
+        host.routes_to = BTreeMap::from([
+            way("10.0.0.1", "192.0.2.53"),
+            way("2001:db8:1::1", "2001:db8::53"),
+        ]);
+        let vips = vips(&["192.0.2.0/24", "2001:db8::53/128"]);
+        let network = network(&host, &bgp(&[Remote::Gateway]), &vips);
+        for peer in network.peers.values() {
+            assert!(!vips.iter().any(|vip| vip.contains(peer.local.unwrap())));
+            assert_eq!(peer.next_hop4, "10.0.0.2".parse().ok());
+            assert_eq!(peer.next_hop6, "2001:db8:1::2".parse().ok());
+        }
+        assert_eq!(network.nat_target[&Family::Ipv4], addr("10.0.0.2"));
+        assert_eq!(network.router_id.unwrap().to_string(), "10.0.0.2");
+    }
+
+    #[test]
+    fn the_next_hop_is_neither_deprecated_tentative_nor_link_local() {
+        let mut host = host();
+        let flagged = |cidr, flags| Address {
+            flags,
+            ..address(ETH0, cidr)
+        };
+        host.addresses = vec![
+            address(ETH0, "10.0.0.2/24"),
+            address(ETH0, "fe80::2/64"),
+            flagged("2001:db8:1::3/64", 0x20),
+            flagged("2001:db8:1::4/64", 0x40),
+            address(ETH0, "2001:db8:1::5/64"),
+        ];
+        host.routes_to = BTreeMap::from([way("10.0.0.1", "10.0.0.2")]);
+        let network = network(
+            &host,
+            &bgp(&[Remote::Addr(addr("10.0.0.1"), None)]),
+            &vips(&[]),
+        );
+        let peer = network.peers.values().next().unwrap();
+        assert_eq!(peer.next_hop6, "2001:db8:1::5".parse().ok());
+    }
+
+    #[test]
+    fn configured_local_addresses_come_first() {
+        let mut bgp = bgp(&[Remote::Gateway]);
+        bgp.local_ip4 = "10.0.0.20".parse().ok();
+        bgp.local_ip6 = "2001:db8:1::20".parse().ok();
+        let network = network(&host(), &bgp, &vips(&[]));
+        let locals: Vec<_> = network.peers.values().map(|p| p.local.unwrap()).collect();
+        assert_eq!(locals, [addr("10.0.0.20"), addr("2001:db8:1::20")]);
+        for peer in network.peers.values() {
+            assert_eq!(peer.next_hop6, bgp.local_ip6);
+        }
+        assert_eq!(network.router_id.unwrap().to_string(), "10.0.0.20");
+    }
+
+    #[test]
+    fn an_unreachable_peer_is_there_without_a_local_address() {
+        let bgp = bgp(&[Remote::Addr(addr("198.51.100.1"), None)]);
+        let network = network(&host(), &bgp, &vips(&[]));
+        let peer = network.peers.values().next().unwrap();
+        assert_eq!((peer.local, peer.interface.clone()), (None, None));
+        assert_eq!(network.nat_target[&Family::Ipv4], addr("10.0.0.2"));
+    }
+
+    #[test]
+    fn an_unnumbered_peer_is_the_router_among_the_neighbours() {
+        let mut host = host();
+        let neighbour = |text: &str, index, flags, state| Neighbour {
+            index,
+            addr: addr(text),
+            state,
+            flags,
+        };
+        let bgp = bgp(&[Remote::Interface("eth0".to_owned())]);
+        assert!(
+            network(&host, &bgp, &vips(&[])).peers.is_empty(),
+            "nobody seen yet"
+        );
+        host.neighbours = vec![
+            neighbour("fe80::7", ETH0, NTF_ROUTER, 0x20),
+            neighbour("fe80::8", ETH0, 0, 0x02),
+            neighbour("fe80::9", ETH0, NTF_ROUTER, 0x02),
+            neighbour("fe80::a", 9, NTF_ROUTER, 0x02),
+        ];
+        let network = network(&host, &bgp, &vips(&[]));
+        assert_eq!(names(&network), ["fe80::9%eth0"]);
+        let peer = network.peers.values().next().unwrap();
+        assert_eq!((peer.scope_id, peer.local), (ETH0, None));
+        assert_eq!(peer.next_hop4, "10.0.0.2".parse().ok());
+        assert_eq!(peer.next_hop6, "2001:db8:1::2".parse().ok());
+    }
+
+    #[test]
+    fn an_unnumbered_peer_is_else_where_the_ipv6_default_route_goes() {
+        let mut host = host();
+        host.routes = vec![route(Family::Ipv6, None, Some("fe80::1"))];
+        let bgp = bgp(&[Remote::Interface("eth0".to_owned())]);
+        assert_eq!(names(&network(&host, &bgp, &vips(&[]))), ["fe80::1%eth0"]);
+        assert_eq!(names(&discovered(&host)), ["fe80::1%eth0"]);
+    }
+
+    #[test]
+    fn a_link_local_peer_is_on_its_interface() {
+        let bgp = bgp(&[Remote::Addr(addr("fe80::1"), Some("eth0".to_owned()))]);
+        let network = network(&host(), &bgp, &vips(&[]));
+        assert_eq!(names(&network), ["fe80::1%eth0"]);
+        assert_eq!(network.peers.values().next().unwrap().scope_id, ETH0);
+    }
+
+    #[test]
+    fn own_addresses_are_those_that_a_vip_must_not_cover() {
+        let mut host = host();
+        host.addresses.push(address(LO, "192.0.2.53/32"));
+        host.addresses.push(Address {
+            proto: Some(IFAPROT_SIDECAST),
+            ..address(ETH0, "192.0.2.54/32")
+        });
+        let vips = vips(&["192.0.2.53/32", "192.0.2.54/32", "10.0.0.2/32"]);
+        let network = network(&host, &bgp(&[Remote::Gateway]), &vips);
+        let own: Vec<String> = network
+            .own_addresses
+            .iter()
+            .map(IpAddr::to_string)
+            .collect();
+        assert_eq!(
+            own,
+            ["10.0.0.2", "2001:db8:1::2", "fe80::2"],
+            "a VIP that is the host's own address still is"
+        );
+        let on_loopback: Vec<String> = network.on_loopback.iter().map(Prefix::to_string).collect();
+        assert_eq!(on_loopback, ["192.0.2.53/32"]);
+    }
+
+    #[test]
+    fn a_host_without_ipv4_has_a_router_id_that_stays() {
+        let mut host = host();
+        host.addresses.retain(|a| a.addr.is_ipv6());
+        host.routes_to.remove(&addr("10.0.0.1"));
+        let id = discovered(&host).router_id;
+        assert!(id.is_some());
+        assert_eq!(discovered(&host).router_id, id);
+        host.addresses.clear();
+        host.routes_to.clear();
+        assert_eq!(discovered(&host).router_id, None);
+    }
+
+    #[test]
+    fn the_kernels_own_tunnels_are_no_interface() {
+        let mut host = host();
+        host.links = vec![link(LO, "lo"), link(3, "tunl0"), link(4, "sit0")];
+        assert!(!discovered(&host).links_present);
+    }
+}

@@ -1,0 +1,170 @@
+//! What comes into the core and what goes out of it.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use crate::app::{AppName, MonitorSpec, Protocol};
+use crate::bgp::peer::{self, ConnId};
+use crate::config::Secret;
+use crate::discovery::{Network, PeerName};
+use crate::health::Outcome;
+use crate::net::Prefix;
+use crate::plan::Step;
+use crate::registry::{AppState, MonitorId};
+
+/// Something happened outside.
+#[derive(Debug)]
+pub enum Event {
+    /// The answer to [`Output::Check`].
+    Checked {
+        monitor: MonitorId,
+        outcome: Outcome,
+        took: Duration,
+    },
+    /// The kernel reported a socket gone: the monitors of that port look again at once.
+    SocketDestroyed {
+        protocol: Protocol,
+        port: u16,
+    },
+    /// Every monitor looks again at once (events may have been lost).
+    RecheckAll,
+    /// The kernel's tables, as far as they concern us.
+    Network(Network),
+    /// An address of ours went away though nobody asked us.
+    AddressLost(Prefix),
+    /// The answer to [`Output::Step`].
+    Done {
+        step: StepId,
+        result: Result<StepResult, StepError>,
+    },
+    Bgp {
+        peer: PeerName,
+        event: peer::Event,
+    },
+    /// The answer to [`Output::AwaitAcknowledged`].
+    Acknowledged,
+    /// SIGTERM or SIGINT; the second one skips the waits.
+    Stop,
+    /// SIGUSR2: leave without a withdraw and without a Cease.
+    StopQuietly,
+    /// An app's maintenance file appeared or went.
+    Maintenance {
+        app: AppName,
+        present: bool,
+    },
+}
+
+/// Something is to be done, in the order given.
+#[derive(Debug)]
+pub enum Output {
+    /// Perform one check; answered by exactly one [`Event::Checked`].
+    Check {
+        monitor: MonitorId,
+        spec: MonitorSpec,
+        timeout: Duration,
+    },
+    /// [`super::Core::ports`] has changed.
+    PortsChanged,
+    /// [`super::Core::maintenance_files`] has changed.
+    MaintenanceFilesChanged,
+    /// Answered by one [`Event::Done`].
+    Step {
+        id: StepId,
+        step: Step,
+    },
+    Connect {
+        peer: PeerName,
+        conn: ConnId,
+        transport: Transport,
+    },
+    Send {
+        peer: PeerName,
+        conn: ConnId,
+        bytes: Vec<u8>,
+    },
+    Close {
+        peer: PeerName,
+        conn: ConnId,
+    },
+    SetUserTimeout {
+        peer: PeerName,
+        conn: ConnId,
+        timeout: Option<Duration>,
+    },
+    /// Answer [`Event::Acknowledged`] once the peers' kernels have acknowledged all bytes sent so far.
+    AwaitAcknowledged,
+    Transition(Transition),
+    /// The VIPs or the peers' settings changed: look at the kernel's tables anew.
+    NetworkWanted,
+    /// The last output: nothing is left to do.
+    Exit {
+        code: u8,
+        why: String,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StepId(pub u64);
+
+/// How a step succeeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StepResult {
+    Done,
+    /// The address was there before us and is not ours: it is used, never removed, never leased.
+    Foreign,
+    /// The address was there and is ours, from an earlier run.
+    Adopted,
+}
+
+/// Why a step failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StepError {
+    pub message: String,
+    /// It will not get better by itself (no permission, not supported): retried rarely.
+    pub permanent: bool,
+}
+
+impl fmt::Display for StepError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for StepError {}
+
+/// All a socket to a peer needs to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transport {
+    pub remote: SocketAddr,
+    /// The address to bind; `None` leaves the choice to the kernel.
+    pub local: Option<IpAddr>,
+    /// The interface the peer is on, where its address alone does not say (link-local).
+    pub interface: Option<String>,
+    /// RFC 2385.
+    pub password: Option<Secret>,
+    pub ttl: Ttl,
+}
+
+/// The hop limit of a session's packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ttl {
+    /// Whatever the kernel's default is (iBGP).
+    System,
+    /// Send with this one.
+    Limit(u8),
+    /// RFC 5082: send with 255, take only what has come at most this many hops.
+    Security { hops: u8 },
+}
+
+/// An app went from one state to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transition {
+    /// Counts from 1 and never repeats.
+    pub seq: u64,
+    pub app: AppName,
+    pub from: AppState,
+    pub to: AppState,
+    pub why: String,
+    pub at: Instant,
+}

@@ -1,0 +1,260 @@
+//! What is applied in the kernel and on the way there: steps under way, leases to renew, failures to
+//! try again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use log::{debug, info, warn};
+
+use super::event::{StepError, StepId, StepResult};
+use crate::net::Prefix;
+use crate::plan::{self, Applied, Desired, Move, Routes, Step, Subject};
+use crate::timer::{Backoff, Jitter, Soonest};
+
+pub(super) struct Kernel {
+    applied: Applied,
+    under_way: BTreeMap<StepId, Step>,
+    busy: BTreeSet<Subject>,
+    retries: BTreeMap<Subject, Retry>,
+    /// When an address's lease is due for renewal.
+    leases: BTreeMap<Prefix, Instant>,
+    next: u64,
+    jitter: Jitter,
+}
+
+struct Retry {
+    backoff: Backoff,
+    /// `None`: it may be tried.
+    at: Option<Instant>,
+    error: String,
+}
+
+/// What is to be done now.
+#[derive(Default)]
+pub(super) struct Plan {
+    /// The whole set, where it changed.
+    pub routes: Option<Routes>,
+    pub steps: Vec<(StepId, Step)>,
+}
+
+impl Kernel {
+    pub fn new(seed: u64) -> Self {
+        Self {
+            applied: Applied::default(),
+            under_way: BTreeMap::new(),
+            busy: BTreeSet::new(),
+            retries: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            next: 0,
+            jitter: Jitter::new(seed),
+        }
+    }
+
+    pub fn applied(&self) -> &Applied {
+        &self.applied
+    }
+
+    /// Nothing of ours is left and nothing is under way.
+    pub fn is_clean(&self) -> bool {
+        self.busy.is_empty()
+            && self.applied.addresses.is_empty()
+            && self.applied.nat.rules.is_empty()
+    }
+
+    /// Why this address is not there, or not renewed.
+    pub fn error(&self, subject: &Subject) -> Option<&str> {
+        self.retries.get(subject).map(|retry| retry.error.as_str())
+    }
+
+    /// Routes move at once: advertising cannot fail. Steps move when they are done.
+    pub fn plan(&mut self, now: Instant, desired: &Desired) -> Plan {
+        let mut plan = Plan::default();
+        let moves = plan::steps(&self.applied, desired);
+        self.drop_settled(&moves);
+        let mut later = false;
+        for next in moves {
+            match next {
+                Move::Advertise(_) if later => {}
+                Move::Advertise(routes) => {
+                    self.applied.routes.clone_from(&routes);
+                    plan.routes = Some(routes);
+                }
+                Move::Kernel(step) => {
+                    later = true;
+                    self.issue(step, &mut plan);
+                }
+            }
+        }
+        self.renew(now, desired, &mut plan);
+        plan
+    }
+
+    /// Forgets failures of what is not wanted any more.
+    fn drop_settled(&mut self, moves: &[Move]) {
+        let wanted: BTreeSet<Subject> = moves
+            .iter()
+            .filter_map(|next| match next {
+                Move::Kernel(step) => Some(step.subject()),
+                Move::Advertise(_) => None,
+            })
+            .collect();
+        let leases = &self.leases;
+        self.retries.retain(|subject, _| match subject {
+            Subject::Address(prefix) => wanted.contains(subject) || leases.contains_key(prefix),
+            Subject::Nat => wanted.contains(subject),
+        });
+    }
+
+    fn issue(&mut self, step: Step, plan: &mut Plan) {
+        let subject = step.subject();
+        let waits = self.retries.get(&subject).is_some_and(|r| r.at.is_some());
+        if waits || !self.busy.insert(subject) {
+            return;
+        }
+        self.next += 1;
+        let id = StepId(self.next);
+        self.under_way.insert(id, step.clone());
+        plan.steps.push((id, step));
+    }
+
+    fn renew(&mut self, now: Instant, desired: &Desired, plan: &mut Plan) {
+        let due = self.leases.iter().filter(|(_, at)| **at <= now);
+        let due: Vec<Prefix> = due.map(|(prefix, _)| *prefix).collect();
+        for prefix in due {
+            self.leases.remove(&prefix);
+            if let Some(spec) = desired.addresses.get(&prefix) {
+                let step = Step::AddAddress {
+                    prefix,
+                    label: spec.label.clone(),
+                    lifetime: spec.lifetime,
+                    replace: true,
+                };
+                self.issue(step, plan);
+            }
+        }
+    }
+
+    /// Takes the answer to a step.
+    pub fn done(&mut self, now: Instant, id: StepId, result: Result<StepResult, StepError>) {
+        let Some(step) = self.under_way.remove(&id) else {
+            return;
+        };
+        self.busy.remove(&step.subject());
+        match result {
+            Ok(result) => self.succeeded(now, &step, result),
+            Err(error) => self.failed(now, &step, &error),
+        }
+    }
+
+    fn succeeded(&mut self, now: Instant, step: &Step, result: StepResult) {
+        if self.retries.remove(&step.subject()).is_some() {
+            info!("{} works again", words(step));
+        }
+        if let Step::AddAddress {
+            prefix, lifetime, ..
+        } = step
+        {
+            self.leases.remove(prefix);
+            if result == StepResult::Foreign {
+                info!("{prefix} was there before us: used, and left alone");
+                self.applied.adopt_foreign(*prefix);
+                return;
+            }
+            if let Some(lifetime) = lifetime {
+                self.leases.insert(*prefix, now + *lifetime / 3);
+            }
+        }
+        if let Step::RemoveAddress { prefix } = step {
+            self.leases.remove(prefix);
+        }
+        debug!("{}: {result:?}", words(step));
+        self.applied.apply(step);
+    }
+
+    fn failed(&mut self, now: Instant, step: &Step, error: &StepError) {
+        let limit = if error.permanent { PERMANENT } else { LONGEST };
+        let retry = self.retries.entry(step.subject()).or_insert_with(|| Retry {
+            backoff: Backoff::new(FIRST, limit),
+            at: None,
+            error: String::new(),
+        });
+        // The log hears of a cause once, not at every attempt.
+        if retry.error != error.message {
+            warn!("{} failed: {error}", words(step));
+            retry.error.clone_from(&error.message);
+        }
+        let delay = if error.permanent {
+            PERMANENT
+        } else {
+            retry.backoff.delay(now, &mut self.jitter)
+        };
+        retry.at = Some(now + delay);
+        match step {
+            Step::AddAddress { prefix, .. } if self.applied.lost.contains(prefix) => {
+                self.applied.forget(prefix);
+            }
+            // A lease that was not renewed still runs for a while.
+            Step::AddAddress {
+                prefix,
+                replace: true,
+                ..
+            } => {
+                self.leases.insert(*prefix, now + delay);
+            }
+            _ => {}
+        }
+    }
+
+    /// An address went that was ours or served us; `false` where it is none of our business.
+    pub fn lost(&mut self, prefix: Prefix) -> bool {
+        let removing = |step: &Step| *step == Step::RemoveAddress { prefix };
+        if !self.applied.addressed(&prefix) || self.under_way.values().any(removing) {
+            return false;
+        }
+        warn!("{prefix} was removed by somebody else");
+        self.leases.remove(&prefix);
+        self.applied.lost.insert(prefix)
+    }
+
+    /// Frees what may be tried again; `true` where there is something to do.
+    pub fn handle_timeout(&mut self, now: Instant) -> bool {
+        let mut due = self.leases.values().any(|at| *at <= now);
+        for retry in self.retries.values_mut() {
+            if retry.at.is_some_and(|at| at <= now) {
+                retry.at = None;
+                due = true;
+            }
+        }
+        due
+    }
+
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let mut soonest = Soonest::new();
+        for retry in self.retries.values() {
+            soonest.add(retry.at, ());
+        }
+        for at in self.leases.values() {
+            soonest.add(Some(*at), ());
+        }
+        soonest.get().map(|(at, ())| at)
+    }
+}
+
+fn words(step: &Step) -> String {
+    match step {
+        Step::AddAddress {
+            prefix,
+            replace: true,
+            ..
+        } => format!("renewing {prefix}"),
+        Step::AddAddress { prefix, .. } => format!("adding {prefix}"),
+        Step::RemoveAddress { prefix } => format!("removing {prefix}"),
+        Step::ReplaceNat(table) => format!("writing {} NAT rules", table.rules.len()),
+    }
+}
+
+/// The first wait after a failed step, the longest, and the one after a failure that will not mend by
+/// itself.
+const FIRST: Duration = Duration::from_millis(200);
+const LONGEST: Duration = Duration::from_secs(10);
+const PERMANENT: Duration = Duration::from_secs(30);

@@ -1,0 +1,469 @@
+//! The sessions: one machine for each peer that the network has, from start on.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::time::{Duration, Instant};
+
+use log::{info, warn};
+
+use super::event::{Output, Transport, Ttl};
+use super::routes::{Routing, SessionFacts};
+use super::view::PeerView;
+use crate::bgp::peer::{ConnId, Event, Output as PeerOutput, Peer, PeerConfig, StateName};
+use crate::bgp::{Cease, Notification};
+use crate::config::{Bgp, PeerSettings};
+use crate::discovery::{Network, PeerName, PeerNetwork};
+use crate::net::{Family, Prefix};
+use crate::plan::Routes;
+use crate::timer::{Jitter, Soonest};
+
+/// What this host says of itself to every peer.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Host {
+    pub hostname: Option<String>,
+    /// Taking over from a process that left quietly.
+    pub restarting: bool,
+}
+
+pub(super) struct Peers {
+    sessions: BTreeMap<PeerName, Session>,
+    routes: Routes,
+    /// Nothing is said to the peers before the first set of routes is known.
+    advertising: bool,
+    host: Host,
+    jitter: Jitter,
+    /// How many machines there have been: connections are numbered anew by each.
+    machines: u64,
+    outputs: VecDeque<Output>,
+}
+
+struct Session {
+    config: PeerConfig,
+    transport: Transport,
+    routing: Routing,
+    interface: Option<String>,
+    peer: Peer,
+    number: u64,
+    state_since: Instant,
+    /// The network does not show it any more.
+    gone_at: Option<Instant>,
+}
+
+/// What a peer should be.
+struct Setup {
+    config: PeerConfig,
+    transport: Transport,
+    routing: Routing,
+    interface: Option<String>,
+}
+
+impl Peers {
+    pub fn new(seed: u64) -> Self {
+        Self {
+            sessions: BTreeMap::new(),
+            routes: Routes::new(),
+            advertising: false,
+            host: Host::default(),
+            jitter: Jitter::new(seed),
+            machines: 0,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    pub fn set_host(&mut self, host: Host) {
+        self.host = host;
+    }
+
+    /// Brings the sessions in line with the network. What did not change keeps its session. A peer
+    /// that vanished is given up after a while, or at once where `strict` says that the settings changed.
+    pub fn set(&mut self, now: Instant, network: &Network, bgp: &Bgp, strict: bool) {
+        let mut setups = self.setups(network, bgp);
+        let names: Vec<PeerName> = self.sessions.keys().cloned().collect();
+        for name in names {
+            match setups.remove(&name) {
+                Some(setup) => self.adjust(now, &name, setup),
+                None if strict => self.remove(now, &name, Cease::PeerDeconfigured),
+                None => {
+                    if let Some(session) = self.sessions.get_mut(&name) {
+                        session.gone_at.get_or_insert(now + GONE);
+                    }
+                }
+            }
+        }
+        for (name, setup) in setups {
+            self.add(now, name, setup);
+        }
+    }
+
+    fn setups(&self, network: &Network, bgp: &Bgp) -> BTreeMap<PeerName, Setup> {
+        let Some(router_id) = network.router_id.or(bgp.router_id) else {
+            return BTreeMap::new();
+        };
+        let setup = |(name, peer): (&PeerName, &PeerNetwork)| {
+            let settings = bgp.peers.get(peer.settings_index)?;
+            let config = PeerConfig {
+                name: name.to_string(),
+                local_as: bgp.local_as,
+                peer_as: settings.peer_as,
+                router_id,
+                hold_time: settings.hold_time,
+                connect_retry: settings.connect_retry,
+                passive: settings.passive,
+                families: settings.families.clone(),
+                graceful_restart: settings.graceful_restart,
+                restarting: self.host.restarting,
+                hostname: self.host.hostname.clone(),
+            };
+            let routing = Routing {
+                families: settings.families.clone(),
+                attributes: bgp.attributes.overlaid(&settings.attributes),
+                origin: settings.origin.unwrap_or(bgp.origin),
+                local_as: bgp.local_as,
+                next_hop4: peer.next_hop4,
+                next_hop6: peer.next_hop6,
+            };
+            let setup = Setup {
+                config,
+                transport: transport(peer, settings, bgp),
+                routing,
+                interface: peer.interface.clone(),
+            };
+            Some((name.clone(), setup))
+        };
+        network.peers.iter().filter_map(setup).collect()
+    }
+
+    fn add(&mut self, now: Instant, name: PeerName, setup: Setup) {
+        info!("peer {name}: session to AS {}", as_text(&setup.config));
+        let mut session = Session {
+            peer: Peer::new(setup.config.clone(), self.jitter.next_u64()),
+            config: setup.config,
+            transport: setup.transport,
+            routing: setup.routing,
+            interface: setup.interface,
+            number: self.machines,
+            state_since: now,
+            gone_at: None,
+        };
+        self.machines += 1;
+        session.peer.handle(now, Event::Start);
+        self.sessions.insert(name.clone(), session);
+        self.tell(now, &name);
+        self.drain(now, &name);
+    }
+
+    fn adjust(&mut self, now: Instant, name: &PeerName, mut setup: Setup) {
+        let Some(session) = self.sessions.get_mut(name) else {
+            return;
+        };
+        session.gone_at = None;
+        // While there is no way to the peer its old address is as good as any.
+        let local = setup.transport.local.or(session.transport.local);
+        setup.transport.local = local;
+        if setup.interface.is_some() {
+            session.interface = setup.interface.clone();
+        }
+        let mut before = session.transport.clone();
+        if before.local.is_none() && session.peer.state() != StateName::Established {
+            before.local = local;
+        }
+        if session.peer.local_addr().map(|addr| addr.ip()) == local {
+            before.local = local;
+        }
+        if session.config != setup.config || before != setup.transport {
+            info!("peer {name}: settings changed, the session starts again");
+            self.remove(now, name, Cease::OtherConfigurationChange);
+            self.add(now, name.clone(), setup);
+            return;
+        }
+        session.transport = setup.transport;
+        if session.routing != setup.routing {
+            session.routing = setup.routing;
+            self.tell(now, name);
+            self.drain(now, name);
+        }
+    }
+
+    fn remove(&mut self, now: Instant, name: &PeerName, cease: Cease) {
+        if let Some(session) = self.sessions.get_mut(name) {
+            let stop = Event::Stop(Notification::cease(cease, None));
+            session.peer.handle(now, stop);
+            self.drain(now, name);
+            self.sessions.remove(name);
+        }
+    }
+
+    pub fn handle(&mut self, now: Instant, name: &PeerName, event: Event) {
+        let Some(session) = self.sessions.get_mut(name) else {
+            return;
+        };
+        if let Some(event) = session.inward(event) {
+            session.peer.handle(now, event);
+            self.drain(now, name);
+        }
+    }
+
+    /// What waits for its next attempt need not wait.
+    pub fn retry_now(&mut self, now: Instant) {
+        self.each(now, |session| session.peer.handle(now, Event::RetryNow));
+    }
+
+    pub fn stop(&mut self, now: Instant, notification: &Notification) {
+        self.each(now, |session| {
+            session.peer.handle(now, Event::Stop(notification.clone()));
+        });
+    }
+
+    pub fn stop_quietly(&mut self, now: Instant) {
+        self.each(now, |session| session.peer.handle(now, Event::StopQuietly));
+    }
+
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let gone = |session: &Session| session.gone_at.is_some_and(|at| at <= now);
+        let names = self.sessions.iter().filter(|(_, session)| gone(session));
+        let names: Vec<PeerName> = names.map(|(name, _)| name.clone()).collect();
+        for name in names {
+            warn!("peer {name}: not in the routing table any more");
+            self.remove(now, &name, Cease::PeerDeconfigured);
+        }
+        self.each(now, |session| session.peer.handle_timeout(now));
+    }
+
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let mut soonest = Soonest::new();
+        for session in self.sessions.values() {
+            soonest.add(session.peer.poll_timeout().map(|(at, _)| at), ());
+            soonest.add(session.gone_at, ());
+        }
+        soonest.get().map(|(at, ())| at)
+    }
+
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// The whole set of routes from now on.
+    pub fn advertise(&mut self, now: Instant, routes: Routes) {
+        if self.advertising && routes == self.routes {
+            return;
+        }
+        self.advertising = true;
+        self.routes = routes;
+        let names: Vec<PeerName> = self.sessions.keys().cloned().collect();
+        for name in names {
+            self.tell(now, &name);
+            self.drain(now, &name);
+        }
+    }
+
+    fn tell(&mut self, now: Instant, name: &PeerName) {
+        if let Some(session) = self.sessions.get_mut(name).filter(|_| self.advertising) {
+            let routes = session.routing.routes(&self.routes, session.facts());
+            session.peer.advertise(now, routes);
+        }
+    }
+
+    fn each(&mut self, now: Instant, mut act: impl FnMut(&mut Session)) {
+        let names: Vec<PeerName> = self.sessions.keys().cloned().collect();
+        for name in names {
+            if let Some(session) = self.sessions.get_mut(&name) {
+                act(session);
+            }
+            self.drain(now, &name);
+        }
+    }
+
+    /// Translates what the machine wants into what the shell does.
+    fn drain(&mut self, now: Instant, name: &PeerName) {
+        loop {
+            let Some(session) = self.sessions.get_mut(name) else {
+                return;
+            };
+            let Some(output) = session.peer.poll_output() else {
+                return;
+            };
+            let established = matches!(output, PeerOutput::Established { .. });
+            if let Some(output) = session.outward(now, name, output) {
+                self.outputs.push_back(output);
+            }
+            if established {
+                // Now the session's own address is known: it may be the next hop.
+                self.tell(now, name);
+            }
+        }
+    }
+
+    /// Why no peer has a next hop for a family, if so.
+    pub fn no_next_hop(&self, family: Family) -> Option<String> {
+        if self.sessions.is_empty() {
+            return None;
+        }
+        let takes = |s: &&Session| s.routing.families.contains(&family);
+        if !self.sessions.values().any(|s| takes(&s)) {
+            return Some(format!("no peer takes {family} routes"));
+        }
+        let mut taking = self.sessions.values().filter(takes);
+        if taking.any(|session| session.may_have_next_hop(family)) {
+            return None;
+        }
+        Some(format!(
+            "this host has no {family} address towards any peer (write it as next_hop)"
+        ))
+    }
+
+    pub fn is_established(&self) -> bool {
+        let up = |s: &Session| s.peer.state() == StateName::Established;
+        self.sessions.values().any(up)
+    }
+
+    /// No machine holds bytes back.
+    pub fn is_flushed(&self) -> bool {
+        self.sessions
+            .values()
+            .all(|session| session.peer.is_flushed())
+    }
+
+    pub fn is_announced(&self, prefix: &Prefix) -> bool {
+        let mut sessions = self.sessions.values();
+        sessions.any(|session| session.peer.is_announced(prefix))
+    }
+
+    pub fn views(&self, now: Instant) -> Vec<PeerView> {
+        let view = |(name, session): (&PeerName, &Session)| session.view(name, now);
+        self.sessions.iter().map(view).collect()
+    }
+}
+
+impl Session {
+    fn facts(&self) -> SessionFacts {
+        let own = self.peer.local_addr().map(|addr| addr.ip());
+        SessionFacts {
+            local: own.or(self.transport.local),
+            extended_next_hop: self.peer.negotiated().is_some_and(|n| n.extended_next_hop),
+        }
+    }
+
+    fn may_have_next_hop(&self, family: Family) -> bool {
+        let mut facts = self.facts();
+        // Whether IPv4 may go over IPv6 is known only once the session is up.
+        facts.extended_next_hop |= self.peer.negotiated().is_none();
+        self.routing.default_next_hop(family, facts).is_some()
+    }
+
+    /// Connections are known outside by machine and number; those of an earlier machine are dropped.
+    fn outer(&self, conn: ConnId) -> ConnId {
+        if conn >= ConnId::accepted(0) {
+            return conn;
+        }
+        ConnId(conn.0 | self.number << MACHINE_SHIFT)
+    }
+
+    fn inner(&self, conn: ConnId) -> Option<ConnId> {
+        if conn >= ConnId::accepted(0) {
+            return Some(conn);
+        }
+        (conn.0 >> MACHINE_SHIFT == self.number)
+            .then_some(ConnId(conn.0 & ((1 << MACHINE_SHIFT) - 1)))
+    }
+
+    fn inward(&self, mut event: Event) -> Option<Event> {
+        match &mut event {
+            Event::Connected { conn, .. }
+            | Event::ConnectFailed { conn, .. }
+            | Event::Received { conn, .. }
+            | Event::Sent { conn, .. }
+            | Event::Closed { conn, .. } => *conn = self.inner(*conn)?,
+            _ => {}
+        }
+        Some(event)
+    }
+
+    fn outward(&mut self, now: Instant, name: &PeerName, output: PeerOutput) -> Option<Output> {
+        let peer = name.clone();
+        match output {
+            PeerOutput::Connect { conn } => Some(Output::Connect {
+                peer,
+                conn: self.outer(conn),
+                transport: self.transport.clone(),
+            }),
+            PeerOutput::Send { conn, bytes } => Some(Output::Send {
+                peer,
+                conn: self.outer(conn),
+                bytes,
+            }),
+            PeerOutput::Close { conn } => Some(Output::Close {
+                peer,
+                conn: self.outer(conn),
+            }),
+            PeerOutput::SetUserTimeout { conn, timeout } => Some(Output::SetUserTimeout {
+                peer,
+                conn: self.outer(conn),
+                timeout,
+            }),
+            PeerOutput::StateChanged { .. } => {
+                self.state_since = now;
+                None
+            }
+            PeerOutput::Established { .. } | PeerOutput::Down { .. } => None,
+        }
+    }
+
+    fn view(&self, name: &PeerName, now: Instant) -> PeerView {
+        PeerView {
+            name: name.clone(),
+            remote: self.transport.remote.ip(),
+            port: self.transport.remote.port(),
+            interface: self.interface.clone(),
+            local: self.facts().local,
+            local_as: self.config.local_as,
+            peer_as: self.config.peer_as,
+            router_id: self.config.router_id,
+            passive: self.config.passive,
+            hold_time: self.config.hold_time,
+            families: self.config.families.clone(),
+            state: self.peer.state(),
+            since: now.saturating_duration_since(self.state_since),
+            uptime: self.peer.uptime(now),
+            negotiated: self.peer.negotiated().cloned(),
+            counters: self.peer.counters(),
+            announced: self.peer.announced(),
+            flaps: self.peer.flaps(),
+            last_error: self.peer.last_error().map(str::to_owned),
+            bfd_up: None,
+        }
+    }
+}
+
+fn transport(peer: &PeerNetwork, settings: &PeerSettings, bgp: &Bgp) -> Transport {
+    let ibgp = settings.peer_as == Some(bgp.local_as);
+    let ttl = match (settings.ttl_security, settings.multihop) {
+        (Some(hops), _) => Ttl::Security { hops },
+        (None, Some(limit)) if !ibgp => Ttl::Limit(limit),
+        _ => Ttl::System,
+    };
+    let remote = match peer.remote {
+        IpAddr::V4(_) => SocketAddr::new(peer.remote, settings.port),
+        IpAddr::V6(addr) => SocketAddrV6::new(addr, settings.port, 0, peer.scope_id).into(),
+    };
+    let link_local = matches!(peer.remote, IpAddr::V6(addr) if addr.is_unicast_link_local());
+    Transport {
+        remote,
+        local: peer.local,
+        interface: peer.interface.clone().filter(|_| link_local),
+        password: settings.password.clone(),
+        ttl,
+    }
+}
+
+fn as_text(config: &PeerConfig) -> String {
+    match config.peer_as {
+        Some(asn) => asn.to_string(),
+        None => "any".to_owned(),
+    }
+}
+
+/// How long a peer may be missing from the routing table (a link that is down for a moment takes its
+/// routes with it).
+const GONE: Duration = Duration::from_secs(10);
+/// A machine's own numbers stay below this bit.
+const MACHINE_SHIFT: u32 = 32;

@@ -1,0 +1,142 @@
+//! A new configuration, and in words what it changed.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use crate::app::{App, AppName, Source};
+use crate::config::{Agent, Bgp, Config};
+use crate::registry::{Registered, Registry};
+
+/// Brings the registry in line with `new` and lists what changed.
+pub(super) fn reload(
+    registry: &mut Registry,
+    now: Instant,
+    old: &Config,
+    new: &Config,
+) -> Vec<String> {
+    let mut changes = agent(&old.agent, &new.agent);
+    changes.extend(bgp(&old.bgp, &new.bgp));
+    registry.set_agent(now, new.agent.clone());
+    let wanted: BTreeMap<&AppName, &App> = new.apps.iter().map(|app| (&app.name, app)).collect();
+    // First what goes: its VIPs may have a new owner.
+    for name in registry.of_sources(&[Source::Config, Source::Env]) {
+        if !wanted.contains_key(&name) {
+            registry.unregister(now, &name);
+            changes.push(format!("app {name}: removed"));
+        }
+    }
+    for app in &new.apps {
+        let before = registry.definition(&app.name).cloned();
+        let (done, refusal) = registry.configure(now, app.clone());
+        let what = match (done, before) {
+            (Registered::Unchanged, _) => continue,
+            (Registered::Replaced, Some(before)) => differences(&before, app),
+            _ => "added".to_owned(),
+        };
+        changes.push(format!("app {}: {what}", app.name));
+        if let Some(refusal) = refusal {
+            changes.push(format!("app {}: not announced: {refusal}", app.name));
+        }
+    }
+    changes
+}
+
+fn differences(old: &App, new: &App) -> String {
+    let parts = [
+        ("source", old.source == new.source),
+        ("vips", old.vips == new.vips),
+        ("monitors", old.monitors == new.monitors),
+        ("nats", old.nats == new.nats),
+        ("attributes", old.attributes == new.attributes),
+        ("when_down", old.when_down == new.when_down),
+        ("when_draining", old.when_draining == new.when_draining),
+        ("start_delay", old.start_delay == new.start_delay),
+        ("drain_time", old.drain_time == new.drain_time),
+        ("damping", old.damping == new.damping),
+        (
+            "maintenance_file",
+            old.maintenance_file == new.maintenance_file,
+        ),
+        ("vip_presence", old.vip_presence == new.vip_presence),
+    ];
+    let changed = parts
+        .iter()
+        .filter(|(_, same)| !same)
+        .map(|(name, _)| *name);
+    let changed: Vec<&str> = changed.collect();
+    if changed.is_empty() {
+        "tried again".to_owned()
+    } else {
+        format!("changed {}", changed.join(", "))
+    }
+}
+
+fn agent(old: &Agent, new: &Agent) -> Vec<String> {
+    let live = [
+        ("cleanup_timer", old.cleanup_timer == new.cleanup_timer),
+        ("vip_linger", old.vip_linger == new.vip_linger),
+        ("vip_lease", old.vip_lease == new.vip_lease),
+        ("api_token", old.api_token == new.api_token),
+        ("allow_exec", old.allow_exec == new.allow_exec),
+        ("allowed_vips", old.allowed_vips == new.allowed_vips),
+        ("max_http_apps", old.max_http_apps == new.max_http_apps),
+        ("on_change", old.on_change == new.on_change),
+        (
+            "monitor_interval",
+            old.monitor_interval == new.monitor_interval,
+        ),
+        ("drain_time", old.drain_time == new.drain_time),
+        ("vip_presence", old.vip_presence == new.vip_presence),
+    ];
+    let at_start = [
+        ("listen_addr", old.listen == new.listen),
+        ("metrics_addr", old.metrics == new.metrics),
+        ("vip_interface", old.vip_interface == new.vip_interface),
+        (
+            "max_connections",
+            old.max_connections == new.max_connections,
+        ),
+        ("state_file", old.state_file == new.state_file),
+        ("instance", old.instance == new.instance),
+        ("user", old.user == new.user),
+        ("consul_*", old.consul == new.consul),
+    ];
+    let live = live.iter().filter(|(_, same)| !same);
+    let at_start = at_start.iter().filter(|(_, same)| !same);
+    live.map(|(name, _)| format!("agent.{name}: changed"))
+        .chain(at_start.map(|(name, _)| format!("agent.{name}: changed, taken at the next start")))
+        .collect()
+}
+
+fn bgp(old: &Bgp, new: &Bgp) -> Vec<String> {
+    let mut changes = Vec::new();
+    let global = [
+        ("local_as", old.local_as == new.local_as),
+        ("router_id", old.router_id == new.router_id),
+        (
+            "local_ip",
+            (old.local_ip4, old.local_ip6) == (new.local_ip4, new.local_ip6),
+        ),
+        ("attributes", old.attributes == new.attributes),
+        ("origin", old.origin == new.origin),
+        ("listen", old.listen == new.listen),
+    ];
+    let changed = global.iter().filter(|(_, same)| !same);
+    changes.extend(changed.map(|(name, _)| format!("bgp.{name}: changed")));
+    let find = |bgp: &Bgp, remote: &_| bgp.peers.iter().find(|p| p.remote == *remote).cloned();
+    for peer in &old.peers {
+        if find(new, &peer.remote).is_none() {
+            changes.push(format!("peer {}: removed", peer.remote));
+        }
+    }
+    for peer in &new.peers {
+        match find(old, &peer.remote) {
+            None => changes.push(format!("peer {}: added", peer.remote)),
+            Some(before) if before != *peer => {
+                changes.push(format!("peer {}: settings changed", peer.remote));
+            }
+            Some(_) => {}
+        }
+    }
+    changes
+}

@@ -1,0 +1,63 @@
+//! How the core fills its views.
+
+use std::time::Instant;
+
+use super::{AppView, Core, PeerView, Transition, VipView};
+use crate::app::AppName;
+use crate::net::Prefix;
+use crate::plan::Subject;
+
+impl Core {
+    /// All apps, by name.
+    pub fn apps(&self, now: Instant) -> Vec<AppView> {
+        self.registry
+            .names()
+            .filter_map(|name| self.app(now, name))
+            .collect()
+    }
+
+    pub fn app(&self, now: Instant, name: &AppName) -> Option<AppView> {
+        let mut view = self.registry.view(now, name)?;
+        for vip in &mut view.vips {
+            self.complete(vip);
+        }
+        view.announced = view.vips.iter().any(|vip| vip.announced);
+        Some(view)
+    }
+
+    /// Adds what only the kernel and the peers know.
+    fn complete(&self, vip: &mut VipView) {
+        let applied = self.kernel.applied();
+        vip.announced = self.peers.is_announced(&vip.prefix);
+        vip.addressed = applied.addressed(&vip.prefix);
+        vip.foreign = applied.foreign.contains(&vip.prefix);
+        if vip.problem.is_none() {
+            let address = self.kernel.error(&Subject::Address(vip.prefix));
+            let nat = || self.kernel.error(&Subject::Nat);
+            vip.problem = address.or_else(nat).map(str::to_owned);
+        }
+    }
+
+    /// All peers, in the order they are spoken of.
+    pub fn peers(&self, now: Instant) -> Vec<PeerView> {
+        self.peers.views(now)
+    }
+
+    /// The last 100 transitions, oldest first.
+    pub fn events(&self) -> impl Iterator<Item = &Transition> {
+        self.transitions.iter()
+    }
+
+    /// `Ok` where every app was announced at least once and nobody is leaving; else why not.
+    pub fn ready(&self) -> Result<(), String> {
+        if self.is_stopping() {
+            return Err("stopping".to_owned());
+        }
+        self.registry.ready()
+    }
+
+    /// Whether this prefix's route is out to a peer.
+    pub fn is_announced(&self, prefix: &Prefix) -> bool {
+        self.peers.is_announced(prefix)
+    }
+}

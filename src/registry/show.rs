@@ -1,0 +1,106 @@
+//! What the registry shows of its apps.
+
+use std::time::Instant;
+
+use super::check::Check;
+use super::entry::Entry;
+use super::{AppView, MonitorView, Registry, VipView};
+use crate::app::{App, AppName, Source};
+use crate::health::Health;
+use crate::net::Prefix;
+
+impl Registry {
+    pub fn names(&self) -> impl Iterator<Item = &AppName> {
+        self.apps.keys()
+    }
+
+    pub fn definition(&self, name: &AppName) -> Option<&App> {
+        self.apps.get(name).map(|entry| &entry.app)
+    }
+
+    /// The names that these sources registered.
+    pub fn of_sources(&self, sources: &[Source]) -> Vec<AppName> {
+        let apps = self.apps.values().map(|entry| &entry.app);
+        let of_them = apps.filter(|app| sources.contains(&app.source));
+        of_them.map(|app| app.name.clone()).collect()
+    }
+
+    /// What is known here; whether VIPs are addressed and announced is the core's to add.
+    pub fn view(&self, now: Instant, name: &AppName) -> Option<AppView> {
+        let entry = self.apps.get(name)?;
+        let held = entry.held_until();
+        let monitors = entry.checks.iter().enumerate();
+        Some(AppView {
+            name: name.clone(),
+            source: entry.app.source,
+            state: entry.state(),
+            health: entry.health(),
+            announced: false,
+            since: now.saturating_duration_since(entry.since()),
+            why: entry.why().to_owned(),
+            vips: entry.vips().map(|vip| vip_view(entry, vip)).collect(),
+            monitors: monitors
+                .map(|(index, check)| monitor_view(index, check, now))
+                .collect(),
+            nats: entry.app.nats.clone(),
+            draining: entry.drain.is_some(),
+            drained: entry.drain.is_some_and(|drain| drain.done),
+            maintenance: entry.maintenance,
+            held_for: held.map(|until| until.saturating_duration_since(now)),
+            flaps: entry.flaps(),
+            transitions: entry.transitions.clone(),
+        })
+    }
+
+    /// Every monitor has answered at least once.
+    pub fn is_known(&self) -> bool {
+        let known = |entry: &Entry| entry.health() != Health::Unknown;
+        self.apps.values().all(known)
+    }
+
+    /// Remembers which apps have a route out; `out` says it of a prefix.
+    pub fn note_announced(&mut self, out: impl Fn(&Prefix) -> bool) {
+        for entry in self.apps.values_mut().filter(|entry| !entry.was_announced) {
+            entry.was_announced = entry.is_announcing() && entry.vips().any(|vip| out(&vip));
+        }
+    }
+
+    /// `Ok` where every app was announced at least once and not all are leaving.
+    pub fn ready(&self) -> Result<(), String> {
+        let leaving = |entry: &Entry| entry.drain.is_some();
+        if self.drain_all || (!self.apps.is_empty() && self.apps.values().all(leaving)) {
+            return Err("draining".to_owned());
+        }
+        match self.apps.values().find(|entry| !entry.was_announced) {
+            None => Ok(()),
+            Some(entry) => Err(format!(
+                "app {} was not announced yet: {}, {}",
+                entry.app.name,
+                entry.state(),
+                entry.why()
+            )),
+        }
+    }
+}
+
+fn vip_view(entry: &Entry, prefix: Prefix) -> VipView {
+    VipView {
+        prefix,
+        announced: false,
+        addressed: false,
+        foreign: false,
+        problem: entry.problems.get(&prefix).map(ToString::to_string),
+    }
+}
+
+fn monitor_view(index: usize, check: &Check, now: Instant) -> MonitorView {
+    let last = check.last.as_ref();
+    MonitorView {
+        label: check.monitor.label(index),
+        spec: check.monitor.spec.to_string(),
+        health: check.health(),
+        last: last.map(|seen| seen.outcome.clone()),
+        took: last.map(|seen| seen.took),
+        age: last.map(|seen| now.saturating_duration_since(seen.at)),
+    }
+}

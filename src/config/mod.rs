@@ -3,6 +3,24 @@
 //! This is the only place where configuration is checked: past it nothing is checked again, but for
 //! what only the kernel's tables can tell (gateways and the host's own addresses inside a VIP).
 
+mod agent;
+mod apps;
+mod bgp;
+mod env;
+mod fields;
+mod keys;
+mod load;
+mod monitor;
+mod params;
+mod policy;
+mod problem;
+mod tree;
+
+pub use load::{Loaded, load};
+pub use params::{ParamError, parse_app_from_params};
+pub use problem::{Problem, Problems};
+pub use tree::Place;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -308,3 +326,6 @@ impl Default for Bfd {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

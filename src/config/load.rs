@@ -1,0 +1,109 @@
+//! File and environment into one configuration, or everything that is wrong with them.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::env::{self, Env};
+use super::fields::{Cx, Fields};
+use super::policy::Rules;
+use super::problem::Problems;
+use super::tree::{self, Node, Place, Tree};
+use super::{Config, agent, apps, bgp};
+
+/// A configuration, and where its values came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    pub config: Config,
+    /// The place of every value that was written, by the path of its key (`bgp.peers[0].port`).
+    pub origins: BTreeMap<String, Place>,
+    /// The name of the file, where there is one.
+    pub file: Option<String>,
+}
+
+/// Reads the configuration: the file that `--config` names, else the one of the environment, else
+/// none; and the environment over it. `env` is the whole environment.
+///
+/// # Errors
+/// Every problem at once.
+pub fn load(
+    flag: Option<&str>,
+    env: &BTreeMap<String, String>,
+    read_file: &mut dyn FnMut(&Path) -> io::Result<String>,
+) -> Result<Loaded, Problems> {
+    let mut cx = Cx {
+        problems: Vec::new(),
+        warnings: Vec::new(),
+        origins: BTreeMap::new(),
+        read_file,
+    };
+    let done = read(&mut cx, flag, env);
+    cx.problems.sort();
+    cx.problems.dedup();
+    match done {
+        Some((mut config, file)) if cx.problems.is_empty() => {
+            config.warnings = cx.warnings;
+            let origins = cx.origins;
+            Ok(Loaded {
+                config,
+                origins,
+                file,
+            })
+        }
+        _ => Err(Problems(cx.problems)),
+    }
+}
+
+/// `None`: there is nothing to read further, and it was told why.
+fn read(cx: &mut Cx<'_>, flag: Option<&str>, env: &Env) -> Option<(Config, Option<String>)> {
+    let source = env::source(cx, flag, env).ok()?;
+    let mut root = match &source {
+        Some((name, text)) => file(cx, name, text)?,
+        None => nothing(),
+    };
+    if root.is_unset() {
+        root = nothing();
+    }
+    let app = env::overlay(cx, &mut root, env);
+    let config = sections(cx, &root, app.as_ref(), env);
+    Some((config, source.map(|(name, _)| name)))
+}
+
+fn nothing() -> Node {
+    Node {
+        place: Place::Default,
+        tree: Tree::Map(Vec::new()),
+    }
+}
+
+fn file(cx: &mut Cx<'_>, name: &str, text: &str) -> Option<Node> {
+    let name: Arc<str> = name.into();
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    match tree::parse(text, &|line| Place::File(name.clone(), line)) {
+        Ok(node) => Some(node),
+        Err(error) => {
+            let place = Place::File(name, error.line.unwrap_or(1));
+            cx.problem(&place, "", "", error.message);
+            None
+        }
+    }
+}
+
+fn sections(cx: &mut Cx<'_>, root: &Node, app: Option<&Node>, env: &Env) -> Config {
+    let f = &Fields::open(cx, "", Some(root), super::keys::ROOT);
+    let section = |cx: &mut Cx<'_>, key| f.entry(cx, key).map(|entry| &entry.node);
+    let node = section(cx, "agent");
+    let agent = agent::agent(cx, node, env);
+    let node = section(cx, "bgp");
+    let bgp = bgp::bgp(cx, node);
+    let rules = Rules::new(&agent, &bgp);
+    let node = section(cx, "apps");
+    let apps = apps::apps(cx, node, app, &rules);
+    Config {
+        agent,
+        bgp,
+        apps,
+        warnings: Vec::new(),
+    }
+}

@@ -1,0 +1,182 @@
+//! An app from parameters: `/register`'s, and the tags of a service in Consul.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use super::fields::Cx;
+use super::policy::Rules;
+use super::problem::{Problem, nearest};
+use super::tree::{self, Entry, Node, Place, Tree};
+use super::{Config, apps, keys};
+use crate::app::{App, Source};
+
+/// Why parameters are no app.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ParamError {
+    /// They cannot be read; worded as GoCast's where it has a word for it.
+    Bad(String),
+    /// The operator has not allowed it: the key that would.
+    Policy { key: &'static str, message: String },
+}
+
+impl std::fmt::Display for ParamError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Bad(message) | Self::Policy { message, .. } => f.write_str(message),
+        }
+    }
+}
+
+impl std::error::Error for ParamError {}
+
+/// Reads `name`, `vip`…, `monitor`…, `nat`…, `vip_communities` and the options of an app. Empty values
+/// mean "not given", but for an empty `monitor`, which is refused: the app would go unchecked.
+pub fn parse_app_from_params(
+    params: &[(String, String)],
+    source: Source,
+    config: &Config,
+) -> Result<App, ParamError> {
+    let node = node(params)?;
+    let mut nothing = |_: &std::path::Path| Err(io::ErrorKind::Unsupported.into());
+    let mut cx = Cx {
+        problems: Vec::new(),
+        warnings: Vec::new(),
+        origins: BTreeMap::new(),
+        read_file: &mut nothing,
+    };
+    let rules = Rules::new(&config.agent, &config.bgp);
+    let app = apps::app(&mut cx, "", &node, source, &rules);
+    // A form that is wrong is told before a policy that stands in the way.
+    let mut problems = cx.problems;
+    problems.sort_by_key(|problem| problem.policy.is_some());
+    match (problems.into_iter().next(), app) {
+        (Some(problem), _) => Err(refusal(problem)),
+        (None, Some(app)) => Ok(app),
+        (None, None) => Err(ParamError::Bad("Invalid app name".to_owned())),
+    }
+}
+
+/// Parameters that belong to the app itself; those of `keys::vip_config` are taken too.
+const PLAIN: &[&str] = &[
+    "name",
+    "interval",
+    "timeout",
+    "rise",
+    "fall",
+    "fast_interval",
+    "start_delay",
+    "drain_time",
+    "hold_down",
+    "flap_limit",
+    "vip_presence",
+];
+
+/// The same tree that a file would make.
+fn node(params: &[(String, String)]) -> Result<Node, ParamError> {
+    let mut node = map();
+    let mut vip_config = map();
+    let vip_keys = keys::vip_config();
+    for (key, value) in params {
+        let text = || Node::scalar(Place::Default, value.as_str());
+        match key.as_str() {
+            "monitor" => push(&mut node, "monitors", value.split('\n')),
+            "nat" => push(
+                &mut node,
+                "nats",
+                value.split('\n').filter(|v| !v.is_empty()),
+            ),
+            "vip" | "vips" => push(&mut node, "vips", commas(value)),
+            "vip_communities" | "communities" | "bgp_communities" => {
+                push(&mut vip_config, "bgp_communities", commas(value));
+            }
+            "when_down" | "when_draining" if value.starts_with('{') => {
+                let value = tree::parse(value, &|_| Place::Default)
+                    .map_err(|error| ParamError::Bad(format!("{key}: {}", error.message)))?;
+                add(&mut vip_config, key, value);
+            }
+            _ if PLAIN.contains(&key.as_str()) => add(&mut node, key, text()),
+            _ if vip_keys.contains(&key.as_str()) => add(&mut vip_config, key, text()),
+            _ => return Err(unknown(key, &vip_keys)),
+        }
+    }
+    add(&mut node, "vip_config", vip_config);
+    Ok(node)
+}
+
+fn unknown(key: &str, vip_keys: &[&'static str]) -> ParamError {
+    let others = ["vip", "monitor", "nat", "vip_communities"];
+    let known = PLAIN.iter().chain(vip_keys).chain(&others).copied();
+    ParamError::Bad(match nearest(key, known) {
+        Some(near) => format!("{key}: is no known parameter; did you mean `{near}`?"),
+        None => format!("{key}: is no known parameter"),
+    })
+}
+
+fn map() -> Node {
+    Node {
+        place: Place::Default,
+        tree: Tree::Map(Vec::new()),
+    }
+}
+
+fn commas(value: &str) -> impl Iterator<Item = &str> {
+    value.split(',').map(str::trim).filter(|v| !v.is_empty())
+}
+
+/// The first of several counts, as in Go's `FormValue`.
+fn add(node: &mut Node, key: &str, value: Node) {
+    if node.entry(key).is_none() {
+        node.set(key, value);
+    }
+}
+
+fn push<'a>(node: &mut Node, key: &str, values: impl Iterator<Item = &'a str>) {
+    let new = values.map(|value| Node::scalar(Place::Default, value));
+    let entries = node.entries_mut();
+    if let Some(Entry { node, .. }) = entries.iter_mut().find(|entry| entry.key == key) {
+        if let Tree::List(items) = &mut node.tree {
+            items.extend(new);
+        }
+        return;
+    }
+    let list = Node {
+        place: Place::Default,
+        tree: Tree::List(new.collect()),
+    };
+    node.set(key, list);
+}
+
+/// GoCast's words where it has some: scripts look for them.
+fn refusal(problem: Problem) -> ParamError {
+    let Problem {
+        key,
+        value,
+        message,
+        policy,
+        ..
+    } = problem;
+    let list = key.split('[').next().unwrap_or(&key);
+    let param = match list {
+        "vips" => "vip",
+        "monitors" => "monitor",
+        "nats" => "nat",
+        "vip_config.bgp_communities" => "vip_communities",
+        other => other.strip_prefix("vip_config.").unwrap_or(other),
+    };
+    let colon = if value.is_empty() { "" } else { ": " };
+    let full = format!("{param}: {}{colon}{message}", value.escape_debug());
+    if let Some(key) = policy {
+        return ParamError::Policy { key, message: full };
+    }
+    let kind = value.split(':').next().unwrap_or_default();
+    let gocast = match (param, kind) {
+        ("name", _) => Some("Invalid app name"),
+        ("vip", _) if !message.starts_with("can be no VIP") => {
+            Some("Invalid VIP specified, need ip/mask")
+        }
+        ("monitor", "exec") => Some("Invalid exec monitor, must specify command"),
+        ("monitor", "port") => Some("Invalid port monitor, must specify proto:port"),
+        _ => None,
+    };
+    ParamError::Bad(gocast.map_or(full, str::to_owned))
+}

@@ -1,0 +1,594 @@
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use super::*;
+use crate::app::{Monitor, MonitorSpec, Reaction, Vip};
+use crate::net::Community;
+
+const FULL: &str = include_str!("../../tests/data/config/full.yaml");
+const PEERS: &str = include_str!("../../tests/data/config/peers.yaml");
+const GOCAST: &str = include_str!("../../tests/data/config/gocast.yaml");
+
+/// Loads a file's text with an environment; other files are those of `files`.
+fn load_with(text: &str, env: &[(&str, &str)], files: &[(&str, &str)]) -> Result<Loaded, Problems> {
+    let owned = |(k, v): &(&str, &str)| ((*k).to_owned(), (*v).to_owned());
+    let env: BTreeMap<String, String> = env.iter().map(owned).collect();
+    let mut read = |path: &Path| {
+        if path == Path::new("f.yaml") {
+            return Ok(text.to_owned());
+        }
+        let mut files = files.iter();
+        let found = files.find(|(name, _)| Path::new(name) == path);
+        found
+            .map(|(_, text)| (*text).to_owned())
+            .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+    };
+    let flag = (!text.is_empty()).then_some("f.yaml");
+    load(flag, &env, &mut read)
+}
+
+fn good(text: &str) -> Config {
+    match load_with(text, &[], &[]) {
+        Ok(loaded) => loaded.config,
+        Err(problems) => panic!("{problems}\n{text}"),
+    }
+}
+
+fn problems(text: &str) -> Vec<String> {
+    let problems = load_with(text, &[], &[]).expect_err(text);
+    problems.0.iter().map(ToString::to_string).collect()
+}
+
+fn env_problems(env: &[(&str, &str)]) -> Vec<String> {
+    let mut all = vec![("SIDECAST_BGP_LOCAL_AS", "65001")];
+    all.extend_from_slice(env);
+    let problems = load_with("", &all, &[]).expect_err("a problem");
+    problems.0.iter().map(ToString::to_string).collect()
+}
+
+fn from_env(env: &[(&str, &str)], files: &[(&str, &str)]) -> Config {
+    let mut all = vec![("SIDECAST_BGP_LOCAL_AS", "65001")];
+    all.extend_from_slice(env);
+    match load_with("", &all, files) {
+        Ok(loaded) => loaded.config,
+        Err(problems) => panic!("{problems}"),
+    }
+}
+
+/// Settings around an app, so that tests need to write only the app.
+fn with_app(app: &str) -> String {
+    format!("bgp: {{local_as: 65001, peer_as: 65000, peer_ip: 10.0.0.1}}\napps:\n{app}")
+}
+
+#[test]
+fn every_documented_key_is_read() {
+    let config = good(FULL);
+    let agent = &config.agent;
+    assert_eq!(agent.listen.addrs.len(), 1);
+    assert!(!agent.listen.defaulted);
+    assert_eq!(agent.metrics.addrs, [ListenAddr::Any(9179)]);
+    assert_eq!(agent.vip_lease, Lease::Auto);
+    assert_eq!(
+        agent.api_token.as_ref().unwrap().expose(),
+        "a-token-of-our-own"
+    );
+    assert_eq!(agent.on_change, ["/usr/local/bin/notify"]);
+    let consul = agent.consul.as_ref().unwrap();
+    assert_eq!(consul.addr, "http://localhost:8500");
+    assert_eq!(consul.grace, None);
+    assert_eq!(config.bgp.attributes.as_path_prepend, Some(0));
+    assert_eq!(config.bgp.peers[0].hold_time, 90);
+    assert_eq!(config.apps.len(), 2);
+    assert!(matches!(config.apps[1].when_down, Reaction::Announce(_)));
+    assert_eq!(config.apps[1].monitors.len(), 10);
+    assert_eq!(config.apps[1].damping, None);
+
+    let config = good(PEERS);
+    assert_eq!(config.bgp.peers.len(), 4);
+    let [first, second, third, fourth] = config.bgp.peers.as_slice() else {
+        panic!("four peers")
+    };
+    assert_eq!((first.ttl_security, first.multihop), (Some(1), None));
+    assert_eq!((second.ttl_security, second.multihop), (None, Some(1)));
+    assert_eq!(second.remote, Remote::Interface("eth0".to_owned()));
+    assert_eq!(third.remote.to_string(), "fe80::1%eth0");
+    assert_eq!(third.peer_as.map(crate::net::Asn::get), Some(65000));
+    assert_eq!(third.bfd.map(|bfd| bfd.multiplier), Some(5));
+    assert_eq!((fourth.hold_time, fourth.graceful_restart), (0, 120));
+    assert!(!config.bgp.discover);
+    assert!(config.agent.metrics.is_off());
+}
+
+#[test]
+fn the_shipped_example_of_gocast_is_read() {
+    let loaded = load_with(GOCAST, &[("CONSUL_NODE", "n1")], &[]).unwrap();
+    let config = loaded.config;
+    assert_eq!(config.agent.listen.addrs, [ListenAddr::Any(8080)]);
+    assert_eq!(config.bgp.peers[0].peer_as.unwrap().get(), 6789);
+    assert_eq!(config.bgp.attributes.communities.len(), 2);
+    let app = &config.apps[0];
+    assert_eq!(
+        app.vips,
+        BTreeSet::from(["1.1.1.1/32".parse::<Vip>().unwrap()])
+    );
+    assert_eq!(
+        app.attributes.communities,
+        BTreeSet::from([Community::new(12345, 300)])
+    );
+    assert_eq!(config.warnings, Vec::<String>::new());
+}
+
+/// Each line of a file that is wrong, with what is told about it.
+#[test]
+fn each_problem_is_told_with_its_line_key_and_value() {
+    let agent = |line: &str| format!("bgp: {{local_as: 1}}\nagent:\n  {line}\n");
+    let bgp = |line: &str| format!("bgp:\n  local_as: 65001\n  {line}\n");
+    let app = |line: &str| with_app(&format!("- name: a\n  vip: 192.0.2.1/32\n  {line}\n"));
+    for (text, want) in [
+        (
+            agent("monitor_intervall: 1s"),
+            "f.yaml:3: agent.monitor_intervall: is no known key; did you mean `monitor_interval`?",
+        ),
+        (
+            agent("local_as: 1"),
+            "f.yaml:3: agent.local_as: is no known key here; it belongs under `bgp`",
+        ),
+        (
+            agent("monitor_interval: 10"),
+            "f.yaml:3: agent.monitor_interval: 10: should be a duration: a unit is missing (GoCast reads a bare number as nanoseconds); write 10s, 1m30s, 1.5s or 500ms",
+        ),
+        (
+            agent("monitor_interval: -1s"),
+            "f.yaml:3: agent.monitor_interval: -1s: should be a duration such as 10s, 1m30s, 1.5s or 500ms",
+        ),
+        (
+            agent("monitor_interval: 1us"),
+            "f.yaml:3: agent.monitor_interval: 1us: should be at least 10ms, or 0 for the default",
+        ),
+        (
+            agent("listen_addr: 8080"),
+            "f.yaml:3: agent.listen_addr: 8080: should be an address to listen on",
+        ),
+        (
+            agent("listen_addr: [':80', 'off']"),
+            "f.yaml:3: agent.listen_addr: off: should stand alone",
+        ),
+        (
+            agent("api_token: 'a b'"),
+            "f.yaml:3: agent.api_token: should be visible ASCII",
+        ),
+        (
+            agent("api_token_file: /none"),
+            "f.yaml:3: agent.api_token_file: /none: the file cannot be read",
+        ),
+        (
+            agent("allow_exec: [root]"),
+            "f.yaml:3: agent.allow_exec[0]: root: should be a source of apps",
+        ),
+        (
+            agent("allowed_vips: [192.0.2.1/24]"),
+            "f.yaml:3: agent.allowed_vips[0]: 192.0.2.1/24: should be a prefix without host bits",
+        ),
+        (
+            agent("vip_lease: 1s"),
+            "f.yaml:3: agent.vip_lease: 1s: should be at least 10s",
+        ),
+        (
+            agent("vip_linger: never"),
+            "f.yaml:3: agent.vip_linger: never: should be a duration such as 10s, 1m30s, 1.5s or 500ms, or off",
+        ),
+        (
+            agent("max_connections: 0"),
+            "f.yaml:3: agent.max_connections: 0: should be a number from 1 to 1000000",
+        ),
+        (agent("max_connections: 0x10"), "should be a number"),
+        (
+            agent("consul_addr: localhost:8500"),
+            "f.yaml:3: agent.consul_addr: localhost:8500: should be a URL such as http://localhost:8500",
+        ),
+        (agent("consul_warning: maybe"), "should be fail or pass"),
+        (
+            agent("monitor_interval: [1s]"),
+            "f.yaml:3: agent.monitor_interval: a list: should be a single value",
+        ),
+        (
+            bgp("local_as: 1"),
+            "f.yaml:3: bgp.local_as: is there twice, first at f.yaml:2",
+        ),
+        (
+            bgp("peer_as: 0"),
+            "f.yaml:3: bgp.peer_as: 0: should be an AS number from 1",
+        ),
+        (
+            bgp("peer_as: 1\n  remote_as: 2"),
+            "f.yaml:4: bgp.remote_as: 2: is the same key as peer_as, which is 1",
+        ),
+        (
+            bgp("peer_ip: 10.0.0.1, nonsense"),
+            "f.yaml:3: bgp.peer_ip: nonsense: should be a peer: an address",
+        ),
+        (bgp("peer_ip: fe80::1"), "should be a peer"),
+        (
+            bgp("peer_ip: [10.0.0.1, 10.0.0.1]"),
+            "f.yaml:3: bgp.peer_ip[1]: 10.0.0.1: is there twice",
+        ),
+        (bgp("peers: []"), "f.yaml:3: bgp.peers: is an empty list"),
+        (
+            bgp("peers: [{peer_as: 1}]"),
+            "f.yaml:3: bgp.peers[0].peer_ip: is missing",
+        ),
+        (
+            bgp("peers: [{peer_ip: 10.0.0.1, local_as: 1}]"),
+            "bgp.peers[0].local_as: is no known key; did you mean `local_ip`?",
+        ),
+        (
+            bgp("peers: [{peer_ip: 10.0.0.1}]\n  peer_ip: 10.0.0.2"),
+            "stands in place of peer_ip",
+        ),
+        (
+            bgp("communities: ['65000:70000']"),
+            "f.yaml:3: bgp.communities[0]: 65000:70000: should be a community",
+        ),
+        (bgp("origin: bgp"), "should be an origin"),
+        (
+            bgp("hold_time: 2s"),
+            "f.yaml:3: bgp.hold_time: 2s: should be 0 or at least 3s (RFC 4271)",
+        ),
+        (bgp("hold_time: 3500ms"), "should be whole seconds"),
+        (
+            bgp("graceful_restart: 5000s"),
+            "should be whole seconds, at most 4095s",
+        ),
+        (bgp("connect_retry: 1ms"), "should be at least 100ms"),
+        (bgp("port: 70000"), "should be a number from 1 to 65535"),
+        (
+            bgp("multihop: 5\n  ttl_security: 1"),
+            "f.yaml:4: bgp.ttl_security: cannot go with multihop",
+        ),
+        (bgp("families: [ipv5]"), "should be ipv4 or ipv6"),
+        (bgp("families: []"), "should name ipv4, ipv6 or both"),
+        (
+            bgp("passive: true"),
+            "waits for the peer to connect, but bgp.listen is not set",
+        ),
+        (bgp("passive: perhaps"), "should be true or false"),
+        (
+            bgp("next_hop: 2001:db8::1"),
+            "an IPv6 one belongs into next_hop6",
+        ),
+        (
+            bgp("next_hop6: 10.0.0.1"),
+            "an IPv4 one belongs into next_hop",
+        ),
+        (
+            bgp("local_ip: [10.0.0.1, 10.0.0.2]"),
+            "at most one address of each family",
+        ),
+        (bgp("router_id: 0.0.0.0"), "should be a router id"),
+        (
+            bgp("bfd: {interval: 1us}"),
+            "f.yaml:3: bgp.bfd.interval: 1us: should be between",
+        ),
+        (bgp("bfd: fast"), "should be true or false, or a map"),
+        (
+            app("monitor: port:tcp:80"),
+            "f.yaml:5: apps[0].monitor: is no known key; did you mean `monitors`?",
+        ),
+        (
+            app("monitors: [port:tcp]"),
+            "f.yaml:5: apps[0].monitors[0]: port:tcp: should be a port monitor",
+        ),
+        (app("monitors: ['exec:']"), "should be an exec monitor"),
+        (
+            app("monitors: [consul]"),
+            "needs Consul: agent.consul_addr is not set",
+        ),
+        (app("monitors: [pong]"), "should be a monitor: port:tcp:N"),
+        (
+            app("monitors: [{monitor: port:tcp:80, status: 200}]"),
+            "apps[0].monitors[0].status: is only for http monitors",
+        ),
+        (
+            app("monitors: [{}]"),
+            "apps[0].monitors[0].monitor: is missing",
+        ),
+        (
+            app("monitors: [{exec: []}]"),
+            "should be a command, or a list",
+        ),
+        (
+            app("monitors: [{exec: x, monitor: consul}]"),
+            "stands in place of monitor",
+        ),
+        (
+            app(
+                "monitors:\n  - {monitor: port:tcp:80, name: x}\n  - {monitor: port:tcp:81, name: x}",
+            ),
+            "f.yaml:7: apps[0].monitors[1].name: x: is the name of two monitors",
+        ),
+        (
+            app("nats: [udp:53:8053:1]"),
+            "should be protocol:listenPort:destinationPort",
+        ),
+        (
+            app("nats: [udp:53:8053, udp:53:8054]"),
+            "sends a port to a second destination",
+        ),
+        (app("rise: 0"), "should be a number from 1 to 1000"),
+        (app("hold_down: 2m"), "should be at most 1m"),
+        (
+            app("flap_limit: 5"),
+            "should be a number and a duration such as 5/60s",
+        ),
+        (
+            app("vip_config: {when_down: {medd: 1}}"),
+            "apps[0].vip_config.when_down.medd: is no known key; did you mean `med`?",
+        ),
+        (
+            app("vip_config: {when_down: stay}"),
+            "should be withdraw, or a map",
+        ),
+        (
+            app("vips: [10.0.0.0/8]"),
+            "can be no VIP: it holds 10.0.0.1, a BGP peer",
+        ),
+        (
+            app("vips: [192.0.2.5]"),
+            "should be an address with its length: write 192.0.2.5/32",
+        ),
+        (
+            app("vips: [0.0.0.0/0]"),
+            "can be no VIP: it would take all traffic",
+        ),
+        (
+            app("vips: ['fe80::/64']"),
+            "can be no VIP: it holds link-local addresses",
+        ),
+        (
+            with_app("- {name: a, vip: 192.0.2.1/32}\n- {name: a, vip: 192.0.2.2/32}\n"),
+            "f.yaml:4: apps[1].name: a: is the name of two apps",
+        ),
+        (
+            with_app("- {name: a, vip: 192.0.2.1/32}\n- {name: b, vip: 192.0.2.1/32}\n"),
+            "f.yaml:4: apps[1].vip: 192.0.2.1/32: is the VIP of two apps, a and b",
+        ),
+        (
+            with_app("- {vip: 192.0.2.1/32}\n"),
+            "f.yaml:3: apps[0].name: is missing",
+        ),
+        (
+            with_app("- {name: a}\n"),
+            "f.yaml:3: apps[0].vip: is missing",
+        ),
+        (
+            with_app("- {name: a b, vip: 192.0.2.1/32}\n"),
+            "apps[0].name: a b: should be a name",
+        ),
+        (
+            "bgp: 5\n".to_owned(),
+            "f.yaml:1: bgp: 5: should be a map of keys",
+        ),
+        (
+            "bgp: {local_as: 1}\nappps: []\n".to_owned(),
+            "f.yaml:2: appps: is no known key; did you mean `apps`?",
+        ),
+        ("bgp: {local_as: 1\n".to_owned(), "f.yaml:"),
+        ("agent: {}\n".to_owned(), "bgp.local_as: is missing"),
+    ] {
+        let all = problems(&text);
+        assert!(
+            all.iter().any(|p| p.contains(want)),
+            "{want}\n{all:#?}\n{text}"
+        );
+        assert!(all.len() <= 2, "{all:#?}\n{text}");
+    }
+}
+
+#[test]
+fn all_problems_come_at_once_in_the_order_of_the_file() {
+    let text = "agent:\n  monitor_interval: 10\n  listen: x\nbgp:\n  local_as: x\n  med: -1\n\
+                apps:\n- name: a\n  vip: 192.0.2.1\n  monitors:\n  - port:tcp:80\n  - port:tcp:0\n- name: ''\n";
+    let lines: Vec<usize> = load_with(text, &[], &[])
+        .unwrap_err()
+        .0
+        .iter()
+        .filter_map(Problem::line)
+        .collect();
+    assert_eq!(lines, [2, 3, 5, 6, 9, 12, 13, 13]);
+}
+
+#[test]
+fn the_environment_alone_makes_a_sidecar() {
+    let config = from_env(
+        &[
+            ("SIDECAST_BGP_PEER_IP", "10.0.0.1,2001:db8::1"),
+            ("SIDECAST_BGP_REMOTE_AS", "65000"),
+            ("SIDECAST_BGP_COMMUNITIES", "65001:1, no-export"),
+            ("SIDECAST_BGP_BFD_INTERVAL", "50ms"),
+            ("SIDECAST_AGENT_LISTEN_ADDR", ":8080,unix:/run/s.sock"),
+            ("SIDECAST_AGENT_METRICS_ADDR", ""),
+            ("SIDECAST_AGENT_ALLOW_EXEC", "env"),
+            ("SIDECAST_AGENT_STATE_FILE", "/s.yaml"),
+            ("SIDECAST_APP_NAME", "dns"),
+            ("SIDECAST_APP_VIP", "192.0.2.53/32,2001:db8::53/128"),
+            ("SIDECAST_APP_MONITORS", "port:udp:53; exec:/bin/check a,b"),
+            ("SIDECAST_APP_NATS", "udp:53:8053;tcp:53"),
+            ("SIDECAST_APP_INTERVAL", "1s"),
+            ("SIDECAST_APP_BGP_COMMUNITIES", "65001:53\n65001:54\n"),
+            ("SIDECAST_APP_WHEN_DOWN", "{med: 1000}"),
+            ("SIDECAST_APP_DRAIN_TIME", "0"),
+            ("PATH", "/bin"),
+        ],
+        &[],
+    );
+    assert_eq!(config.bgp.peers.len(), 2);
+    assert_eq!(
+        config.bgp.peers[1].bfd.unwrap().interval,
+        Duration::from_millis(50)
+    );
+    assert_eq!(config.agent.listen.addrs.len(), 2);
+    assert_eq!(config.agent.allow_exec, BTreeSet::from([Source::Env]));
+    let app = &config.apps[0];
+    assert_eq!(
+        (app.source, app.vips.len(), app.nats.len()),
+        (Source::Env, 2, 2)
+    );
+    assert_eq!(app.attributes.communities.len(), 2);
+    assert_eq!(app.drain_time, Duration::ZERO);
+    let specs: Vec<String> = app.monitors.iter().map(|m| m.spec.to_string()).collect();
+    assert_eq!(specs, ["port:udp:53", "exec:/bin/check a,b"]);
+    assert!(matches!(&app.when_down, Reaction::Announce(a) if a.med == Some(1000)));
+}
+
+#[test]
+fn lists_of_monitors_split_at_newlines_when_there_is_one() {
+    let monitors = |text: &str| {
+        let app = [
+            ("SIDECAST_APP_NAME", "a"),
+            ("SIDECAST_APP_VIP", "192.0.2.1/32"),
+            ("SIDECAST_APP_MONITORS", text),
+        ];
+        from_env(&app, &[]).apps[0].monitors.clone()
+    };
+    assert_eq!(monitors("exec:a; b\nport:tcp:80").len(), 2);
+    let one: Vec<Monitor> = monitors("{monitor: port:tcp:80, name: web}")
+        .into_iter()
+        .collect();
+    assert_eq!(one[0].name.as_deref(), Some("web"));
+    assert!(matches!(one[0].spec, MonitorSpec::Port { port: 80, .. }));
+}
+
+#[test]
+fn the_environment_wins_over_the_file_under_either_name() {
+    let text = "agent: {api_token_file: /none, drain_time: 1s}\n\
+                bgp: {local_as: 65001, peer_as: 1, password: from-file, bfd: true, multihop: 3,\n  peers: [{peer_ip: 10.0.0.9}]}\n";
+    let env = [
+        ("SIDECAST_AGENT_API_TOKEN", "t"),
+        ("SIDECAST_BGP_REMOTE_AS", "2"),
+        ("SIDECAST_BGP_PASSWORD_FILE", "/p"),
+        ("SIDECAST_BGP_PEER_IP", "10.0.0.1"),
+        ("SIDECAST_BGP_TTL_SECURITY", "1"),
+        ("SIDECAST_BGP_BFD_MULTIPLIER", "4"),
+    ];
+    let loaded = load_with(text, &env, &[("/p", "secret\n")]).unwrap();
+    let [peer] = loaded.config.bgp.peers.as_slice() else {
+        panic!("one peer")
+    };
+    assert_eq!(peer.peer_as.unwrap().get(), 2);
+    assert_eq!(peer.password.as_ref().unwrap().expose(), "secret");
+    assert_eq!(peer.remote.to_string(), "10.0.0.1");
+    assert_eq!((peer.multihop, peer.ttl_security), (None, Some(1)));
+    assert_eq!(peer.bfd.unwrap().multiplier, 4);
+    let origin = |key: &str| loaded.origins.get(key).map(ToString::to_string);
+    assert_eq!(origin("agent.drain_time").unwrap(), "f.yaml:1");
+    assert_eq!(
+        origin("bgp.ttl_security").unwrap(),
+        "environment SIDECAST_BGP_TTL_SECURITY"
+    );
+    assert_eq!(origin("bgp.hold_time"), None);
+}
+
+#[test]
+fn values_come_from_files_without_one_trailing_newline() {
+    let files = [
+        ("/token", "t0k3n\n"),
+        ("/vip", "192.0.2.1/32\n192.0.2.2/32\n"),
+    ];
+    let config = from_env(
+        &[
+            ("SIDECAST_AGENT_API_TOKEN_FILE", "/token"),
+            ("SIDECAST_APP_NAME", "a"),
+            ("SIDECAST_APP_VIP_FILE", "/vip"),
+        ],
+        &files,
+    );
+    assert_eq!(config.agent.api_token.unwrap().expose(), "t0k3n");
+    assert_eq!(config.apps[0].vips.len(), 2);
+    for (env, want) in [
+        (
+            [
+                ("SIDECAST_AGENT_DRAIN_TIME", "1s"),
+                ("SIDECAST_AGENT_DRAIN_TIME_FILE", "/x"),
+            ],
+            "environment SIDECAST_AGENT_DRAIN_TIME_FILE: agent.drain_time: set either this or SIDECAST_AGENT_DRAIN_TIME, not both",
+        ),
+        (
+            [
+                ("SIDECAST_AGENT_DRAIN_TIME", ""),
+                ("SIDECAST_AGENT_DRAIN_TIME_FILE", "/x"),
+            ],
+            "environment SIDECAST_AGENT_DRAIN_TIME_FILE: agent.drain_time: /x: the file cannot be read",
+        ),
+        (
+            [
+                ("SIDECAST_BGP_PASSWORD", "p"),
+                ("SIDECAST_BGP_PASSWORD_FILE", "/x"),
+            ],
+            "set either this or password, not both",
+        ),
+        (
+            [("SIDECAST_CONFIG", "/f"), ("SIDECAST_CONFIG_YAML", "{}")],
+            "only one of SIDECAST_CONFIG",
+        ),
+    ] {
+        let all = env_problems(&env);
+        assert!(all[0].contains(want), "{all:?}");
+    }
+}
+
+#[test]
+fn unknown_variables_are_refused_and_injected_ones_are_not() {
+    for (name, want) in [
+        (
+            "SIDECAST_AGENT_LISTEN_ADR",
+            "did you mean SIDECAST_AGENT_LISTEN_ADDR?",
+        ),
+        (
+            "SIDECAST_APP_MONITOR",
+            "did you mean SIDECAST_APP_MONITORS?",
+        ),
+        ("SIDECAST_QUITE_ANOTHER_THING", "is no known variable"),
+    ] {
+        let all = env_problems(&[(name, "x")]);
+        assert!(all[0].contains(want) && all[0].contains(name), "{all:?}");
+    }
+    let noise = [
+        ("SIDECAST_SERVICE_HOST", "10.1.1.1"),
+        ("SIDECAST_SERVICE_PORT", "80"),
+        ("SIDECAST_SERVICE_PORT_HTTP", "80"),
+        ("SIDECAST_PORT", "tcp://10.1.1.1:80"),
+        ("SIDECAST_BGP_PORT", "tcp://10.1.1.1:179"),
+        ("SIDECAST_BGP_PORT_179_TCP", "tcp://10.1.1.1:179"),
+        ("SIDECAST_BGP_PORT_179_TCP_PROTO", "tcp"),
+        ("SIDECAST_BGP_PORT_179_TCP_ADDR", "10.1.1.1"),
+        ("SIDECAST_APP_SERVICE_HOST", "10.1.1.1"),
+        ("SIDECAST_METRICS_PORT_9179_UDP_PORT", "9179"),
+        ("SIDECAST_ADDR", "127.0.0.1:8179"),
+    ];
+    assert_eq!(from_env(&noise, &[]).bgp.peers[0].port, 179);
+    assert_eq!(
+        from_env(&[("SIDECAST_BGP_PORT", "1790")], &[]).bgp.peers[0].port,
+        1790
+    );
+}
+
+#[test]
+fn a_whole_file_may_be_a_variable() {
+    let yaml = "bgp:\n  local_as: 65001\n  peer_as: x\n";
+    let problems = load_with("", &[("SIDECAST_CONFIG_YAML", yaml)], &[]).unwrap_err();
+    assert!(
+        problems
+            .to_string()
+            .starts_with("SIDECAST_CONFIG_YAML:3: bgp.peer_as: x: ")
+    );
+    let loaded = load_with("", &[("SIDECAST_CONFIG", "/c")], &[("/c", GOCAST)]).unwrap();
+    assert_eq!(loaded.file.as_deref(), Some("/c"));
+    let problems = load_with("", &[("SIDECAST_CONFIG", "/none")], &[]).unwrap_err();
+    assert!(
+        problems
+            .to_string()
+            .contains("SIDECAST_CONFIG: /none: the file cannot be read")
+    );
+}

@@ -1,0 +1,494 @@
+//! A configuration as a tree of texts, each with the place it came from.
+//!
+//! serde_yaml guesses types and forgets lines; yaml.v2, which GoCast uses, hands a string field the
+//! text as it was written (`name: 514`). So the file is read twice: once for its shape, once along that
+//! shape for texts. A place is only ever told in an error: each text is read by a visitor that keeps it
+//! and fails, and the error that comes back names the line.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::de::{
+    Deserialize, DeserializeSeed, Deserializer, EnumAccess, Error as _, MapAccess, SeqAccess,
+    VariantAccess, Visitor,
+};
+
+/// Where a value was written, in the order in which problems are told.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// The file's name and the line, from 1.
+    File(Arc<str>, usize),
+    /// The variable's name.
+    Env(Arc<str>),
+    Flag,
+    Default,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(file, line) => write!(f, "{file}:{line}"),
+            Self::Env(name) => write!(f, "environment {name}"),
+            Self::Flag => f.write_str("flag"),
+            Self::Default => f.write_str("configuration"),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Node {
+    pub place: Place,
+    pub tree: Tree,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Tree {
+    Null,
+    Scalar(String),
+    List(Vec<Node>),
+    Map(Vec<Entry>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub key: String,
+    pub place: Place,
+    pub node: Node,
+}
+
+impl Node {
+    pub fn scalar(place: Place, text: impl Into<String>) -> Self {
+        Self {
+            place,
+            tree: Tree::Scalar(text.into()),
+        }
+    }
+
+    /// The text, where it is one that says something: nothing and an empty text mean "not set".
+    pub fn text(&self) -> Option<&str> {
+        match &self.tree {
+            Tree::Scalar(text) if !text.is_empty() => Some(text),
+            _ => None,
+        }
+    }
+
+    pub fn is_unset(&self) -> bool {
+        match &self.tree {
+            Tree::Null => true,
+            Tree::Scalar(text) => text.is_empty(),
+            Tree::List(_) | Tree::Map(_) => false,
+        }
+    }
+
+    pub fn entry(&self, key: &str) -> Option<&Entry> {
+        match &self.tree {
+            Tree::Map(entries) => entries.iter().find(|entry| entry.key == key),
+            _ => None,
+        }
+    }
+
+    /// The map's entries; whatever else was there becomes an empty map.
+    pub fn entries_mut(&mut self) -> &mut Vec<Entry> {
+        if !matches!(self.tree, Tree::Map(_)) {
+            self.tree = Tree::Map(Vec::new());
+        }
+        match &mut self.tree {
+            Tree::Map(entries) => entries,
+            _ => unreachable!("it was just made a map"),
+        }
+    }
+
+    /// Puts a value under a key, in place of the one that is there.
+    pub fn set(&mut self, key: &str, node: Node) {
+        let place = node.place.clone();
+        let entries = self.entries_mut();
+        entries.retain(|entry| entry.key != key);
+        entries.push(Entry {
+            key: key.to_owned(),
+            place,
+            node,
+        });
+    }
+}
+
+/// A text that is no YAML, or YAML that no configuration is written in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct YamlError {
+    pub line: Option<usize>,
+    pub message: String,
+}
+
+impl From<serde_yaml::Error> for YamlError {
+    fn from(error: serde_yaml::Error) -> Self {
+        Self {
+            line: error.location().map(|location| location.line()),
+            message: error.to_string(),
+        }
+    }
+}
+
+/// Reads a text; `place` says where a line of it lies.
+pub(super) fn parse(text: &str, place: &dyn Fn(usize) -> Place) -> Result<Node, YamlError> {
+    let shape: Shape = serde_yaml::from_str(text)?;
+    if let Shape::Null = shape {
+        return Ok(Node {
+            place: place(1),
+            tree: Tree::Null,
+        });
+    }
+    let texts = Texts {
+        shape: &shape,
+        place,
+    };
+    let mut node = texts.deserialize(serde_yaml::Deserializer::from_str(text))?;
+    merge(&mut node).map_err(|at| YamlError {
+        line: match at {
+            Place::File(_, line) => Some(line),
+            _ => None,
+        },
+        message: "`<<` takes a map or a list of maps".to_owned(),
+    })?;
+    Ok(node)
+}
+
+/// What stands where, without the texts.
+enum Shape {
+    Null,
+    Scalar,
+    List(Vec<Shape>),
+    Map(Vec<Shape>),
+}
+
+impl<'de> Deserialize<'de> for Shape {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ShapeVisitor)
+    }
+}
+
+struct ShapeVisitor;
+
+impl<'de> Visitor<'de> for ShapeVisitor {
+    type Value = Shape;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Shape, E> {
+        Ok(Shape::Null)
+    }
+
+    /// A text without any document.
+    fn visit_none<E>(self) -> Result<Shape, E> {
+        Ok(Shape::Null)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Shape, E> {
+        Ok(Shape::Scalar)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Shape, E> {
+        Ok(Shape::Scalar)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Shape, E> {
+        Ok(Shape::Scalar)
+    }
+
+    fn visit_i128<E>(self, _: i128) -> Result<Shape, E> {
+        Ok(Shape::Scalar)
+    }
+
+    fn visit_u128<E>(self, _: u128) -> Result<Shape, E> {
+        Ok(Shape::Scalar)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Shape, E> {
+        Ok(Shape::Scalar)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Shape, E> {
+        Ok(Shape::Scalar)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Shape, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element()? {
+            items.push(item);
+        }
+        Ok(Shape::List(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Shape, A::Error> {
+        let mut values = Vec::new();
+        while let Some(key) = map.next_key::<Shape>()? {
+            if matches!(key, Shape::List(_) | Shape::Map(_)) {
+                return Err(A::Error::custom("a key must be a plain word"));
+            }
+            values.push(map.next_value()?);
+        }
+        Ok(Shape::Map(values))
+    }
+
+    /// A value with a tag such as `!binary`: the tag is passed over.
+    fn visit_enum<A: EnumAccess<'de>>(self, tagged: A) -> Result<Shape, A::Error> {
+        let (_, value) = tagged.variant::<String>()?;
+        value.newtype_variant()
+    }
+}
+
+/// Reads the texts along a shape.
+#[derive(Clone, Copy)]
+struct Texts<'a> {
+    shape: &'a Shape,
+    place: &'a dyn Fn(usize) -> Place,
+}
+
+impl<'de> DeserializeSeed<'de> for Texts<'_> {
+    type Value = Node;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Node, D::Error> {
+        match self.shape {
+            Shape::List(_) => deserializer.deserialize_seq(self),
+            Shape::Map(_) => deserializer.deserialize_map(self),
+            Shape::Null | Shape::Scalar => {
+                let (text, line) = text_and_line(deserializer)?;
+                let tree = match self.shape {
+                    Shape::Null => Tree::Null,
+                    _ => Tree::Scalar(text),
+                };
+                let place = (self.place)(line);
+                Ok(Node { place, tree })
+            }
+        }
+    }
+}
+
+impl<'de> Visitor<'de> for Texts<'_> {
+    type Value = Node;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the shape seen before")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Node, A::Error> {
+        let mut items = Vec::new();
+        if let Shape::List(shapes) = self.shape {
+            for shape in shapes {
+                items.extend(seq.next_element_seed(Texts { shape, ..self })?);
+            }
+        }
+        let place = items.first().map(|item| item.place.clone());
+        Ok(Node {
+            place: place.unwrap_or_else(|| (self.place)(1)),
+            tree: Tree::List(items),
+        })
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
+        let mut entries = Vec::new();
+        if let Shape::Map(shapes) = self.shape {
+            for shape in shapes {
+                let Some((key, line)) = map.next_key_seed(Key)? else {
+                    break;
+                };
+                let place = (self.place)(line);
+                let mut node = map.next_value_seed(Texts { shape, ..self })?;
+                if matches!(&node.tree, Tree::List(items) if items.is_empty()) {
+                    node.place = place.clone();
+                }
+                entries.push(Entry { key, place, node });
+            }
+        }
+        let place = entries.first().map(|entry: &Entry| entry.place.clone());
+        Ok(Node {
+            place: place.unwrap_or_else(|| (self.place)(1)),
+            tree: Tree::Map(entries),
+        })
+    }
+}
+
+struct Key;
+
+impl<'de> DeserializeSeed<'de> for Key {
+    type Value = (String, usize);
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        text_and_line(deserializer)
+    }
+}
+
+/// Reads one text. The visitor keeps it and fails: serde_yaml has then consumed the text, and put its
+/// place into the error.
+fn text_and_line<'de, D: Deserializer<'de>>(d: D) -> Result<(String, usize), D::Error> {
+    let kept = RefCell::new(None);
+    let error = match d.deserialize_str(Keep(&kept)) {
+        Ok(never) => match never {},
+        Err(error) => error,
+    };
+    match kept.into_inner() {
+        Some(text) => Ok((text, line_in(&error.to_string()))),
+        None => Err(error),
+    }
+}
+
+struct Keep<'a>(&'a RefCell<Option<String>>);
+
+enum Never {}
+
+impl Visitor<'_> for Keep<'_> {
+    type Value = Never;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Never, E> {
+        self.0.replace(Some(text.to_owned()));
+        Err(E::custom(""))
+    }
+}
+
+/// From `… at line 3 column 5`; serde_yaml leaves it out at the very beginning.
+fn line_in(message: &str) -> usize {
+    message
+        .rsplit_once(" at line ")
+        .and_then(|(_, rest)| rest.split(' ').next())
+        .and_then(|line| line.parse().ok())
+        .unwrap_or(1)
+}
+
+/// Takes `<<` entries in: what is written out wins, then the earlier of several (as yaml.v2).
+fn merge(node: &mut Node) -> Result<(), Place> {
+    match &mut node.tree {
+        Tree::Null | Tree::Scalar(_) => Ok(()),
+        Tree::List(items) => items.iter_mut().try_for_each(merge),
+        Tree::Map(entries) => {
+            let mut merged: Vec<Entry> = Vec::new();
+            let mut bases: Vec<Entry> = Vec::new();
+            for mut entry in std::mem::take(entries) {
+                merge(&mut entry.node)?;
+                match (entry.key.as_str(), entry.node.tree) {
+                    ("<<", Tree::Map(base)) => bases.extend(base),
+                    ("<<", Tree::List(items)) => {
+                        for item in items {
+                            match item.tree {
+                                Tree::Map(base) => bases.extend(base),
+                                _ => return Err(entry.place),
+                            }
+                        }
+                    }
+                    ("<<", Tree::Null) => {}
+                    ("<<", Tree::Scalar(_)) => return Err(entry.place),
+                    (_, tree) => {
+                        entry.node.tree = tree;
+                        merged.push(entry);
+                    }
+                }
+            }
+            for base in bases {
+                if !merged.iter().any(|entry| entry.key == base.key) {
+                    merged.push(base);
+                }
+            }
+            *entries = merged;
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Node, YamlError> {
+        parse(text, &|line| Place::File("f".into(), line))
+    }
+
+    fn at<'a>(node: &'a Node, path: &[&str]) -> &'a Entry {
+        let (last, parents) = path.split_last().unwrap();
+        let node = parents.iter().fold(node, |node, key| {
+            node.entry(key).map(|entry| &entry.node).unwrap()
+        });
+        node.entry(last).unwrap()
+    }
+
+    #[test]
+    fn texts_are_kept_as_they_were_written() {
+        let node = read(
+            "a: 514\nb: 1.10\nc: :8080\nd: 65001:53\ne: 'off'\nf: yes\ng: 0x1f\nh: \"x y\"\ni: 1_000\n",
+        )
+        .unwrap();
+        let text = |key| at(&node, &[key]).node.text().unwrap().to_owned();
+        let all: Vec<String> = ["a", "b", "c", "d", "e", "f", "g", "h", "i"]
+            .map(text)
+            .to_vec();
+        assert_eq!(
+            all,
+            [
+                "514", "1.10", ":8080", "65001:53", "off", "yes", "0x1f", "x y", "1_000"
+            ]
+        );
+        assert!(at(&read("a:\nb: ~").unwrap(), &["a"]).node.is_unset());
+    }
+
+    #[test]
+    fn every_text_has_its_line() {
+        let node = read(
+            "# comment\nagent:\n  x: 1\n\n  y:\n    - p\n    - q\napps:\n- name: a\n  vip: b\n- {name: c,\n   vip: d}\n- []\n",
+        )
+        .unwrap();
+        let line = |place: &Place| match place {
+            Place::File(_, line) => *line,
+            _ => 0,
+        };
+        assert_eq!(line(&at(&node, &["agent"]).place), 2);
+        assert_eq!(line(&at(&node, &["agent", "x"]).place), 3);
+        let Tree::List(items) = &at(&node, &["agent", "y"]).node.tree else {
+            panic!("a list")
+        };
+        assert_eq!(
+            items.iter().map(|i| line(&i.place)).collect::<Vec<_>>(),
+            [6, 7]
+        );
+        let Tree::List(apps) = &at(&node, &["apps"]).node.tree else {
+            panic!("a list")
+        };
+        assert_eq!(line(&at(&apps[0], &["vip"]).place), 10);
+        assert_eq!(line(&at(&apps[1], &["vip"]).place), 12);
+        assert_eq!(line(&at(&read("a: 1").unwrap(), &["a"]).place), 1);
+    }
+
+    #[test]
+    fn merges_yield_to_what_is_written_out() {
+        let node = read(
+            "a: &a {x: 1, y: 1}\nb: &b {y: 2, z: 2}\nc:\n  <<: *a\n  x: 3\nd: {<<: [*a, *b], w: 4}\ne: {<<: *a, f: {<<: *b}}\n",
+        )
+        .unwrap();
+        let text = |path: &[&str]| at(&node, path).node.text().unwrap().to_owned();
+        assert_eq!(text(&["c", "x"]), "3");
+        assert_eq!(text(&["c", "y"]), "1");
+        assert_eq!(text(&["d", "y"]), "1");
+        assert_eq!(text(&["d", "z"]), "2");
+        assert_eq!(text(&["e", "f", "z"]), "2");
+        assert_eq!(read("a: 1\nb:\n  <<: 5\n").unwrap_err().line, Some(3));
+    }
+
+    #[test]
+    fn what_is_no_yaml_is_told_with_its_line() {
+        assert!(read("a: 1\nb: [\n").unwrap_err().line.is_some());
+        assert!(read("a: 1\n---\nb: 2\n").is_err());
+        assert!(read("? [x]\n: 1\n").is_err());
+        assert!(read("a: !t 5").is_ok());
+        assert_eq!(read("").unwrap().tree, Tree::Null);
+    }
+
+    #[test]
+    fn both_of_two_equal_keys_are_seen() {
+        let Tree::Map(entries) = read("a: 1\nb: 2\na: 3\n").unwrap().tree else {
+            panic!("a map")
+        };
+        assert_eq!(entries.len(), 3);
+    }
+}

@@ -197,3 +197,138 @@ fn judge_header(bytes: &[u8], max_len: usize) -> Result<Option<(u8, usize)>, Hea
         Err(bad_length)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::golden::load;
+    use super::*;
+    use crate::timer::Jitter;
+
+    fn header(length: u16, kind: u8) -> Vec<u8> {
+        let mut bytes = MARKER.to_vec();
+        bytes.extend(length.to_be_bytes());
+        bytes.push(kind);
+        bytes
+    }
+
+    fn judge(bytes: &[u8], max_len: usize) -> Result<Option<Frame>, HeaderError> {
+        let mut framer = Framer::new();
+        framer.push(bytes);
+        framer.next(max_len)
+    }
+
+    /// RFC 4271 §6.1, second paragraph.
+    #[test]
+    fn a_marker_that_is_not_all_ones_is_seen_at_its_first_byte() {
+        assert_eq!(judge(&[0xff; 15], MAX_LEN), Ok(None));
+        assert_eq!(
+            judge(&[0xff, 0xfe], MAX_LEN),
+            Err(HeaderError::NotSynchronized)
+        );
+        assert_eq!(
+            judge(b"HTTP/1.1", MAX_LEN),
+            Err(HeaderError::NotSynchronized)
+        );
+        let mut bytes = header(19, 4);
+        bytes[15] = 0;
+        assert_eq!(judge(&bytes, MAX_LEN), Err(HeaderError::NotSynchronized));
+    }
+
+    /// RFC 4271 §6.1, third paragraph; RFC 8654 §4.
+    #[test]
+    fn a_length_is_judged_before_the_body_is_there() {
+        let open = Type::Open.code();
+        let update = Type::Update.code();
+        let notification = Type::Notification.code();
+        let keepalive = Type::Keepalive.code();
+        let refresh = Type::RouteRefresh.code();
+        let bad = [
+            (0, update, MAX_LEN),
+            (18, update, MAX_LEN),
+            (4097, update, MAX_LEN),
+            (65535, notification, MAX_LEN),
+            (28, open, MAX_LEN),
+            (22, update, MAX_LEN),
+            (20, notification, MAX_LEN),
+            (20, keepalive, MAX_LEN),
+            (20, keepalive, MAX_LEN_EXTENDED),
+            (4097, open, MAX_LEN_EXTENDED),
+        ];
+        for (length, kind, max_len) in bad {
+            assert_eq!(
+                judge(&header(length, kind), max_len),
+                Err(HeaderError::BadLength { length }),
+                "{length} for type {kind}"
+            );
+        }
+        let good = [
+            (29, open, MAX_LEN),
+            (23, update, MAX_LEN),
+            (4096, update, MAX_LEN),
+            (65535, update, MAX_LEN_EXTENDED),
+            (4097, notification, MAX_LEN_EXTENDED),
+            (21, notification, MAX_LEN),
+            (23, refresh, MAX_LEN),
+        ];
+        for (length, kind, max_len) in good {
+            assert_eq!(judge(&header(length, kind), max_len), Ok(None));
+        }
+        let error = judge(&header(4097, 0)[..18], MAX_LEN);
+        assert_eq!(error, Err(HeaderError::BadLength { length: 4097 }));
+    }
+
+    /// RFC 4271 §6.1, last paragraph.
+    #[test]
+    fn an_unknown_type_is_an_error_and_not_a_crash() {
+        for kind in [0, 6, 128, 255] {
+            assert_eq!(
+                judge(&header(19, kind), MAX_LEN),
+                Err(HeaderError::BadType { kind })
+            );
+        }
+    }
+
+    #[test]
+    fn an_error_stays_one() {
+        let mut framer = Framer::new();
+        framer.push(&header(19, 4));
+        framer.push(&header(18, 4));
+        assert!(matches!(framer.next(MAX_LEN), Ok(Some(_))));
+        for _ in 0..2 {
+            let error = Err(HeaderError::BadLength { length: 18 });
+            assert_eq!(framer.next(MAX_LEN), error);
+        }
+    }
+
+    #[test]
+    fn any_chunking_gives_the_same_frames() {
+        let messages: Vec<Vec<u8>> = load().into_values().collect();
+        let stream = messages.concat();
+        for seed in 0..200 {
+            let mut chance = Jitter::new(seed);
+            let longest = 1 + chance.below(300);
+            let mut framer = Framer::new();
+            let mut rest = stream.as_slice();
+            let mut got = Vec::new();
+            while !rest.is_empty() {
+                let size = usize::try_from(1 + chance.below(longest)).unwrap();
+                let (chunk, after) = rest.split_at(size.min(rest.len()));
+                framer.push(chunk);
+                rest = after;
+                // Not always drained at once.
+                while !chance.next_u64().is_multiple_of(4) || rest.is_empty() {
+                    match framer.next(MAX_LEN).unwrap() {
+                        Some(frame) => got.push(frame),
+                        None => break,
+                    }
+                }
+            }
+            let kinds = got.iter().map(|frame| {
+                let kind = Type::from_code(frame.kind).unwrap();
+                Frame::encode(kind, &frame.body).unwrap()
+            });
+            assert_eq!(kinds.collect::<Vec<_>>(), messages, "seed {seed}");
+            assert_eq!(framer.buffered(), 0, "seed {seed}");
+        }
+    }
+}

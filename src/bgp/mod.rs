@@ -8,6 +8,8 @@
 pub mod attribute;
 pub mod capability;
 pub mod framer;
+#[cfg(test)]
+mod golden;
 mod inspect;
 pub mod message;
 pub mod notification;

@@ -3,6 +3,8 @@
 
 mod check;
 mod damping;
+mod desired;
+mod drains;
 mod entry;
 mod facts;
 mod policy;
@@ -11,7 +13,6 @@ mod view;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use log::{info, warn};
@@ -21,14 +22,13 @@ pub use facts::{Facts, Problem};
 pub use policy::Refusal;
 pub use view::{AppView, MonitorView, VipView};
 
-use crate::app::{App, AppName, MonitorSpec, NatSpec, Protocol, Source};
+use crate::app::{App, AppName, MonitorSpec, NatSpec, Source};
 use crate::config::Agent;
 use crate::health::Outcome;
-use crate::net::{Family, Prefix};
-use crate::plan::{AddressSpec, Desired, NatRule};
+use crate::net::Prefix;
 use crate::timer::{Jitter, Soonest};
 use check::{Check, Due};
-use entry::{Ack, Entry, Terms};
+use entry::{Entry, Terms};
 
 /// What is shown of an app's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -349,57 +349,6 @@ impl Registry {
         }
     }
 
-    /// Drains one name, or all that are and will be; a drain belongs to the name and outlives the app.
-    pub fn drain(&mut self, now: Instant, name: Option<&AppName>) {
-        match name {
-            Some(name) => {
-                self.drains.insert(name.clone());
-            }
-            None => self.drain_all = true,
-        }
-        let chosen = |entry: &&mut Entry| name.is_none_or(|name| entry.app.name == *name);
-        self.apps
-            .values_mut()
-            .filter(chosen)
-            .for_each(|entry| entry.start_drain(now));
-        self.settle_all(now);
-    }
-
-    /// Drains all because the process is about to end.
-    pub fn drain_for_exit(&mut self, now: Instant) {
-        self.exiting = true;
-        self.apps
-            .values_mut()
-            .for_each(|entry| entry.start_drain(now));
-        self.settle_all(now);
-    }
-
-    /// The longest `drain_time` of what is announced.
-    pub fn longest_drain(&self) -> Duration {
-        let out = self.apps.values().filter(|entry| entry.is_announcing());
-        let times = out.map(|entry| entry.app.drain_time);
-        times.max().unwrap_or_default()
-    }
-
-    /// Ends drains; without a name all of them.
-    pub fn undrain(&mut self, now: Instant, name: Option<&AppName>) {
-        match name {
-            Some(name) => {
-                self.drains.remove(name);
-            }
-            None => {
-                self.drain_all = false;
-                self.drains.clear();
-            }
-        }
-        for (name, entry) in &mut self.apps {
-            if !self.drain_all && !self.drains.contains(name) {
-                entry.drain = None;
-            }
-        }
-        self.settle_all(now);
-    }
-
     pub fn set_maintenance(&mut self, now: Instant, name: &AppName, present: bool) {
         if let Some(entry) = self.apps.get_mut(name) {
             entry.maintenance = present && entry.app.maintenance_file.is_some();
@@ -442,36 +391,6 @@ impl Registry {
             check.recheck(now);
         }
         self.look(now);
-    }
-
-    /// Whether somebody waits for the peers' acknowledgement; from now on they count as asked.
-    pub fn ask_acknowledgement(&mut self) -> bool {
-        let mut any = false;
-        for drain in self
-            .apps
-            .values_mut()
-            .filter_map(|entry| entry.drain.as_mut())
-        {
-            if drain.ack == Ack::Wanted {
-                drain.ack = Ack::Asked;
-                any = true;
-            }
-        }
-        any
-    }
-
-    /// The peers have what was sent before `ask_acknowledgement`.
-    pub fn acknowledged(&mut self, now: Instant) {
-        for drain in self
-            .apps
-            .values_mut()
-            .filter_map(|entry| entry.drain.as_mut())
-        {
-            if drain.ack == Ack::Asked {
-                drain.ack = Ack::Got;
-            }
-        }
-        self.settle_all(now);
     }
 
     /// Does what is due at `now`.
@@ -588,112 +507,5 @@ impl Registry {
             cleanup_timer: self.agent.cleanup_timer,
             vip_linger: self.agent.vip_linger,
         }
-    }
-
-    /// What shall be, at `now`. `lifetime` is the addresses' lease.
-    pub fn desired(&self, now: Instant, lifetime: Option<Duration>) -> Desired {
-        let terms = self.terms();
-        let mut desired = Desired {
-            unaddressed: self.agent.vip_interface.is_none(),
-            ..Desired::default()
-        };
-        for (name, entry) in &self.apps {
-            for vip in entry
-                .vips()
-                .filter(|vip| self.claims.get(vip) == Some(name))
-            {
-                if let Some(attributes) = entry.route(&vip) {
-                    desired.routes.insert(vip, attributes.clone());
-                }
-                if entry.addressed(&vip, now, &terms) {
-                    want_address(&mut desired, vip, self.label(name, &vip), lifetime);
-                }
-                if entry.nat(&vip) {
-                    self.want_nat(&mut desired, vip, &entry.app.nats);
-                }
-            }
-        }
-        for (vip, leaving) in &self.leaving {
-            want_address(&mut desired, *vip, leaving.label.clone(), lifetime);
-            self.want_nat(&mut desired, *vip, &leaving.nats);
-        }
-        desired
-    }
-
-    /// GoCast's label: `lo:NAME` in the 15 bytes that IFA_LABEL has room for. IPv6 has none.
-    fn label(&self, name: &AppName, vip: &Prefix) -> Option<String> {
-        let interface = self.agent.vip_interface.as_ref()?;
-        if vip.family() == Family::Ipv6 {
-            return None;
-        }
-        let mut label = format!("{interface}:{name}");
-        while label.len() > 15 {
-            label.pop();
-        }
-        Some(label)
-    }
-
-    fn want_nat(&self, desired: &mut Desired, vip: Prefix, nats: &BTreeSet<NatSpec>) {
-        let Some(target) = self.facts.nat_target.get(&vip.family()) else {
-            return;
-        };
-        desired.nat.rules.extend(nats.iter().map(|nat| NatRule {
-            vip,
-            protocol: nat.protocol,
-            listen: nat.listen,
-            target: *target,
-            destination: nat.destination,
-        }));
-    }
-
-    /// The ports that monitors look at.
-    pub fn ports(&self) -> BTreeSet<(Protocol, u16)> {
-        let checks = self.apps.values().flat_map(|entry| &entry.checks);
-        checks
-            .filter_map(|check| match check.monitor.spec {
-                MonitorSpec::Port { protocol, port, .. } => Some((protocol, port)),
-                _ => None,
-            })
-            .collect()
-    }
-
-    pub fn maintenance_files(&self) -> BTreeMap<AppName, PathBuf> {
-        let apps = self.apps.values().map(|entry| &entry.app);
-        apps.filter_map(|app| Some((app.name.clone(), app.maintenance_file.clone()?)))
-            .collect()
-    }
-
-    /// All VIPs that we have or may have on the interface.
-    pub fn vips(&self) -> BTreeSet<Prefix> {
-        let leaving = self.leaving.keys().copied();
-        self.apps
-            .values()
-            .flat_map(Entry::vips)
-            .chain(leaving)
-            .collect()
-    }
-
-    /// Every drain that was asked for is over.
-    pub fn is_drained(&self, name: Option<&AppName>) -> bool {
-        let chosen = |entry: &&Entry| name.is_none_or(|name| entry.app.name == *name);
-        let done = |entry: &Entry| entry.drain.is_none_or(|drain| drain.done);
-        self.apps.values().filter(chosen).all(done)
-    }
-
-    pub fn is_draining(&self, name: &AppName) -> bool {
-        self.drain_all || self.drains.contains(name)
-    }
-}
-
-fn want_address(
-    desired: &mut Desired,
-    vip: Prefix,
-    label: Option<String>,
-    lifetime: Option<Duration>,
-) {
-    if !desired.unaddressed {
-        desired
-            .addresses
-            .insert(vip, AddressSpec { label, lifetime });
     }
 }

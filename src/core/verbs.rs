@@ -1,0 +1,99 @@
+//! What the API and the configuration ask for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Instant;
+
+use super::{Core, Output, Refusal, Registered, reload};
+use crate::app::{App, AppName, Protocol};
+use crate::config::Config;
+use crate::net::Prefix;
+
+impl Core {
+    pub fn register(&mut self, now: Instant, app: App) -> Result<Registered, Refusal> {
+        self.now = now;
+        let done = self.registry.register(now, app);
+        self.pump(now);
+        done
+    }
+
+    /// `false`: there was none of that name.
+    pub fn unregister(&mut self, now: Instant, name: &AppName) -> bool {
+        self.now = now;
+        let known = self.registry.unregister(now, name);
+        self.pump(now);
+        known
+    }
+
+    /// Drains one name or all; it stays drained, whoever registers it, until `undrain`.
+    pub fn drain(&mut self, now: Instant, name: Option<&AppName>) {
+        self.now = now;
+        self.registry.drain(now, name);
+        self.dirty = true;
+        self.pump(now);
+    }
+
+    /// Ends drains; without a name all of them.
+    pub fn undrain(&mut self, now: Instant, name: Option<&AppName>) {
+        self.now = now;
+        self.registry.undrain(now, name);
+        self.pump(now);
+    }
+
+    /// Whether the drains asked for are over: withdrawn, acknowledged, `drain_time` passed.
+    pub fn drained(&self, name: Option<&AppName>) -> bool {
+        self.registry.is_drained(name)
+    }
+
+    /// `None`: no such app, or it has no heartbeat monitor.
+    pub fn heartbeat(&mut self, now: Instant, name: &AppName) -> Option<()> {
+        self.now = now;
+        let known = self.registry.heartbeat(now, name);
+        self.pump(now);
+        known
+    }
+
+    /// Takes a new configuration and says in words what changed. What did not change keeps its
+    /// session, its routes and its health.
+    pub fn reload(&mut self, now: Instant, config: Config) -> Vec<String> {
+        self.now = now;
+        let changes = reload::reload(&mut self.registry, now, &self.config, &config);
+        if self.config.bgp != config.bgp {
+            self.reread = true;
+            self.outputs.push_back(Output::NetworkWanted);
+        }
+        self.config = config;
+        self.dirty = true;
+        self.pump(now);
+        changes
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The ports that monitors look at: their sockets' ends are to be reported.
+    pub fn ports(&self) -> BTreeSet<(Protocol, u16)> {
+        self.registry.ports()
+    }
+
+    /// The files that put an app into maintenance while they exist.
+    pub fn maintenance_files(&self) -> BTreeMap<AppName, PathBuf> {
+        self.registry.maintenance_files()
+    }
+
+    /// Prefixes that are, or may be, on the interface because of us.
+    pub fn vips(&self) -> BTreeSet<Prefix> {
+        self.registry.vips()
+    }
+
+    /// The first round of checks is over: every monitor has answered.
+    pub fn is_known(&self) -> bool {
+        self.registry.is_known()
+    }
+
+    /// Stopping, since SIGTERM or for another reason.
+    pub fn is_stopping(&self) -> bool {
+        !self.life.is_running()
+    }
+}

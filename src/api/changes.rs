@@ -1,0 +1,165 @@
+//! The calls that change something.
+
+use std::time::Instant;
+
+use super::{Refused, Reply, Request, Response};
+use crate::app::{AppName, MonitorSpec, NatSpec, Source, Vip, VipError};
+use crate::config::{ParamError, parse_app_from_params};
+use crate::core::{Core, Refusal};
+
+/// `/register`. The same call again changes nothing, a changed one replaces the app in place.
+pub(super) fn register(core: &mut Core, now: Instant, request: &Request) -> Result<(), Refused> {
+    check_shape(request).map_err(invalid)?;
+    let app =
+        parse_app_from_params(&request.params, Source::Http, core.config()).map_err(|error| {
+            match error {
+                ParamError::Bad(message) => invalid(message),
+                ParamError::Policy { key, message } => forbidden(key, &message),
+            }
+        })?;
+    match core.register(now, app) {
+        Ok(_) => Ok(()),
+        Err(Refusal::Policy { key, message }) => Err(forbidden(key, &message)),
+        Err(Refusal::Conflict(message)) => Err(Refused::new(409, message)),
+        Err(Refusal::Invalid(message)) => Err(invalid(message)),
+    }
+}
+
+fn invalid(message: impl std::fmt::Display) -> Refused {
+    Refused::new(400, format!("Invalid request: {message}"))
+}
+
+fn forbidden(key: &str, message: &str) -> Refused {
+    Refused::new(403, format!("{message} (set {key} to allow it)"))
+}
+
+/// GoCast's own checks, in its order and words. Where it has none for a mistake, the reason of the
+/// type that refuses the text.
+fn check_shape(request: &Request) -> Result<(), String> {
+    match request.param("name") {
+        None | Some("") => return Err("Invalid app name".to_owned()),
+        Some(name) => {
+            name.parse::<AppName>()
+                .map_err(|e| format!("Invalid app name: {e}"))?;
+        }
+    }
+    let mut vips = values(request, &["vip", "vips"])
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|vip| !vip.is_empty())
+        .peekable();
+    if vips.peek().is_none() {
+        return Err(NO_VIP.to_owned());
+    }
+    for vip in vips {
+        Vip::parse(vip).map_err(|error| match error {
+            VipError::Syntax(_) | VipError::NoMask(_) => NO_VIP.to_owned(),
+            never @ VipError::Never { .. } => format!("Invalid VIP: {never}"),
+        })?;
+    }
+    for monitor in values(request, &["monitor"]) {
+        check_monitor(monitor)?;
+    }
+    for nat in values(request, &["nat"]).filter(|nat| !nat.is_empty()) {
+        nat.parse::<NatSpec>()
+            .map_err(|e| format!("Invalid nat: {e}"))?;
+    }
+    Ok(())
+}
+
+fn check_monitor(text: &str) -> Result<(), String> {
+    let (kind, rest) = text.split_once(':').unwrap_or((text, ""));
+    match kind {
+        "" if text.is_empty() => {
+            Err("Invalid monitor: it is empty; leave it out for an app without checks".to_owned())
+        }
+        "exec" if rest.trim().is_empty() => {
+            Err("Invalid exec monitor, must specify command".to_owned())
+        }
+        "port" if rest.split(':').count() != 2 => {
+            Err("Invalid port monitor, must specify proto:port".to_owned())
+        }
+        _ => match text.parse::<MonitorSpec>() {
+            Ok(_) => Ok(()),
+            Err(e) => Err(format!("Invalid monitor: {e}")),
+        },
+    }
+}
+
+fn values<'a>(request: &'a Request, names: &'a [&str]) -> impl Iterator<Item = &'a str> {
+    request
+        .params
+        .iter()
+        .filter(|(name, _)| names.contains(&name.as_str()))
+        .map(|(_, value)| value.as_str())
+}
+
+/// `/unregister`: an unknown name is no error.
+pub(super) fn unregister(core: &mut Core, now: Instant, request: &Request) -> Result<(), Refused> {
+    let name = named(request)
+        .ok_or_else(|| Refused::new(400, "Invalid request, need app name specified"))?;
+    // A text that is no name names no app.
+    if let Ok(name) = name.parse() {
+        core.unregister(now, &name);
+    }
+    Ok(())
+}
+
+pub(super) fn heartbeat(core: &mut Core, now: Instant, request: &Request) -> Result<(), Refused> {
+    let name = named(request)
+        .ok_or_else(|| Refused::new(400, "Invalid request, need app name specified"))?;
+    let name = known(core, now, name)?;
+    core.heartbeat(now, &name)
+        .ok_or_else(|| Refused::new(404, format!("the app `{name}` has no heartbeat monitor")))
+}
+
+/// Answered when the routes are gone, acknowledged and `drain_time` has passed; `wait=0`: at once.
+pub(super) fn drain(
+    core: &mut Core,
+    now: Instant,
+    name: Option<&str>,
+    request: &Request,
+) -> Result<Reply, Refused> {
+    let wait = match request.param("wait") {
+        None | Some("" | "1" | "true" | "yes") => true,
+        Some("0" | "false" | "no") => false,
+        Some(other) => {
+            let shown = other.escape_debug();
+            return Err(Refused::new(
+                400,
+                format!("wait: `{shown}` is neither 0 nor 1"),
+            ));
+        }
+    };
+    let name = name.map(|name| known(core, now, name)).transpose()?;
+    core.drain(now, name.as_ref());
+    let response = Response::empty();
+    if !wait || core.drained(name.as_ref()) {
+        return Ok(Reply::Now(response));
+    }
+    Ok(Reply::WhenDrained { name, response })
+}
+
+pub(super) fn undrain(core: &mut Core, now: Instant, name: Option<&str>) -> Result<(), Refused> {
+    let name = name.map(|name| known(core, now, name)).transpose()?;
+    core.undrain(now, name.as_ref());
+    Ok(())
+}
+
+/// The parameter `name`; an empty one is none.
+pub(super) fn named(request: &Request) -> Option<&str> {
+    request.param("name").filter(|name| !name.is_empty())
+}
+
+fn known(core: &Core, now: Instant, name: &str) -> Result<AppName, Refused> {
+    let app: Option<AppName> = name.parse().ok();
+    app.filter(|app| core.app(now, app).is_some())
+        .ok_or_else(|| unknown_app(name))
+}
+
+pub(super) fn unknown_app(name: &str) -> Refused {
+    let shown: String = name.chars().take(80).collect();
+    Refused::new(404, format!("there is no app `{}`", shown.escape_debug()))
+}
+
+const NO_VIP: &str = "Invalid VIP specified, need ip/mask";

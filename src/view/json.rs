@@ -1,0 +1,215 @@
+//! The core as JSON: `/apps`, `/events`, and `/info` with GoBGP's keys (gobgp.proto, `message Peer`).
+
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::{Value, json};
+
+use super::time::rfc3339;
+use crate::bgp::SessionType;
+use crate::bgp::peer::MessageCounts;
+use crate::core::{AppView, MonitorView, PeerView, Transition, VipView};
+use crate::health::Outcome;
+use crate::net::Family;
+
+/// One app; `wall` is the time of day.
+pub fn app(view: &AppView, wall: SystemTime) -> Value {
+    json!({
+        "name": view.name.as_str(),
+        "source": view.source.to_string(),
+        "state": view.state.as_str(),
+        "why": view.why,
+        "since": rfc3339(before(wall, view.since)),
+        "age": seconds(view.since),
+        "healthy": view.health == crate::health::Health::Up,
+        "announced": view.announced,
+        "draining": view.draining,
+        "drained": view.drained,
+        "maintenance": view.maintenance,
+        "held_for": view.held_for.map(seconds),
+        "flaps": view.flaps,
+        "vips": view.vips.iter().map(|v| v.prefix.to_string()).collect::<Vec<_>>(),
+        "vip_status": view.vips.iter().map(vip).collect::<Vec<_>>(),
+        "monitors": view.monitors.iter().map(monitor).collect::<Vec<_>>(),
+        "nats": view.nats.iter().map(|n| json!({ "nat": n.to_string() })).collect::<Vec<_>>(),
+    })
+}
+
+fn vip(view: &VipView) -> Value {
+    json!({
+        "vip": view.prefix.to_string(),
+        "announced": view.announced,
+        "addressed": view.addressed,
+        "foreign": view.foreign,
+        "problem": view.problem,
+    })
+}
+
+fn monitor(view: &MonitorView) -> Value {
+    let result = view.last.as_ref().map(|last| match last {
+        Outcome::Pass(_) => "pass",
+        Outcome::Fail(_) => "fail",
+        Outcome::Unavailable(_) => "unavailable",
+    });
+    json!({
+        "name": view.label,
+        "monitor": shown_spec(&view.spec),
+        "health": view.health.to_string(),
+        "result": result,
+        "message": view.last.as_ref().map(Outcome::message),
+        "duration": view.took.map(seconds),
+        "age": view.age.map(seconds),
+    })
+}
+
+/// A monitor as text, where it cannot hold a secret: commands and URLs show their kind alone.
+fn shown_spec(spec: &str) -> &str {
+    let open = ["port:", "tcp:", "dns:", "heartbeat:"];
+    if spec == "consul" || open.iter().any(|kind| spec.starts_with(kind)) {
+        spec
+    } else {
+        spec.split(':').next().unwrap_or_default()
+    }
+}
+
+/// The last transitions, oldest first.
+pub fn events<'a>(
+    transitions: impl IntoIterator<Item = &'a Transition>,
+    now: Instant,
+    wall: SystemTime,
+) -> Value {
+    let one = |t: &Transition| {
+        let age = now.saturating_duration_since(t.at);
+        json!({
+            "seq": t.seq,
+            "app": t.app.as_str(),
+            "from": t.from.as_str(),
+            "to": t.to.as_str(),
+            "why": t.why,
+            "at": rfc3339(before(wall, age)),
+            "age": seconds(age),
+        })
+    };
+    transitions.into_iter().map(one).collect()
+}
+
+/// `/info`: the first peer as GoCast shows its only one, all of them under `peers`.
+pub fn info(peers: &[PeerView], wall: SystemTime) -> Value {
+    let all: Vec<Value> = peers.iter().map(|p| peer(p, wall)).collect();
+    let mut first = all.first().cloned().unwrap_or_else(|| json!({}));
+    if let Value::Object(map) = &mut first {
+        map.insert("peers".to_owned(), Value::Array(all));
+    }
+    first
+}
+
+fn peer(view: &PeerView, wall: SystemTime) -> Value {
+    let negotiated = view.negotiated.as_ref();
+    // GoBGP shows what the configuration says, 0 for any, and in `state` what the peer said.
+    let configured_as = view.peer_as.map_or(0, |asn| asn.get());
+    let known_as = negotiated.map_or(configured_as, |n| n.peer_as.get());
+    let peer_type = match negotiated.map(|n| n.session) {
+        Some(SessionType::Ibgp) => 0,
+        Some(SessionType::Ebgp) => 1,
+        None => u8::from(known_as != view.local_as.get()),
+    };
+    let hold = negotiated
+        .and_then(|n| n.hold_time)
+        .map_or(0, |t| t.as_secs());
+    json!({
+        "name": view.name.to_string(),
+        "conf": {
+            "neighbor_address": view.remote.to_string(),
+            "neighbor_interface": view.interface,
+            "peer_as": configured_as,
+            "local_as": view.local_as.get(),
+            "type": peer_type,
+        },
+        "state": {
+            "neighbor_address": view.remote.to_string(),
+            "peer_as": known_as,
+            "local_as": view.local_as.get(),
+            "type": peer_type,
+            "session_state": view.state.number(),
+            "session_state_name": view.state.to_string(),
+            "router_id": negotiated.map_or_else(String::new, |n| n.peer_router_id.to_string()),
+            "local_router_id": view.router_id.to_string(),
+            "hostname": negotiated.and_then(|n| n.hostname.clone()),
+            "messages": {
+                "received": messages(&view.counters.received),
+                "sent": messages(&view.counters.sent),
+            },
+            "flops": view.flaps,
+            "announced": view.announced,
+            "age": seconds(view.since),
+            "last_error": view.last_error,
+            "bfd_up": view.bfd_up,
+        },
+        "timers": timers(view, hold, wall),
+        "transport": {
+            "local_address": view.local.map(|a| a.to_string()),
+            "remote_port": view.port,
+            "passive_mode": view.passive,
+        },
+        "afi_safis": afi_safis(view),
+    })
+}
+
+/// `uptime` is GoBGP's: a protobuf Timestamp, the second at which the session came up.
+fn timers(view: &PeerView, negotiated_hold: u64, wall: SystemTime) -> Value {
+    let mut state = json!({
+        "negotiated_hold_time": negotiated_hold,
+        "keepalive_interval": negotiated_hold / 3,
+    });
+    if let (Some(uptime), Value::Object(map)) = (view.uptime, &mut state) {
+        let up_at = before(wall, uptime)
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        map.insert("uptime".to_owned(), json!({ "seconds": up_at.as_secs() }));
+    }
+    json!({
+        "config": {
+            "hold_time": view.hold_time,
+            "keepalive_interval": view.hold_time / 3,
+        },
+        "state": state,
+    })
+}
+
+fn afi_safis(view: &PeerView) -> Value {
+    let one = |family: &Family| {
+        let afi = match family {
+            Family::Ipv4 => 1,
+            Family::Ipv6 => 2,
+        };
+        let enabled = view
+            .negotiated
+            .as_ref()
+            .is_some_and(|n| n.families.contains(family));
+        json!({
+            "config": { "family": { "afi": afi, "safi": 1 }, "enabled": true },
+            "state": { "family": { "afi": afi, "safi": 1 }, "enabled": enabled },
+        })
+    };
+    view.families.iter().map(one).collect()
+}
+
+fn messages(counts: &MessageCounts) -> Value {
+    json!({
+        "open": counts.open,
+        "update": counts.update,
+        "notification": counts.notification,
+        "keepalive": counts.keepalive,
+        "refresh": counts.route_refresh,
+        "total": counts.total(),
+    })
+}
+
+/// Seconds with milliseconds: more digits are noise.
+fn seconds(duration: Duration) -> f64 {
+    f64::from(u32::try_from(duration.as_secs()).unwrap_or(u32::MAX))
+        + f64::from(duration.subsec_millis()) / 1000.0
+}
+
+fn before(wall: SystemTime, age: Duration) -> SystemTime {
+    wall.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH)
+}

@@ -1,0 +1,333 @@
+//! The core as Prometheus text (exposition format 0.0.4).
+
+use std::fmt::{self, Write};
+use std::time::{Duration, SystemTime};
+
+use crate::bgp::peer::StateName;
+use crate::core::{AppView, PeerView};
+use crate::health::Health;
+use crate::registry::AppState;
+
+/// What the kernel says of this process (proc_pid_stat(5)), in seconds and bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Process {
+    pub cpu_seconds: f64,
+    pub resident_bytes: u64,
+    pub virtual_bytes: u64,
+    pub open_fds: u64,
+    pub max_fds: u64,
+    pub threads: u64,
+    /// Since 1970.
+    pub start_seconds: f64,
+}
+
+/// What is shown besides apps and peers.
+#[derive(Clone, Copy, Debug)]
+pub struct Extra {
+    /// `None`: /proc is not readable.
+    pub process: Option<Process>,
+    /// `None`: Consul is not configured.
+    pub consul_up: Option<bool>,
+    pub reload: Reload,
+}
+
+/// How the last reading of the configuration ended; the one at start counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reload {
+    pub successful: bool,
+    /// When one last succeeded.
+    pub succeeded_at: SystemTime,
+}
+
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// All metrics.
+pub fn render(apps: &[AppView], peers: &[PeerView], extra: &Extra) -> String {
+    let mut page = Page::default();
+    page.family("sidecast_build_info", GAUGE, "What is running.");
+    page.sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
+    of_apps(&mut page, apps);
+    of_monitors(&mut page, apps);
+    of_peers(&mut page, peers);
+    if let Some(up) = extra.consul_up {
+        page.family("sidecast_consul_up", GAUGE, "Whether Consul answers.");
+        page.sample(&[], u8::from(up));
+    }
+    page.family(
+        "sidecast_config_last_reload_successful",
+        GAUGE,
+        "Whether the configuration could be read the last time.",
+    );
+    page.sample(&[], u8::from(extra.reload.successful));
+    page.family(
+        "sidecast_config_last_reload_success_timestamp_seconds",
+        GAUGE,
+        "When the configuration was last read with success.",
+    );
+    let at = extra
+        .reload
+        .succeeded_at
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    page.sample(&[], at.as_secs());
+    if let Some(process) = &extra.process {
+        of_process(&mut page, process);
+    }
+    page.text
+}
+
+fn of_apps(page: &mut Page, apps: &[AppView]) {
+    page.family(
+        "sidecast_app_healthy",
+        GAUGE,
+        "Whether all monitors of the app pass.",
+    );
+    for app in apps {
+        let healthy = app.health == Health::Up;
+        page.sample(&[("app", app.name.as_str())], u8::from(healthy));
+    }
+    page.family(
+        "sidecast_app_state",
+        GAUGE,
+        "1 for the state the app is in.",
+    );
+    for app in apps {
+        for state in AppState::ALL {
+            let labels = [("app", app.name.as_str()), ("state", state.as_str())];
+            page.sample(&labels, u8::from(state == app.state));
+        }
+    }
+    page.family(
+        "sidecast_app_announced",
+        GAUGE,
+        "Whether the VIP is announced to at least one peer.",
+    );
+    for app in apps {
+        for vip in &app.vips {
+            let prefix = vip.prefix.to_string();
+            let labels = [("app", app.name.as_str()), ("vip", prefix.as_str())];
+            page.sample(&labels, u8::from(vip.announced));
+        }
+    }
+    page.family(
+        "sidecast_app_held_seconds",
+        GAUGE,
+        "How long damping still keeps the app from coming back.",
+    );
+    for app in apps {
+        let held = app.held_for.unwrap_or_default();
+        page.sample(&[("app", app.name.as_str())], Seconds(held));
+    }
+    page.family(
+        "sidecast_transitions_total",
+        COUNTER,
+        "Changes of an app's state.",
+    );
+    for app in apps {
+        for (to, count) in &app.transitions {
+            page.sample(&[("app", app.name.as_str()), ("to", to.as_str())], count);
+        }
+    }
+}
+
+fn of_monitors(page: &mut Page, apps: &[AppView]) {
+    page.family(
+        "sidecast_monitor_up",
+        GAUGE,
+        "Whether the monitor passes, after rise and fall.",
+    );
+    for app in apps {
+        for monitor in &app.monitors {
+            let labels = [
+                ("app", app.name.as_str()),
+                ("monitor", monitor.label.as_str()),
+            ];
+            page.sample(&labels, u8::from(monitor.health == Health::Up));
+        }
+    }
+    page.family(
+        "sidecast_monitor_duration_seconds",
+        GAUGE,
+        "How long the monitor's last check took.",
+    );
+    for app in apps {
+        for monitor in &app.monitors {
+            let labels = [
+                ("app", app.name.as_str()),
+                ("monitor", monitor.label.as_str()),
+            ];
+            if let Some(took) = monitor.took {
+                page.sample(&labels, Seconds(took));
+            }
+        }
+    }
+}
+
+fn of_peers(page: &mut Page, peers: &[PeerView]) {
+    let names: Vec<String> = peers.iter().map(|p| p.name.to_string()).collect();
+    let named = || peers.iter().zip(names.iter().map(String::as_str));
+    page.family(
+        "sidecast_bgp_session_up",
+        GAUGE,
+        "Whether the session is established.",
+    );
+    for (peer, name) in named() {
+        page.sample(
+            &[("peer", name)],
+            u8::from(peer.state == StateName::Established),
+        );
+    }
+    page.family(
+        "sidecast_bgp_session_state",
+        GAUGE,
+        "1 idle, 2 connect, 3 active, 4 opensent, 5 openconfirm, 6 established.",
+    );
+    for (peer, name) in named() {
+        page.sample(&[("peer", name)], peer.state.number());
+    }
+    page.family(
+        "sidecast_bgp_announced_prefixes",
+        GAUGE,
+        "Prefixes announced to the peer and not withdrawn.",
+    );
+    for (peer, name) in named() {
+        page.sample(&[("peer", name)], peer.announced);
+    }
+    page.family(
+        "sidecast_bgp_flaps_total",
+        COUNTER,
+        "Established sessions lost.",
+    );
+    for (peer, name) in named() {
+        page.sample(&[("peer", name)], peer.flaps);
+    }
+    page.family(
+        "sidecast_bgp_messages_total",
+        COUNTER,
+        "BGP messages by type and direction.",
+    );
+    for (peer, name) in named() {
+        let directions = [
+            ("received", peer.counters.received),
+            ("sent", peer.counters.sent),
+        ];
+        for (direction, counts) in directions {
+            for (kind, count) in counts.by_type() {
+                let labels = [("peer", name), ("type", kind), ("direction", direction)];
+                page.sample(&labels, count);
+            }
+        }
+    }
+    if peers.iter().any(|p| p.bfd_up.is_some()) {
+        page.family(
+            "sidecast_bfd_session_up",
+            GAUGE,
+            "Whether the peer's BFD session is up.",
+        );
+        for (peer, name) in named() {
+            if let Some(up) = peer.bfd_up {
+                page.sample(&[("peer", name)], u8::from(up));
+            }
+        }
+    }
+}
+
+/// Named and described as Prometheus' own client libraries do.
+fn of_process(page: &mut Page, process: &Process) {
+    page.family(
+        "process_cpu_seconds_total",
+        COUNTER,
+        "Total user and system CPU time spent in seconds.",
+    );
+    page.sample(&[], process.cpu_seconds);
+    for (name, help, value) in [
+        (
+            "process_open_fds",
+            "Number of open file descriptors.",
+            process.open_fds,
+        ),
+        (
+            "process_max_fds",
+            "Maximum number of open file descriptors.",
+            process.max_fds,
+        ),
+        (
+            "process_virtual_memory_bytes",
+            "Virtual memory size in bytes.",
+            process.virtual_bytes,
+        ),
+        (
+            "process_resident_memory_bytes",
+            "Resident memory size in bytes.",
+            process.resident_bytes,
+        ),
+        (
+            "process_threads",
+            "Number of OS threads in the process.",
+            process.threads,
+        ),
+    ] {
+        page.family(name, GAUGE, help);
+        page.sample(&[], value);
+    }
+    page.family(
+        "process_start_time_seconds",
+        GAUGE,
+        "Start time of the process since unix epoch in seconds.",
+    );
+    page.sample(&[], format_args!("{:.2}", process.start_seconds));
+}
+
+const GAUGE: &str = "gauge";
+const COUNTER: &str = "counter";
+
+/// The text so far, and the family that samples go to.
+#[derive(Default)]
+struct Page {
+    text: String,
+    name: &'static str,
+}
+
+impl Page {
+    fn family(&mut self, name: &'static str, kind: &str, help: &str) {
+        self.name = name;
+        self.text
+            .push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+    }
+
+    fn sample(&mut self, labels: &[(&str, &str)], value: impl fmt::Display) {
+        self.text.push_str(self.name);
+        for (index, (name, text)) in labels.iter().enumerate() {
+            self.text.push(if index == 0 { '{' } else { ',' });
+            self.text.push_str(name);
+            self.text.push_str("=\"");
+            push_escaped(&mut self.text, text);
+            self.text.push('"');
+        }
+        if !labels.is_empty() {
+            self.text.push('}');
+        }
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.text, " {value}");
+    }
+}
+
+/// A label's value: backslash, quote and newline are escaped, nothing else is.
+fn push_escaped(text: &mut String, value: &str) {
+    for c in value.chars() {
+        match c {
+            '\\' => text.push_str("\\\\"),
+            '"' => text.push_str("\\\""),
+            '\n' => text.push_str("\\n"),
+            c => text.push(c),
+        }
+    }
+}
+
+struct Seconds(Duration);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.as_secs_f64())
+    }
+}

@@ -36,19 +36,10 @@ impl Test {
 
 /// The `main` of a test target; `sidecast` is the binary under test.
 pub fn main(sidecast: &'static str, tests: &[Test]) -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [CHILD, program, ..] => return failed(&become_program(program, &args[2..])),
-        [kind @ (TCP | UDP), name, port] => {
-            return match serve(kind, name, port) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => failed(&error),
-            };
-        }
-        _ => {}
+    if let Some(code) = begin(sidecast) {
+        return code;
     }
-    BINARY.get_or_init(|| sidecast);
-    let wish = Wish::parse(&args);
+    let wish = Wish::parse(std::env::args().skip(1));
     let chosen: Vec<Test> = tests
         .iter()
         .filter(|test| wish.matches(test.name))
@@ -63,8 +54,25 @@ pub fn main(sidecast: &'static str, tests: &[Test]) -> ExitCode {
     run(&chosen, wish.threads, tests.len() - chosen.len())
 }
 
+/// The first thing a binary with labs in it does, for the same binary is started again to be a service
+/// or to become another program: then there is an exit code, and nothing else to do.
+pub fn begin(sidecast: &'static str) -> Option<ExitCode> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [CHILD, program, ..] => Some(failed(&become_program(program, &args[2..]))),
+        [kind @ (TCP | UDP), name, port] => Some(match serve(kind, name, port) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failed(&error),
+        }),
+        _ => {
+            BINARY.get_or_init(|| sidecast);
+            None
+        }
+    }
+}
+
 /// The sidecast under test: `SIDECAST_BIN`, else the one cargo built for this target.
-pub(crate) fn binary() -> String {
+pub fn binary() -> String {
     std::env::var("SIDECAST_BIN")
         .unwrap_or_else(|_| (*BINARY.get().expect("main has set it")).to_owned())
 }
@@ -84,7 +92,7 @@ struct Wish {
 }
 
 impl Wish {
-    fn parse(args: &[String]) -> Self {
+    fn parse(mut args: impl Iterator<Item = String>) -> Self {
         let mut wish = Self {
             filters: Vec::new(),
             skip: Vec::new(),
@@ -95,12 +103,11 @@ impl Wish {
                 .and_then(|text| text.parse().ok())
                 .unwrap_or(THREADS),
         };
-        let mut args = args.iter();
         while let Some(arg) = args.next() {
-            let (flag, value) = arg.split_once('=').map_or((&**arg, None), |(flag, value)| {
+            let (flag, value) = arg.split_once('=').map_or((&*arg, None), |(flag, value)| {
                 (flag, Some(value.to_owned()))
             });
-            let mut value = || value.clone().or_else(|| args.next().cloned());
+            let mut value = || value.clone().or_else(|| args.next());
             match flag {
                 "--exact" => wish.exact = true,
                 "--list" => wish.list = true,

@@ -1,0 +1,255 @@
+//! `exec:` monitors with real processes, and the reaper under them.
+//!
+//! The reaper collects every child of the process, so the tests take turns and start none but by it.
+
+use sidecast::app::{ExecCommand, MonitorSpec};
+use sidecast::health::Outcome;
+use sidecast::io::monitor::Checker;
+use sidecast::io::reaper::{Exit, Reaper};
+use smol::future::FutureExt;
+use smol::{LocalExecutor, Timer};
+use std::future::Future;
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs a test's future beside a reaper, as the agent does.
+fn with_reaper<F: Future>(test: impl FnOnce(Reaper) -> F) -> F::Output {
+    let _turn = turn();
+    let reaper = Reaper::new();
+    let executor = LocalExecutor::new();
+    let collecting = executor.spawn({
+        let reaper = reaper.clone();
+        async move { reaper.run().await.expect("SIGCHLD") }
+    });
+    let result = smol::block_on(executor.run(test(reaper).or(async {
+        Timer::after(Duration::from_secs(60)).await;
+        panic!("the test hangs")
+    })));
+    drop(collecting);
+    result
+}
+
+fn shell(line: &str) -> MonitorSpec {
+    MonitorSpec::Exec(ExecCommand::shell(line).expect("a command"))
+}
+
+const LONG: Duration = Duration::from_secs(20);
+
+#[test]
+fn a_command_passes_when_it_exits_zero_and_its_last_line_is_kept() {
+    with_reaper(|reaper| async {
+        let checker = Checker::new(reaper, 1);
+        let run = async |line: &str| checker.check(&shell(line), LONG).await;
+        assert_eq!(run("true").await, Outcome::pass());
+        assert_eq!(
+            run("echo one: two; echo three >&2; echo").await,
+            Outcome::Pass("three".to_owned())
+        );
+        assert_eq!(
+            run("echo 'no http://x:1/y'; exit 3").await,
+            Outcome::Fail("exit code 3: no http://x:1/y".to_owned())
+        );
+        assert_eq!(
+            run("kill -9 $$").await,
+            Outcome::Fail("killed by SIGKILL".to_owned())
+        );
+        // Standard input is empty, not the terminal.
+        assert_eq!(run("cat").await, Outcome::pass());
+        let argv = ["printf", "%s", "a:b  c"].map(str::to_owned).to_vec();
+        let spec = MonitorSpec::Exec(ExecCommand::argv(argv).expect("a command"));
+        assert_eq!(
+            checker.check(&spec, LONG).await,
+            Outcome::Pass("a:b  c".to_owned())
+        );
+        let missing = vec!["/nonexistent/program".to_owned()];
+        let spec = MonitorSpec::Exec(ExecCommand::argv(missing).expect("a command"));
+        let outcome = checker.check(&spec, LONG).await;
+        assert!(
+            outcome.is_fail() && outcome.message().contains("/nonexistent/program"),
+            "{outcome}"
+        );
+    });
+}
+
+#[test]
+fn at_the_timeout_the_whole_group_dies() {
+    with_reaper(|reaper| async {
+        let checker = Checker::new(reaper, 1);
+        let began = Instant::now();
+        let line = "echo $$; sleep 1000 & sleep 1000 & echo $$; wait";
+        let outcome = checker
+            .check(&shell(line), Duration::from_millis(300))
+            .await;
+        let took = began.elapsed();
+        assert!(took < Duration::from_millis(800), "{took:?}");
+        assert!(outcome.is_fail(), "{outcome}");
+        let group = outcome.message().rsplit(' ').next().unwrap_or_default();
+        let group: i32 = group.parse().expect("the shell printed its pid");
+        until(|| members(group) == 0).await;
+    });
+}
+
+#[test]
+fn a_check_that_is_dropped_kills_what_it_runs() {
+    with_reaper(|reaper| async {
+        let file = std::env::temp_dir().join(format!("sidecast-children-{}", std::process::id()));
+        let checker = Checker::new(reaper, 1);
+        let spec = shell(&format!("echo $$ > {}; sleep 1000", file.display()));
+        let given_up = async {
+            Timer::after(Duration::from_millis(300)).await;
+            None
+        };
+        let check = async { Some(checker.check(&spec, LONG).await) };
+        assert_eq!(check.or(given_up).await, None);
+        let group = std::fs::read_to_string(&file).expect("the shell ran");
+        std::fs::remove_file(&file).expect("it is ours");
+        let group: i32 = group.trim().parse().expect("a pid");
+        until(|| members(group) == 0).await;
+    });
+}
+
+#[test]
+fn a_background_process_does_not_hold_a_finished_check_up() {
+    with_reaper(|reaper| async {
+        let checker = Checker::new(reaper, 1);
+        let began = Instant::now();
+        let outcome = checker.check(&shell("sleep 3 & echo done"), LONG).await;
+        assert_eq!(outcome, Outcome::Pass("done".to_owned()));
+        assert!(began.elapsed() < Duration::from_secs(2));
+    });
+}
+
+#[test]
+fn endless_output_starves_nobody_and_is_not_an_error() {
+    with_reaper(|reaper| async {
+        let checker = Checker::new(reaper, 1);
+        let mut worst = Duration::ZERO;
+        let ticks = async {
+            loop {
+                let began = Instant::now();
+                Timer::after(Duration::from_millis(5)).await;
+                worst = worst.max(began.elapsed());
+            }
+        };
+        let spec = shell("yes");
+        let check = checker.check(&spec, Duration::from_millis(700));
+        let outcome = check.or(ticks).await;
+        assert!(outcome.message().ends_with(": y"), "{outcome}");
+        assert!(worst < Duration::from_millis(200), "{worst:?}");
+        let spec = shell("head -c 3000000 /dev/zero | tr '\\0' x; echo; echo all");
+        assert_eq!(
+            checker.check(&spec, LONG).await,
+            Outcome::Pass("all".to_owned())
+        );
+    });
+}
+
+#[test]
+fn two_hundred_checks_leave_no_descriptor_thread_or_zombie() {
+    with_reaper(|reaper| async {
+        let checker = Checker::new(reaper, 1);
+        checker.check(&shell("true"), LONG).await;
+        let before = (count("/proc/self/fd"), count("/proc/self/task"));
+        for _ in 0..200 {
+            let outcome = checker.check(&shell("echo x"), LONG).await;
+            assert_eq!(outcome, Outcome::Pass("x".to_owned()));
+        }
+        until(|| count("/proc/self/fd") == before.0).await;
+        // The test harness may end threads of its own meanwhile, and begin none.
+        assert!(count("/proc/self/task") <= before.1);
+        until(|| children() == 0).await;
+    });
+}
+
+#[test]
+fn every_child_gets_its_own_status_also_beside_orphans() {
+    with_reaper(|reaper| async move {
+        nix::sys::prctl::set_child_subreaper(true).expect("any process may");
+        let orphans = reaper
+            .spawn(Command::new("sh").args(["-c", "for i in 1 2 3 4 5; do (sleep 0.$i &) ; done"]))
+            .expect("a shell");
+        let children: Vec<_> = (0..50)
+            .map(|code| {
+                let line = format!("exit {code}");
+                reaper
+                    .spawn(Command::new("sh").args(["-c", &line]))
+                    .expect("a shell")
+            })
+            .collect();
+        for (child, code) in children.iter().zip(0..) {
+            assert_eq!(child.exited().await, Exit::Code(code));
+            assert_eq!(child.exited().await, Exit::Code(code), "asked again");
+        }
+        assert_eq!(orphans.exited().await, Exit::Code(0));
+        until(|| self::children() == 0).await;
+        nix::sys::prctl::set_child_subreaper(false).expect("any process may");
+    });
+}
+
+#[test]
+fn without_a_shell_the_check_fails_and_says_so() {
+    if std::env::var_os(INNER).is_none() {
+        let _turn = turn();
+        let output = Command::new(std::env::current_exe().expect("this test"))
+            .args(["--exact", "without_a_shell_the_check_fails_and_says_so"])
+            .env(INNER, "1")
+            .env("PATH", "/nonexistent")
+            .output()
+            .expect("this test runs");
+        assert!(output.status.success(), "{output:?}");
+        return;
+    }
+    with_reaper(|reaper| async {
+        let checker = Checker::new(reaper, 1);
+        let outcome = checker.check(&shell("true"), LONG).await;
+        assert!(
+            outcome.is_fail() && outcome.message().contains("no shell"),
+            "{outcome}"
+        );
+    });
+}
+
+const INNER: &str = "SIDECAST_TEST_WITHOUT_SHELL";
+
+async fn until(probe: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !probe() {
+        assert!(began.elapsed() < Duration::from_secs(5), "waited too long");
+        Timer::after(Duration::from_millis(10)).await;
+    }
+}
+
+fn count(folder: &str) -> usize {
+    std::fs::read_dir(folder).expect("/proc").count()
+}
+
+/// The fields of every process's stat behind its name (proc(5); 0 is the state).
+fn stats() -> Vec<Vec<String>> {
+    let entries = std::fs::read_dir("/proc").expect("/proc").flatten();
+    entries
+        .filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok())
+        .filter_map(|stat| {
+            let (_, fields) = stat.rsplit_once(')')?;
+            Some(fields.split_whitespace().map(str::to_owned).collect())
+        })
+        .collect()
+}
+
+/// Processes in a group, zombies aside.
+fn members(group: i32) -> usize {
+    let group = group.to_string();
+    let alive = |s: &&Vec<String>| s[0] != "Z" && s[2] == group;
+    stats().iter().filter(alive).count()
+}
+
+/// Our children, dead or alive.
+fn children() -> usize {
+    let me = std::process::id().to_string();
+    stats().iter().filter(|s| s[1] == me).count()
+}

@@ -13,7 +13,7 @@ mod port;
 mod queue;
 mod tcp;
 
-pub use port::{FullQueue, PortState};
+pub use port::{FullQueue, PortState, bind_test};
 
 use crate::app::{AcceptQueue, MonitorSpec, Protocol};
 use crate::health::Outcome;

@@ -299,7 +299,7 @@ fn is_missing(error: Errno) -> bool {
 
 /// Tries to bind the port on all addresses: only "address in use" says that somebody has it. No other
 /// error may count as open (without the right to bind low ports every one of them would).
-pub(super) fn bind_test(protocol: Protocol, port: u16) -> PortState {
+pub fn bind_test(protocol: Protocol, port: u16) -> PortState {
     let mut want = None;
     for family in Family::ALL {
         match try_bind(protocol, family, port) {

@@ -1,0 +1,711 @@
+//! Monitors against real sockets, in private networks: who listens, who stopped, what is answered.
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use sidecast::app::{AcceptQueue, MonitorSpec, Protocol, Rcode};
+use sidecast::health::Outcome;
+use sidecast::io::monitor::{Checker, PortState, bind_test};
+use sidecast::io::reaper::Reaper;
+use sidecast::io::sock_events::{SocketEvent, SocketEvents};
+use sidecast_lab::{Child, Lab, Namespace, Service, Transport, until};
+use smol::Timer;
+use smol::future::FutureExt;
+
+sidecast_lab::tests! {
+    needs ["ip"]:
+        a_port_is_up_while_somebody_listens,
+        only_sockets_that_others_can_reach_count,
+        many_ports_are_looked_up_at_once,
+        binding_tells_in_use_from_everything_else,
+        a_hung_service_is_noticed_by_its_accept_queue,
+        a_killed_service_is_reported_at_once,
+        what_is_not_ours_does_not_wake_us,
+        lost_notifications_are_said,
+        a_tcp_monitor_passes_when_a_connection_opens,
+        dns_answers_are_checked,
+        http_answers_are_checked;
+    needs ["ip", "openssl"]:
+        names_are_looked_up_and_tls_is_verified;
+}
+
+fn a_port_is_up_while_somebody_listens() {
+    let lab = Lab::new();
+    let host = lab.namespace("host");
+    let checker = checker();
+    for (transport, kind) in [(Transport::Tcp, "tcp"), (Transport::Udp, "udp")] {
+        let check = || check(&host, &checker, &format!("port:{kind}:5000"));
+        assert!(check().is_fail());
+        let mut service = Service::start(&host, transport, 5000);
+        assert_eq!(check(), Outcome::pass());
+        service.kill();
+        let outcome = check();
+        assert!(
+            outcome.is_fail() && outcome.message().contains("nothing"),
+            "{outcome}"
+        );
+    }
+}
+
+fn only_sockets_that_others_can_reach_count() {
+    let lab = Lab::new();
+    let host = lab.namespace("host");
+    let checker = checker();
+    let check = |port: u16| check(&host, &checker, &format!("port:udp:{port}"));
+    let udp = |addr: &str| host.enter(|| UdpSocket::bind(addr).expect("a free port"));
+
+    let _stub = hold(udp("127.0.0.53:53"));
+    let outcome = check(53);
+    assert!(
+        outcome.is_fail() && outcome.message().contains("127.0.0.53"),
+        "{outcome}"
+    );
+    let local = hold(udp("127.0.0.1:53"));
+    let outcome = check(53);
+    assert!(
+        outcome.is_pass() && outcome.message().contains("127.0.0.1"),
+        "{outcome}"
+    );
+    drop(local);
+    let _six = hold(udp("[::1]:53"));
+    assert!(check(53).message().contains("::1"));
+    host.ip("addr add 192.0.2.53/32 dev lo");
+    let _vip = hold(udp("192.0.2.53:53"));
+    assert_eq!(check(53), Outcome::pass());
+
+    // A client's socket is bound too, but to one peer.
+    let client = udp("0.0.0.0:54");
+    host.enter(|| client.connect("127.0.0.1:9"))
+        .expect("no packet is sent");
+    let _client = hold(client);
+    assert!(check(54).is_fail());
+
+    // Our own sockets are no service.
+    let own = udp("0.0.0.0:55");
+    let outcome = check(55);
+    assert!(
+        outcome.is_fail() && outcome.message().contains("sidecast itself"),
+        "{outcome}"
+    );
+    drop(own);
+    assert!(check(55).message().contains("nothing"));
+}
+
+fn many_ports_are_looked_up_at_once() {
+    let lab = Lab::new();
+    let host = lab.namespace("host");
+    let checker = checker();
+    let ports: Vec<u16> = (0..400).map(|i| 10_000 + 3 * i).collect();
+    let open: BTreeSet<u16> = ports.iter().copied().step_by(40).collect();
+    let _held: Vec<_> = open
+        .iter()
+        .map(|port| {
+            let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, *port));
+            let udp = host.enter(|| UdpSocket::bind(any)).expect("a free port");
+            let tcp = host.enter(|| TcpListener::bind(any)).expect("a free port");
+            (hold(udp), hold(tcp))
+        })
+        .collect();
+    let wanted: BTreeSet<_> = ports
+        .iter()
+        .flat_map(|port| [(Protocol::Tcp, *port), (Protocol::Udp, *port)])
+        .collect();
+    for few in [true, false] {
+        // With few ports the kernel filters, with many we do.
+        let wanted = wanted
+            .iter()
+            .copied()
+            .filter(|(_, p)| !few || *p < 10_300)
+            .collect();
+        let began = Instant::now();
+        let states = host.enter(|| checker.ports(&wanted));
+        let took = began.elapsed();
+        assert!(took < Duration::from_millis(200), "{took:?}");
+        assert_eq!(states.len(), wanted.len());
+        for ((_, port), state) in states {
+            assert_eq!(state.is_open(), open.contains(&port), "{port}: {state:?}");
+        }
+    }
+}
+
+fn binding_tells_in_use_from_everything_else() {
+    let lab = Lab::new();
+    let host = lab.namespace("host");
+    for (protocol, transport) in [
+        (Protocol::Tcp, Transport::Tcp),
+        (Protocol::Udp, Transport::Udp),
+    ] {
+        let test = || host.enter(|| bind_test(protocol, 5000));
+        assert!(matches!(test(), PortState::Closed(_)));
+        let mut service = Service::start(&host, transport, 5000);
+        assert!(test().is_open());
+        service.kill();
+        // Also beside connections in TIME_WAIT, which the service's start left.
+        assert!(matches!(test(), PortState::Closed(_)), "{:?}", test());
+    }
+    // No right to bind: nothing is known, and it must not look like "in use".
+    let state = host.enter(|| {
+        let low = || without_capabilities(|| bind_test(Protocol::Tcp, 80));
+        std::thread::spawn(low).join().expect("no panic")
+    });
+    assert!(
+        matches!(&state, PortState::Unknown(why) if why.contains("Permission denied")),
+        "{state:?}"
+    );
+}
+
+fn a_hung_service_is_noticed_by_its_accept_queue() {
+    let lab = Lab::new();
+    let host = lab.namespace("host");
+    host.sysctl("net/core/somaxconn", "16");
+    let service = Service::start(&host, Transport::Tcp, 5000);
+    let checker = checker();
+    let spec = |accept_queue| MonitorSpec::Port {
+        protocol: Protocol::Tcp,
+        port: 5000,
+        accept_queue,
+    };
+    let check = |accept_queue, timeout: u64| {
+        let began = Instant::now();
+        let spec = spec(accept_queue);
+        let check = checker.check(&spec, Duration::from_millis(timeout));
+        let outcome = host.enter(|| smol::block_on(check));
+        (outcome, began.elapsed())
+    };
+    assert_eq!(check(AcceptQueue::Fail, 2000).0, Outcome::pass());
+    service.signal(Signal::SIGSTOP);
+    let clients: Vec<TcpStream> = host.enter(|| fill(5000));
+    assert!(clients.len() > 10, "only {} connections", clients.len());
+
+    assert_eq!(check(AcceptQueue::Ignore, 2000).0, Outcome::pass());
+    let (outcome, took) = check(AcceptQueue::Warn, 2000);
+    assert!(
+        outcome.is_pass() && outcome.message().contains("accept queue"),
+        "{outcome}"
+    );
+    assert!(took < Duration::from_millis(2500), "{took:?}");
+    let (outcome, took) = check(AcceptQueue::Fail, 2000);
+    assert!(
+        outcome.is_fail() && outcome.message().contains("accept queue"),
+        "{outcome}"
+    );
+    assert!(
+        took < Duration::from_millis(500),
+        "known already, but {took:?}"
+    );
+
+    service.signal(Signal::SIGCONT);
+    until(SOON, "the service takes its connections", || {
+        match check(AcceptQueue::Fail, 100).0 {
+            Outcome::Pass(text) if text.is_empty() => Ok(()),
+            other => Err(other),
+        }
+    });
+
+    // A timeout shorter than the time it takes: found by several checks in a row.
+    service.signal(Signal::SIGSTOP);
+    let _more = host.enter(|| fill(5000));
+    let began = Instant::now();
+    until(SOON, "it fails", || match check(AcceptQueue::Fail, 300).0 {
+        outcome if outcome.is_fail() => Ok(()),
+        outcome => Err(outcome),
+    });
+    let took = began.elapsed();
+    assert!(
+        took > Duration::from_millis(1900) && took < Duration::from_millis(3000),
+        "{took:?}"
+    );
+    service.signal(Signal::SIGCONT);
+}
+
+fn a_killed_service_is_reported_at_once() {
+    let lab = Lab::new();
+    let host = lab.namespace("host");
+    let events = host.enter(|| SocketEvents::open().expect("sock_diag"));
+    let checker = checker();
+    for (transport, protocol) in [
+        (Transport::Tcp, Protocol::Tcp),
+        (Transport::Udp, Protocol::Udp),
+    ] {
+        events
+            .set_ports(&[(protocol, 5000)].into())
+            .expect("a filter");
+        let mut times = Vec::new();
+        for _ in 0..10 {
+            let service = Service::start(&host, transport, 5000);
+            // What the start left behind (connections nobody accepted) is not meant.
+            while next(&events, Duration::from_millis(20)).is_some() {}
+            let began = Instant::now();
+            service.signal(Signal::SIGKILL);
+            let event = next(&events, SOON);
+            times.push(began.elapsed());
+            assert_eq!(
+                event,
+                Some(SocketEvent::Destroyed {
+                    protocol,
+                    port: 5000
+                })
+            );
+            assert!(check(&host, &checker, &format!("port:{protocol}:5000")).is_fail());
+        }
+        times.sort();
+        println!(
+            "{protocol}: killed to reported: median {:?}, worst {:?}",
+            times[5], times[9]
+        );
+        assert!(times[5] < Duration::from_millis(50), "{times:?}");
+    }
+}
+
+fn what_is_not_ours_does_not_wake_us() {
+    let lab = Lab::new();
+    let host = lab.namespace("host");
+    let events = host.enter(|| SocketEvents::open().expect("sock_diag"));
+    events
+        .set_ports(&[(Protocol::Tcp, 5000), (Protocol::Udp, 53)].into())
+        .expect("a filter");
+    let _service = Service::start(&host, Transport::Tcp, 5000);
+    while next(&events, Duration::from_millis(50)).is_some() {}
+    // Connections to our port that were served, and sockets on other ports.
+    host.enter(|| {
+        for _ in 0..500 {
+            let mut text = String::new();
+            let mut stream = TcpStream::connect("127.0.0.1:5000").expect("it listens");
+            stream.read_to_string(&mut text).expect("it answers");
+            drop(UdpSocket::bind("127.0.0.1:54").expect("free"));
+            drop(TcpListener::bind("127.0.0.1:5001").expect("free"));
+            // The right port of the wrong protocol passes the kernel's filter, but not us.
+            drop(TcpListener::bind("127.0.0.1:53").expect("free"));
+        }
+    });
+    assert_eq!(next(&events, Duration::from_millis(200)), None);
+    host.enter(|| drop(UdpSocket::bind("127.0.0.1:53").expect("free")));
+    let gone = SocketEvent::Destroyed {
+        protocol: Protocol::Udp,
+        port: 53,
+    };
+    assert_eq!(next(&events, SOON), Some(gone));
+    // Other ports from now on.
+    events
+        .set_ports(&[(Protocol::Udp, 54)].into())
+        .expect("a filter");
+    host.enter(|| drop(UdpSocket::bind("127.0.0.1:53").expect("free")));
+    assert_eq!(next(&events, Duration::from_millis(100)), None);
+}
+
+fn lost_notifications_are_said() {
+    let lab = Lab::new();
+    let host = lab.namespace("host");
+    let events = host.enter(|| SocketEvents::open().expect("sock_diag"));
+    events
+        .set_ports(&[(Protocol::Udp, 53)].into())
+        .expect("a filter");
+    host.enter(|| {
+        for _ in 0..20_000 {
+            drop(UdpSocket::bind("127.0.0.1:53").expect("free"));
+        }
+    });
+    let mut seen = Vec::new();
+    until(SOON, "the loss is said", || {
+        let event = next(&events, Duration::from_secs(1)).ok_or("nothing")?;
+        seen.push(event);
+        if event == SocketEvent::Overrun {
+            Ok(())
+        } else {
+            Err("only events")
+        }
+    });
+    // And after it, it goes on.
+    while next(&events, Duration::from_millis(50)).is_some() {}
+    host.enter(|| drop(UdpSocket::bind("127.0.0.1:53").expect("free")));
+    assert!(matches!(
+        next(&events, SOON),
+        Some(SocketEvent::Destroyed { .. })
+    ));
+}
+
+fn a_tcp_monitor_passes_when_a_connection_opens() {
+    let lab = Lab::new();
+    let host = lab.namespace("host");
+    let checker = checker();
+    let mut service = Service::start(&host, Transport::Tcp, 5000);
+    for target in ["tcp:127.0.0.1:5000", "tcp:[::1]:5000"] {
+        assert_eq!(check(&host, &checker, target), Outcome::pass());
+    }
+    service.kill();
+    let outcome = check(&host, &checker, "tcp:127.0.0.1:5000");
+    assert!(
+        outcome.is_fail() && outcome.message().contains("refused"),
+        "{outcome}"
+    );
+    // An address that swallows everything: the timeout holds.
+    host.ip("link add hole type veth peer name other");
+    host.ip("addr add 198.51.100.1/24 dev hole");
+    host.ip("link set hole up");
+    host.ip("link set other up");
+    host.ip("neigh add 198.51.100.2 lladdr 02:00:00:00:00:01 dev hole");
+    let spec: MonitorSpec = "tcp:198.51.100.2:80".parse().expect("a monitor");
+    let began = Instant::now();
+    let check = checker.check(&spec, Duration::from_millis(300));
+    let outcome = host.enter(|| smol::block_on(check));
+    let took = began.elapsed();
+    assert!(outcome.is_fail(), "{outcome}");
+    assert!(
+        took >= Duration::from_millis(290) && took < Duration::from_millis(900),
+        "{took:?}"
+    );
+}
+
+fn dns_answers_are_checked() {
+    let lab = Lab::new();
+    let host = lab.namespace("host");
+    let checker = checker();
+    let udp = host.enter(|| UdpSocket::bind("127.0.0.1:53").expect("free"));
+    let tcp = host.enter(|| TcpListener::bind("127.0.0.1:53").expect("free"));
+    std::thread::spawn(move || dns_over_udp(&udp));
+    std::thread::spawn(move || dns_over_tcp(&tcp));
+
+    let ask = |monitor: &str| check(&host, &checker, monitor);
+    assert_eq!(ask("dns:good.example"), Outcome::pass());
+    assert_eq!(ask("dns:good.example/AAAA@127.0.0.1:53"), Outcome::pass());
+    assert_eq!(ask("dns:big.example"), Outcome::pass(), "by TCP");
+    assert_eq!(
+        ask("dns:forged.example"),
+        Outcome::pass(),
+        "the false ones are ignored"
+    );
+    assert_eq!(ask("dns:lost.example"), Outcome::pass(), "sent again");
+    assert_eq!(ask("dns:missing.example").message(), "answered NXDOMAIN");
+    assert!(
+        ask("dns:empty.example")
+            .message()
+            .contains("without a record")
+    );
+    let outcome = ask("dns:silent.example");
+    assert!(
+        outcome.is_fail() && outcome.message().contains("no answer"),
+        "{outcome}"
+    );
+    let outcome = ask("dns:good.example@127.0.0.1:54");
+    assert!(
+        outcome.is_fail() && outcome.message().contains("refused"),
+        "{outcome}"
+    );
+
+    let Ok(MonitorSpec::Dns {
+        name,
+        qtype,
+        server,
+        ..
+    }) = "dns:missing.example".parse()
+    else {
+        panic!("a dns monitor");
+    };
+    let rcode = |code| MonitorSpec::Dns {
+        name: name.clone(),
+        qtype,
+        server,
+        rcode: Some(Rcode(code)),
+    };
+    let run = |spec: &MonitorSpec| host.enter(|| smol::block_on(checker.check(spec, TIMEOUT)));
+    assert_eq!(run(&rcode(3)), Outcome::pass());
+    assert_eq!(run(&rcode(0)).message(), "answered NXDOMAIN, not NOERROR");
+}
+
+fn http_answers_are_checked() {
+    let lab = Lab::new();
+    let host = lab.namespace("host");
+    let checker = checker();
+    let listener = host.enter(|| TcpListener::bind("[::]:8080").expect("free"));
+    std::thread::spawn(move || http_server(&listener));
+
+    let ask = |path: &str| check(&host, &checker, &format!("http://127.0.0.1:8080{path}"));
+    assert_eq!(ask("/ok"), Outcome::pass());
+    assert_eq!(
+        check(&host, &checker, "http://[::1]:8080/ok"),
+        Outcome::pass()
+    );
+    assert_eq!(
+        ask("/moved"),
+        Outcome::pass(),
+        "a redirect passes and is not followed"
+    );
+    assert_eq!(ask("/early"), Outcome::pass(), "1xx are passed over");
+    let outcome = ask("/broken");
+    assert!(
+        outcome.is_fail() && outcome.message().contains("status 503"),
+        "{outcome}"
+    );
+    assert!(ask("/closed").is_fail());
+    assert!(ask("/garbage").is_fail());
+    let outcome = ask("/hang");
+    assert!(
+        outcome.is_fail() && outcome.message().contains("no answer"),
+        "{outcome}"
+    );
+
+    let with = |path: &str, contains: &str, header: (&str, &str)| {
+        let spec = MonitorSpec::Http {
+            url: format!("http://127.0.0.1:8080{path}")
+                .parse()
+                .expect("a URL"),
+            status: "200".parse().expect("a status"),
+            contains: Some(contains.to_owned()),
+            headers: vec![(header.0.to_owned(), header.1.to_owned())],
+            insecure: false,
+        };
+        host.enter(|| smol::block_on(checker.check(&spec, TIMEOUT)))
+    };
+    assert_eq!(
+        with("/chunked", "hello world", ("X-A", "b")),
+        Outcome::pass()
+    );
+    assert_eq!(with("/ok", "fine", ("X-A", "b")), Outcome::pass());
+    assert_eq!(
+        with("/stream", "first", ("X-A", "b")),
+        Outcome::pass(),
+        "found before the end"
+    );
+    assert!(
+        with("/ok", "absent", ("X-A", "b"))
+            .message()
+            .contains("\"absent\"")
+    );
+    assert!(
+        with("/moved", "", ("X-A", "b"))
+            .message()
+            .contains("wanted 200")
+    );
+    assert_eq!(
+        with("/echo", "x-token: secret", ("x-token", "secret")),
+        Outcome::pass()
+    );
+}
+
+fn names_are_looked_up_and_tls_is_verified() {
+    let lab = Lab::new();
+    let host = lab.namespace("host");
+    let checker = checker();
+    let _service = Service::start(&host, Transport::Tcp, 5000);
+    assert_eq!(
+        check(&host, &checker, "tcp:localhost:5000"),
+        Outcome::pass()
+    );
+    let outcome = check(&host, &checker, "tcp:nowhere.invalid:5000");
+    assert!(
+        outcome.is_fail() && outcome.message().contains("looking up"),
+        "{outcome}"
+    );
+
+    let (key, cert) = (lab.dir().join("key.pem"), lab.dir().join("cert.pem"));
+    let (key, cert) = (key.display().to_string(), cert.display().to_string());
+    host.run(
+        "openssl",
+        &[
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=DNS:localhost",
+            "-keyout",
+            &key,
+            "-out",
+            &cert,
+        ],
+    );
+    let args = [
+        "s_server", "-quiet", "-www", "-accept", "8443", "-key", &key, "-cert", &cert,
+    ];
+    let _server = Child::start(&host, "tls", "openssl", &args, &[]);
+    until(SOON, "the TLS server listens", || {
+        host.enter(|| TcpStream::connect("127.0.0.1:8443"))
+            .map(drop)
+    });
+    let spec = |insecure| MonitorSpec::Http {
+        url: "https://localhost:8443/".parse().expect("a URL"),
+        status: "2xx".parse().expect("a status"),
+        contains: Some("s_server".to_owned()),
+        headers: Vec::new(),
+        insecure,
+    };
+    let run = |insecure| {
+        let spec = spec(insecure);
+        host.enter(|| smol::block_on(checker.check(&spec, Duration::from_secs(5))))
+    };
+    let outcome = run(false);
+    assert!(
+        outcome.is_fail(),
+        "a certificate nobody vouches for: {outcome}"
+    );
+    assert_eq!(run(true), Outcome::pass());
+}
+
+fn checker() -> Checker {
+    Checker::new(Reaper::new(), 7)
+}
+
+fn check(host: &Namespace, checker: &Checker, monitor: &str) -> Outcome {
+    let spec: MonitorSpec = monitor.parse().expect("a monitor");
+    host.enter(|| smol::block_on(checker.check(&spec, TIMEOUT)))
+}
+
+fn next(events: &SocketEvents, limit: Duration) -> Option<SocketEvent> {
+    let event = async { Some(events.next().await.expect("the subscription holds")) };
+    let late = async {
+        Timer::after(limit).await;
+        None
+    };
+    smol::block_on(event.or(late))
+}
+
+/// A socket in the hands of another process, which does nothing with it.
+struct Held(std::process::Child);
+
+fn hold(socket: impl Into<OwnedFd>) -> Held {
+    let mut command = Command::new("sleep");
+    command.arg("300").stdin(Stdio::from(socket.into()));
+    Held(command.spawn().expect("sleep"))
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // It can only be gone already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Connects until the listener's accept queue is full: no connection is answered any more. A service
+/// may take a last one while it is being stopped, so one failure is not enough.
+fn fill(port: u16) -> Vec<TcpStream> {
+    let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let mut clients = Vec::new();
+    let mut failures = 0;
+    while failures < 3 {
+        match TcpStream::connect_timeout(&to, Duration::from_millis(100)) {
+            Ok(client) => clients.push(client),
+            Err(_) => failures += 1,
+        }
+        assert!(clients.len() < 500, "the queue does not fill");
+    }
+    clients
+}
+
+/// Runs `work` on this thread without any effective capability; the thread has none from then on.
+fn without_capabilities<T>(work: impl FnOnce() -> T) -> T {
+    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+    let mut sets = capabilities(None).expect("our own");
+    sets.effective = CapabilitySet::empty();
+    set_capabilities(None, sets).expect("fewer are always allowed");
+    work()
+}
+
+/// The first label says how to answer.
+fn dns_answer(query: &[u8], over_tcp: bool) -> Vec<u8> {
+    let label_len = usize::from(query[12]);
+    let label = &query[13..13 + label_len];
+    let mut answer = query.to_vec();
+    answer[2] = 0x81;
+    match label {
+        b"missing" => answer[3] = 0x83,
+        b"empty" => answer[3] = 0x80,
+        b"big" if !over_tcp => answer[2] |= 0x02,
+        _ => {
+            (answer[3], answer[7]) = (0x80, 1);
+            answer.extend(b"\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04\xc0\0\x02\x01");
+        }
+    }
+    answer
+}
+
+fn dns_over_udp(socket: &UdpSocket) {
+    let mut buf = [0; 512];
+    let mut lost = false;
+    while let Ok((count, from)) = socket.recv_from(&mut buf) {
+        let query = &buf[..count];
+        let answer = dns_answer(query, false);
+        if query[13..].starts_with(b"silent") {
+            continue;
+        }
+        if query[13..].starts_with(b"lost") && !lost {
+            lost = true;
+            continue;
+        }
+        if query[13..].starts_with(b"forged") {
+            let mut wrong = dns_answer(query, false);
+            wrong[0] ^= 0xff;
+            let _ = socket.send_to(&wrong, from);
+            let _ = socket.send_to(b"rubbish", from);
+            let mut other = dns_answer(query, false);
+            other[13] ^= 1;
+            other[3] = 0x83;
+            let _ = socket.send_to(&other, from);
+        }
+        let _ = socket.send_to(&answer, from);
+    }
+}
+
+fn dns_over_tcp(listener: &TcpListener) {
+    for stream in listener.incoming() {
+        let mut stream = stream.expect("a client");
+        let mut length = [0; 2];
+        stream.read_exact(&mut length).expect("a length");
+        let mut query = vec![0; usize::from(u16::from_be_bytes(length))];
+        stream.read_exact(&mut query).expect("a query");
+        let answer = dns_answer(&query, true);
+        let length = u16::try_from(answer.len()).expect("short").to_be_bytes();
+        // In pieces, as it may come.
+        for piece in [&length[..], &answer[..5], &answer[5..]] {
+            stream.write_all(piece).expect("a reader");
+        }
+    }
+}
+
+fn http_server(listener: &TcpListener) {
+    for stream in listener.incoming() {
+        let mut stream = stream.expect("a client");
+        std::thread::spawn(move || {
+            let mut buf = vec![0; 4096];
+            let count = stream.read(&mut buf).unwrap_or(0);
+            let request = String::from_utf8_lossy(&buf[..count]).into_owned();
+            let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
+            let ok = |body: &str| {
+                format!(
+                    "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
+                    body.len()
+                )
+            };
+            let chunks = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+            let answer = match path.as_str() {
+                "/ok" => ok("all is fine"),
+                "/echo" => ok(&request),
+                "/moved" => "HTTP/1.1 302 Found\r\nLocation: /broken\r\n\r\n".to_owned(),
+                "/early" => format!("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n{}", ok("")),
+                "/broken" => "HTTP/1.1 503 Away\r\n\r\n".to_owned(),
+                "/garbage" => "SSH-2.0-none\r\n\r\n".to_owned(),
+                "/chunked" => format!("{chunks}6\r\nhello \r\n5\r\nworld\r\n0\r\n\r\n"),
+                "/stream" => format!("{chunks}5\r\nfirst\r\n"),
+                _ => String::new(),
+            };
+            let _ = stream.write_all(answer.as_bytes());
+            if matches!(path.as_str(), "/hang" | "/stream" | "/ok") {
+                // Stays open: nothing may depend on the end of the connection.
+                std::thread::sleep(Duration::from_secs(10));
+            }
+        });
+    }
+}
+
+const TIMEOUT: Duration = Duration::from_secs(2);
+const SOON: Duration = Duration::from_secs(5);

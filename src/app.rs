@@ -3,12 +3,14 @@
 //! Everything here is valid by construction; the texts that people write are parsed here and nowhere
 //! else. Leaves out: the policy of who may write what (`config`), and whatever needs the kernel's tables.
 
+mod dns;
 pub mod duration;
+mod http;
 mod monitor;
 
-pub use monitor::{
-    AcceptQueue, ExecCommand, HttpUrl, Monitor, MonitorSpec, QType, Rcode, StatusRanges,
-};
+pub use dns::{QType, Rcode};
+pub use http::{HttpUrl, StatusRanges};
+pub use monitor::{AcceptQueue, ExecCommand, Monitor, MonitorSpec};
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -464,6 +466,114 @@ impl Default for AppDefaults {
             interval: Duration::from_secs(10),
             drain_time: Duration::from_secs(2),
             vip_presence: VipPresence::Healthy,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_words() {
+        for text in ["a", "dns-1", "web/2", "ä"] {
+            assert_eq!(text.parse::<AppName>().unwrap().to_string(), text);
+        }
+        let long = "x".repeat(256);
+        for text in ["", "a b", "a\nb", "\u{7f}", long.as_str()] {
+            assert!(text.parse::<AppName>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_vip_never_cuts_the_host_off() {
+        for text in [
+            "0.0.0.0/0",
+            "::/0",
+            "0.0.0.0/1",
+            "128.0.0.0/1",
+            "0.0.0.0/32",
+            "127.0.0.1/32",
+            "169.254.1.1/32",
+            "224.0.0.1/32",
+            "255.255.255.255/32",
+            "::/128",
+            "::1/128",
+            "fe80::1/128",
+            "ff02::1/128",
+            "::ffff:192.0.2.1/128",
+        ] {
+            let error = Vip::parse(text).unwrap_err();
+            assert!(matches!(error, VipError::Never { .. }), "{text}: {error}");
+        }
+        for text in ["192.0.2.1/32", "10.0.0.0/8", "2001:db8::/32", "fd00::1/128"] {
+            assert_eq!(text.parse::<Vip>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn host_bits_are_cleared_and_a_missing_length_is_named() {
+        let (vip, masked) = Vip::parse("198.51.100.77/24").unwrap();
+        assert_eq!(
+            (vip.to_string().as_str(), masked),
+            ("198.51.100.0/24", true)
+        );
+        assert!(!Vip::parse("198.51.100.77/32").unwrap().1);
+        let error = Vip::parse("2001:db8::1").unwrap_err().to_string();
+        assert!(error.contains("write 2001:db8::1/128"), "{error}");
+        assert!(matches!(Vip::parse("x/32"), Err(VipError::Syntax(_))));
+        assert!(matches!(Vip::parse("1.2.3.4/33"), Err(VipError::Syntax(_))));
+    }
+
+    #[test]
+    fn nat_has_two_or_three_parts() {
+        for (text, shown) in [("udp:53:8053", "udp:53:8053"), ("tcp:80", "tcp:80:80")] {
+            assert_eq!(text.parse::<NatSpec>().unwrap().to_string(), shown);
+        }
+        for text in [
+            "",
+            "tcp",
+            "tcp:",
+            "sctp:1:1",
+            "tcp:0:1",
+            "tcp:1:65536",
+            "tcp:1:2:3",
+            "tcp:+1",
+            "tcp:1;id",
+        ] {
+            assert!(text.parse::<NatSpec>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn attributes_add_communities_and_the_upper_wins() {
+        let low = Attributes {
+            communities: BTreeSet::from([Community::new(1, 1)]),
+            med: Some(1),
+            local_pref: Some(5),
+            ..Attributes::default()
+        };
+        let over = Attributes {
+            communities: BTreeSet::from([Community::new(1, 2)]),
+            med: Some(0),
+            ..Attributes::default()
+        };
+        let both = low.overlaid(&over);
+        assert_eq!(both.communities.len(), 2);
+        assert_eq!((both.med, both.local_pref), (Some(0), Some(5)));
+        assert_eq!(low.overlaid(&Attributes::default()), low);
+    }
+
+    #[test]
+    fn sources_have_an_order() {
+        for source in Source::ALL {
+            assert_eq!(source.to_string().parse(), Ok(source));
+        }
+        assert_eq!(Source::Env.precedence(), Source::Config.precedence());
+        assert!(Source::Consul.precedence() > Source::Http.precedence());
+        assert!("root".parse::<Source>().is_err());
+        for presence in [VipPresence::Healthy, VipPresence::Always] {
+            assert_eq!(presence.to_string().parse(), Ok(presence));
         }
     }
 }

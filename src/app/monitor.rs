@@ -2,15 +2,15 @@
 //!
 //! The map form of files is read by `config`. Leaves out: performing a check (`io::monitor`).
 
-use std::collections::BTreeSet;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::ops::RangeInclusive;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::dns::{self, QType, Rcode};
+use super::http::{self, HttpUrl, StatusRanges};
 use super::{Protocol, duration, port};
-use crate::net::{ParseError, decimal};
+use crate::net::ParseError;
 
 /// One monitor of an app.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -122,10 +122,10 @@ impl FromStr for MonitorSpec {
         let parsed = match kind {
             "port" => parse_port(rest).ok_or(PORT),
             "exec" => ExecCommand::shell(rest).map(Self::Exec).ok_or(EXEC),
-            "tcp" => host_port(rest)
+            "tcp" => http::host_port(rest)
                 .map(|(host, port)| Self::Tcp { host, port })
                 .ok_or(TCP),
-            "http" | "https" => s.parse().map_err(|_| HTTP).map(|url| Self::Http {
+            "http" | "https" => s.parse().map_err(|_| http::EXPECTED).map(|url| Self::Http {
                 url,
                 status: StatusRanges::default(),
                 contains: None,
@@ -147,8 +147,6 @@ impl FromStr for MonitorSpec {
 const PORT: &str = "a port monitor: port:tcp:N or port:udp:N, N from 1 to 65535";
 const EXEC: &str = "an exec monitor: exec: and a command";
 const TCP: &str = "a tcp monitor: tcp:HOST:PORT, an IPv6 address in brackets";
-const HTTP: &str =
-    "a URL to check: http://HOST[:PORT][/PATH], without a user in it (set headers instead)";
 const HEARTBEAT: &str =
     "a heartbeat monitor: heartbeat: and a duration above 0 such as heartbeat:30s";
 const DNS: &str =
@@ -166,14 +164,14 @@ fn parse_port(rest: &str) -> Option<MonitorSpec> {
 
 fn parse_dns(rest: &str) -> Result<MonitorSpec, &'static str> {
     let (question, server) = match rest.split_once('@') {
-        Some((question, server)) => (question, dns_server(server).ok_or(DNS)?),
+        Some((question, server)) => (question, dns::server(server).ok_or(DNS)?),
         None => (rest, SocketAddr::from((Ipv4Addr::LOCALHOST, 53))),
     };
     let (name, qtype) = match question.rsplit_once('/') {
         Some((name, qtype)) => (name, qtype.parse().map_err(|_| DNS)?),
         None => (question, QType::A),
     };
-    if !is_domain_name(name) {
+    if !dns::is_domain_name(name) {
         return Err(DNS);
     }
     Ok(MonitorSpec::Dns {
@@ -182,53 +180,6 @@ fn parse_dns(rest: &str) -> Result<MonitorSpec, &'static str> {
         server,
         rcode: None,
     })
-}
-
-/// `ADDR`, `ADDR:PORT`, `[V6]`, `[V6]:PORT` or a bare IPv6 address.
-fn dns_server(s: &str) -> Option<SocketAddr> {
-    if let Ok(addr) = s.parse::<IpAddr>() {
-        return Some(SocketAddr::new(addr, 53));
-    }
-    let bracketed = s.strip_prefix('[').and_then(|s| s.strip_suffix(']'));
-    if let Some(addr) = bracketed {
-        return Some(SocketAddr::new(addr.parse::<Ipv6Addr>().ok()?.into(), 53));
-    }
-    s.parse::<SocketAddr>()
-        .ok()
-        .filter(|server| server.port() != 0)
-}
-
-/// RFC 1035 §2.3.4: labels of 1 to 63 octets, 253 in all; `.` is the root.
-fn is_domain_name(name: &str) -> bool {
-    if name == "." {
-        return true;
-    }
-    let trimmed = name.strip_suffix('.').unwrap_or(name);
-    (1..=253).contains(&trimmed.len())
-        && trimmed.split('.').all(|label| {
-            (1..=63).contains(&label.len())
-                && label
-                    .bytes()
-                    .all(|b| b.is_ascii_graphic() && !matches!(b, b'/' | b'@'))
-        })
-}
-
-/// `HOST:PORT`, an IPv6 address in brackets; the host comes without them.
-pub(crate) fn host_port(s: &str) -> Option<(String, u16)> {
-    let (host, number) = s.rsplit_once(':')?;
-    let host = match host.strip_prefix('[') {
-        Some(rest) => rest
-            .strip_suffix(']')
-            .filter(|h| h.parse::<Ipv6Addr>().is_ok())?,
-        None => Some(host).filter(|h| is_host_name(h))?,
-    };
-    Some((host.to_owned(), port(number)?))
-}
-
-fn is_host_name(s: &str) -> bool {
-    (1..=253).contains(&s.len())
-        && s.bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
 }
 
 /// What a listener whose accept queue is full means.
@@ -302,218 +253,134 @@ impl fmt::Display for ExecCommand {
     }
 }
 
-/// A URL to ask, taken apart.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct HttpUrl {
-    pub tls: bool,
-    /// An address or a name, without brackets.
-    pub host: String,
-    pub port: u16,
-    /// Path and query, beginning with `/`.
-    pub path: String,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fmt::Debug;
 
-impl HttpUrl {
-    /// The `Host` header's value (RFC 9110 §7.2).
-    pub fn authority(&self) -> String {
-        let host = if self.host.contains(':') {
-            format!("[{}]", self.host)
-        } else {
-            self.host.clone()
-        };
-        if self.port == default_port(self.tls) {
-            host
-        } else {
-            format!("{host}:{}", self.port)
+    #[test]
+    fn monitors_read_back_as_they_are_written() {
+        for (text, shown) in [
+            ("port:tcp:5000", "port:tcp:5000"),
+            ("port:udp:53", "port:udp:53"),
+            ("consul", "consul"),
+            (
+                "exec:curl -f http://localhost:80/ | grep a",
+                "exec:curl -f http://localhost:80/ | grep a",
+            ),
+            ("tcp:localhost:80", "tcp:localhost:80"),
+            ("tcp:[::1]:80", "tcp:[::1]:80"),
+            ("http://127.0.0.1", "http://127.0.0.1/"),
+            ("https://[::1]:8443/x?y=1#z", "https://[::1]:8443/x?y=1"),
+            ("http://a:80/x", "http://a/x"),
+            ("http://a?x", "http://a/?x"),
+            ("dns:example.com", "dns:example.com/A@127.0.0.1:53"),
+            (
+                "dns:example.com/aaaa@[::1]:53",
+                "dns:example.com/AAAA@[::1]:53",
+            ),
+            ("dns:./SOA@::1", "dns:./SOA@[::1]:53"),
+            ("dns:a.b./TYPE99@[::1]", "dns:a.b./TYPE99@[::1]:53"),
+            ("dns:x@192.0.2.1:5353", "dns:x/A@192.0.2.1:5353"),
+            ("heartbeat:90s", "heartbeat:1m30s"),
+        ] {
+            let spec: MonitorSpec = text.parse().unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!(spec.to_string(), shown);
+            assert_eq!(shown.parse(), Ok(spec));
         }
     }
-}
 
-fn default_port(tls: bool) -> u16 {
-    if tls { 443 } else { 80 }
-}
-
-impl fmt::Display for HttpUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = if self.tls { "https" } else { "http" };
-        write!(f, "{scheme}://{}{}", self.authority(), self.path)
-    }
-}
-
-impl FromStr for HttpUrl {
-    type Err = ParseError;
-
-    /// A fragment is dropped: it is never sent.
-    fn from_str(s: &str) -> Result<Self, ParseError> {
-        let parse = || {
-            let (scheme, rest) = s.split_once("://")?;
-            let tls = match scheme {
-                "http" => false,
-                "https" => true,
-                _ => return None,
-            };
-            let rest = rest.split('#').next()?;
-            let at = rest.find(['/', '?']).unwrap_or(rest.len());
-            let (authority, path) = rest.split_at(at);
-            let (host, port) = match host_port(authority) {
-                Some(both) => both,
-                None => host_port(&format!("{authority}:{}", default_port(tls)))?,
-            };
-            let clean = path.bytes().all(|b| b.is_ascii_graphic());
-            let slash = if path.starts_with('/') { "" } else { "/" };
-            let path = format!("{slash}{path}");
-            clean.then_some(Self {
-                tls,
-                host,
-                port,
-                path,
-            })
-        };
-        parse().ok_or_else(|| ParseError::new(s, HTTP))
-    }
-}
-
-/// Accepted HTTP status codes.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct StatusRanges(BTreeSet<(u16, u16)>);
-
-impl StatusRanges {
-    pub fn contains(&self, status: u16) -> bool {
-        self.ranges().any(|range| range.contains(&status))
+    #[test]
+    fn what_is_no_monitor_is_refused() {
+        for text in [
+            "",
+            "port",
+            "port:",
+            "port:tcp",
+            "port:tcp:",
+            "port:tcp:0",
+            "port:tcp:65536",
+            "port:tcp:1:2",
+            "port:sctp:1",
+            "exec",
+            "exec:",
+            "exec: ",
+            "consul:x",
+            "Consul",
+            "tcp:x",
+            "tcp:x:0",
+            "tcp::80",
+            "tcp:::1:80",
+            "tcp:[x]:80",
+            "tcp:a/b:80",
+            "http:x",
+            "http://",
+            "http://u:p@h/",
+            "http://h:0/",
+            "http://h/a b",
+            "ftp://h",
+            "dns:",
+            "dns:a..b",
+            "dns:a/XX",
+            "dns:a@b",
+            "dns:a@1.1.1.1:0",
+            "dns:a b",
+            "heartbeat:",
+            "heartbeat:5",
+            "heartbeat:0",
+            "heartbeat:-1s",
+            "ping:1.1.1.1",
+        ] {
+            assert!(text.parse::<MonitorSpec>().is_err(), "{text}");
+        }
     }
 
-    pub fn ranges(&self) -> impl Iterator<Item = RangeInclusive<u16>> {
-        self.0.iter().map(|(first, last)| *first..=*last)
-    }
-}
-
-impl Default for StatusRanges {
-    /// 2xx and 3xx.
-    fn default() -> Self {
-        Self(BTreeSet::from([(200, 399)]))
-    }
-}
-
-impl fmt::Display for StatusRanges {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, (first, last)) in self.0.iter().enumerate() {
-            let comma = if index == 0 { "" } else { "," };
-            if first == last {
-                write!(f, "{comma}{first}")?;
-            } else {
-                write!(f, "{comma}{first}-{last}")?;
+    #[test]
+    fn details_read_back() {
+        fn same<T: FromStr<Err = ParseError> + fmt::Display + PartialEq + Debug>(texts: &[&str]) {
+            for text in texts {
+                assert_eq!(text.parse::<T>().unwrap().to_string(), *text);
             }
         }
-        Ok(())
+        same::<AcceptQueue>(&["ignore", "warn", "fail"]);
+        same::<StatusRanges>(&["200", "200-299", "200,204,300-399"]);
+        same::<QType>(&["A", "AAAA", "TYPE65280", "ANY"]);
+        same::<Rcode>(&["NOERROR", "NXDOMAIN", "9"]);
+        assert_eq!(
+            "2xx".parse::<StatusRanges>().unwrap().to_string(),
+            "200-299"
+        );
+        for text in ["", "20", "600", "299-200", "6xx", "x", "200,"] {
+            assert!(text.parse::<StatusRanges>().is_err(), "{text}");
+        }
+        let default = StatusRanges::default();
+        assert!(default.contains(399) && !default.contains(400) && !default.contains(199));
+        assert!("16".parse::<Rcode>().is_err());
     }
-}
 
-impl FromStr for StatusRanges {
-    type Err = ParseError;
+    #[test]
+    fn a_program_and_its_arguments_are_shown_as_a_shell_would_take_them() {
+        let words = ["/bin/x", "it's", ""].map(str::to_owned).to_vec();
+        let argv = ExecCommand::argv(words).unwrap();
+        assert_eq!(argv.to_string(), r"'/bin/x' 'it'\''s' ''");
+        assert_eq!(ExecCommand::argv(Vec::new()), None);
+        assert_eq!(ExecCommand::argv(vec![String::new()]), None);
+        assert_eq!(ExecCommand::shell("a\0b"), None);
+    }
 
-    /// `204`, `200-299`, `2xx`, or several with commas.
-    fn from_str(s: &str) -> Result<Self, ParseError> {
-        let code = |s: &str| decimal::<u16>(s).filter(|code| (100..=599).contains(code));
-        let range = |part: &str| {
-            let part = part.trim();
-            if let Some(class) = part.strip_suffix("xx") {
-                let class = decimal::<u16>(class).filter(|class| (1..=5).contains(class))?;
-                return Some((class * 100, class * 100 + 99));
-            }
-            let (first, last) = part.split_once('-').unwrap_or((part, part));
-            let (first, last) = (code(first)?, code(last)?);
-            (first <= last).then_some((first, last))
+    #[test]
+    fn a_label_is_the_name_or_kind_and_index() {
+        let mut monitor = Monitor {
+            spec: MonitorSpec::Consul,
+            name: None,
+            interval: Duration::from_secs(1),
+            timeout: Duration::from_secs(1),
+            rise: 1,
+            fall: 1,
+            fast_interval: None,
         };
-        s.split(',')
-            .map(range)
-            .collect::<Option<BTreeSet<_>>>()
-            .map(Self)
-            .ok_or_else(|| ParseError::new(s, "a list of status codes such as 204, 200-299 or 2xx"))
-    }
-}
-
-/// A DNS query type (RFC 1035 §3.2.2 and IANA's registry).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct QType(pub u16);
-
-impl QType {
-    pub const A: Self = Self(1);
-}
-
-const QTYPES: &[(&str, u16)] = &[
-    ("A", 1),
-    ("NS", 2),
-    ("CNAME", 5),
-    ("SOA", 6),
-    ("PTR", 12),
-    ("MX", 15),
-    ("TXT", 16),
-    ("AAAA", 28),
-    ("SRV", 33),
-    ("NAPTR", 35),
-    ("DS", 43),
-    ("DNSKEY", 48),
-    ("SVCB", 64),
-    ("HTTPS", 65),
-    ("ANY", 255),
-    ("CAA", 257),
-];
-
-impl fmt::Display for QType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match QTYPES.iter().find(|(_, value)| *value == self.0) {
-            Some((name, _)) => f.write_str(name),
-            None => write!(f, "TYPE{}", self.0),
-        }
-    }
-}
-
-impl FromStr for QType {
-    type Err = ParseError;
-
-    /// A name, or `TYPE` and its number (RFC 3597 §5).
-    fn from_str(s: &str) -> Result<Self, ParseError> {
-        let name = s.to_ascii_uppercase();
-        let known = QTYPES.iter().find(|(known, _)| *known == name);
-        known
-            .map(|(_, value)| Self(*value))
-            .or_else(|| name.strip_prefix("TYPE").and_then(decimal).map(Self))
-            .ok_or_else(|| ParseError::new(s, "a DNS type such as A, AAAA or SOA"))
-    }
-}
-
-/// A DNS response code (RFC 1035 §4.1.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Rcode(pub u8);
-
-const RCODES: &[(&str, u8)] = &[
-    ("NOERROR", 0),
-    ("FORMERR", 1),
-    ("SERVFAIL", 2),
-    ("NXDOMAIN", 3),
-    ("NOTIMP", 4),
-    ("REFUSED", 5),
-];
-
-impl fmt::Display for Rcode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match RCODES.iter().find(|(_, value)| *value == self.0) {
-            Some((name, _)) => f.write_str(name),
-            None => write!(f, "{}", self.0),
-        }
-    }
-}
-
-impl FromStr for Rcode {
-    type Err = ParseError;
-
-    fn from_str(s: &str) -> Result<Self, ParseError> {
-        let known = RCODES
-            .iter()
-            .find(|(known, _)| known.eq_ignore_ascii_case(s));
-        known
-            .map(|(_, value)| Self(*value))
-            .or_else(|| decimal::<u8>(s).filter(|code| *code < 16).map(Self))
-            .ok_or_else(|| ParseError::new(s, "a DNS response code such as NOERROR or NXDOMAIN"))
+        assert_eq!(monitor.label(2), "consul_2");
+        monitor.name = Some("x".to_owned());
+        assert_eq!(monitor.label(2), "x");
     }
 }

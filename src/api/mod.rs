@@ -306,4 +306,4 @@ fn show(core: &Core, world: &World<'_>, read: Read, json: bool) -> Response {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;

@@ -213,3 +213,67 @@ fn seconds(duration: Duration) -> f64 {
 fn before(wall: SystemTime, age: Duration) -> SystemTime {
     wall.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::sample;
+
+    fn wall() -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_100)
+    }
+
+    #[test]
+    fn info_has_gobgps_keys() {
+        let info = info(&[sample::established(), sample::connecting()], wall());
+        assert_eq!(info["conf"]["neighbor_address"], "10.0.0.1");
+        assert_eq!(info["conf"]["peer_as"], 65000);
+        assert_eq!(info["conf"]["local_as"], 65001);
+        assert_eq!(info["state"]["session_state"], 6);
+        assert_eq!(info["state"]["peer_as"], 65000);
+        assert_eq!(info["state"]["router_id"], "10.0.0.1");
+        assert_eq!(info["state"]["messages"]["received"]["total"], 6);
+        assert_eq!(info["state"]["messages"]["sent"]["update"], 3);
+        assert_eq!(info["timers"]["config"]["hold_time"], 90);
+        assert_eq!(info["timers"]["state"]["negotiated_hold_time"], 30);
+        assert_eq!(info["timers"]["state"]["uptime"]["seconds"], 1_700_000_087);
+        assert_eq!(info["afi_safis"][0]["config"]["family"]["afi"], 1);
+        assert_eq!(info["afi_safis"][0]["state"]["enabled"], true);
+        assert_eq!(info["afi_safis"][1]["state"]["enabled"], false);
+        assert_eq!(info["peers"].as_array().unwrap().len(), 2);
+        let second = &info["peers"][1];
+        assert_eq!(second["name"], "fe80::1%eth0");
+        assert_eq!(second["state"]["session_state"], 3);
+        assert_eq!(second["state"]["peer_as"], 0);
+        assert_eq!(second["state"]["router_id"], "");
+        assert_eq!(second["state"]["last_error"], "connection refused");
+        assert_eq!(second["timers"]["state"]["uptime"], Value::Null);
+    }
+
+    #[test]
+    fn an_app_is_json_whatever_its_texts_hold() {
+        let text = app(&sample::awkward(), wall()).to_string();
+        assert!(!text.contains("secret"));
+        let back: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(back["name"], "a\"b\\c</script>");
+        assert_eq!(back["state"], "held_down");
+        assert_eq!(back["held_for"], 1.25);
+        assert_eq!(back["vip_status"][0]["problem"], "no next hop");
+        assert_eq!(back["monitors"][0]["monitor"], "http");
+        assert_eq!(back["monitors"][0]["message"], "\"<b>\u{1b}");
+        assert_eq!(back["monitors"][0]["age"], Value::Null);
+    }
+
+    #[test]
+    fn monitors_that_may_hold_secrets_show_their_kind() {
+        for (spec, shown) in [
+            ("port:udp:53", "port:udp:53"),
+            ("consul", "consul"),
+            ("dns:a.example@127.0.0.1:53", "dns:a.example@127.0.0.1:53"),
+            ("exec:curl -u a:b http://h", "exec"),
+            ("https://h/?token=x", "https"),
+        ] {
+            assert_eq!(shown_spec(spec), shown);
+        }
+    }
+}

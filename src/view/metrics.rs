@@ -331,3 +331,54 @@ impl fmt::Display for Seconds {
         write!(f, "{}", self.0.as_secs_f64())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::sample;
+
+    #[test]
+    fn every_name_of_the_contract_is_there_and_texts_are_escaped() {
+        let extra = Extra {
+            process: Some(Process {
+                cpu_seconds: 1.5,
+                resident_bytes: 3_000_000,
+                start_seconds: 1_700_000_000.25,
+                ..Process::default()
+            }),
+            consul_up: Some(true),
+            reload: Reload {
+                successful: false,
+                succeeded_at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
+            },
+        };
+        let peers = [sample::established(), sample::connecting()];
+        let text = render(&[sample::awkward()], &peers, &extra);
+        let app = r#"app="a\"b\\c</script>""#;
+        for line in [
+            format!("sidecast_app_healthy{{{app}}} 1"),
+            format!("sidecast_app_state{{{app},state=\"held_down\"}} 1"),
+            format!("sidecast_app_announced{{{app},vip=\"192.0.2.53/32\"}} 0"),
+            format!("sidecast_app_held_seconds{{{app}}} 1.25"),
+            format!("sidecast_monitor_up{{{app},monitor=\"line\\nbreak\"}} 0"),
+            format!("sidecast_monitor_duration_seconds{{{app},monitor=\"line\\nbreak\"}} 0.0015"),
+            format!("sidecast_transitions_total{{{app},to=\"up\"}} 6"),
+            "sidecast_bgp_session_up{peer=\"10.0.0.1\"} 1".to_owned(),
+            "sidecast_bgp_session_up{peer=\"fe80::1%eth0\"} 0".to_owned(),
+            "sidecast_bgp_session_state{peer=\"10.0.0.1\"} 6".to_owned(),
+            "sidecast_bgp_announced_prefixes{peer=\"10.0.0.1\"} 2".to_owned(),
+            "sidecast_bgp_flaps_total{peer=\"10.0.0.1\"} 1".to_owned(),
+            "sidecast_bgp_messages_total{peer=\"10.0.0.1\",type=\"update\",direction=\"sent\"} 3"
+                .to_owned(),
+            "sidecast_bfd_session_up{peer=\"10.0.0.1\"} 1".to_owned(),
+            "sidecast_consul_up 1".to_owned(),
+            "sidecast_config_last_reload_successful 0".to_owned(),
+            "sidecast_config_last_reload_success_timestamp_seconds 1700000000".to_owned(),
+            "process_cpu_seconds_total 1.5".to_owned(),
+            "process_resident_memory_bytes 3000000".to_owned(),
+            "process_start_time_seconds 1700000000.25".to_owned(),
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+        }
+    }
+}

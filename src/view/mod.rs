@@ -4,3 +4,6 @@ pub mod json;
 pub mod metrics;
 pub mod page;
 pub mod time;
+
+#[cfg(test)]
+mod sample;

@@ -1,0 +1,592 @@
+//! Speaking HTTP to the running announcer, over TCP or a unix socket, without the reactor.
+//!
+//! The address comes from `--addr`, `SIDECAST_ADDR` or the configuration; the token from the
+//! configuration, of which a variable is a part.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::Failure;
+use crate::config::{self, Agent, ListenAddr, Secret};
+use crate::io::http::Chunked;
+
+/// Where the announcer listens, and what it wants to see.
+#[derive(Debug)]
+pub struct Client {
+    target: Target,
+    token: Option<Secret>,
+}
+
+/// One end of a connection to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// `host:port`; the host may be a name.
+    Tcp(String),
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(addr) => f.write_str(addr),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// What was found out about the running one's address.
+#[derive(Debug)]
+pub enum Found {
+    Client(Client),
+    /// `agent.listen_addr` is "off".
+    SwitchedOff,
+}
+
+/// What the announcer answered.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub body: String,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub enum CallError {
+    Unreachable {
+        target: String,
+        cause: io::Error,
+    },
+    /// The connection was there and ended early, or the answer took too long.
+    Broken {
+        target: String,
+        cause: io::Error,
+    },
+    /// Whoever answers there speaks something else.
+    NotHttp {
+        target: String,
+    },
+}
+
+impl CallError {
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Unreachable { .. })
+    }
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable { target, cause } => write!(
+                f,
+                "nothing answers at {target}: {cause}; is sidecast running? --addr or SIDECAST_ADDR names another address"
+            ),
+            Self::Broken { target, cause } => write!(f, "no answer from {target}: {cause}"),
+            Self::NotHttp { target } => write!(f, "what answers at {target} is not sidecast"),
+        }
+    }
+}
+
+impl std::error::Error for CallError {}
+
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Self {
+        Self::run(error.to_string())
+    }
+}
+
+impl Client {
+    /// Finds the address. `addr` and `config` are `--addr` and `--config`.
+    pub fn find(addr: Option<&str>, config: Option<&Path>) -> Result<Found, Failure> {
+        let env: BTreeMap<String, String> = std::env::vars_os()
+            .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
+            .collect();
+        find_in(addr, config, &env)
+    }
+
+    /// As [`Client::find`], for commands that cannot do without one.
+    pub fn must_find(addr: Option<&str>, config: Option<&Path>) -> Result<Self, Failure> {
+        match Self::find(addr, config)? {
+            Found::Client(client) => Ok(client),
+            Found::SwitchedOff => Err(Failure::usage(
+                "sidecast: the configuration switches the API off; set agent.listen_addr to an address",
+            )),
+        }
+    }
+
+    /// Sends one request and reads the whole answer; `limit` bounds the wait for it.
+    pub fn call(
+        &self,
+        method: &str,
+        path: &str,
+        params: &[(String, String)],
+        limit: Duration,
+    ) -> Result<Answer, CallError> {
+        let request = self.request(method, path, params);
+        match &self.target {
+            Target::Tcp(addr) => {
+                let stream = connect(addr).map_err(|cause| self.unreachable(cause))?;
+                let _ = stream.set_read_timeout(Some(limit));
+                let _ = stream.set_write_timeout(Some(CONNECT));
+                self.exchange(stream, &request)
+            }
+            Target::Unix(path) => {
+                let stream = UnixStream::connect(path).map_err(|cause| self.unreachable(cause))?;
+                let _ = stream.set_read_timeout(Some(limit));
+                let _ = stream.set_write_timeout(Some(CONNECT));
+                self.exchange(stream, &request)
+            }
+        }
+    }
+
+    fn unreachable(&self, cause: io::Error) -> CallError {
+        CallError::Unreachable {
+            target: self.target.to_string(),
+            cause,
+        }
+    }
+
+    fn request(&self, method: &str, path: &str, params: &[(String, String)]) -> String {
+        let host = match &self.target {
+            Target::Tcp(addr) => addr.as_str(),
+            Target::Unix(_) => "localhost",
+        };
+        let mut head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nAccept: application/json\r\nUser-Agent: sidecast/{}\r\n",
+            env!("CARGO_PKG_VERSION")
+        );
+        if let Some(token) = &self.token {
+            // A token with line ends would write headers of its own: it can only be a mistake.
+            let clean: String = token.expose().chars().filter(|c| !c.is_control()).collect();
+            head.push_str(&format!("Authorization: Bearer {clean}\r\n"));
+        }
+        let body = form_urlencoded::Serializer::new(String::new())
+            .extend_pairs(params)
+            .finish();
+        if method == "POST" {
+            head.push_str(&format!(
+                "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n",
+                body.len()
+            ));
+        }
+        format!("{head}\r\n{body}")
+    }
+
+    fn exchange(&self, mut stream: impl Read + Write, request: &str) -> Result<Answer, CallError> {
+        let broken = |cause: io::Error| {
+            let cause = match cause.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                    io::Error::new(io::ErrorKind::TimedOut, "it took too long")
+                }
+                _ => cause,
+            };
+            CallError::Broken {
+                target: self.target.to_string(),
+                cause,
+            }
+        };
+        let sent = stream.write_all(request.as_bytes());
+        let mut bytes = Vec::new();
+        let read = stream.take(MAX_ANSWER).read_to_end(&mut bytes);
+        match parse_answer(&bytes) {
+            Parsed::Whole(answer) => Ok(answer),
+            Parsed::Foreign => Err(CallError::NotHttp {
+                target: self.target.to_string(),
+            }),
+            Parsed::Cut => Err(broken(
+                read.err()
+                    .or(sent.err())
+                    .unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into()),
+            )),
+        }
+    }
+}
+
+fn connect(addr: &str) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for addr in addr.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&addr, CONNECT) {
+            Ok(stream) => return Ok(stream),
+            Err(e) => last = e,
+        }
+    }
+    Err(last)
+}
+
+enum Parsed {
+    Whole(Answer),
+    /// More should have come.
+    Cut,
+    Foreign,
+}
+
+/// What was read until the other end closed. Interim answers are skipped.
+fn parse_answer(mut bytes: &[u8]) -> Parsed {
+    for _ in 0..MAX_INTERIM {
+        let mut slots = [httparse::EMPTY_HEADER; 64];
+        let mut head = httparse::Response::new(&mut slots);
+        let length = match head.parse(bytes) {
+            Ok(httparse::Status::Complete(length)) => length,
+            Ok(httparse::Status::Partial) => return Parsed::Cut,
+            Err(_) => return Parsed::Foreign,
+        };
+        let status = head.code.unwrap_or(0);
+        let header = |name: &str| {
+            let mut all = head.headers.iter();
+            all.find(|h| h.name.eq_ignore_ascii_case(name))
+                .map(|h| String::from_utf8_lossy(h.value).trim().to_owned())
+        };
+        let chunked = header("transfer-encoding");
+        let size = header("content-length").map(|text| text.parse::<usize>());
+        bytes = bytes.get(length..).unwrap_or_default();
+        if (100..200).contains(&status) {
+            continue;
+        }
+        let body = match (chunked, size) {
+            (Some(_), _) => match Chunked::new(usize::MAX).read(&mut bytes.to_vec()) {
+                Ok(Some(body)) => body,
+                Ok(None) => return Parsed::Cut,
+                Err(_) => return Parsed::Foreign,
+            },
+            (None, Some(Ok(size))) => match bytes.get(..size) {
+                Some(body) => body.to_vec(),
+                None => return Parsed::Cut,
+            },
+            (None, Some(Err(_))) => return Parsed::Foreign,
+            (None, None) => bytes.to_vec(),
+        };
+        return Parsed::Whole(Answer {
+            status,
+            body: String::from_utf8_lossy(&body).into_owned(),
+        });
+    }
+    Parsed::Foreign
+}
+
+impl Answer {
+    pub fn is_ok(&self) -> bool {
+        self.status == 200
+    }
+
+    /// What an error answer says: its `error`, else its first line.
+    pub fn reason(&self) -> String {
+        serde_json::from_str::<serde_json::Value>(&self.body)
+            .ok()
+            .and_then(|v| v.get("error")?.as_str().map(str::to_owned))
+            .unwrap_or_else(|| self.body.lines().next().unwrap_or_default().to_owned())
+    }
+
+    /// The answer as an error of a command, with what to do about it.
+    pub fn into_failure(self) -> Failure {
+        let reason = match self.reason() {
+            reason if reason.is_empty() => format!("the answer is {}", self.status),
+            reason => reason,
+        };
+        let advice = match self.status {
+            401 => "; set SIDECAST_AGENT_API_TOKEN, or name the announcer's file with --config",
+            _ => "",
+        };
+        Failure::run(format!("sidecast: {reason}{advice}"))
+    }
+}
+
+fn find_in(
+    addr: Option<&str>,
+    config: Option<&Path>,
+    env: &BTreeMap<String, String>,
+) -> Result<Found, Failure> {
+    let set = |key: &str| env.get(key).map(String::as_str).filter(|v| !v.is_empty());
+    let given = addr.or_else(|| set("SIDECAST_ADDR"));
+    let agent = load_agent(config, env);
+    if let Some(text) = given {
+        // An address is enough: the configuration may be out of reach, or another host's.
+        let token = agent.ok().and_then(|agent| agent.api_token);
+        return Ok(Found::Client(Client {
+            target: parse_target(text)?,
+            token: token.or_else(|| token_of(env)),
+        }));
+    }
+    let named = config.is_some() || set("SIDECAST_CONFIG").is_some();
+    match agent {
+        Ok(agent) => Ok(from_agent(agent)),
+        Err(problems) if named => Err(Failure::usage(format!(
+            "{problems}\nsidecast: the address could not be read from the configuration; --addr names it"
+        ))),
+        // No configuration here: the announcer may have one, and the default address.
+        Err(_) => Ok(Found::Client(Client {
+            target: parse_target(set("SIDECAST_AGENT_LISTEN_ADDR").unwrap_or(DEFAULT))?,
+            token: token_of(env),
+        })),
+    }
+}
+
+/// The agent's section of the configuration, as the announcer would read it.
+fn load_agent(config: Option<&Path>, env: &BTreeMap<String, String>) -> Result<Agent, String> {
+    let flag = config.map(|path| path.to_string_lossy());
+    config::load(flag.as_deref(), env, &mut |path| fs::read_to_string(path))
+        .map(|loaded| loaded.config.agent)
+        .map_err(|problems| problems.to_string())
+}
+
+fn from_agent(agent: Agent) -> Found {
+    match agent.listen.addrs.iter().min_by_key(|a| preference(a)) {
+        Some(addr) => Found::Client(Client {
+            target: target_of(addr),
+            token: agent.api_token,
+        }),
+        None => Found::SwitchedOff,
+    }
+}
+
+/// The announcer is on this host: what only this host reaches comes first.
+fn preference(addr: &ListenAddr) -> u8 {
+    match addr {
+        ListenAddr::Unix(_) => 0,
+        ListenAddr::Tcp(addr) if addr.ip().is_loopback() => 1,
+        ListenAddr::Any(_) => 2,
+        ListenAddr::Tcp(_) => 3,
+    }
+}
+
+/// Where to connect for an address that is listened on.
+fn target_of(addr: &ListenAddr) -> Target {
+    match addr {
+        ListenAddr::Unix(path) => Target::Unix(path.clone()),
+        ListenAddr::Any(port) => Target::Tcp(format!("{}:{port}", Ipv4Addr::LOCALHOST)),
+        ListenAddr::Tcp(addr) => {
+            let mut addr = *addr;
+            if addr.ip().is_unspecified() {
+                addr = match addr {
+                    SocketAddr::V4(_) => (Ipv4Addr::LOCALHOST, addr.port()).into(),
+                    SocketAddr::V6(_) => (Ipv6Addr::LOCALHOST, addr.port()).into(),
+                };
+            }
+            Target::Tcp(addr.to_string())
+        }
+    }
+}
+
+/// `host:port`, `:port`, `[::1]:port` or `unix:/path`.
+fn parse_target(text: &str) -> Result<Target, Failure> {
+    let wrong = || {
+        Failure::usage(format!(
+            "sidecast: `{text}` is no address: write host:port or unix:/path"
+        ))
+    };
+    if let Some(path) = text.strip_prefix("unix:") {
+        return if path.is_empty() {
+            Err(wrong())
+        } else {
+            Ok(Target::Unix(PathBuf::from(path)))
+        };
+    }
+    let bare = text.strip_prefix("http://").unwrap_or(text);
+    let bare = bare.trim_end_matches('/');
+    let (host, port) = bare.rsplit_once(':').ok_or_else(wrong)?;
+    let bad_host = host.contains(|c: char| c.is_whitespace() || c.is_control() || c == '/')
+        || (host.contains(':') && !(host.starts_with('[') && host.ends_with(']')));
+    match port.parse::<u16>() {
+        Ok(1..) if !bad_host && host.is_empty() => Ok(Target::Tcp(format!("127.0.0.1:{port}"))),
+        Ok(1..) if !bad_host => Ok(Target::Tcp(bare.to_owned())),
+        _ => Err(wrong()),
+    }
+}
+
+/// The token's variables, where the rest of the configuration is not at hand.
+fn token_of(env: &BTreeMap<String, String>) -> Option<Secret> {
+    let text = match env.get("SIDECAST_AGENT_API_TOKEN") {
+        Some(token) => token.clone(),
+        None => {
+            let path = env.get("SIDECAST_AGENT_API_TOKEN_FILE")?;
+            let text = fs::read_to_string(path).ok()?;
+            text.strip_suffix('\n').unwrap_or(&text).to_owned()
+        }
+    };
+    (!text.is_empty()).then(|| Secret::new(text))
+}
+
+/// A command's usual patience with an answer.
+pub const ANSWER: Duration = Duration::from_secs(15);
+/// With a drain: `drain_time` is the operator's to choose.
+pub const DRAIN: Duration = Duration::from_secs(3600);
+
+const CONNECT: Duration = Duration::from_secs(5);
+const DEFAULT: &str = "127.0.0.1:8179";
+const MAX_ANSWER: u64 = 64 << 20;
+const MAX_INTERIM: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use std::io::BufRead;
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn env(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect()
+    }
+
+    fn target(addr: Option<&str>, pairs: &[(&str, &str)]) -> String {
+        match find_in(addr, None, &env(pairs)).unwrap() {
+            Found::Client(client) => client.target.to_string(),
+            Found::SwitchedOff => "off".to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_flag_comes_before_the_variable_and_the_default_last() {
+        let set = [("SIDECAST_ADDR", "unix:/run/s")];
+        assert_eq!(target(Some("h:1"), &set), "h:1");
+        assert_eq!(target(None, &set), "unix:/run/s");
+        assert_eq!(target(None, &[("SIDECAST_ADDR", "")]), DEFAULT);
+        assert_eq!(target(None, &[]), DEFAULT);
+        let listen = [("SIDECAST_AGENT_LISTEN_ADDR", ":8080")];
+        assert_eq!(target(None, &listen), "127.0.0.1:8080");
+    }
+
+    #[test]
+    fn addresses_are_read_in_every_form_and_others_refused() {
+        for (text, want) in [
+            ("127.0.0.1:8179", "127.0.0.1:8179"),
+            ("http://h:8080/", "h:8080"),
+            ("[::1]:8179", "[::1]:8179"),
+            (":8080", "127.0.0.1:8080"),
+            ("unix:/run/sidecast.sock", "unix:/run/sidecast.sock"),
+        ] {
+            assert_eq!(parse_target(text).unwrap().to_string(), want);
+        }
+        for text in [
+            "",
+            "h",
+            "h:",
+            "h:0",
+            "h:x",
+            "::1:80",
+            "a b:80",
+            "unix:",
+            "h/x:80",
+            "a\r\nb:80",
+        ] {
+            assert_eq!(parse_target(text).unwrap_err().code, 2, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_nearest_of_several_addresses_is_taken() {
+        let of = |text: &str| target_of(&text.parse().unwrap()).to_string();
+        assert_eq!(of(":8080"), "127.0.0.1:8080");
+        assert_eq!(of("0.0.0.0:8080"), "127.0.0.1:8080");
+        assert_eq!(of("[::]:8080"), "[::1]:8080");
+        assert_eq!(of("10.0.0.1:8080"), "10.0.0.1:8080");
+        let rank = |text: &str| preference(&text.parse().unwrap());
+        assert!(rank("unix:/s") < rank("127.0.0.1:1"));
+        assert!(rank("127.0.0.1:1") < rank(":1"));
+        assert!(rank(":1") < rank("10.0.0.1:1"));
+    }
+
+    fn whole(bytes: &[u8]) -> Option<(u16, String)> {
+        match parse_answer(bytes) {
+            Parsed::Whole(answer) => Some((answer.status, answer.body)),
+            Parsed::Cut | Parsed::Foreign => None,
+        }
+    }
+
+    #[test]
+    fn answers_of_every_framing_are_read() {
+        for bytes in [
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+            "HTTP/1.0 200 OK\r\n\r\nhi",
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
+        ] {
+            assert_eq!(whole(bytes.as_bytes()), Some((200, "hi".to_owned())));
+        }
+        for bytes in [
+            "",
+            "HTTP/1.1 200 OK\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhi",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nhi",
+        ] {
+            assert!(
+                matches!(parse_answer(bytes.as_bytes()), Parsed::Cut),
+                "{bytes}"
+            );
+        }
+        for bytes in [
+            "SSH-2.0-OpenSSH\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+        ] {
+            assert!(
+                matches!(parse_answer(bytes.as_bytes()), Parsed::Foreign),
+                "{bytes}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_call_carries_its_form_and_its_token() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let server = std::thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            let mut reader = io::BufReader::new(stream);
+            let mut seen = String::new();
+            while !seen.ends_with("\r\n\r\n") {
+                reader.read_line(&mut seen).unwrap();
+            }
+            let mut body = [0; 13];
+            reader.read_exact(&mut body).unwrap();
+            let answer = b"HTTP/1.1 409 Conflict\r\nContent-Length: 16\r\n\r\n{\"error\":\"held\"}";
+            reader.get_mut().write_all(answer).unwrap();
+            seen + std::str::from_utf8(&body).unwrap()
+        });
+        let client = Client {
+            target: Target::Tcp(addr.clone()),
+            token: Some(Secret::new("s3\r\ncret")),
+        };
+        let params = [
+            ("a".to_owned(), "x y".to_owned()),
+            ("b".to_owned(), "%&=".to_owned()),
+        ];
+        let answer = client.call("POST", "/register", &params, ANSWER).unwrap();
+        assert_eq!((answer.status, answer.reason().as_str()), (409, "held"));
+        assert_eq!(answer.into_failure().message, "sidecast: held");
+        let seen = server.join().unwrap();
+        assert!(seen.starts_with("POST /register HTTP/1.1\r\n"));
+        assert!(seen.contains(&format!("\r\nHost: {addr}\r\n")));
+        assert!(seen.contains("\r\nAuthorization: Bearer s3cret\r\n"));
+        assert!(seen.ends_with("a=x+y&b=%25%2"), "{seen}");
+    }
+
+    #[test]
+    fn nobody_there_is_told_from_a_bad_answer() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        let client = Client {
+            target: Target::Tcp(addr),
+            token: None,
+        };
+        let error = client.call("GET", "/", &[], ANSWER).unwrap_err();
+        assert!(error.is_unreachable());
+        assert!(error.to_string().contains("--addr"));
+        let client = Client {
+            target: Target::Unix("/nonexistent/sidecast.sock".into()),
+            token: None,
+        };
+        assert!(
+            client
+                .call("GET", "/", &[], ANSWER)
+                .unwrap_err()
+                .is_unreachable()
+        );
+    }
+}

@@ -22,10 +22,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod api;
 pub mod app;
 pub mod bfd;
 pub mod bgp;
+pub mod cli;
 pub mod config;
 pub mod core;
 pub mod discovery;

@@ -3,6 +3,7 @@
 //! withdraw waits for nothing, an address is removed only after its route is gone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -76,6 +77,20 @@ pub enum Step {
         prefix: Prefix,
     },
     ReplaceNat(NatTable),
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AddAddress {
+                prefix, replace, ..
+            } => {
+                write!(f, "{} {prefix}", if *replace { "renew" } else { "add" })
+            }
+            Self::RemoveAddress { prefix } => write!(f, "remove {prefix}"),
+            Self::ReplaceNat(table) => write!(f, "write {} NAT rules", table.rules.len()),
+        }
+    }
 }
 
 /// What a step touches: two steps on one subject are never under way together.

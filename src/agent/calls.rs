@@ -1,0 +1,100 @@
+//! HTTP requests: answered at once by the api, or kept until a drain is done.
+
+use crate::api::{self, Reply, Response, World};
+use crate::app::AppName;
+use crate::core::Core;
+use crate::io::http::Call;
+use crate::io::process;
+use crate::view::metrics::Reload;
+use std::time::{Instant, SystemTime};
+
+/// Calls that wait for their apps to be drained, and what answers need besides the core.
+pub struct Calls {
+    waiting: Vec<Waiting>,
+    reload: Reload,
+}
+
+struct Waiting {
+    /// `None`: all apps.
+    name: Option<AppName>,
+    response: Response,
+    call: Call,
+}
+
+/// A call that asked for the configuration to be read again.
+pub struct ReloadCall {
+    call: Call,
+    json: bool,
+}
+
+impl Calls {
+    pub fn new() -> Self {
+        let reload = Reload {
+            successful: true,
+            succeeded_at: SystemTime::now(),
+        };
+        Self {
+            waiting: Vec::new(),
+            reload,
+        }
+    }
+
+    /// Answers `call`, or keeps it; gives it back when it asks for what only the agent can do.
+    pub fn take(&mut self, core: &mut Core, now: Instant, call: Call) -> Option<ReloadCall> {
+        match api::handle(core, &self.world(now), &call.request) {
+            Reply::Now(response) => call.answer(response),
+            Reply::WhenDrained { name, response } => self.waiting.push(Waiting {
+                name,
+                response,
+                call,
+            }),
+            Reply::Reload { json } => return Some(ReloadCall { call, json }),
+        }
+        None
+    }
+
+    /// Answers a call to the metrics listener.
+    pub fn take_metrics(&self, core: &Core, now: Instant, call: Call) {
+        let response = api::handle_metrics(core, &self.world(now), &call.request);
+        call.answer(response);
+    }
+
+    fn world(&self, now: Instant) -> World<'_> {
+        World {
+            now,
+            wall: SystemTime::now(),
+            process: &process::read,
+            reload: self.reload,
+            consul_up: None,
+        }
+    }
+
+    /// Notes how a reload ended, for the metrics.
+    pub fn reloaded(&mut self, successful: bool) {
+        self.reload.successful = successful;
+        if successful {
+            self.reload.succeeded_at = SystemTime::now();
+        }
+    }
+
+    /// Answers the calls whose drains are done.
+    pub fn answer_drained(&mut self, core: &Core) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let (done, waiting) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition(|waiting: &Waiting| core.drained(waiting.name.as_ref()));
+        self.waiting = waiting;
+        for Waiting { response, call, .. } in done {
+            call.answer(response);
+        }
+    }
+}
+
+impl ReloadCall {
+    pub fn answer(self, outcome: &Result<Vec<String>, String>) {
+        let outcome = outcome.as_ref().map(Vec::as_slice).map_err(String::as_str);
+        self.call.answer(api::reloaded(outcome, self.json));
+    }
+}

@@ -1,0 +1,105 @@
+//! Performs checks when the core says so, and passes on what the kernel tells of sockets.
+
+use super::Executor;
+use crate::app::{MonitorSpec, Protocol};
+use crate::core::Event;
+use crate::io::monitor::Checker;
+use crate::io::reaper::Reaper;
+use crate::io::sock_events::{SocketEvent, SocketEvents};
+use crate::registry::MonitorId;
+use smol::channel::Sender;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+pub struct Checks {
+    executor: Executor,
+    events: Sender<Event>,
+    checker: Rc<Checker>,
+    /// `None`: this kernel tells nothing of sockets, ports are only polled.
+    sockets: Option<Rc<SocketEvents>>,
+    _watch: Option<smol::Task<()>>,
+}
+
+/// Starts collecting the exit statuses of children.
+pub fn reaper(executor: &Executor) -> Reaper {
+    let reaper = Reaper::new();
+    let running = reaper.clone();
+    executor
+        .spawn(async move {
+            if let Err(error) = running.run().await {
+                log::error!(
+                    "exit statuses of children cannot be had, exec monitors will time out: {error}"
+                );
+            }
+        })
+        .detach();
+    reaper
+}
+
+impl Checks {
+    pub fn open(executor: &Executor, events: Sender<Event>, reaper: Reaper, seed: u64) -> Self {
+        let sockets = SocketEvents::open()
+            .inspect_err(|error| {
+                log::warn!("the kernel reports no destroyed sockets ({error}): ports are polled at their interval");
+            })
+            .ok()
+            .map(Rc::new);
+        let watch = sockets
+            .clone()
+            .map(|sockets| executor.spawn(watch(sockets, events.clone())));
+        let checker = Rc::new(Checker::new(reaper, seed));
+        Self {
+            executor: executor.clone(),
+            events,
+            checker,
+            sockets,
+            _watch: watch,
+        }
+    }
+
+    /// Performs one check and answers it with its result.
+    pub fn start(&self, monitor: MonitorId, spec: MonitorSpec, timeout: Duration) {
+        let (checker, events) = (self.checker.clone(), self.events.clone());
+        let check = async move {
+            let began = Instant::now();
+            let outcome = checker.check(&spec, timeout).await;
+            let took = began.elapsed();
+            // Without a receiver the agent is gone, and so is who asked.
+            let _ = events
+                .send(Event::Checked {
+                    monitor,
+                    outcome,
+                    took,
+                })
+                .await;
+        };
+        self.executor.spawn(check).detach();
+    }
+
+    /// The ports whose sockets the kernel shall tell of.
+    pub fn watch_ports(&self, ports: &BTreeSet<(Protocol, u16)>) {
+        let Some(sockets) = &self.sockets else { return };
+        if let Err(error) = sockets.set_ports(ports) {
+            log::warn!("socket filter: {error}: ports are polled at their interval");
+        }
+    }
+}
+
+async fn watch(sockets: Rc<SocketEvents>, events: Sender<Event>) {
+    loop {
+        let event = match sockets.next().await {
+            Ok(SocketEvent::Destroyed { protocol, port }) => {
+                Event::SocketDestroyed { protocol, port }
+            }
+            Ok(SocketEvent::Overrun) => Event::RecheckAll,
+            Err(error) => {
+                log::warn!("destroyed sockets are not seen any more, ports are polled: {error}");
+                return;
+            }
+        };
+        if events.send(event).await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! `on_change`: a program that is told of every transition on its standard input. It may fail or hang;
+//! nothing waits for it but the next transition's own run.
+
+use super::Executor;
+use crate::core::Transition;
+use crate::io::reaper::Reaper;
+use crate::view::time::rfc3339;
+use smol::channel::{self, Receiver, Sender};
+use smol::future::FutureExt;
+use smol::io::AsyncWriteExt;
+use smol::{Async, Timer};
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime};
+
+pub struct Hooks {
+    queue: Option<Sender<String>>,
+    _task: Option<smol::Task<()>>,
+}
+
+impl Hooks {
+    pub fn new(executor: &Executor, reaper: Reaper, command: Vec<String>) -> Self {
+        let (queue, task) = if command.is_empty() {
+            (None, None)
+        } else {
+            let (sender, receiver) = channel::bounded(QUEUE);
+            (
+                Some(sender),
+                Some(executor.spawn(run(reaper, command, receiver))),
+            )
+        };
+        Self { queue, _task: task }
+    }
+
+    pub fn changed(&self, transition: &Transition) {
+        let Some(queue) = &self.queue else { return };
+        let line = serde_json::json!({
+            "time": rfc3339(SystemTime::now()),
+            "seq": transition.seq,
+            "app": transition.app.as_str(),
+            "from": transition.from.to_string(),
+            "to": transition.to.to_string(),
+            "why": transition.why,
+        });
+        if queue.try_send(line.to_string()).is_err() {
+            log::warn!(
+                "on_change: {QUEUE} transitions wait already, this one is not passed on: {line}"
+            );
+        }
+    }
+}
+
+async fn run(reaper: Reaper, command: Vec<String>, queue: Receiver<String>) {
+    while let Ok(line) = queue.recv().await {
+        let limit = async {
+            Timer::after(LIMIT).await;
+            Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("not done after {} s, killed", LIMIT.as_secs()),
+            ))
+        };
+        if let Err(error) = tell(&reaper, &command, line).or(limit).await {
+            log::warn!("on_change: {}: {error}", command.join(" "));
+        }
+    }
+}
+
+async fn tell(reaper: &Reaper, command: &[String], line: String) -> io::Result<()> {
+    let (program, args) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+    let mut command = Command::new(program);
+    command
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null());
+    let mut child = reaper.spawn(&mut command)?;
+    if let Some(stdin) = child.stdin.take() {
+        let mut stdin = Async::new(File::from(OwnedFd::from(stdin)))?;
+        // A program that does not read what it is told may have done its work all the same.
+        let _ = stdin.write_all(format!("{line}\n").as_bytes()).await;
+    }
+    let exit = child.exited().await;
+    if exit.success() {
+        Ok(())
+    } else {
+        Err(io::Error::other(exit.to_string()))
+    }
+}
+
+/// Transitions waiting while the program runs.
+const QUEUE: usize = 64;
+const LIMIT: Duration = Duration::from_secs(30);

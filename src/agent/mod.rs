@@ -1,0 +1,372 @@
+//! The shell around the core: ONE loop on one thread that owns everything. It performs the core's
+//! outputs in order, sleeps to the one deadline or the next event, and then always lets the core see
+//! to its deadlines, so that a flood of events cannot starve one.
+
+mod calls;
+mod checks;
+mod hooks;
+mod kernel;
+mod maintenance;
+mod sessions;
+
+use crate::config::Config;
+use crate::core::{Core, Event, Output};
+use crate::io::http::{self, Call, Listener};
+use crate::io::notify::Notify;
+use crate::io::signal;
+use calls::Calls;
+use checks::Checks;
+use hooks::Hooks;
+use kernel::KernelTasks;
+use maintenance::Maintenance;
+use sessions::Sessions;
+use smol::channel::{self, Receiver};
+use smol::future::FutureExt;
+use smol::{LocalExecutor, Timer};
+use std::io;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// Everything runs on the one thread that owns the agent.
+type Executor = Rc<LocalExecutor<'static>>;
+
+/// Reads the configuration anew, for a reload; the error is what a person should see.
+pub type Reload = Box<dyn FnMut() -> Result<Config, String>>;
+
+/// What the agent is started with. Everything that can fail for good has been done before.
+pub struct Start {
+    pub config: Config,
+    pub reload: Reload,
+    pub api: Vec<Listener>,
+    pub metrics: Vec<Listener>,
+    pub notify: Notify,
+    /// Half of what the service manager allows between two signs of life.
+    pub watchdog: Option<Duration>,
+    /// Watch, and say what would be done.
+    pub dry_run: bool,
+    /// For jitter.
+    pub seed: u64,
+}
+
+/// Runs until told to stop; the exit code.
+pub fn run(start: Start) -> io::Result<u8> {
+    let executor = Executor::default();
+    smol::block_on(executor.run(async {
+        let mut agent = Agent::open(&executor, start)?;
+        let code = agent.run().await;
+        agent.close().await;
+        Ok(code)
+    }))
+}
+
+struct Agent {
+    core: Core,
+    events: Receiver<Event>,
+    calls: Calls,
+    calls_in: Receiver<Call>,
+    metrics_in: Receiver<Call>,
+    requests: signal::Requests,
+    timer: Timer,
+    /// What `timer` is set to.
+    timer_at: Option<Instant>,
+    sessions: Sessions,
+    kernel: KernelTasks,
+    checks: Checks,
+    maintenance: Maintenance,
+    hooks: Hooks,
+    notify: Notify,
+    watchdog: Option<Watchdog>,
+    ready: Readiness,
+    reload: Reload,
+    exit: Option<u8>,
+    _servers: smol::Task<()>,
+}
+
+/// What woke the loop.
+enum Wake {
+    Event(Event),
+    Call(Call),
+    Metrics(Call),
+    Signal(signal::Request),
+    Deadline,
+}
+
+/// The next sign of life to the service manager.
+struct Watchdog {
+    every: Duration,
+    at: Instant,
+}
+
+/// Whether the service manager has been told that we are ready.
+enum Readiness {
+    /// Told at this time at the latest, when some first check has no answer yet.
+    Waiting(Instant),
+    Told,
+}
+
+impl Agent {
+    fn open(executor: &Executor, start: Start) -> io::Result<Self> {
+        let now = Instant::now();
+        let (events_out, events) = channel::bounded(EVENTS);
+        let (calls_out, calls_in) = channel::bounded(CALLS);
+        let (metrics_out, metrics_in) = channel::bounded(CALLS);
+        let reaper = checks::reaper(executor);
+        let mut config = start.config;
+        if start.dry_run {
+            log::info!("dry run: no BGP session, no change in the kernel");
+            // Passive, without anybody who listens: the rest of the core runs as ever.
+            config
+                .bgp
+                .peers
+                .iter_mut()
+                .for_each(|peer| peer.passive = true);
+        }
+        let limits = http::Limits {
+            connections: config.agent.max_connections,
+            ..http::Limits::default()
+        };
+        let without = without(&config);
+        config
+            .warnings
+            .iter()
+            .chain(&without)
+            .for_each(|warning| log::warn!("{warning}"));
+        let kernel = KernelTasks::open(executor, events_out.clone(), &config, start.dry_run)?;
+        let checks = Checks::open(executor, events_out.clone(), reaper.clone(), start.seed);
+        let hooks = Hooks::new(executor, reaper, config.agent.on_change.clone());
+        let api = http::serve(start.api, limits, calls_out);
+        let metrics = http::serve(start.metrics, limits, metrics_out);
+        let servers = executor.spawn(api.or(metrics));
+        Ok(Self {
+            core: Core::new(config, start.seed, now),
+            events,
+            calls: Calls::new(),
+            calls_in,
+            metrics_in,
+            requests: signal::Requests::open()?,
+            timer: Timer::never(),
+            timer_at: None,
+            sessions: Sessions::new(executor, events_out.clone()),
+            kernel,
+            checks,
+            maintenance: Maintenance::new(executor, events_out),
+            hooks,
+            notify: start.notify,
+            watchdog: start.watchdog.map(|every| Watchdog { every, at: now }),
+            ready: Readiness::Waiting(now + READY_AT_LATEST),
+            reload: start.reload,
+            exit: None,
+            _servers: servers,
+        })
+    }
+
+    async fn run(&mut self) -> u8 {
+        loop {
+            self.perform_outputs();
+            if let Some(code) = self.exit {
+                return code;
+            }
+            let wake = self.wait().await;
+            let now = Instant::now();
+            self.take(now, wake);
+            // What else has arrived goes along, but no more than a handful before deadlines and outputs.
+            for _ in 0..BATCH {
+                let Ok(event) = self.events.try_recv() else {
+                    break;
+                };
+                self.core.handle(now, event);
+            }
+            self.core.handle_timeout(now);
+        }
+    }
+
+    async fn wait(&mut self) -> Wake {
+        let deadline = self.deadline();
+        if deadline != self.timer_at {
+            self.timer = deadline.map_or_else(Timer::never, Timer::at);
+            self.timer_at = deadline;
+        }
+        let event = async { self.events.recv().await.map_or(Wake::Deadline, Wake::Event) };
+        let call = async {
+            self.calls_in
+                .recv()
+                .await
+                .map_or(Wake::Deadline, Wake::Call)
+        };
+        let metrics = async {
+            self.metrics_in
+                .recv()
+                .await
+                .map_or(Wake::Deadline, Wake::Metrics)
+        };
+        let signal = async { Wake::Signal(self.requests.next().await) };
+        let timer = &mut self.timer;
+        let due = async {
+            timer.await;
+            Wake::Deadline
+        };
+        let wake = signal.or(due).or(event).or(call).or(metrics).await;
+        if matches!(wake, Wake::Deadline) {
+            self.timer_at = None;
+        }
+        wake
+    }
+
+    /// The soonest of the core's deadline and the few of our own.
+    fn deadline(&self) -> Option<Instant> {
+        let core = self.core.poll_timeout();
+        let ready = match self.ready {
+            Readiness::Waiting(at) => Some(at),
+            Readiness::Told => None,
+        };
+        let watchdog = self.watchdog.as_ref().map(|watchdog| watchdog.at);
+        [core, ready, watchdog].into_iter().flatten().min()
+    }
+
+    fn take(&mut self, now: Instant, wake: Wake) {
+        match wake {
+            Wake::Event(event) => self.core.handle(now, event),
+            Wake::Call(call) => {
+                if let Some(call) = self.calls.take(&mut self.core, now, call) {
+                    let outcome = self.read_again(now);
+                    call.answer(&outcome);
+                }
+            }
+            Wake::Metrics(call) => self.calls.take_metrics(&self.core, now, call),
+            Wake::Signal(signal::Request::Stop) => {
+                self.notify.send("STOPPING=1");
+                self.core.handle(now, Event::Stop);
+            }
+            Wake::Signal(signal::Request::StopQuietly) => {
+                self.notify.send("STOPPING=1");
+                self.core.handle(now, Event::StopQuietly);
+            }
+            Wake::Signal(signal::Request::Reload) => {
+                // The log has the outcome either way.
+                let _ = self.read_again(now);
+            }
+            Wake::Deadline => {}
+        }
+        self.tell_ready(now);
+        self.feed_watchdog(now);
+    }
+
+    fn perform_outputs(&mut self) {
+        while let Some(output) = self.core.poll_output() {
+            self.perform(output);
+        }
+        self.calls.answer_drained(&self.core);
+    }
+
+    fn perform(&mut self, output: Output) {
+        match output {
+            Output::Check {
+                monitor,
+                spec,
+                timeout,
+            } => self.checks.start(monitor, spec, timeout),
+            Output::PortsChanged => self.checks.watch_ports(&self.core.ports()),
+            Output::MaintenanceFilesChanged => {
+                self.maintenance.watch(self.core.maintenance_files());
+            }
+            Output::Step { id, step } => self.kernel.step(id, step),
+            Output::NetworkWanted => self
+                .kernel
+                .look(self.core.config().bgp.clone(), self.core.vips()),
+            Output::Connect {
+                peer,
+                conn,
+                transport,
+            } => self.sessions.connect(peer, conn, &transport),
+            Output::Send { peer, conn, bytes } => self.sessions.send(peer, conn, bytes),
+            Output::Close { peer, conn } => self.sessions.close(peer, conn),
+            Output::SetUserTimeout {
+                peer,
+                conn,
+                timeout,
+            } => {
+                self.sessions.set_user_timeout(peer, conn, timeout);
+            }
+            Output::AwaitAcknowledged => self.sessions.await_acknowledged(),
+            Output::Transition(transition) => self.hooks.changed(&transition),
+            Output::Exit { code, why } => {
+                log::info!("exit: {why}");
+                self.exit = Some(code);
+            }
+        }
+    }
+
+    /// Reads the configuration again: what changed, or what is wrong with it.
+    fn read_again(&mut self, now: Instant) -> Result<Vec<String>, String> {
+        self.notify.send("RELOADING=1");
+        let result = (self.reload)().map(|config| {
+            config
+                .warnings
+                .iter()
+                .for_each(|warning| log::warn!("{warning}"));
+            self.core.reload(now, config)
+        });
+        match &result {
+            Ok(changes) if changes.is_empty() => log::info!("reload: nothing changed"),
+            Ok(changes) => changes
+                .iter()
+                .for_each(|change| log::info!("reload: {change}")),
+            Err(problems) => log::error!("reload: nothing was changed:\n{problems}"),
+        }
+        self.calls.reloaded(result.is_ok());
+        self.notify.send("READY=1");
+        result
+    }
+
+    /// READY comes after the first round of checks, or after five seconds; it waits for no session.
+    fn tell_ready(&mut self, now: Instant) {
+        let Readiness::Waiting(at_latest) = self.ready else {
+            return;
+        };
+        if now >= at_latest || self.core.is_known() {
+            self.ready = Readiness::Told;
+            self.notify.send("READY=1");
+        }
+    }
+
+    /// It is fed from the loop itself: a loop that hangs is noticed.
+    fn feed_watchdog(&mut self, now: Instant) {
+        if let Some(watchdog) = self.watchdog.as_mut().filter(|watchdog| watchdog.at <= now) {
+            watchdog.at = now + watchdog.every;
+            self.notify.send("WATCHDOG=1");
+        }
+    }
+
+    /// Connections that were told to close get their NOTIFICATION out.
+    async fn close(&mut self) {
+        self.sessions.finish().await;
+    }
+}
+
+/// What is configured and not part of this version: said, so that nobody relies on it.
+fn without(config: &Config) -> Vec<String> {
+    let agent = &config.agent;
+    let missing = [
+        ("agent.consul_addr", agent.consul.is_some()),
+        ("agent.state_file", agent.state_file.is_some()),
+        ("agent.user", agent.user.is_some()),
+        ("bgp.listen", config.bgp.listen.is_some()),
+        (
+            "bgp.bfd",
+            config.bgp.peers.iter().any(|peer| peer.bfd.is_some()),
+        ),
+    ];
+    let missing = missing.into_iter().filter(|(_, set)| *set);
+    missing
+        .map(|(key, _)| format!("{key}: this version does not have it yet, it is ignored"))
+        .collect()
+}
+
+/// Events waiting for the loop; whoever has more to say waits too.
+const EVENTS: usize = 128;
+/// Requests waiting for the loop.
+const CALLS: usize = 64;
+/// Events taken in one turn before deadlines are looked at.
+const BATCH: usize = 32;
+/// `READY=1` waits no longer for first checks.
+const READY_AT_LATEST: Duration = Duration::from_secs(5);

@@ -1,0 +1,148 @@
+//! The demo's router: a BGP listener that prints what it is told, one line an event.
+
+use crate::bgp::{
+    Capability, Cease, DecodeContext, EncodeContext, Framer, MAX_LEN, Message, Negotiated,
+    Notification, Open, Update, decode,
+};
+use crate::net::{Asn, Family, RouterId};
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::time::Duration;
+
+/// Where the router listens, and what it is called.
+pub const ADDR: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+const AS: u32 = 65000;
+const PORT: u16 = 179;
+
+/// Serves one session after the other until killed. `listening`, `established`, `announced PREFIX`,
+/// `withdrawn PREFIX` and `closed` go to standard output.
+pub fn run() -> io::Result<()> {
+    let listener = TcpListener::bind((ADDR, PORT))?;
+    say("listening")?;
+    loop {
+        let (stream, _) = listener.accept()?;
+        let mut session = Session::new(stream)?;
+        let ended = session.run();
+        if session.negotiated.is_some() {
+            say("closed")?;
+        }
+        if let Err(error) = ended {
+            log::debug!("session: {error}");
+        }
+    }
+}
+
+fn say(line: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
+}
+
+struct Session {
+    stream: TcpStream,
+    framer: Framer,
+    ours: Open,
+    negotiated: Option<Negotiated>,
+    established: bool,
+}
+
+impl Session {
+    fn new(stream: TcpStream) -> io::Result<Self> {
+        // Of our own hold time: a silent peer does not hold the listener for ever.
+        stream.set_read_timeout(Some(Duration::from_secs(u64::from(HOLD_TIME))))?;
+        let asn = Asn::new(AS).ok_or(io::ErrorKind::InvalidInput)?;
+        let router_id = RouterId::new(ADDR).ok_or(io::ErrorKind::InvalidInput)?;
+        let families = Family::ALL.map(|family| Capability::Multiprotocol(family.into()));
+        Ok(Self {
+            stream,
+            framer: Framer::new(),
+            ours: Open::new(asn, HOLD_TIME, router_id, families.to_vec()),
+            negotiated: None,
+            established: false,
+        })
+    }
+
+    /// Until the session ends; an orderly end is none of its errors.
+    fn run(&mut self) -> io::Result<()> {
+        let mut buffer = [0; 4096];
+        loop {
+            let n = self.stream.read(&mut buffer)?;
+            if n == 0 {
+                return Ok(());
+            }
+            self.framer.push(buffer.get(..n).unwrap_or_default());
+            while let Some(frame) = self.framer.next(MAX_LEN).map_err(io::Error::other)? {
+                let message =
+                    decode(&frame, &self.context()).map_err(|error| self.refuse(&error))?;
+                if !self.take(message)? {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn context(&self) -> DecodeContext {
+        match &self.negotiated {
+            Some(negotiated) => DecodeContext::established(negotiated),
+            None => DecodeContext::before_open(self.ours.asn, self.ours.router_id, None),
+        }
+    }
+
+    fn refuse(&mut self, error: &crate::bgp::ProtocolError) -> io::Error {
+        // The session ends either way; whether the peer still hears why does not matter here.
+        let _ = self.send(&Message::Notification(error.into()));
+        io::Error::other(error.to_string())
+    }
+
+    /// `false`: the peer ended the session.
+    fn take(&mut self, message: Message) -> io::Result<bool> {
+        match message {
+            Message::Open(theirs) if self.negotiated.is_none() => {
+                self.negotiated =
+                    Some(Negotiated::new(&self.ours, &theirs).map_err(io::Error::other)?);
+                self.send(&Message::Open(self.ours.clone()))?;
+                self.send(&Message::Keepalive)?;
+            }
+            Message::Open(_) => {
+                self.send(&Message::Notification(Notification::cease(
+                    Cease::ConnectionRejected,
+                    None,
+                )))?;
+                return Ok(false);
+            }
+            Message::Keepalive if !self.established => {
+                self.established = true;
+                say("established")?;
+            }
+            Message::Keepalive => self.send(&Message::Keepalive)?,
+            Message::Update(update) => tell(&update)?,
+            Message::Notification(_) => return Ok(false),
+            Message::RouteRefresh(_) => {}
+        }
+        Ok(true)
+    }
+
+    fn send(&mut self, message: &Message) -> io::Result<()> {
+        let bytes = message
+            .encode(&EncodeContext::default())
+            .map_err(io::Error::other)?;
+        self.stream.write_all(&bytes)
+    }
+}
+
+fn tell(update: &Update) -> io::Result<()> {
+    for prefix in &update.withdrawn {
+        say(&format!("withdrawn {prefix}"))?;
+    }
+    for prefix in update
+        .announced
+        .iter()
+        .flat_map(|announcement| &announcement.prefixes)
+    {
+        say(&format!("announced {prefix}"))?;
+    }
+    Ok(())
+}
+
+/// Seconds.
+const HOLD_TIME: u16 = 9;

@@ -1,0 +1,17 @@
+//! The demo's service: answers every TCP connection with a line.
+
+use std::io::{self, Write};
+use std::net::{Ipv6Addr, TcpListener};
+
+/// Serves until killed.
+pub fn run() -> io::Result<()> {
+    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, PORT))?;
+    loop {
+        let (mut stream, from) = listener.accept()?;
+        // Whoever does not want the line has gone; the next one may.
+        let _ = writeln!(stream, "hello {}, this is the demo's service", from.ip());
+    }
+}
+
+/// Where the service listens.
+pub const PORT: u16 = 8053;

@@ -1,0 +1,49 @@
+//! The log on standard error: a line of text, or a JSON object, an entry.
+
+use super::args::LogFormat;
+use crate::view::time::rfc3339;
+use env_logger::fmt::Formatter;
+use log::{LevelFilter, Record};
+use std::io::{self, Write};
+use std::time::SystemTime;
+
+/// Installs the logger. `RUST_LOG` wins over `-v`.
+pub fn start(verbosity: u8, format: LogFormat) {
+    let level = match verbosity {
+        0 => LevelFilter::Info,
+        1 => LevelFilter::Debug,
+        _ => LevelFilter::Trace,
+    };
+    let mut builder = env_logger::Builder::new();
+    // Libraries below speak only when asked by RUST_LOG.
+    builder
+        .filter_level(LevelFilter::Warn)
+        .filter_module("sidecast", level);
+    builder.parse_env("RUST_LOG");
+    match format {
+        LogFormat::Text => builder.format(text),
+        LogFormat::Json => builder.format(json),
+    };
+    // A second start, as tests do, keeps the first logger.
+    let _ = builder.try_init();
+}
+
+fn text(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
+    writeln!(
+        out,
+        "{} {:<5} {}",
+        rfc3339(SystemTime::now()),
+        record.level(),
+        record.args()
+    )
+}
+
+fn json(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
+    let entry = serde_json::json!({
+        "time": rfc3339(SystemTime::now()),
+        "level": record.level().as_str().to_ascii_lowercase(),
+        "target": record.target(),
+        "message": record.args().to_string(),
+    });
+    writeln!(out, "{entry}")
+}

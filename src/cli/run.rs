@@ -1,0 +1,86 @@
+//! `sidecast run`: configuration, listeners, and then the agent until it is told to stop.
+
+use super::Failure;
+use super::args::Global;
+use crate::agent::{self, Start};
+use crate::config::{self, Config, Listen, ListenAddr, Loaded};
+use crate::io::http::{ListenError, Listener};
+use crate::io::notify::{self, Notify};
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
+use std::net::{Ipv6Addr, SocketAddr};
+
+pub fn run(global: &Global, dry_run: bool) -> Result<u8, Failure> {
+    let Loaded { config, file, .. } = load(global)?;
+    match file {
+        Some(file) => log::info!("sidecast {} starts with {file}", env!("CARGO_PKG_VERSION")),
+        None => log::info!(
+            "sidecast {} starts from the environment",
+            env!("CARGO_PKG_VERSION")
+        ),
+    }
+    let start = Start {
+        api: listeners(&config.agent.listen)?,
+        metrics: listeners(&config.agent.metrics)?,
+        reload: Box::new({
+            let global = global.clone();
+            move || reload(&global)
+        }),
+        notify: Notify::new(std::env::var("NOTIFY_SOCKET").ok().as_deref()),
+        watchdog: notify::watchdog(
+            std::env::var("WATCHDOG_USEC").ok().as_deref(),
+            std::env::var("WATCHDOG_PID").ok().as_deref(),
+        ),
+        dry_run,
+        // The standard library's own random keys.
+        seed: RandomState::new().hash_one(std::process::id()),
+        config,
+    };
+    agent::run(start).map_err(|error| Failure::run(format!("sidecast: {error}")))
+}
+
+/// File and environment; what is wrong with them is exit code 2.
+pub fn load(global: &Global) -> Result<Loaded, Failure> {
+    let flag = global
+        .config
+        .as_ref()
+        .map(|path| path.display().to_string());
+    config::load(flag.as_deref(), &environment(), &mut |path| {
+        std::fs::read_to_string(path)
+    })
+    .map_err(|problems| Failure::usage(problems.to_string()))
+}
+
+fn reload(global: &Global) -> Result<Config, String> {
+    load(global)
+        .map(|loaded| loaded.config)
+        .map_err(|failure| failure.message)
+}
+
+/// The environment as text; what is none cannot be meant for us.
+pub fn environment() -> BTreeMap<String, String> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
+/// Opens what is configured. The default address may be taken, one that somebody wrote may not.
+fn listeners(listen: &Listen) -> Result<Vec<Listener>, Failure> {
+    let mut open = Vec::new();
+    for addr in &listen.addrs {
+        match listener(addr) {
+            Ok(listener) => open.push(listener),
+            Err(error) if listen.defaulted => log::warn!("{error}; going on without"),
+            Err(error) => return Err(Failure::run(format!("sidecast: {error}"))),
+        }
+    }
+    Ok(open)
+}
+
+fn listener(addr: &ListenAddr) -> Result<Listener, ListenError> {
+    match addr {
+        ListenAddr::Any(port) => Listener::tcp(SocketAddr::from((Ipv6Addr::UNSPECIFIED, *port))),
+        ListenAddr::Tcp(addr) => Listener::tcp(*addr),
+        ListenAddr::Unix(path) => Listener::unix(path),
+    }
+}

@@ -1,0 +1,71 @@
+//! What the kernel says of this process (`proc_pid_stat(5)`, `proc_pid_limits(5)`).
+
+use crate::view::metrics::Process;
+use nix::sys::resource::{Resource, getrlimit};
+use nix::unistd::{SysconfVar, sysconf};
+use std::fs;
+
+/// `None` where /proc is not readable.
+pub fn read() -> Option<Process> {
+    let stat = fs::read_to_string("/proc/self/stat").ok()?;
+    let boot = boot_time().unwrap_or(0.0);
+    let ticks = positive(sysconf(SysconfVar::CLK_TCK).ok()??)?;
+    let page = positive(sysconf(SysconfVar::PAGE_SIZE).ok()??)?;
+    let mut process = parse(&stat, ticks, page)?;
+    process.start_seconds += boot;
+    process.open_fds = u64::try_from(fs::read_dir("/proc/self/fd").ok()?.count()).ok()?;
+    process.max_fds = getrlimit(Resource::RLIMIT_NOFILE).ok()?.0;
+    Some(process)
+}
+
+fn positive(value: nix::libc::c_long) -> Option<u32> {
+    u32::try_from(value).ok().filter(|value| *value > 0)
+}
+
+/// Seconds since 1970 at which the machine started.
+fn boot_time() -> Option<f64> {
+    let stat = fs::read_to_string("/proc/stat").ok()?;
+    stat.lines()
+        .find_map(|line| line.strip_prefix("btime ")?.parse().ok())
+}
+
+/// The fields behind the program's name, which may hold spaces and brackets itself.
+fn parse(stat: &str, ticks: u32, page: u32) -> Option<Process> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    let fields: Vec<&str> = fields.split_whitespace().collect();
+    // The first one here is field 3 of the manual page.
+    let field = |number: usize| fields.get(number - 3);
+    let seconds = |number: usize| Some(field(number)?.parse::<f64>().ok()? / f64::from(ticks));
+    let number = |number: usize| field(number)?.parse::<u64>().ok();
+    Some(Process {
+        cpu_seconds: seconds(14)? + seconds(15)?,
+        threads: number(20)?,
+        start_seconds: seconds(22)?,
+        virtual_bytes: number(23)?,
+        resident_bytes: number(24)? * u64::from(page),
+        open_fds: 0,
+        max_fds: 0,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_brackets_does_not_move_the_fields() {
+        let stat = "7 (a) b (c)) S 1 7 7 0 -1 4194560 900 0 0 0 25 75 0 0 20 0 3 0 400 5000000 321 18446744073709551615";
+        let process = parse(stat, 100, 4096).unwrap();
+        assert_eq!(process.cpu_seconds, 1.0);
+        assert_eq!((process.threads, process.virtual_bytes), (3, 5_000_000));
+        assert_eq!(process.resident_bytes, 321 * 4096);
+        assert_eq!(process.start_seconds, 4.0);
+    }
+
+    #[test]
+    fn this_process_is_read() {
+        let process = read().unwrap();
+        assert!(process.resident_bytes > 0 && process.open_fds > 2 && process.threads > 0);
+        assert!(process.start_seconds > 1_600_000_000.0);
+    }
+}

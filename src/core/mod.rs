@@ -328,6 +328,9 @@ impl Core {
     }
 }
 
+#[cfg(test)]
+mod tests;
+
 const KEPT_TRANSITIONS: usize = 100;
 /// How long a namespace without interfaces is believed to be between two of them.
 const LINKS_GONE: Duration = Duration::from_secs(3);

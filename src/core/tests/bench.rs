@@ -1,0 +1,311 @@
+//! The core on a bench: virtual time, a kernel of maps, monitors that say what they are told to say.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use crate::app::{App, AppName};
+use crate::config::{self, Config};
+use crate::core::{
+    AppState, AppView, Core, Event, MonitorId, NatTable, Output, Refusal, Registered, Step,
+    StepError, StepId, StepResult, Transition,
+};
+use crate::discovery::{Network, PeerName, PeerNetwork};
+use crate::health::Outcome;
+use crate::net::{Family, Prefix, RouterId};
+
+pub struct Bench {
+    pub core: Core,
+    pub start: Instant,
+    pub now: Instant,
+    /// Addresses on the interface, `true` for those that somebody else made.
+    pub addresses: BTreeMap<Prefix, bool>,
+    pub nat: NatTable,
+    /// What the checks of a monitor (by its text) find; others stay unanswered.
+    pub outcomes: BTreeMap<String, Outcome>,
+    pub unanswered: Vec<(MonitorId, String)>,
+    pub failing: BTreeMap<Prefix, StepError>,
+    /// Steps are kept here instead of being done, while there is a list.
+    pub held: Option<Vec<(StepId, Step)>>,
+    /// Peers acknowledge at once.
+    pub acknowledges: bool,
+    pub log: Vec<String>,
+    pub transitions: Vec<Transition>,
+    pub exit: Option<(u8, String)>,
+    pub checks: usize,
+}
+
+pub fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+pub fn prefix(text: &str) -> Prefix {
+    text.parse().unwrap()
+}
+
+pub fn name(text: &str) -> AppName {
+    text.parse().unwrap()
+}
+
+/// A configuration of one peer, more keys and apps; `#bgp` and `#agent` lines go where they say.
+pub fn config(agent: &str, apps: &str) -> Config {
+    config_with("", agent, apps)
+}
+
+pub fn config_with(bgp: &str, agent: &str, apps: &str) -> Config {
+    let text = format!(
+        "agent: {{listen_addr: \"off\", {agent}}}\n\
+         bgp: {{local_as: 65001, peer_as: 65000, peer_ip: 10.0.0.1, {bgp}}}\n\
+         apps: [{apps}]\n"
+    );
+    let mut read = |_: &std::path::Path| Ok(text.clone());
+    match config::load(Some("f.yaml"), &BTreeMap::new(), &mut read) {
+        Ok(loaded) => loaded.config,
+        Err(problems) => panic!("{problems}\n{text}"),
+    }
+}
+
+/// An app as HTTP registers it.
+pub fn app(config: &Config, params: &[(&str, &str)]) -> App {
+    let owned = |(k, v): &(&str, &str)| ((*k).to_owned(), (*v).to_owned());
+    let params: Vec<(String, String)> = params.iter().map(owned).collect();
+    config::parse_app_from_params(&params, crate::app::Source::Http, config).unwrap()
+}
+
+/// One router at 10.0.0.1, this host at 10.0.0.2 and 2001:db8::2.
+pub fn network() -> Network {
+    let peer = PeerNetwork {
+        settings_index: 0,
+        remote: "10.0.0.1".parse().unwrap(),
+        scope_id: 0,
+        interface: Some("eth0".to_owned()),
+        local: Some("10.0.0.2".parse().unwrap()),
+        next_hop4: Some("10.0.0.2".parse().unwrap()),
+        next_hop6: Some("2001:db8::2".parse().unwrap()),
+    };
+    Network {
+        peers: BTreeMap::from([(PeerName::new(peer.remote, None), peer)]),
+        nat_target: BTreeMap::from([
+            (Family::Ipv4, "10.0.0.2".parse().unwrap()),
+            (Family::Ipv6, "2001:db8::2".parse().unwrap()),
+        ]),
+        own_addresses: BTreeSet::from([
+            "10.0.0.2".parse().unwrap(),
+            "2001:db8::2".parse().unwrap(),
+        ]),
+        on_loopback: BTreeSet::new(),
+        gateways: BTreeSet::from(["10.0.0.1".parse().unwrap()]),
+        router_id: RouterId::new("10.0.0.2".parse().unwrap()),
+        links_present: true,
+    }
+}
+
+impl Bench {
+    pub fn new(config: Config) -> Self {
+        Self::with_outcomes(config, &[])
+    }
+
+    /// A bench whose network is known; `outcomes` holds from the first check on.
+    pub fn with_outcomes(config: Config, outcomes: &[(&str, bool)]) -> Self {
+        let now = Instant::now();
+        let mut bench = Self {
+            core: Core::new(config, 7, now),
+            start: now,
+            now,
+            addresses: BTreeMap::new(),
+            nat: NatTable::default(),
+            outcomes: BTreeMap::new(),
+            unanswered: Vec::new(),
+            failing: BTreeMap::new(),
+            held: None,
+            acknowledges: true,
+            log: Vec::new(),
+            transitions: Vec::new(),
+            exit: None,
+            checks: 0,
+        };
+        for (monitor, passes) in outcomes {
+            bench.says(monitor, *passes);
+        }
+        bench.event(Event::Network(network()));
+        bench.advance(Duration::ZERO);
+        bench
+    }
+
+    /// What a monitor finds from now on.
+    pub fn says(&mut self, monitor: &str, passes: bool) {
+        let outcome = if passes {
+            Outcome::pass()
+        } else {
+            Outcome::fail("broken")
+        };
+        self.outcomes.insert(monitor.to_owned(), outcome);
+    }
+
+    pub fn event(&mut self, event: Event) {
+        self.core.handle(self.now, event);
+        self.settle();
+    }
+
+    /// Lets time pass, deadline by deadline.
+    pub fn advance(&mut self, time: Duration) {
+        let end = self.now + time;
+        for _ in 0..100_000 {
+            self.core.handle_timeout(self.now);
+            self.settle();
+            match self.core.poll_timeout() {
+                Some(at) if at <= end => {
+                    assert!(at >= self.now, "a deadline in the past");
+                    self.now = at;
+                }
+                _ => {
+                    self.now = end;
+                    return;
+                }
+            }
+        }
+        panic!("time does not pass");
+    }
+
+    /// Performs all outputs.
+    pub fn settle(&mut self) {
+        for _ in 0..10_000 {
+            let before = self.announced();
+            let Some(output) = self.core.poll_output() else {
+                self.note_routes(&before);
+                return;
+            };
+            self.note_routes(&before);
+            self.perform(output);
+        }
+        panic!("outputs without an end");
+    }
+
+    fn note_routes(&mut self, before: &BTreeSet<Prefix>) {
+        let after = self.announced();
+        for prefix in before.difference(&after) {
+            self.log.push(format!("withdraw {prefix}"));
+        }
+        for prefix in after.difference(before) {
+            assert!(
+                self.core.config().agent.vip_interface.is_none()
+                    || self.addresses.contains_key(prefix),
+                "{prefix} is announced without its address"
+            );
+            self.log.push(format!("announce {prefix}"));
+        }
+    }
+
+    fn perform(&mut self, output: Output) {
+        match output {
+            Output::Check { monitor, spec, .. } => {
+                self.checks += 1;
+                let text = spec.to_string();
+                match self.outcomes.get(&text).cloned() {
+                    Some(outcome) => self.answer(monitor, outcome),
+                    None => self.unanswered.push((monitor, text)),
+                }
+            }
+            Output::Step { id, step } => match &mut self.held {
+                Some(held) => held.push((id, step)),
+                None => self.step(id, &step),
+            },
+            Output::AwaitAcknowledged if self.acknowledges => {
+                self.core.handle(self.now, Event::Acknowledged);
+            }
+            Output::Transition(transition) => self.transitions.push(transition),
+            Output::Exit { code, why } => {
+                self.log.push("exit".to_owned());
+                self.exit = Some((code, why));
+            }
+            _ => {}
+        }
+    }
+
+    pub fn answer(&mut self, monitor: MonitorId, outcome: Outcome) {
+        let took = Duration::from_millis(1);
+        self.core.handle(
+            self.now,
+            Event::Checked {
+                monitor,
+                outcome,
+                took,
+            },
+        );
+    }
+
+    pub fn step(&mut self, id: StepId, step: &Step) {
+        let result = self.kernel(step);
+        self.core.handle(self.now, Event::Done { step: id, result });
+    }
+
+    fn kernel(&mut self, step: &Step) -> Result<StepResult, StepError> {
+        match step {
+            Step::AddAddress {
+                prefix, replace, ..
+            } => {
+                if let Some(error) = self.failing.get(prefix) {
+                    return Err(error.clone());
+                }
+                if self.addresses.get(prefix) == Some(&true) {
+                    return Ok(StepResult::Foreign);
+                }
+                let word = if *replace { "renew" } else { "add" };
+                self.log.push(format!("{word} {prefix}"));
+                self.addresses.insert(*prefix, false);
+            }
+            Step::RemoveAddress { prefix } => {
+                assert!(
+                    !self.announced().contains(prefix),
+                    "removed while announced"
+                );
+                self.log.push(format!("remove {prefix}"));
+                let foreign = self.addresses.remove(prefix);
+                assert_ne!(foreign, Some(true), "a foreign address was removed");
+            }
+            Step::ReplaceNat(table) => {
+                self.log.push(format!("nat {}", table.rules.len()));
+                self.nat = table.clone();
+            }
+        }
+        Ok(StepResult::Done)
+    }
+
+    /// Prefixes that peers are told of.
+    pub fn announced(&self) -> BTreeSet<Prefix> {
+        let routes = &self.core.kernel.applied().routes;
+        routes.keys().copied().collect()
+    }
+
+    pub fn is_announced(&self, text: &str) -> bool {
+        self.announced().contains(&prefix(text))
+    }
+
+    pub fn has_address(&self, text: &str) -> bool {
+        self.addresses.contains_key(&prefix(text))
+    }
+
+    pub fn register(&mut self, params: &[(&str, &str)]) -> Result<Registered, Refusal> {
+        let app = app(self.core.config(), params);
+        let done = self.core.register(self.now, app);
+        self.advance(Duration::ZERO);
+        done
+    }
+
+    pub fn unregister(&mut self, app: &str) {
+        self.core.unregister(self.now, &name(app));
+        self.settle();
+    }
+
+    pub fn app(&self, app: &str) -> AppView {
+        self.core.app(self.now, &name(app)).expect("it is there")
+    }
+
+    pub fn state(&self, app: &str) -> AppState {
+        self.app(app).state
+    }
+
+    /// What was done since this was last asked.
+    pub fn done(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.log)
+    }
+}

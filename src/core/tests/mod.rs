@@ -1,0 +1,6 @@
+//! What the core promises, one sentence a test.
+
+mod bench;
+mod ends;
+mod lives;
+mod policy;

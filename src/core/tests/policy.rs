@@ -1,0 +1,218 @@
+//! Who may have what: sources, VIPs, the network, and what a new configuration changes.
+
+use super::bench::{Bench, config, config_with, name, network, prefix, secs};
+use crate::app::Source;
+use crate::core::{AppState, Event, Refusal, Registered};
+use crate::net::Family;
+
+const VIP: &str = "192.0.2.53/32";
+const DNS: &str = "{name: dns, vip: 192.0.2.53/32}";
+
+#[test]
+fn a_vip_has_one_holder_and_the_refusal_names_it() {
+    let mut bench = Bench::new(config("", DNS));
+    let refusal = bench
+        .register(&[("name", "web"), ("vip", VIP)])
+        .unwrap_err();
+    assert!(
+        matches!(&refusal, Refusal::Conflict(why) if why.contains("dns")),
+        "{refusal}"
+    );
+    assert!(bench.core.app(bench.now, &name("web")).is_none());
+    bench
+        .register(&[("name", "web"), ("vip", "192.0.2.80/32")])
+        .unwrap();
+    let two = [("name", "web"), ("vip", "192.0.2.80/32"), ("vip", VIP)];
+    assert!(bench.register(&two).is_err());
+    assert!(
+        bench.is_announced("192.0.2.80/32"),
+        "a refused change changes nothing"
+    );
+}
+
+#[test]
+fn a_lower_source_cannot_change_what_a_higher_one_defined() {
+    let mut bench = Bench::new(config("", DNS));
+    let same = [("name", "dns"), ("vip", VIP)];
+    assert_eq!(bench.register(&same).unwrap(), Registered::Unchanged);
+    let other = [("name", "dns"), ("vip", "192.0.2.80/32")];
+    assert!(matches!(bench.register(&other), Err(Refusal::Conflict(_))));
+    assert_eq!(bench.app("dns").source, Source::Config);
+}
+
+#[test]
+fn a_higher_source_takes_over_in_place() {
+    let mut bench = Bench::new(config("", ""));
+    bench.register(&[("name", "dns"), ("vip", VIP)]).unwrap();
+    bench.done();
+    let said = bench.core.reload(bench.now, config("", DNS));
+    bench.settle();
+    assert_eq!(said, ["app dns: changed source"]);
+    assert_eq!(bench.app("dns").source, Source::Config);
+    assert!(bench.done().is_empty(), "the route did not flap");
+}
+
+/// B2, B16: whoever reached the port could run commands; unknown monitors were taken.
+#[test]
+fn exec_monitors_run_only_from_sources_that_may() {
+    let mut bench = Bench::new(config("allow_exec: [http]", ""));
+    let params = [("name", "a"), ("vip", VIP), ("monitor", "exec:/bin/true")];
+    bench.register(&params).unwrap();
+    let mut app = super::bench::app(bench.core.config(), &params);
+    app.source = Source::Consul;
+    app.name = name("b");
+    let refusal = bench.core.register(bench.now, app).unwrap_err();
+    assert!(matches!(
+        refusal,
+        Refusal::Policy {
+            key: "agent.allow_exec",
+            ..
+        }
+    ));
+}
+
+#[test]
+fn http_may_register_so_many_apps() {
+    let mut bench = Bench::new(config("max_http_apps: 1", DNS));
+    bench
+        .register(&[("name", "a"), ("vip", "192.0.2.1/32")])
+        .unwrap();
+    bench
+        .register(&[("name", "a"), ("vip", "192.0.2.2/32")])
+        .unwrap();
+    let refusal = bench
+        .register(&[("name", "b"), ("vip", "192.0.2.3/32")])
+        .unwrap_err();
+    assert!(matches!(
+        refusal,
+        Refusal::Policy {
+            key: "agent.max_http_apps",
+            ..
+        }
+    ));
+}
+
+#[test]
+fn a_vip_that_cuts_the_host_off_is_refused() {
+    let mut bench = Bench::new(config("allowed_vips: [10.0.0.0/8, 2001:db8::/32]", ""));
+    for vip in ["10.0.0.2/32", "10.0.0.2/31", "2001:db8::/64"] {
+        let refusal = bench.register(&[("name", "a"), ("vip", vip)]).unwrap_err();
+        assert!(matches!(refusal, Refusal::Invalid(_)), "{vip}: {refusal}");
+    }
+    bench
+        .register(&[("name", "a"), ("vip", "10.0.1.1/32")])
+        .unwrap();
+}
+
+#[test]
+fn a_vip_that_starts_to_cut_the_host_off_goes_at_once() {
+    let mut bench = Bench::new(config("", DNS));
+    assert!(bench.has_address(VIP));
+    let mut moved = network();
+    moved.gateways.insert("192.0.2.53".parse().unwrap());
+    bench.event(Event::Network(moved));
+    assert_eq!(bench.state("dns"), AppState::Invalid);
+    assert!(bench.app("dns").why.contains("the gateway 192.0.2.53"));
+    assert!(!bench.is_announced(VIP) && !bench.has_address(VIP));
+    bench.event(Event::Network(network()));
+    assert!(bench.is_announced(VIP));
+}
+
+/// B26: an IPv6 VIP was silently never announced.
+#[test]
+fn a_vip_without_a_next_hop_says_so_and_the_others_go_out() {
+    let app = "{name: dns, vips: [192.0.2.53/32, 2001:db8::53/128]}";
+    let mut bench = Bench::new(config("", app));
+    assert!(bench.is_announced("2001:db8::53/128"));
+    let mut single = network();
+    let peer = single.peers.values_mut().next().unwrap();
+    peer.next_hop6 = None;
+    bench.event(Event::Network(single));
+    assert_eq!(bench.state("dns"), AppState::Invalid);
+    assert!(
+        bench.app("dns").why.contains("ipv6"),
+        "{}",
+        bench.app("dns").why
+    );
+    assert!(bench.is_announced(VIP) && !bench.is_announced("2001:db8::53/128"));
+    let explicit = "{name: dns, vips: [192.0.2.53/32, 2001:db8::53/128], vip_config: {next_hop6: 2001:db8::9}}";
+    bench.core.reload(bench.now, config("", explicit));
+    bench.settle();
+    assert!(bench.is_announced("2001:db8::53/128"));
+}
+
+#[test]
+fn nat_without_a_target_is_said() {
+    let mut bench = Bench::new(config(
+        "",
+        "{name: dns, vip: 192.0.2.53/32, nats: [\"udp:53:8053\"]}",
+    ));
+    assert!(bench.is_announced(VIP));
+    let mut without = network();
+    without.nat_target.remove(&Family::Ipv4);
+    bench.event(Event::Network(without));
+    assert_eq!(bench.state("dns"), AppState::Invalid);
+    assert!(!bench.is_announced(VIP) && bench.nat.rules.is_empty());
+}
+
+#[test]
+fn a_configured_app_that_is_refused_is_shown_as_invalid() {
+    let mut bench = Bench::new(config("", ""));
+    bench.register(&[("name", "web"), ("vip", VIP)]).unwrap();
+    bench.core.reload(bench.now, config("", DNS));
+    bench.settle();
+    assert_eq!(bench.state("dns"), AppState::Invalid);
+    assert!(bench.app("dns").why.contains("web"));
+    assert!(bench.is_announced(VIP));
+    bench.done();
+    bench.unregister("web");
+    bench.advance(secs(1));
+    assert_eq!(bench.state("dns"), AppState::Up);
+    assert!(bench.is_announced(VIP));
+}
+
+#[test]
+fn a_reload_tells_what_changed_and_touches_nothing_else() {
+    let apps =
+        "{name: a, vip: 192.0.2.1/32}, {name: b, vip: 192.0.2.2/32}, {name: c, vip: 192.0.2.3/32}";
+    let mut bench = Bench::new(config("", apps));
+    bench.done();
+    let apps = "{name: a, vip: 192.0.2.1/32}, {name: b, vip: 192.0.2.2/32, drain_time: 1s}, {name: d, vip: 192.0.2.4/32}";
+    let said = bench
+        .core
+        .reload(bench.now, config_with("med: 7", "vip_linger: 1s", apps));
+    let expected = [
+        "agent.vip_linger: changed",
+        "bgp.attributes: changed",
+        "app c: removed",
+        "app b: changed drain_time",
+        "app d: added",
+    ];
+    assert_eq!(said, expected);
+    bench.advance(secs(3));
+    let done = bench.done();
+    let others: Vec<&String> = done
+        .iter()
+        .filter(|did| !did.contains("192.0.2.3") && !did.contains("192.0.2.4"))
+        .collect();
+    assert!(others.is_empty(), "{done:?}");
+    assert!(done.contains(&"remove 192.0.2.3/32".to_owned()));
+    let again = bench.core.reload(bench.now, bench.core.config().clone());
+    assert!(again.is_empty(), "{again:?}");
+}
+
+#[test]
+fn addresses_that_others_manage_are_not_waited_for() {
+    let bench = Bench::new(config("vip_interface: none", DNS));
+    assert!(bench.is_announced(VIP) && !bench.has_address(VIP));
+}
+
+#[test]
+fn labels_are_gocasts() {
+    let app = "{name: app1longname, vips: [192.0.2.1/32, 2001:db8::1/128]}";
+    let bench = Bench::new(config("", app));
+    let addresses = &bench.core.kernel.applied().addresses;
+    let label = |vip| addresses[&prefix(vip)].label.as_deref();
+    assert_eq!(label("192.0.2.1/32"), Some("lo:app1longname"));
+    assert_eq!(label("2001:db8::1/128"), None);
+}

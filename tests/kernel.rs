@@ -3,7 +3,9 @@
 
 use nix::sched::{CloneFlags, unshare};
 use sidecast::io::netlink::{Added, Change, Changes, Kernel, Removed, VipAddress};
+use sidecast::netlink::nftables::{IPPROTO_TCP, IPPROTO_UDP, NatRule, NatTable};
 use std::collections::BTreeSet;
+use std::net::UdpSocket;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -351,5 +353,214 @@ fn a_snapshot_holds_what_discovery_reads() {
                 "2001:db8:1::1 from 2001:db8:1::2",
             ]
         );
+    });
+}
+
+fn nat(name: &str, rules: &[(&str, u8, u16, u16)]) -> NatTable {
+    let rule = |&(vip, protocol, listen, destination): &(&str, u8, u16, u16)| NatRule {
+        vip: vip.parse().unwrap(),
+        protocol,
+        listen,
+        target: match vip.contains(':') {
+            true => "2001:db8:1::2".parse().unwrap(),
+            false => "10.0.0.2".parse().unwrap(),
+        },
+        destination,
+        counter: format!("dns_{listen}"),
+    };
+    NatTable {
+        name: name.to_owned(),
+        rules: rules.iter().map(rule).collect(),
+    }
+}
+
+/// The rules of every table, as `nft` says them.
+fn rules() -> Vec<String> {
+    let ruleset = run("nft list ruleset");
+    let rules = ruleset.lines().filter(|line| line.contains("dnat"));
+    rules.map(|line| line.trim().to_owned()).collect()
+}
+
+/// The host of the NAT tests: 10.0.0.2 and 2001:db8:1::2 on a veth, two VIPs on lo.
+fn nat_host() {
+    for command in [
+        "ip link set lo up",
+        "ip link add v0 type veth peer name v1",
+        "ip link set v0 up",
+        "ip link set v1 up",
+        "ip addr add 10.0.0.2/24 dev v0",
+        "ip addr add 2001:db8:1::2/64 dev v0 nodad",
+        "ip addr add 192.0.2.53/32 dev lo",
+        "ip addr add 2001:db8::53/128 dev lo nodad",
+    ] {
+        run(command);
+    }
+}
+
+#[test]
+fn nat_rules_are_refilled_and_never_doubled_and_go_with_the_process() {
+    in_namespace(|| {
+        run("nft add table ip docker");
+        smol::block_on(async {
+            let mut kernel = Kernel::open().unwrap();
+            let all = nat(
+                "sidecast",
+                &[
+                    ("192.0.2.53/32", IPPROTO_UDP, 53, 8053),
+                    ("198.51.100.128/26", IPPROTO_TCP, 80, 8080),
+                    ("2001:db8::53/128", IPPROTO_UDP, 53, 8053),
+                ],
+            );
+            let none = nat("sidecast", &[]);
+            for _ in 0..20 {
+                kernel.replace_nat(&all).await.unwrap();
+                assert_eq!(rules().len(), 6, "each in prerouting and output");
+                kernel.replace_nat(&none).await.unwrap();
+                assert_eq!(rules(), Vec::<String>::new());
+            }
+            kernel.replace_nat(&all).await.unwrap();
+            let expected = [
+                "ip daddr 192.0.2.53 udp dport 53 counter name \"dns_53\" dnat to 10.0.0.2:8053",
+                "ip daddr 198.51.100.128/26 tcp dport 80 counter name \"dns_80\" dnat to 10.0.0.2:8080",
+                "ip6 daddr 2001:db8::53 udp dport 53 counter name \"dns_53\" dnat to [2001:db8:1::2]:8053",
+            ];
+            for rule in expected {
+                assert_eq!(rules().iter().filter(|r| *r == rule).count(), 2, "{rule}");
+            }
+            let ruleset = run("nft list ruleset");
+            assert!(ruleset.contains("flags owner"), "{ruleset}");
+            assert_eq!(
+                ruleset.matches("priority dstnat - 5").count()
+                    + ruleset.matches("priority -105").count(),
+                4,
+                "{ruleset}"
+            );
+            drop(kernel);
+        });
+        let gone = || run("nft list ruleset").trim() == "table ip docker {\n}";
+        assert!(
+            until(Duration::from_secs(2), gone),
+            "{}",
+            run("nft list ruleset")
+        );
+    });
+}
+
+#[test]
+fn two_of_us_have_a_table_each_and_a_leftover_is_replaced() {
+    in_namespace(|| {
+        run("nft add table ip sidecast");
+        run("nft add chain ip sidecast stale");
+        smol::block_on(async {
+            let rules_of = [("192.0.2.53/32", IPPROTO_UDP, 53, 8053)];
+            let mut first = Kernel::open().unwrap();
+            first
+                .replace_nat(&nat("sidecast", &rules_of))
+                .await
+                .unwrap();
+            let mut second = Kernel::open().unwrap();
+            second
+                .replace_nat(&nat("sidecast", &rules_of))
+                .await
+                .unwrap();
+            let ruleset = run("nft list ruleset");
+            assert!(!ruleset.contains("stale"), "{ruleset}");
+            assert!(ruleset.contains("table ip sidecast {"), "{ruleset}");
+            let own = format!("table ip sidecast_{} {{", std::process::id());
+            assert!(ruleset.contains(&own), "{ruleset}");
+            drop(first);
+            assert!(until(Duration::from_secs(2), || rules().len() == 2));
+            second.replace_nat(&nat("sidecast", &[])).await.unwrap();
+            assert_eq!(run("nft list ruleset").trim(), "");
+        });
+    });
+}
+
+#[test]
+fn packets_of_the_host_are_counted_and_follow_a_changed_rule() {
+    in_namespace(|| {
+        nat_host();
+        smol::block_on(async {
+            let mut kernel = Kernel::open().unwrap();
+            for (vip, target) in [
+                ("192.0.2.53/32", "10.0.0.2"),
+                ("2001:db8::53/128", "2001:db8:1::2"),
+            ] {
+                let at = |port: u16| (target.parse::<std::net::IpAddr>().unwrap(), port);
+                let services = [
+                    UdpSocket::bind(at(8053)).unwrap(),
+                    UdpSocket::bind(at(9053)).unwrap(),
+                ];
+                let client = UdpSocket::bind(at(0)).unwrap();
+                let to = vip
+                    .split('/')
+                    .next()
+                    .unwrap()
+                    .parse::<std::net::IpAddr>()
+                    .unwrap();
+                client.connect((to, 53)).unwrap();
+                let limit = Some(Duration::from_secs(2));
+                for (service, port) in services.iter().zip([8053, 9053]) {
+                    service.set_read_timeout(limit).unwrap();
+                    let rules = [(vip, IPPROTO_UDP, 53, port)];
+                    kernel.replace_nat(&nat("sidecast", &rules)).await.unwrap();
+                    client.send(b"ping").unwrap();
+                    let mut buffer = [0; 16];
+                    let received = service.recv_from(&mut buffer);
+                    assert!(received.is_ok(), "{vip} to {port}: {received:?}");
+                }
+                let counters = kernel.nat_counters().await.unwrap();
+                assert_eq!(counters["dns_53"].packets, 2, "kept over the refill");
+                kernel.replace_nat(&nat("sidecast", &[])).await.unwrap();
+            }
+        });
+    });
+}
+
+#[test]
+fn a_thousand_mappings_are_one_step() {
+    in_namespace(|| {
+        smol::block_on(async {
+            let vips: Vec<String> = (0..1000)
+                .map(|i| format!("198.18.{}.{}/32", i / 250, i % 250))
+                .collect();
+            let all: Vec<_> = vips
+                .iter()
+                .map(|vip| (vip.as_str(), IPPROTO_TCP, 53, 8053))
+                .collect();
+            let mut kernel = Kernel::open().unwrap();
+            kernel.replace_nat(&nat("sidecast", &all)).await.unwrap();
+            assert_eq!(rules().len(), 2000);
+        });
+    });
+}
+
+#[test]
+fn nat_that_is_to_stay_outlives_the_process_and_is_taken_over() {
+    in_namespace(|| {
+        smol::block_on(async {
+            let rules_of = [("192.0.2.53/32", IPPROTO_UDP, 53, 8053)];
+            let mut first = Kernel::open().unwrap();
+            first
+                .replace_nat(&nat("sidecast", &rules_of))
+                .await
+                .unwrap();
+            match first.persist_nat().await {
+                Ok(()) => {}
+                Err(error) => {
+                    println!("skipped: this kernel has no persistent tables: {error}");
+                    return;
+                }
+            }
+            drop(first);
+            std::thread::sleep(Duration::from_millis(200));
+            assert_eq!(rules().len(), 2);
+            let mut next = Kernel::open().unwrap();
+            next.replace_nat(&nat("sidecast", &rules_of)).await.unwrap();
+            assert_eq!(rules().len(), 2);
+            assert!(run("nft list ruleset").contains("table ip sidecast {"));
+            drop(next);
+            assert!(until(Duration::from_secs(2), || rules().is_empty()));
+        });
     });
 }

@@ -5,11 +5,13 @@
 
 pub mod address;
 pub mod attr;
+pub mod conntrack;
 #[cfg(test)]
 mod golden;
 pub mod link;
 pub mod message;
 pub mod neighbour;
+pub mod nftables;
 pub mod route;
 pub mod sock_diag;
 

@@ -3,6 +3,7 @@
 //! Addresses: look first, change second. What somebody else put there is used and left alone; what is
 //! ours by its mark or label is adopted and gets our lease.
 
+use super::nat::Nat;
 use super::socket::Socket;
 use crate::discovery::{Snapshot, is_link_local};
 use crate::net::{Family, Prefix};
@@ -10,6 +11,7 @@ use crate::netlink::address::{self, Address, IFAPROT_SIDECAST, NewAddress};
 use crate::netlink::link::{self, Link};
 use crate::netlink::message::Request;
 use crate::netlink::neighbour::{self, Neighbour};
+use crate::netlink::nftables::{Counter, NatTable};
 use crate::netlink::route::{
     self, LocalRoute, RT_TABLE_LOCAL, RTN_LOCAL, RTN_UNICAST, RTPROT_SIDECAST, Route,
 };
@@ -56,6 +58,8 @@ pub enum Removed {
 /// performed one at a time: whoever wants to read while steps are under way opens another.
 pub struct Kernel {
     route: Socket,
+    /// Opened with the first rule: a host without NAT needs no nf_tables.
+    nat: Option<Nat>,
     look: Option<Look>,
     /// What this one added or adopted, and whether with a lease.
     mine: BTreeMap<(u32, Prefix), bool>,
@@ -74,6 +78,7 @@ impl Kernel {
     pub fn open() -> Result<Self, NetlinkError> {
         Ok(Self {
             route: Socket::open(SockProtocol::NetlinkRoute)?.strict(),
+            nat: None,
             look: None,
             mine: BTreeMap::new(),
         })
@@ -306,6 +311,34 @@ impl Kernel {
                 Ok(Removed::Absent)
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Makes the NAT tables hold these rules and no others, in one step. They go with this `Kernel`.
+    pub async fn replace_nat(&mut self, table: &NatTable) -> Result<(), NetlinkError> {
+        if self.nat.is_none() && table.rules.is_empty() {
+            return Ok(());
+        }
+        let nat = match self.nat.take() {
+            Some(nat) => nat,
+            None => Nat::open()?,
+        };
+        self.nat.insert(nat).replace(table).await
+    }
+
+    /// Lets the NAT tables outlive this process (Linux 6.9).
+    pub async fn persist_nat(&mut self) -> Result<(), NetlinkError> {
+        match &mut self.nat {
+            Some(nat) => nat.persist().await,
+            None => Ok(()),
+        }
+    }
+
+    /// What went through each NAT counter, by its name.
+    pub async fn nat_counters(&mut self) -> Result<BTreeMap<String, Counter>, NetlinkError> {
+        match &mut self.nat {
+            Some(nat) => nat.counters().await,
+            None => Ok(BTreeMap::new()),
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod changes;
 mod kernel;
+mod nat;
 mod socket;
 
 pub use changes::{Change, Changes};

@@ -140,7 +140,7 @@ impl Socket {
         let expects = Expected {
             first: seq,
             last: seq,
-            request: request.name,
+            requests: std::slice::from_ref(request),
             dump: request.is_dump(),
             acknowledged: request.wants_ack(),
         };
@@ -157,11 +157,15 @@ impl Socket {
         let Some(request) = requests.get(last) else {
             return Ok(());
         };
+        if bytes.len() > SEND_BUFFER {
+            // The kernel takes a batch as one datagram, whatever its size, if the buffer has room.
+            let _ = setsockopt(&self.fd, sockopt::SndBufForce, &bytes.len());
+        }
         self.send(&bytes, request.name).await?;
         let expects = Expected {
             first,
             last: first.wrapping_add(u32::try_from(last).unwrap_or(u32::MAX)),
-            request: request.name,
+            requests,
             dump: false,
             acknowledged: true,
         };
@@ -198,10 +202,10 @@ impl Socket {
     /// Reads until the answer is complete. Answers to earlier requests, given up by then, are dropped.
     async fn answers(
         &mut self,
-        expects: Expected,
+        expects: Expected<'_>,
         each: &mut impl FnMut(&Message<'_>) -> Result<(), WireError>,
     ) -> Result<(), NetlinkError> {
-        let request = expects.request;
+        let request = expects.name(expects.last);
         let deadline = Instant::now() + TIME_LIMIT;
         loop {
             let length = match self.receive().or(expired(deadline)).await {
@@ -254,24 +258,31 @@ fn receive_from_kernel(fd: &OwnedFd, buffer: &mut Vec<u8>) -> io::Result<usize> 
 }
 
 /// Which answers belong to a request, and which of them ends it.
-struct Expected {
+struct Expected<'a> {
     first: u32,
     last: u32,
-    request: &'static str,
+    /// Those sent, numbered from `first` on.
+    requests: &'a [Request],
     dump: bool,
     acknowledged: bool,
 }
 
-impl Expected {
+impl Expected<'_> {
+    /// What the request of this number asks for.
+    fn name(&self, seq: u32) -> &'static str {
+        let index = usize::try_from(seq.wrapping_sub(self.first)).unwrap_or(usize::MAX);
+        self.requests.get(index).map_or("use netlink", |r| r.name)
+    }
+
     fn ended_by(
         &self,
         message: &Message<'_>,
         each: &mut impl FnMut(&Message<'_>) -> Result<(), WireError>,
     ) -> Result<bool, NetlinkError> {
-        let request = self.request;
         if !(self.first..=self.last).contains(&message.seq) {
             return Ok(false);
         }
+        let request = self.name(message.seq);
         match message
             .answer()
             .map_err(|error| malformed(error, request))?
@@ -320,6 +331,8 @@ const TIME_LIMIT: Duration = Duration::from_secs(10);
 /// The kernel fills dumps up to 32 KiB.
 const BUFFER: usize = 32 * 1024;
 const BUFFER_MAX: usize = 1024 * 1024;
+/// The least that every system grants, doubled by the kernel.
+const SEND_BUFFER: usize = 128 * 1024;
 const DUMP_ATTEMPTS: usize = 8;
 /// Datagrams of other processes dropped in one go before the reactor is asked again.
 const FOREIGN_DATAGRAMS: usize = 16;

@@ -1,0 +1,211 @@
+//! NAT tables that go with the process: nf_tables with the owner flag where the kernel has it.
+
+use super::socket::Socket;
+use crate::net::Family;
+use crate::netlink::conntrack::{self, Tuple};
+use crate::netlink::nftables::{
+    self, Counter, IPPROTO_UDP, NatRule, NatTable, Ownership, Standing,
+};
+use crate::netlink::{EINVAL, ENOENT, EOPNOTSUPP, EPERM, NetlinkError};
+use nix::sys::socket::SockProtocol;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The NAT tables of one process. They belong to this socket: dropping it removes them, where the
+/// kernel is 5.12 or later.
+pub struct Nat {
+    socket: Socket,
+    /// The table as it was last taken by the kernel, under the name that it got.
+    applied: NatTable,
+    standing: Standing,
+    ownership: Ownership,
+}
+
+impl Nat {
+    pub fn open() -> Result<Self, NetlinkError> {
+        Ok(Self {
+            socket: Socket::open(SockProtocol::NetlinkNetFilter)?,
+            applied: NatTable::default(),
+            standing: Standing::new(),
+            ownership: Ownership::Owner,
+        })
+    }
+
+    /// Makes the kernel hold these rules and no others, in one step. Where another process owns a table
+    /// of that name, ours gets `_PID` behind it. UDP flows of every mapping that changed are forgotten,
+    /// so that their next packets follow it.
+    pub async fn replace(&mut self, wanted: &NatTable) -> Result<(), NetlinkError> {
+        let table = match self.standing.is_empty() {
+            true => self.make(wanted).await?,
+            false => self.refill(wanted).await?,
+        };
+        let changed: Vec<NatRule> = self
+            .applied
+            .rules
+            .symmetric_difference(&table.rules)
+            .filter(|rule| rule.protocol == IPPROTO_UDP)
+            .cloned()
+            .collect();
+        self.standing = nftables::standing(&table);
+        self.applied = table;
+        for rule in &changed {
+            self.forget_flows(rule).await?;
+        }
+        Ok(())
+    }
+
+    /// The first rules: what a process that is gone left behind goes in the same step.
+    async fn make(&mut self, wanted: &NatTable) -> Result<NatTable, NetlinkError> {
+        let (table, leftover) = self.choose(wanted).await?;
+        match self.send(&table, &leftover).await {
+            Err(error)
+                if matches!(error.errno(), Some(EINVAL | EOPNOTSUPP))
+                    && self.ownership == Ownership::Owner =>
+            {
+                // Linux before 5.12 does not know the owner flag. Where it was something else, the
+                // second refusal says so.
+                self.ownership = Ownership::Ordinary;
+                let sent = self.send(&table, &leftover).await;
+                if sent.is_err() {
+                    self.ownership = Ownership::Owner;
+                }
+                sent?;
+            }
+            sent => sent?,
+        }
+        Ok(table)
+    }
+
+    async fn refill(&mut self, wanted: &NatTable) -> Result<NatTable, NetlinkError> {
+        let table = wanted.renamed(self.applied.name.clone());
+        if table == self.applied {
+            return Ok(table);
+        }
+        match self.send(&table, &BTreeSet::new()).await {
+            // Somebody deleted what stood there.
+            Err(error) if error.errno() == Some(ENOENT) => {
+                self.standing.clear();
+                self.make(wanted).await
+            }
+            sent => sent.map(|()| table),
+        }
+    }
+
+    /// Lets the tables outlive this process, for the next one to take over (Linux 6.9). Counters begin
+    /// anew: the flag can only be given at birth.
+    pub async fn persist(&mut self) -> Result<(), NetlinkError> {
+        if self.standing.is_empty() || self.ownership != Ownership::Owner {
+            return Ok(());
+        }
+        let leftover = self.standing.keys().copied().collect();
+        let ours = (std::mem::take(&mut self.standing), self.ownership);
+        self.ownership = Ownership::Persistent;
+        let table = self.applied.clone();
+        let sent = self.send(&table, &leftover).await;
+        if sent.is_err() {
+            self.ownership = ours.1;
+        }
+        self.standing = ours.0;
+        sent
+    }
+
+    async fn send(
+        &mut self,
+        table: &NatTable,
+        leftover: &BTreeSet<Family>,
+    ) -> Result<(), NetlinkError> {
+        let batch = nftables::replace(table, &self.standing, leftover, self.ownership)?;
+        if batch.is_empty {
+            return Ok(());
+        }
+        let (requests, last) = (&batch.requests, batch.acknowledged);
+        self.socket.batch(requests, last).await
+    }
+
+    /// The name that is free for us, and the families where a table of that name is left over from a
+    /// process that is gone.
+    async fn choose(
+        &mut self,
+        wanted: &NatTable,
+    ) -> Result<(NatTable, BTreeSet<Family>), NetlinkError> {
+        let own = format!("{}_{}", wanted.name, std::process::id());
+        for name in [wanted.name.clone(), own] {
+            if let Some(leftover) = self.leftover(&name).await? {
+                return Ok((wanted.renamed(name), leftover));
+            }
+        }
+        Err(NetlinkError::Errno {
+            errno: EPERM,
+            message: Some("other processes own the table's name".to_owned()),
+            request: "make the NAT table",
+        })
+    }
+
+    /// The families that have an unowned table of this name; `None` where a living process owns one.
+    async fn leftover(&mut self, name: &str) -> Result<Option<BTreeSet<Family>>, NetlinkError> {
+        let mut leftover = BTreeSet::new();
+        for family in Family::ALL {
+            let request = nftables::find_table(family, name)?;
+            let each = |_, payload: &[u8]| nftables::is_owned(payload).map(Some);
+            match self.socket.collect(&request, each).await {
+                Ok(owned) if owned.contains(&true) => return Ok(None),
+                Ok(_) => {
+                    leftover.insert(family);
+                }
+                Err(error) if error.errno() == Some(ENOENT) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Some(leftover))
+    }
+
+    /// Packets and bytes by the counter's name, both families together.
+    pub async fn counters(&mut self) -> Result<BTreeMap<String, Counter>, NetlinkError> {
+        let mut all = BTreeMap::<String, Counter>::new();
+        for family in self.standing.keys() {
+            let request = nftables::counters(*family, &self.applied.name)?;
+            let each = |_, payload: &[u8]| Counter::decode(payload).map(Some);
+            for counter in self.socket.collect(&request, each).await? {
+                let sum = all.entry(counter.name.clone()).or_default();
+                sum.name = counter.name;
+                sum.packets = sum.packets.saturating_add(counter.packets);
+                sum.bytes = sum.bytes.saturating_add(counter.bytes);
+            }
+        }
+        Ok(all)
+    }
+
+    async fn forget_flows(&mut self, rule: &NatRule) -> Result<(), NetlinkError> {
+        for flow in self.flows(rule).await? {
+            match self.socket.acknowledged(&flow.delete()?).await {
+                Err(error) if error.errno() != Some(ENOENT) => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn flows(&mut self, rule: &NatRule) -> Result<Vec<Tuple>, NetlinkError> {
+        for filtered in [true, false] {
+            let request = conntrack::dump(rule, filtered)?;
+            let each =
+                |_, payload: &[u8]| Ok(Tuple::decode(payload)?.filter(|flow| flow.is_for(rule)));
+            match self.socket.collect(&request, each).await {
+                // A kernel that reads filters otherwise than we write them.
+                Err(error) if filtered && error.errno() == Some(EINVAL) => {}
+                // Without conntrack there are no flows, nor does NAT stick.
+                Err(error) if error.errno() == Some(EOPNOTSUPP) => break,
+                flows => return flows,
+            }
+        }
+        Ok(Vec::new())
+    }
+}
+
+impl NatTable {
+    fn renamed(&self, name: String) -> Self {
+        Self {
+            name,
+            rules: self.rules.clone(),
+        }
+    }
+}

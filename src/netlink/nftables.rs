@@ -1,0 +1,732 @@
+//! NAT of VIPs in nf_tables, over nfnetlink (`linux/netfilter/nf_tables.h`, `nfnetlink.h`).
+//!
+//! ```text
+//!  0        1         2        4
+//! +--------+---------+--------+-----------
+//! | family | version | res_id | attributes      struct nfgenmsg, res_id in network order
+//! +--------+---------+--------+-----------
+//! ```
+//!
+//! One table for each family, in it a chain each for packets that arrive and for those made here, one
+//! rule in each for every mapping, and named counters that outlive a refill. A change is one batch: the
+//! kernel takes all of it or none. Left out: everything else that nf_tables can do.
+
+use super::attr::{Attr, AttrWriter, Attrs};
+use super::message::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, Request};
+use super::{AF_INET, AF_INET6, AF_UNSPEC, NetlinkError};
+use crate::net::{Family, Prefix};
+use crate::wire::{Reader, WireError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+/// All the NAT that is wanted, both families.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NatTable {
+    /// `sidecast`, `sidecast_INSTANCE`.
+    pub name: String,
+    pub rules: BTreeSet<NatRule>,
+}
+
+/// Traffic to `vip` and `listen` goes to `target` and `destination`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NatRule {
+    pub vip: Prefix,
+    /// `IPPROTO_TCP` or `IPPROTO_UDP`.
+    pub protocol: u8,
+    pub listen: u16,
+    /// Of the VIP's family.
+    pub target: IpAddr,
+    pub destination: u16,
+    /// The counter that its packets count in; rules may share one. See [`counter_name`].
+    pub counter: String,
+}
+
+/// Who keeps the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ownership {
+    /// The socket that makes it: it goes with the socket (Linux 5.12).
+    Owner,
+    /// The socket, but it outlives it, for whoever comes next (Linux 6.9).
+    Persistent,
+    /// Nobody.
+    Ordinary,
+}
+
+/// What stands in one family's table before a change: the names of its counters. Where a family has no
+/// table it is not in the map.
+pub type Standing = BTreeMap<Family, BTreeSet<String>>;
+
+/// The batch that makes the tables hold these rules and no others. `standing` is what is there and stays
+/// in use, `leftover` the families whose table is to be deleted first.
+pub fn replace(
+    table: &NatTable,
+    standing: &Standing,
+    leftover: &BTreeSet<Family>,
+    ownership: Ownership,
+) -> Result<Batch, NetlinkError> {
+    let mut requests = vec![edge(NFNL_MSG_BATCH_BEGIN)?];
+    for family in Family::ALL {
+        if leftover.contains(&family) {
+            requests.push(delete_table(family, &table.name)?);
+        }
+        let rules: Vec<&NatRule> = table
+            .rules
+            .iter()
+            .filter(|rule| rule.vip.family() == family && Family::of(rule.target) == family)
+            .collect();
+        match (rules.is_empty(), standing.get(&family)) {
+            (true, None) => {}
+            (true, Some(_)) => requests.push(delete_table(family, &table.name)?),
+            (false, counters) => fill(&mut requests, family, table, &rules, counters, ownership)?,
+        }
+    }
+    // The end asks for nothing; the last change before it says that all went well.
+    let acknowledged = requests.len() - 1;
+    if let Some(last) = requests.get_mut(acknowledged) {
+        last.flags |= NLM_F_ACK;
+    }
+    let is_empty = requests.len() == 1;
+    requests.push(edge(NFNL_MSG_BATCH_END)?);
+    Ok(Batch {
+        requests,
+        acknowledged,
+        is_empty,
+    })
+}
+
+/// Messages that the kernel takes all or none of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    pub requests: Vec<Request>,
+    /// The index of the one that is acknowledged.
+    pub acknowledged: usize,
+    /// Nothing changes: not to be sent.
+    pub is_empty: bool,
+}
+
+/// What stands after a [`replace`].
+pub fn standing(table: &NatTable) -> Standing {
+    let mut standing = Standing::new();
+    for rule in &table.rules {
+        let counters = standing.entry(rule.vip.family()).or_default();
+        counters.insert(rule.counter.clone());
+    }
+    standing
+}
+
+fn fill(
+    requests: &mut Vec<Request>,
+    family: Family,
+    table: &NatTable,
+    rules: &[&NatRule],
+    standing: Option<&BTreeSet<String>>,
+    ownership: Ownership,
+) -> Result<(), NetlinkError> {
+    let name = &table.name;
+    if standing.is_none() {
+        requests.push(new_table(family, name, ownership)?);
+        for (chain, hook) in CHAINS {
+            requests.push(new_chain(family, name, chain, hook)?);
+        }
+    } else {
+        requests.push(flush_rules(family, name)?);
+    }
+    let none = BTreeSet::new();
+    let there = standing.unwrap_or(&none);
+    let wanted: BTreeSet<&String> = rules.iter().map(|rule| &rule.counter).collect();
+    for counter in wanted.iter().filter(|counter| !there.contains(**counter)) {
+        requests.push(new_counter(family, name, counter)?);
+    }
+    for (chain, _) in CHAINS {
+        for rule in rules {
+            requests.push(new_rule(family, name, chain, rule)?);
+        }
+    }
+    for counter in there.iter().filter(|counter| !wanted.contains(counter)) {
+        requests.push(delete_counter(family, name, counter)?);
+    }
+    Ok(())
+}
+
+/// A name that `nft` can say and the kernel takes, out of an app's name, its protocol and port. What had
+/// to be changed or cut is told apart by a number.
+pub fn counter_name(app: &str, protocol: u8, listen: u16) -> String {
+    let protocol = match protocol {
+        IPPROTO_UDP => "udp",
+        _ => "tcp",
+    };
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-' || c == '.';
+    let mut name: String = app
+        .chars()
+        .map(|c| if plain(c) { c } else { '_' })
+        .take(COUNTER_MAX)
+        .collect();
+    if !name.starts_with(|c: char| c.is_ascii_alphabetic()) {
+        name.insert_str(0, "app_");
+    }
+    if name != app {
+        let hash = app.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
+            (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+        });
+        name.push_str(&format!("_{hash:08x}"));
+    }
+    format!("{name}_{protocol}_{listen}")
+}
+
+/// A batch's first and last message, which name the subsystem.
+fn edge(kind: u16) -> Result<Request, NetlinkError> {
+    Request::new("change the NAT table", kind, 0, |w| {
+        let [high, low] = SUBSYSTEM.to_be_bytes();
+        w.raw(&[AF_UNSPEC, NFNETLINK_V0, high, low]);
+    })
+}
+
+fn request(
+    name: &'static str,
+    kind: u16,
+    flags: u16,
+    family: Family,
+    body: impl FnOnce(&mut AttrWriter),
+) -> Result<Request, NetlinkError> {
+    Request::new(name, SUBSYSTEM << 8 | kind, flags, |w| {
+        w.raw(&[code(family), NFNETLINK_V0, 0, 0]);
+        body(w);
+    })
+}
+
+fn new_table(family: Family, name: &str, ownership: Ownership) -> Result<Request, NetlinkError> {
+    let flags = match ownership {
+        Ownership::Owner => NFT_TABLE_F_OWNER,
+        Ownership::Persistent => NFT_TABLE_F_OWNER | NFT_TABLE_F_PERSIST,
+        Ownership::Ordinary => 0,
+    };
+    request(
+        "make the NAT table",
+        NFT_MSG_NEWTABLE,
+        NLM_F_CREATE,
+        family,
+        |w| {
+            w.text(NFTA_TABLE_NAME, name);
+            w.u32_be(NFTA_TABLE_FLAGS, flags);
+        },
+    )
+}
+
+fn delete_table(family: Family, name: &str) -> Result<Request, NetlinkError> {
+    request("delete the NAT table", NFT_MSG_DELTABLE, 0, family, |w| {
+        w.text(NFTA_TABLE_NAME, name);
+    })
+}
+
+/// A base chain just before Docker's and firewalld's: the first DNAT of a flow decides.
+fn new_chain(family: Family, table: &str, chain: &str, hook: u32) -> Result<Request, NetlinkError> {
+    request(
+        "make the NAT chain",
+        NFT_MSG_NEWCHAIN,
+        NLM_F_CREATE,
+        family,
+        |w| {
+            w.text(NFTA_CHAIN_TABLE, table);
+            w.text(NFTA_CHAIN_NAME, chain);
+            w.text(NFTA_CHAIN_TYPE, "nat");
+            w.u32_be(NFTA_CHAIN_POLICY, NF_ACCEPT);
+            w.nest(NFTA_CHAIN_HOOK, |w| {
+                w.u32_be(NFTA_HOOK_HOOKNUM, hook);
+                w.bytes(NFTA_HOOK_PRIORITY, &PRIORITY.to_be_bytes());
+            });
+        },
+    )
+}
+
+/// All rules of all chains of the table.
+fn flush_rules(family: Family, table: &str) -> Result<Request, NetlinkError> {
+    request("flush the NAT table", NFT_MSG_DELRULE, 0, family, |w| {
+        w.text(NFTA_RULE_TABLE, table);
+    })
+}
+
+fn new_counter(family: Family, table: &str, name: &str) -> Result<Request, NetlinkError> {
+    request(
+        "make the NAT counter",
+        NFT_MSG_NEWOBJ,
+        NLM_F_CREATE,
+        family,
+        |w| {
+            w.text(NFTA_OBJ_TABLE, table);
+            w.text(NFTA_OBJ_NAME, name);
+            w.u32_be(NFTA_OBJ_TYPE, NFT_OBJECT_COUNTER);
+            w.nest(NFTA_OBJ_DATA, |w| {
+                w.bytes(NFTA_COUNTER_BYTES, &[0; 8]);
+                w.bytes(NFTA_COUNTER_PACKETS, &[0; 8]);
+            });
+        },
+    )
+}
+
+fn delete_counter(family: Family, table: &str, name: &str) -> Result<Request, NetlinkError> {
+    request("delete the NAT counter", NFT_MSG_DELOBJ, 0, family, |w| {
+        w.text(NFTA_OBJ_TABLE, table);
+        w.text(NFTA_OBJ_NAME, name);
+        w.u32_be(NFTA_OBJ_TYPE, NFT_OBJECT_COUNTER);
+    })
+}
+
+/// `ip daddr VIP PROTOCOL dport LISTEN counter name NAME dnat to TARGET:DESTINATION`.
+fn new_rule(
+    family: Family,
+    table: &str,
+    chain: &str,
+    rule: &NatRule,
+) -> Result<Request, NetlinkError> {
+    let flags = NLM_F_CREATE | NLM_F_APPEND;
+    request("add the NAT rule", NFT_MSG_NEWRULE, flags, family, |w| {
+        w.text(NFTA_RULE_TABLE, table);
+        w.text(NFTA_RULE_CHAIN, chain);
+        w.nest(NFTA_RULE_EXPRESSIONS, |w| {
+            to_prefix(w, rule.vip);
+            expression(w, "meta", |w| {
+                w.u32_be(NFTA_META_KEY, NFT_META_L4PROTO);
+                w.u32_be(NFTA_META_DREG, REG_1);
+            });
+            equals(w, &[rule.protocol]);
+            payload(w, NFT_PAYLOAD_TRANSPORT_HEADER, DPORT_OFFSET, 2);
+            equals(w, &rule.listen.to_be_bytes());
+            expression(w, "objref", |w| {
+                w.u32_be(NFTA_OBJREF_IMM_TYPE, NFT_OBJECT_COUNTER);
+                w.bytes(NFTA_OBJREF_IMM_NAME, rule.counter.as_bytes());
+            });
+            immediate(w, REG_1, &octets(rule.target));
+            immediate(w, REG_2, &rule.destination.to_be_bytes());
+            expression(w, "nat", |w| {
+                w.u32_be(NFTA_NAT_TYPE, NFT_NAT_DNAT);
+                w.u32_be(NFTA_NAT_FAMILY, u32::from(code(family)));
+                w.u32_be(NFTA_NAT_REG_ADDR_MIN, REG_1);
+                w.u32_be(NFTA_NAT_REG_PROTO_MIN, REG_2);
+                w.u32_be(NFTA_NAT_FLAGS, NF_NAT_RANGE_PROTO_SPECIFIED);
+            });
+        });
+    })
+}
+
+/// Compares the destination address's leading bits. Whole bytes are loaded alone, as `nft` does; else
+/// the whole address under a mask.
+fn to_prefix(w: &mut AttrWriter, vip: Prefix) {
+    let (offset, width) = match vip.family() {
+        Family::Ipv4 => (IPV4_DADDR_OFFSET, 4),
+        Family::Ipv6 => (IPV6_DADDR_OFFSET, 16),
+    };
+    let addr = octets(vip.addr());
+    let bits = usize::from(vip.len());
+    if bits % 8 == 0 && bits > 0 {
+        let length = bits / 8;
+        payload(w, NFT_PAYLOAD_NETWORK_HEADER, offset, vip.len() / 8);
+        equals(w, addr.get(..length).unwrap_or(&addr));
+        return;
+    }
+    payload(w, NFT_PAYLOAD_NETWORK_HEADER, offset, width);
+    expression(w, "bitwise", |w| {
+        w.u32_be(NFTA_BITWISE_SREG, REG_1);
+        w.u32_be(NFTA_BITWISE_DREG, REG_1);
+        w.u32_be(NFTA_BITWISE_LEN, u32::from(width));
+        w.nest(NFTA_BITWISE_MASK, |w| w.bytes(NFTA_DATA_VALUE, &mask(vip)));
+        let zeros = vec![0; addr.len()];
+        w.nest(NFTA_BITWISE_XOR, |w| w.bytes(NFTA_DATA_VALUE, &zeros));
+    });
+    equals(w, &addr);
+}
+
+fn mask(vip: Prefix) -> Vec<u8> {
+    let ones: IpAddr = match vip.family() {
+        Family::Ipv4 => IpAddr::from([0xff; 4]),
+        Family::Ipv6 => IpAddr::from([0xff; 16]),
+    };
+    octets(Prefix::masked(ones, vip.len()).map_or(ones, |mask| mask.addr()))
+}
+
+fn expression(w: &mut AttrWriter, name: &str, body: impl FnOnce(&mut AttrWriter)) {
+    w.nest(NFTA_LIST_ELEM, |w| {
+        w.text(NFTA_EXPR_NAME, name);
+        w.nest(NFTA_EXPR_DATA, body);
+    });
+}
+
+fn payload(w: &mut AttrWriter, base: u32, offset: u32, length: u8) {
+    expression(w, "payload", |w| {
+        w.u32_be(NFTA_PAYLOAD_DREG, REG_1);
+        w.u32_be(NFTA_PAYLOAD_BASE, base);
+        w.u32_be(NFTA_PAYLOAD_OFFSET, offset);
+        w.u32_be(NFTA_PAYLOAD_LEN, u32::from(length));
+    });
+}
+
+fn equals(w: &mut AttrWriter, value: &[u8]) {
+    expression(w, "cmp", |w| {
+        w.u32_be(NFTA_CMP_SREG, REG_1);
+        w.u32_be(NFTA_CMP_OP, NFT_CMP_EQ);
+        w.nest(NFTA_CMP_DATA, |w| w.bytes(NFTA_DATA_VALUE, value));
+    });
+}
+
+fn immediate(w: &mut AttrWriter, register: u32, value: &[u8]) {
+    expression(w, "immediate", |w| {
+        w.u32_be(NFTA_IMMEDIATE_DREG, register);
+        w.nest(NFTA_IMMEDIATE_DATA, |w| w.bytes(NFTA_DATA_VALUE, value));
+    });
+}
+
+/// Asks for one table; `ENOENT` where there is none.
+pub fn find_table(family: Family, name: &str) -> Result<Request, NetlinkError> {
+    request("look at the NAT table", NFT_MSG_GETTABLE, 0, family, |w| {
+        w.text(NFTA_TABLE_NAME, name);
+    })
+}
+
+/// Whether a table of [`find_table`]'s answer belongs to a living socket.
+pub fn is_owned(payload: &[u8]) -> Result<bool, WireError> {
+    let mut r = Reader::new(payload);
+    r.take(4)?;
+    for attr in Attrs::new(r.rest()) {
+        let attr = attr?;
+        if attr.kind == NFTA_TABLE_FLAGS {
+            return Ok(attr.u32_be()? & NFT_TABLE_F_OWNER != 0);
+        }
+    }
+    Ok(false)
+}
+
+/// Packets and bytes of a named counter.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counter {
+    pub name: String,
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+/// All counters of one table.
+pub fn counters(family: Family, table: &str) -> Result<Request, NetlinkError> {
+    request(
+        "read the NAT counters",
+        NFT_MSG_GETOBJ,
+        NLM_F_DUMP,
+        family,
+        |w| {
+            w.text(NFTA_OBJ_TABLE, table);
+        },
+    )
+}
+
+impl Counter {
+    /// From the answers to [`counters`].
+    pub fn decode(payload: &[u8]) -> Result<Self, WireError> {
+        let mut r = Reader::new(payload);
+        r.take(4)?;
+        let mut counter = Self::default();
+        for attr in Attrs::new(r.rest()) {
+            let attr = attr?;
+            match attr.kind {
+                NFTA_OBJ_NAME => counter.name = attr.text(),
+                NFTA_OBJ_DATA => counter.read(attr)?,
+                _ => {}
+            }
+        }
+        Ok(counter)
+    }
+
+    fn read(&mut self, data: Attr<'_>) -> Result<(), WireError> {
+        for attr in data.nested() {
+            let attr = attr?;
+            match attr.kind {
+                NFTA_COUNTER_BYTES => self.bytes = attr.u64_be()?,
+                NFTA_COUNTER_PACKETS => self.packets = attr.u64_be()?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn octets(addr: IpAddr) -> Vec<u8> {
+    match addr {
+        IpAddr::V4(a) => a.octets().to_vec(),
+        IpAddr::V6(a) => a.octets().to_vec(),
+    }
+}
+
+fn code(family: Family) -> u8 {
+    match family {
+        Family::Ipv4 => AF_INET,
+        Family::Ipv6 => AF_INET6,
+    }
+}
+
+/// Name and hook of each chain.
+const CHAINS: [(&str, u32); 2] = [
+    ("prerouting", NF_INET_PRE_ROUTING),
+    ("output", NF_INET_LOCAL_OUT),
+];
+/// `dstnat - 5`.
+const PRIORITY: i32 = -105;
+/// Leaves room in the 256 bytes of a name.
+const COUNTER_MAX: usize = 100;
+
+const SUBSYSTEM: u16 = 10; // NFNL_SUBSYS_NFTABLES
+const NFNETLINK_V0: u8 = 0;
+const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
+const NFNL_MSG_BATCH_END: u16 = 0x11;
+const NFT_MSG_NEWTABLE: u16 = 0;
+const NFT_MSG_GETTABLE: u16 = 1;
+const NFT_MSG_DELTABLE: u16 = 2;
+const NFT_MSG_NEWCHAIN: u16 = 3;
+const NFT_MSG_NEWRULE: u16 = 6;
+const NFT_MSG_DELRULE: u16 = 8;
+const NFT_MSG_NEWOBJ: u16 = 18;
+const NFT_MSG_GETOBJ: u16 = 19;
+const NFT_MSG_DELOBJ: u16 = 20;
+const NFTA_LIST_ELEM: u16 = 1;
+const NFTA_TABLE_NAME: u16 = 1;
+const NFTA_TABLE_FLAGS: u16 = 2;
+const NFT_TABLE_F_OWNER: u32 = 2;
+const NFT_TABLE_F_PERSIST: u32 = 4;
+const NFTA_CHAIN_TABLE: u16 = 1;
+const NFTA_CHAIN_NAME: u16 = 3;
+const NFTA_CHAIN_HOOK: u16 = 4;
+const NFTA_CHAIN_POLICY: u16 = 5;
+const NFTA_CHAIN_TYPE: u16 = 7;
+const NFTA_HOOK_HOOKNUM: u16 = 1;
+const NFTA_HOOK_PRIORITY: u16 = 2;
+const NF_INET_PRE_ROUTING: u32 = 0;
+const NF_INET_LOCAL_OUT: u32 = 3;
+const NF_ACCEPT: u32 = 1;
+const NFTA_RULE_TABLE: u16 = 1;
+const NFTA_RULE_CHAIN: u16 = 2;
+const NFTA_RULE_EXPRESSIONS: u16 = 4;
+const NFTA_EXPR_NAME: u16 = 1;
+const NFTA_EXPR_DATA: u16 = 2;
+const NFTA_DATA_VALUE: u16 = 1;
+const NFTA_PAYLOAD_DREG: u16 = 1;
+const NFTA_PAYLOAD_BASE: u16 = 2;
+const NFTA_PAYLOAD_OFFSET: u16 = 3;
+const NFTA_PAYLOAD_LEN: u16 = 4;
+const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
+const NFT_PAYLOAD_TRANSPORT_HEADER: u32 = 2;
+const IPV4_DADDR_OFFSET: u32 = 16;
+const IPV6_DADDR_OFFSET: u32 = 24;
+const DPORT_OFFSET: u32 = 2;
+const NFTA_BITWISE_SREG: u16 = 1;
+const NFTA_BITWISE_DREG: u16 = 2;
+const NFTA_BITWISE_LEN: u16 = 3;
+const NFTA_BITWISE_MASK: u16 = 4;
+const NFTA_BITWISE_XOR: u16 = 5;
+const NFTA_CMP_SREG: u16 = 1;
+const NFTA_CMP_OP: u16 = 2;
+const NFTA_CMP_DATA: u16 = 3;
+const NFT_CMP_EQ: u32 = 0;
+const NFTA_META_DREG: u16 = 1;
+const NFTA_META_KEY: u16 = 2;
+const NFT_META_L4PROTO: u32 = 16;
+const NFTA_IMMEDIATE_DREG: u16 = 1;
+const NFTA_IMMEDIATE_DATA: u16 = 2;
+const NFTA_OBJREF_IMM_TYPE: u16 = 1;
+const NFTA_OBJREF_IMM_NAME: u16 = 2;
+const NFTA_NAT_TYPE: u16 = 1;
+const NFTA_NAT_FAMILY: u16 = 2;
+const NFTA_NAT_REG_ADDR_MIN: u16 = 3;
+const NFTA_NAT_REG_PROTO_MIN: u16 = 5;
+const NFTA_NAT_FLAGS: u16 = 7;
+const NFT_NAT_DNAT: u32 = 1;
+const NF_NAT_RANGE_PROTO_SPECIFIED: u32 = 2;
+const NFTA_OBJ_TABLE: u16 = 1;
+const NFTA_OBJ_NAME: u16 = 2;
+const NFTA_OBJ_TYPE: u16 = 3;
+const NFTA_OBJ_DATA: u16 = 4;
+const NFT_OBJECT_COUNTER: u32 = 1;
+const NFTA_COUNTER_BYTES: u16 = 1;
+const NFTA_COUNTER_PACKETS: u16 = 2;
+const REG_1: u32 = 1;
+const REG_2: u32 = 2;
+pub const IPPROTO_TCP: u8 = 6;
+pub const IPPROTO_UDP: u8 = 17;
+
+#[cfg(test)]
+mod tests {
+    use super::super::golden::{golden, message, truncations};
+    use super::*;
+
+    fn rule(vip: &str, protocol: u8, ports: (u16, u16), counter: &str) -> NatRule {
+        let vip: Prefix = vip.parse().unwrap();
+        let target = match vip.family() {
+            Family::Ipv4 => "10.0.0.2",
+            Family::Ipv6 => "2001:db8:1::2",
+        };
+        NatRule {
+            vip,
+            protocol,
+            listen: ports.0,
+            target: target.parse().unwrap(),
+            destination: ports.1,
+            counter: counter.to_owned(),
+        }
+    }
+
+    fn table() -> NatTable {
+        NatTable {
+            name: "sidecast".to_owned(),
+            rules: BTreeSet::from([
+                rule("192.0.2.0/24", IPPROTO_TCP, (80, 8080), "web_tcp_80"),
+                rule("192.0.2.53/32", IPPROTO_UDP, (53, 8053), "dns_udp_53"),
+                rule("198.51.100.128/26", IPPROTO_TCP, (80, 8080), "web_tcp_80"),
+                rule("2001:db8::53/128", IPPROTO_UDP, (53, 8053), "dns_udp_53"),
+                rule("2001:db8:5::/61", IPPROTO_UDP, (53, 8053), "dns_udp_53"),
+            ]),
+        }
+    }
+
+    fn kinds(batch: &Batch) -> Vec<u16> {
+        let kinds = batch.requests.iter().map(|r| r.kind & 0xff);
+        kinds.collect()
+    }
+
+    #[test]
+    fn a_table_is_what_nft_makes_of_the_same_words() {
+        let nothing = (Standing::new(), BTreeSet::new());
+        let batch = replace(&table(), &nothing.0, &nothing.1, Ownership::Ordinary).unwrap();
+        let bytes: Vec<Vec<u8>> = batch.requests.iter().map(|r| r.encode(1)).collect();
+        let golden = golden("nft-f");
+        for kind in [
+            NFT_MSG_NEWTABLE,
+            NFT_MSG_NEWCHAIN,
+            NFT_MSG_NEWOBJ,
+            NFT_MSG_NEWRULE,
+        ] {
+            let kind = SUBSYSTEM << 8 | kind;
+            let ours: Vec<&[u8]> = bytes
+                .iter()
+                .map(|bytes| message(bytes))
+                .filter(|m| m.kind == kind)
+                .map(|m| m.payload)
+                .collect();
+            let requests = golden.requests();
+            let nfts: Vec<&[u8]> = requests
+                .iter()
+                .filter(|m| m.kind == kind)
+                .map(|m| m.payload)
+                .collect();
+            assert!(!nfts.is_empty());
+            // `nft` makes an app's counter once; the order of the two is its own.
+            let sorted = |mut all: Vec<Vec<u8>>| {
+                if kind & 0xff == NFT_MSG_NEWOBJ {
+                    all.sort();
+                }
+                all
+            };
+            let owned = |all: Vec<&[u8]>| sorted(all.into_iter().map(<[u8]>::to_vec).collect());
+            assert_eq!(ours.len(), nfts.len(), "kind {kind:#x}");
+            for (ours, nfts) in owned(ours).iter().zip(&owned(nfts)) {
+                assert_eq!(ours, nfts, "kind {kind:#x}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_owned_table_is_what_nft_makes_of_the_same_words() {
+        let golden = golden("nft-owner");
+        let ours = new_table(Family::Ipv4, "owned", Ownership::Owner).unwrap();
+        let kind = SUBSYSTEM << 8 | NFT_MSG_NEWTABLE;
+        let requests = golden.requests();
+        let nfts = requests.iter().find(|m| m.kind == kind).unwrap();
+        let bytes = ours.encode(1);
+        assert_eq!(message(&bytes).payload, nfts.payload);
+        for (ours, nfts) in [
+            (NFNL_MSG_BATCH_BEGIN, requests.first()),
+            (NFNL_MSG_BATCH_END, requests.last()),
+        ] {
+            let bytes = edge(ours).unwrap().encode(1);
+            assert_eq!(message(&bytes).payload, nfts.unwrap().payload);
+        }
+    }
+
+    #[test]
+    fn a_refill_flushes_and_keeps_the_counters_that_stay() {
+        let mut next = table();
+        next.rules
+            .retain(|rule| rule.vip.family() == Family::Ipv4 && rule.listen == 53);
+        next.rules.insert(rule(
+            "192.0.2.54/32",
+            IPPROTO_TCP,
+            (25, 2525),
+            "mail_tcp_25",
+        ));
+        let batch = replace(
+            &next,
+            &standing(&table()),
+            &BTreeSet::new(),
+            Ownership::Owner,
+        )
+        .unwrap();
+        assert_eq!(
+            kinds(&batch),
+            [
+                NFNL_MSG_BATCH_BEGIN,
+                NFT_MSG_DELRULE,
+                NFT_MSG_NEWOBJ, // mail_tcp_25
+                NFT_MSG_NEWRULE,
+                NFT_MSG_NEWRULE,
+                NFT_MSG_NEWRULE,
+                NFT_MSG_NEWRULE,
+                NFT_MSG_DELOBJ,   // web_tcp_80
+                NFT_MSG_DELTABLE, // IPv6 has no rule any more
+                NFNL_MSG_BATCH_END,
+            ]
+        );
+        assert_eq!(batch.acknowledged, 8);
+    }
+
+    #[test]
+    fn nothing_to_do_is_an_empty_batch() {
+        let none = NatTable::default();
+        let batch = replace(&none, &Standing::new(), &BTreeSet::new(), Ownership::Owner).unwrap();
+        assert!(batch.is_empty);
+    }
+
+    #[test]
+    fn a_leftover_goes_in_the_same_batch() {
+        let leftover = BTreeSet::from([Family::Ipv4, Family::Ipv6]);
+        let mut table = table();
+        table.rules.retain(|rule| rule.vip.family() == Family::Ipv4);
+        let batch = replace(&table, &Standing::new(), &leftover, Ownership::Owner).unwrap();
+        let kinds = kinds(&batch);
+        assert_eq!(kinds[1..3], [NFT_MSG_DELTABLE, NFT_MSG_NEWTABLE]);
+        assert_eq!(kinds[kinds.len() - 2], NFT_MSG_DELTABLE);
+    }
+
+    #[test]
+    fn counters_are_read() {
+        let golden = golden("nft-list-counters");
+        let ours = counters(Family::Ipv4, "sidecast").unwrap().encode(1);
+        let requests = golden.requests();
+        assert_eq!(message(&ours).payload, requests[0].payload);
+        let answers = golden.answers();
+        let all: Vec<Counter> = answers
+            .iter()
+            .filter(|m| m.kind == SUBSYSTEM << 8 | NFT_MSG_NEWOBJ)
+            .map(|m| Counter::decode(m.payload).unwrap())
+            .collect();
+        let names: Vec<&str> = all.iter().map(|c| c.name.as_str()).collect();
+        // `nft` asked for both families.
+        assert_eq!(names, ["dns_udp_53", "web_tcp_80", "dns_udp_53"]);
+        for message in answers {
+            truncations(message.payload, Counter::decode);
+            truncations(message.payload, is_owned);
+        }
+    }
+
+    #[test]
+    fn counter_names_are_words_that_nft_can_say_and_differ() {
+        assert_eq!(counter_name("dns", IPPROTO_UDP, 53), "dns_udp_53");
+        let odd = counter_name("d\u{e4}ns app", IPPROTO_TCP, 53);
+        assert!(odd.starts_with("d_ns_app_"), "{odd}");
+        assert_ne!(odd, counter_name("d\u{f6}ns app", IPPROTO_TCP, 53));
+        assert!(counter_name("7up", IPPROTO_TCP, 1).starts_with("app_7up_"));
+        assert!(counter_name(&"x".repeat(255), IPPROTO_TCP, 65535).len() < 128);
+    }
+}

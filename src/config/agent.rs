@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::env::{self, Env};
@@ -159,10 +160,7 @@ fn allow_exec(cx: &mut Cx<'_>, f: &Fields<'_>) -> BTreeSet<Source> {
 }
 
 fn consul(cx: &mut Cx<'_>, f: &Fields<'_>, env: &Env) -> Option<Consul> {
-    let fallback = |name: &str| env::value(env, name).map(Into::into);
-    let file_token = f.secret(cx, "consul_token");
-    let token = env::value(env, "CONSUL_TOKEN").map(Secret::new);
-    let later = || env::value(env, "CONSUL_HTTP_TOKEN").map(Secret::new);
+    let token = consul_token(cx, f, env);
     let node = env::value(env, "CONSUL_NODE").map(str::to_owned);
     let written = f.has("consul_addr");
     let consul = Consul {
@@ -170,20 +168,14 @@ fn consul(cx: &mut Cx<'_>, f: &Fields<'_>, env: &Env) -> Option<Consul> {
             .read(cx, "consul_addr", read_consul_addr)
             .unwrap_or_default(),
         node,
-        token: token.or(file_token).or_else(later),
+        token,
         stale: env::value(env, "CONSUL_STALE") == Some("true"),
         query_interval: f
             .interval(cx, "consul_query_interval")
             .unwrap_or(Duration::from_secs(300)),
-        ca_file: f
-            .path_buf(cx, "consul_ca_file")
-            .or_else(|| fallback("CONSUL_CACERT")),
-        cert_file: f
-            .path_buf(cx, "consul_cert_file")
-            .or_else(|| fallback("CONSUL_CLIENT_CERT")),
-        key_file: f
-            .path_buf(cx, "consul_key_file")
-            .or_else(|| fallback("CONSUL_CLIENT_KEY")),
+        ca_file: path_or(cx, f, "consul_ca_file", env, "CONSUL_CACERT"),
+        cert_file: path_or(cx, f, "consul_cert_file", env, "CONSUL_CLIENT_CERT"),
+        key_file: path_or(cx, f, "consul_key_file", env, "CONSUL_CLIENT_KEY"),
         datacenter: f.string(cx, "consul_datacenter"),
         namespace: f.string(cx, "consul_namespace"),
         match_tag: f
@@ -214,6 +206,33 @@ fn consul(cx: &mut Cx<'_>, f: &Fields<'_>, env: &Env) -> Option<Consul> {
         }
     }
     written.then_some(consul)
+}
+
+/// GoCast's variable, else what is configured, else Consul's own variable.
+fn consul_token(cx: &mut Cx<'_>, f: &Fields<'_>, env: &Env) -> Option<Secret> {
+    let configured = f.secret(cx, "consul_token");
+    let first = variable(env, "CONSUL_TOKEN");
+    let chosen = match (first, configured) {
+        (None, Some(token)) => return Some(token),
+        (first, _) => first.or_else(|| variable(env, "CONSUL_HTTP_TOKEN")),
+    };
+    let (place, token) = chosen?;
+    cx.origins.insert(f.path("consul_token"), place);
+    Some(Secret::new(token))
+}
+
+/// What is configured, else Consul's own variable, which never wins.
+fn path_or(cx: &mut Cx<'_>, f: &Fields<'_>, key: &str, env: &Env, name: &str) -> Option<PathBuf> {
+    let configured = f.path_buf(cx, key);
+    configured.or_else(|| {
+        let (place, path) = variable(env, name)?;
+        cx.origins.insert(f.path(key), place);
+        Some(path.into())
+    })
+}
+
+fn variable<'e>(env: &'e Env, name: &str) -> Option<(Place, &'e str)> {
+    env::value(env, name).map(|value| (Place::Env(name.into()), value))
 }
 
 /// The address without a trailing `/v1`, which GoCast wants and people forget.

@@ -14,11 +14,13 @@ mod monitor;
 mod params;
 mod policy;
 mod problem;
+mod render;
 mod tree;
 
 pub use load::{Loaded, load};
 pub use params::{ParamError, parse_app_from_params};
 pub use problem::{Problem, Problems};
+pub use render::render;
 pub use tree::Place;
 
 use std::collections::BTreeSet;

@@ -592,3 +592,345 @@ fn a_whole_file_may_be_a_variable() {
             .contains("SIDECAST_CONFIG: /none: the file cannot be read")
     );
 }
+
+/// Without what a rendering leaves out on purpose.
+fn comparable(mut config: Config) -> Config {
+    config.warnings.clear();
+    config.agent.listen.defaulted = false;
+    let mask = |secret: &mut Option<Secret>| {
+        if secret.is_some() {
+            *secret = Some(Secret::new("********"));
+        }
+    };
+    mask(&mut config.agent.api_token);
+    if let Some(consul) = &mut config.agent.consul {
+        mask(&mut consul.token);
+        consul.node = None;
+    }
+    config
+        .bgp
+        .peers
+        .iter_mut()
+        .for_each(|peer| mask(&mut peer.password));
+    for app in &mut config.apps {
+        app.source = Source::Config;
+        let masked = std::mem::take(&mut app.monitors)
+            .into_iter()
+            .map(|mut monitor| {
+                if let MonitorSpec::Http { headers, .. } = &mut monitor.spec {
+                    headers
+                        .iter_mut()
+                        .for_each(|(_, value)| "********".clone_into(value));
+                }
+                monitor
+            });
+        app.monitors = masked.collect();
+    }
+    config
+}
+
+#[test]
+fn what_is_printed_reads_back_and_holds_no_secret() {
+    let env = [
+        ("CONSUL_NODE", "n1"),
+        ("CONSUL_TOKEN", "consul-secret"),
+        ("SIDECAST_APP_NAME", "one"),
+        ("SIDECAST_APP_VIP", "192.0.2.99/32"),
+        ("SIDECAST_APP_MONITORS", "exec:printf 'a\\n\"b\" é' # x"),
+    ];
+    let minimal = "bgp: {local_as: 1}\n";
+    for text in [FULL, PEERS, GOCAST, minimal] {
+        let loaded = load_with(text, &env, &[]).unwrap_or_else(|p| panic!("{p}"));
+        let printed = render(&loaded);
+        let seen = format!("{printed}{loaded:?}");
+        for secret in ["consul-secret", "of-our-own", "00000000-0000"] {
+            assert!(!seen.contains(secret), "{seen}");
+        }
+        assert!(!printed.contains("www.example.com"), "{printed}");
+        assert_eq!(
+            comparable(good(&printed)),
+            comparable(loaded.config),
+            "{printed}"
+        );
+    }
+}
+
+#[test]
+fn every_value_is_printed_with_its_origin() {
+    let text = "bgp:\n  local_as: 65001\n  remote_as: 65000\n  peers:\n  - peer_ip: 10.0.0.1\n    port: 1790\nagent:\n  drain_time: 3s\napps:\n- name: a\n  vip: 192.0.2.1/32\n";
+    let env = [
+        ("SIDECAST_BGP_HOLD_TIME", "30s"),
+        ("CONSUL_HTTP_TOKEN", "t"),
+    ];
+    let printed = render(&load_with(text, &env, &[]).unwrap());
+    for line in [
+        "  local_as: 65001  # from f.yaml line 2",
+        "      peer_as: 65000  # from f.yaml line 3",
+        "    - peer_ip: \"10.0.0.1\"  # from f.yaml line 5",
+        "      port: 1790  # from f.yaml line 6",
+        "      hold_time: 30s  # environment SIDECAST_BGP_HOLD_TIME",
+        "  cleanup_timer: 15m  # default",
+        "    drain_time: 3s  # from f.yaml line 8",
+        "    vips: [\"192.0.2.1/32\"]  # from f.yaml line 11",
+    ] {
+        assert!(printed.lines().any(|l| l == line), "{line}\n{printed}");
+    }
+}
+
+#[test]
+fn a_secret_that_is_wrong_is_not_told() {
+    let long = "s".repeat(81);
+    let text =
+        format!("bgp: {{local_as: 1, password: {long}}}\nagent: {{api_token: 'geheim nis'}}\n");
+    let all = problems(&text).join("\n");
+    assert_eq!(all.lines().count(), 2, "{all}");
+    assert!(!all.contains("geheim") && !all.contains("sss"), "{all}");
+}
+
+#[test]
+fn what_is_hardly_meant_is_a_warning() {
+    let text = "agent: {iptables_binary: iptables-nft, drain_time: 9s, consul_addr: 'http://c:8500/v1/'}\n\
+                bgp: {local_as: 1, family: 4, peer_ip: 10.0.0.1}\n\
+                apps:\n- {name: a, vip: 198.51.100.77/24}\n- {name: b, vip: 192.0.2.1/32, drain_time: 10s}\n";
+    let config = good(text);
+    assert_eq!(config.agent.consul.unwrap().addr, "http://c:8500");
+    let all = config.warnings.join("\n");
+    for want in [
+        "f.yaml:1: agent.iptables_binary is ignored",
+        "f.yaml:1: agent.drain_time is over 8s",
+        "CONSUL_NODE",
+        "f.yaml:2: bgp.family is ignored",
+        "any AS is accepted",
+        "f.yaml:4: apps[0].vip: 198.51.100.77/24 has bits behind its length, 198.51.100.0/24 is announced",
+        "f.yaml:5: apps[1].drain_time is over 8s",
+        "no monitors, so always announced: a, b",
+    ] {
+        assert!(all.contains(want), "{want}\n{all}");
+    }
+    assert_eq!(config.warnings.len(), 8, "{all}");
+}
+
+#[test]
+fn texts_are_taken_as_gocast_takes_them() {
+    let config = good(
+        "agent: {monitor_interval: 0, cleanup_timer: 0, consul_addr: ''}\n\
+         bgp: {local_as: 65001, peer_as: 65000, communities: [65001:53], hold_time: 0, passive: no}\n\
+         apps:\n- &a {name: 514, vip: 192.0.2.1/32, monitors: [port:tcp:80], nats: , interval: 500ms}\n\
+         - {<<: *a, name: 1.10, vip: 192.0.2.2/32}\n",
+    );
+    assert_eq!(config.agent.monitor_interval, Duration::from_secs(10));
+    assert_eq!(config.agent.cleanup_timer, Duration::from_secs(900));
+    assert_eq!(config.bgp.peers[0].hold_time, 0);
+    assert!(config.bgp.discover && config.agent.consul.is_none());
+    let names: Vec<&str> = config.apps.iter().map(|app| app.name.as_str()).collect();
+    assert_eq!(names, ["514", "1.10"]);
+    let monitor = config.apps[1].monitors.first().unwrap();
+    assert_eq!(
+        (monitor.interval, monitor.timeout),
+        (Duration::from_millis(500), Duration::from_millis(500))
+    );
+}
+
+#[test]
+fn a_monitor_inherits_and_has_patience_by_its_kind() {
+    let config = good(&with_app(
+        "- name: a\n  vip: 192.0.2.1/32\n  rise: 3\n  monitors: [port:tcp:80, exec:x, {monitor: port:tcp:81, interval: 1s, rise: 1}]\n",
+    ));
+    let monitors: Vec<&Monitor> = config.apps[0].monitors.iter().collect();
+    let seconds = |m: &Monitor| (m.interval.as_secs(), m.timeout.as_secs(), m.rise, m.fall);
+    assert_eq!(seconds(monitors[0]), (10, 2, 3, 1));
+    assert_eq!(seconds(monitors[1]), (1, 1, 1, 1));
+    assert_eq!(seconds(monitors[2]), (10, 10, 3, 1));
+}
+
+fn register(config: &Config, params: &[(&str, &str)]) -> Result<App, ParamError> {
+    let owned = |(k, v): &(&str, &str)| ((*k).to_owned(), (*v).to_owned());
+    let params: Vec<(String, String)> = params.iter().map(owned).collect();
+    parse_app_from_params(&params, Source::Http, config)
+}
+
+#[test]
+fn parameters_make_the_same_app_as_a_file() {
+    let config = good(&with_app(
+        "- name: a\n  vip: 192.0.2.1/32\n  monitors: [port:tcp:80]\n  nats: [tcp:80:8080]\n  interval: 1s\n  vip_config: {bgp_communities: [1:1, no-export], med: 5, when_down: {med: 9}}\n",
+    ));
+    let app = register(
+        &config,
+        &[
+            ("name", "a"),
+            ("vip", "192.0.2.1/32"),
+            ("monitor", "port:tcp:80"),
+            ("nat", "tcp:80:8080"),
+            ("nat", ""),
+            ("vip_communities", "1:1,no-export"),
+            ("interval", "1s"),
+            ("timeout", ""),
+            ("med", "5"),
+            ("when_down", "{med: 9}"),
+        ],
+    )
+    .unwrap();
+    assert_eq!(app.source, Source::Http);
+    assert!(app.same_definition(&config.apps[0]));
+    assert_ne!(app, config.apps[0]);
+    let two = [
+        ("name", "b"),
+        ("vip", "192.0.2.3/32"),
+        ("vip", "2001:db8::3/128"),
+        ("vip_communities", ""),
+    ];
+    assert_eq!(register(&config, &two).unwrap().vips.len(), 2);
+}
+
+#[test]
+fn bad_parameters_are_refused_in_the_words_of_gocast() {
+    let config = good(&with_app(""));
+    const VIP: (&str, &str) = ("vip", "192.0.2.1/32");
+    const NAME: (&str, &str) = ("name", "a");
+    let no_vip = "Invalid VIP specified, need ip/mask";
+    for (params, want) in [
+        (vec![], "Invalid app name"),
+        (vec![VIP], "Invalid app name"),
+        (vec![("name", ""), VIP], "Invalid app name"),
+        (vec![("name", "a b"), VIP], "Invalid app name"),
+        (vec![NAME], no_vip),
+        (vec![NAME, ("vip", "")], no_vip),
+        (vec![NAME, ("vip", "192.0.2.1")], no_vip),
+        (vec![NAME, ("vip", "x/32")], no_vip),
+        (
+            vec![NAME, VIP, ("monitor", "exec:")],
+            "Invalid exec monitor, must specify command",
+        ),
+        (
+            vec![NAME, VIP, ("monitor", "exec")],
+            "Invalid exec monitor, must specify command",
+        ),
+        (
+            vec![NAME, VIP, ("monitor", "port:tcp")],
+            "Invalid port monitor, must specify proto:port",
+        ),
+        (
+            vec![NAME, VIP, ("monitor", "")],
+            "monitor: should be a monitor",
+        ),
+        (
+            vec![NAME, VIP, ("monitor", "ping")],
+            "monitor: ping: should be a monitor",
+        ),
+        (
+            vec![NAME, VIP, ("monitor", "consul")],
+            "monitor: consul: needs Consul",
+        ),
+        (
+            vec![NAME, VIP, ("nat", "tcp")],
+            "nat: tcp: should be protocol:listenPort:destinationPort",
+        ),
+        (
+            vec![NAME, VIP, ("vip_communities", "65000:70000")],
+            "vip_communities: 65000:70000: should be a community",
+        ),
+        (
+            vec![NAME, VIP, ("interval", "10")],
+            "interval: 10: should be a duration",
+        ),
+        (
+            vec![NAME, VIP, ("monitors", "x")],
+            "monitors: is no known parameter; did you mean `monitor`?",
+        ),
+        (
+            vec![NAME, ("vip", "10.0.0.1/32")],
+            "vip: 10.0.0.1/32: can be no VIP: it holds 10.0.0.1, a BGP peer",
+        ),
+        (
+            vec![NAME, ("vip", "0.0.0.0/0")],
+            "vip: 0.0.0.0/0: can be no VIP: it would take all traffic",
+        ),
+        (vec![NAME, VIP, ("when_down", "{")], "when_down: "),
+    ] {
+        let Err(ParamError::Bad(message)) = register(&config, &params) else {
+            panic!("{params:?}")
+        };
+        assert!(message.starts_with(want), "{params:?}: {message}");
+    }
+}
+
+#[test]
+fn policy_names_the_key_to_set() {
+    let open = good(&with_app(""));
+    let closed = good(&format!(
+        "agent: {{allowed_vips: [198.51.100.0/24], allow_exec: [http]}}\n{}",
+        with_app("")
+    ));
+    let policy = |config: &Config, params: &[(&str, &str)]| match register(config, params) {
+        Err(ParamError::Policy { key, .. }) => Some(key),
+        Err(ParamError::Bad(message)) => panic!("{message}"),
+        Ok(_) => None,
+    };
+    let app = |vip| [("name", "a"), ("vip", vip)];
+    let exec = [
+        ("name", "a"),
+        ("vip", "198.51.100.1/32"),
+        ("monitor", "exec:true"),
+    ];
+    assert_eq!(policy(&open, &app("192.0.2.1/32")), None);
+    assert_eq!(
+        policy(&open, &app("192.0.2.0/24")),
+        Some("agent.allowed_vips")
+    );
+    assert_eq!(
+        policy(&closed, &app("192.0.2.1/32")),
+        Some("agent.allowed_vips")
+    );
+    assert_eq!(policy(&closed, &app("198.51.100.128/25")), None);
+    assert_eq!(policy(&open, &exec), Some("agent.allow_exec"));
+    assert_eq!(policy(&closed, &exec), None);
+}
+
+#[test]
+fn exec_of_a_file_needs_leave_too() {
+    let text = format!(
+        "agent: {{allow_exec: [env]}}\n{}",
+        with_app("- {name: a, vip: 192.0.2.1/32, monitors: ['exec:x']}\n")
+    );
+    let all = load_with(&text, &[], &[]).unwrap_err();
+    assert_eq!(all.0[0].policy, Some("agent.allow_exec"));
+}
+
+#[test]
+fn addresses_and_peers_read_back() {
+    for text in [":8080", "127.0.0.1:80", "[::1]:80", "unix:/run/s.sock"] {
+        assert_eq!(text.parse::<ListenAddr>().unwrap().to_string(), text);
+    }
+    for text in ["10.0.0.1", "2001:db8::1", "fe80::1%eth0", "%eth0"] {
+        assert_eq!(text.parse::<Remote>().unwrap().to_string(), text);
+    }
+    for text in [
+        "",
+        "8080",
+        ":0",
+        "host:80",
+        "unix:",
+        "unix:relative",
+        "1.2.3.4",
+    ] {
+        assert!(text.parse::<ListenAddr>().is_err(), "{text}");
+    }
+    for text in [
+        "",
+        "%",
+        "host",
+        "fe80::1",
+        "2001:db8::1%eth0",
+        "%a/b",
+        "%sixteen-letters-",
+        "0.0.0.0",
+        "ff02::1%eth0",
+    ] {
+        assert!(text.parse::<Remote>().is_err(), "{text}");
+    }
+    assert_eq!(
+        "localhost:80".parse::<ListenAddr>().unwrap().to_string(),
+        "127.0.0.1:80"
+    );
+    assert_eq!(format!("{:?}", Secret::new("x")), "Secret");
+}

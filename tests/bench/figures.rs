@@ -161,8 +161,10 @@ impl std::fmt::Display for Figure {
 fn machine() -> String {
     let said = |program: &str, args: &[&str]| {
         let output = Command::new(program).args(args).output();
-        let output = output.map(|output| output.stdout).unwrap_or_default();
-        String::from_utf8_lossy(&output).trim().to_owned()
+        // BIRD tells its version on stderr.
+        let printed = output.map(|output| [output.stdout, output.stderr].concat());
+        let printed = printed.unwrap_or_default();
+        String::from_utf8_lossy(&printed).trim().to_owned()
     };
     let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpus

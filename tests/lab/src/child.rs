@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
@@ -123,7 +124,9 @@ impl Drop for Child {
             let output = self.output();
             let lines: Vec<&str> = output.lines().collect();
             let tail = &lines[lines.len().saturating_sub(SHOWN)..];
-            eprintln!("--- {}:\n{}\n---", self.name, tail.join("\n"));
+            // In one piece, since other tests print at the same time.
+            let text = format!("--- {}:\n{}\n---\n", self.name, tail.join("\n"));
+            let _ = std::io::stderr().write_all(text.as_bytes());
         }
     }
 }

@@ -7,6 +7,7 @@
 
 pub mod attribute;
 pub mod capability;
+mod definition;
 pub mod framer;
 #[cfg(test)]
 mod golden;

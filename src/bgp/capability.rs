@@ -230,3 +230,114 @@ pub struct RestartFamily {
     /// F: forwarding was preserved over the restart.
     pub forwarding: bool,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::golden::hex;
+    use super::*;
+
+    fn samples() -> Vec<(&'static str, Capability)> {
+        let family = |afi, safi| AfiSafi { afi, safi };
+        vec![
+            ("0104 0001 00 01", Capability::Multiprotocol(family(1, 1))),
+            (
+                "0104 4004 00 47",
+                Capability::Multiprotocol(family(0x4004, 0x47)),
+            ),
+            ("0200", Capability::RouteRefresh),
+            (
+                "0506 0001 0001 0002",
+                Capability::ExtendedNextHop(vec![ExtendedNextHop::IPV4_OVER_IPV6]),
+            ),
+            ("0600", Capability::ExtendedMessage),
+            (
+                "4002 8fff",
+                Capability::GracefulRestart(GracefulRestart {
+                    restarted: true,
+                    restart_time: 4095,
+                    ..GracefulRestart::default()
+                }),
+            ),
+            (
+                "4006 4078 0002 01 80",
+                Capability::GracefulRestart(GracefulRestart {
+                    restarted: false,
+                    notification: true,
+                    restart_time: 120,
+                    families: vec![RestartFamily {
+                        family: family(2, 1),
+                        forwarding: true,
+                    }],
+                }),
+            ),
+            ("4104 fa56ea01", Capability::FourOctetAs(4_200_000_001)),
+            ("4600", Capability::EnhancedRouteRefresh),
+            (
+                "4908 02 7231 04 74657374",
+                Capability::Fqdn {
+                    hostname: "r1".to_owned(),
+                    domain: "test".to_owned(),
+                },
+            ),
+            (
+                "4504 00010103",
+                Capability::Unknown {
+                    code: 69, // ADD-PATH: never offered, and no harm
+                    value: vec![0, 1, 1, 3],
+                },
+            ),
+        ]
+    }
+
+    #[test]
+    fn each_is_read_and_written_the_same() {
+        for (text, capability) in samples() {
+            let bytes = hex(text);
+            let read = Capability::read_all(Reader::new(&bytes));
+            assert_eq!(read, Ok(vec![capability.clone()]), "{text}");
+            assert_eq!(encode_all([&capability]), Ok(bytes), "{text}");
+        }
+    }
+
+    #[test]
+    fn one_cut_short_is_an_error() {
+        for (text, _) in samples() {
+            let bytes = hex(text);
+            for end in 1..bytes.len() {
+                let cut = Reader::new(&bytes[..end]);
+                assert!(Capability::read_all(cut).is_err(), "{text} cut at {end}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_wrong_length_is_an_error_where_the_capability_is_known() {
+        for text in [
+            "0103 0001 00",
+            "0105 0001 00 01 00",
+            "0201 00",
+            "0507 0001 0001 0002 00",
+            "0601 00",
+            "4001 00",
+            "4003 0078 00",
+            "4103 00fde9",
+            "4105 0000fde900",
+            "4601 00",
+        ] {
+            let bytes = hex(text);
+            assert!(Capability::read_all(Reader::new(&bytes)).is_err(), "{text}");
+        }
+        for text in [
+            "4900",
+            "4901 05",
+            "4903 01 0a 00",
+            "4904 01 61 00 00",
+            "c800",
+        ] {
+            let bytes = hex(text);
+            let read = Capability::read_all(Reader::new(&bytes)).unwrap();
+            assert!(matches!(read[..], [Capability::Unknown { .. }]), "{text}");
+            assert_eq!(encode_all(&read), Ok(bytes), "{text}");
+        }
+    }
+}

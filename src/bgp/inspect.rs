@@ -426,7 +426,8 @@ fn read_attribute<'a>(r: &mut Reader<'a>) -> Result<Attribute<'a>, WireError> {
 mod tests {
     use super::super::golden::{cx, hex, prefix};
     use super::super::{
-        Frame, Message, Notification, ProtocolError, Received, UpdateSummary, decode, receive,
+        Frame, Message, Notification, ProtocolError, Received, SessionType, UpdateSummary, decode,
+        receive,
     };
     use super::*;
 

@@ -257,3 +257,75 @@ impl RouteRefresh {
         Ok(Self { family, kind })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::golden::{cx, hex};
+    use super::*;
+
+    fn fault(kind: u8, body: &str, cx: &DecodeContext) -> Notification {
+        let body = hex(body);
+        let error = receive(&Frame { kind, body }, cx).expect_err("an error");
+        Notification::from(&error)
+    }
+
+    /// RFC 4271 §6.1, for frames that did not come through the framer too.
+    #[test]
+    fn a_length_or_type_that_cannot_be_is_a_header_error() {
+        let cx = cx();
+        let bad_length = |length: u8| Notification::new(1, 2, vec![0, length]);
+        assert_eq!(fault(4, "00", &cx), bad_length(20));
+        assert_eq!(fault(1, "04 fde9 005a", &cx), bad_length(24));
+        assert_eq!(fault(3, "06", &cx), bad_length(20));
+        assert_eq!(fault(5, "0001 00", &cx), bad_length(22));
+        assert_eq!(fault(5, "0001 00 01 00", &cx), bad_length(24));
+        assert_eq!(fault(9, "", &cx), Notification::new(1, 3, vec![9]));
+    }
+
+    /// RFC 7313 §5: the data is the whole message.
+    #[test]
+    fn a_refresh_marker_of_a_wrong_length_has_its_own_error() {
+        for (body, length) in [("0001 01", 22), ("0001 02 01 00", 24)] {
+            let notification = fault(5, body, &cx());
+            assert_eq!((notification.code, notification.subcode), (7, 1));
+            let whole = Frame::encode(Type::RouteRefresh, &hex(body)).unwrap();
+            assert_eq!(notification.data, whole);
+            let not_agreed = DecodeContext {
+                enhanced_route_refresh: false,
+                ..cx()
+            };
+            let expected = Notification::new(1, 2, vec![0, length]);
+            assert_eq!(fault(5, body, &not_agreed), expected);
+        }
+    }
+
+    /// RFC 2918 §4, RFC 7313 §5: to be ignored, so not an error.
+    #[test]
+    fn a_refresh_of_something_unknown_is_read() {
+        let body = hex("4004 07 47");
+        let read = receive(&Frame { kind: 5, body }, &cx());
+        let refresh = RouteRefresh {
+            family: AfiSafi {
+                afi: 0x4004,
+                safi: 0x47,
+            },
+            kind: RefreshKind::Unknown(7),
+        };
+        assert_eq!(read, Ok(Received::RouteRefresh(refresh)));
+        assert_eq!(refresh.family.family(), None);
+    }
+
+    #[test]
+    fn a_message_that_is_too_long_is_not_written() {
+        let cx = EncodeContext {
+            max_len: 22,
+            ..EncodeContext::default()
+        };
+        let update = Message::Update(Update::default());
+        let error = TooLong {
+            length: 23,
+            limit: 22,
+        };
+        assert_eq!(update.encode(&cx), Err(EncodeError::TooLong(error)));
+    }
+}

@@ -421,3 +421,239 @@ impl fmt::Display for ProtocolError {
 }
 
 impl std::error::Error for ProtocolError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(code: u8, subcode: u8, data: &[u8]) -> String {
+        Notification::new(code, subcode, data.to_vec()).to_string()
+    }
+
+    #[test]
+    fn a_notification_is_told_in_words() {
+        let rows = [
+            (
+                1,
+                1,
+                &b""[..],
+                "Message Header Error / Connection Not Synchronized (1/1)",
+            ),
+            (
+                1,
+                2,
+                &[0, 18],
+                "Message Header Error / Bad Message Length (1/2): length 18",
+            ),
+            (
+                1,
+                3,
+                &[9],
+                "Message Header Error / Bad Message Type (1/3): type 9",
+            ),
+            (
+                2,
+                1,
+                &[0, 3],
+                "OPEN Message Error / Unsupported Version Number (2/1): it speaks version 3",
+            ),
+            (2, 2, &[], "OPEN Message Error / Bad Peer AS (2/2)"),
+            (
+                2,
+                7,
+                &[1, 4, 0, 2, 0, 1, 6, 0],
+                "OPEN Message Error / Unsupported Capability (2/7): capability 1, 6",
+            ),
+            (
+                2,
+                7,
+                &[],
+                "OPEN Message Error / Unsupported Capability (2/7)",
+            ),
+            (
+                3,
+                3,
+                &[1],
+                "UPDATE Message Error / Missing Well-known Attribute (3/3): ORIGIN",
+            ),
+            (
+                3,
+                5,
+                &[0xc0, 8, 0],
+                "UPDATE Message Error / Attribute Length Error (3/5): COMMUNITIES",
+            ),
+            (
+                3,
+                11,
+                &[],
+                "UPDATE Message Error / Malformed AS_PATH (3/11)",
+            ),
+            (4, 0, &[], "Hold Timer Expired (4/0)"),
+            (
+                5,
+                2,
+                &[2],
+                "Finite State Machine Error / Unexpected Message in OpenConfirm (5/2): UPDATE",
+            ),
+            (
+                6,
+                1,
+                &[0, 2, 1, 0, 0, 0, 100],
+                "Cease / Maximum Number of Prefixes Reached (6/1): ipv6 unicast, 100 routes",
+            ),
+            (
+                6,
+                1,
+                &[],
+                "Cease / Maximum Number of Prefixes Reached (6/1)",
+            ),
+            (
+                6,
+                2,
+                b"\x04noon",
+                "Cease / Administrative Shutdown (6/2): \"noon\"",
+            ),
+            (6, 5, &[], "Cease / Connection Rejected (6/5)"),
+            (6, 7, &[], "Cease / Connection Collision Resolution (6/7)"),
+            (
+                6,
+                9,
+                &[6, 4, 3, b'n', b'o', b'w'],
+                "Hard Reset (6/9): Cease / Administrative Reset (6/4): \"now\"",
+            ),
+            (
+                6,
+                9,
+                &[6, 9, 6, 9],
+                "Hard Reset (6/9): Cease / Hard Reset (6/9)",
+            ),
+            (6, 9, &[6], "Cease / Hard Reset (6/9)"),
+            (6, 10, &[], "Cease / BFD Down (6/10)"),
+            (6, 99, &[], "Cease (6/99)"),
+            (
+                7,
+                1,
+                &[],
+                "ROUTE-REFRESH Message Error / Invalid Message Length (7/1)",
+            ),
+            (8, 0, &[], "Send Hold Timer Expired (8/0)"),
+            (77, 1, &[1], "Unknown Error (77/1)"),
+        ];
+        for (code, subcode, data, expected) in rows {
+            assert_eq!(words(code, subcode, data), expected);
+        }
+    }
+
+    /// RFC 9003 §2, §4.
+    #[test]
+    fn the_other_operators_words_are_read_whatever_they_hold() {
+        let reason = |data: &[u8]| Notification::new(6, 2, data.to_vec()).reason();
+        assert_eq!(reason(b"\x05hello"), Some("hello".to_owned()));
+        assert_eq!(reason(b""), None);
+        assert_eq!(reason(b"\x00"), None);
+        assert_eq!(
+            reason(b"\x05hel"),
+            Some("hel".to_owned()),
+            "too long a length"
+        );
+        assert_eq!(reason(b"\x02hello"), Some("he".to_owned()), "bytes behind");
+        assert_eq!(reason(b"\x03a\nb"), Some("a b".to_owned()), "one line");
+        assert_eq!(reason(b"\x04\x1b[2J"), Some("[2J".to_owned()), "no escapes");
+        assert_eq!(reason(b"\x02\xffx"), Some("\u{fffd}x".to_owned()));
+        let other = Notification::new(6, 3, b"\x05hello".to_vec());
+        assert_eq!(other.reason(), None, "no such thing with this subcode");
+    }
+
+    #[test]
+    fn our_words_fit_one_length_byte_and_end_at_a_character() {
+        let cease = |text: &str| Notification::cease(Cease::AdministrativeShutdown, Some(text));
+        assert_eq!(cease("noon").data, b"\x04noon");
+        assert_eq!(cease("").data, b"");
+        let long = "ä".repeat(200);
+        let cut = cease(&long);
+        assert_eq!(cut.data.len(), 255);
+        assert_eq!(cut.reason(), Some("ä".repeat(127)));
+        assert_eq!(cease(&"x".repeat(255)).data.len(), 256);
+        let deconfigured = Notification::cease(Cease::PeerDeconfigured, Some("why"));
+        assert_eq!(
+            deconfigured.data, b"",
+            "RFC 9003 §2: with two subcodes alone"
+        );
+    }
+
+    /// RFC 8538 §3.
+    #[test]
+    fn a_hard_reset_holds_what_it_is_about() {
+        let inner = Notification::cease(Cease::AdministrativeReset, Some("now"));
+        let hard = Notification::hard_reset(&inner);
+        assert_eq!((hard.code, hard.subcode), (6, 9));
+        assert_eq!(hard.data, b"\x06\x04\x03now");
+        assert_eq!(hard.as_cease(), Some(Cease::AdministrativeReset));
+        assert_eq!(hard.reason(), Some("now".to_owned()));
+        let empty = Notification::new(6, 9, Vec::new());
+        assert_eq!(empty.as_cease(), Some(Cease::HardReset));
+        assert_eq!(Notification::new(4, 0, Vec::new()).as_cease(), None);
+        assert_eq!(Notification::new(6, 0, Vec::new()).as_cease(), None);
+    }
+
+    #[test]
+    fn subcodes_read_back() {
+        for cease in Cease::ALL {
+            assert_eq!(Cease::from_subcode(cease.subcode()), Some(cease));
+        }
+    }
+
+    /// RFC 4271 §6.1, §6.5 to §6.7; RFC 6608 §3, RFC 7313 §5, RFC 9687 §4. The causes of OPEN and
+    /// UPDATE have their rows beside their decoders.
+    #[test]
+    fn every_cause_has_its_code_subcode_and_data() {
+        let unexpected = |state| ProtocolError::UnexpectedMessage {
+            state,
+            kind: Type::Update,
+        };
+        let rows = [
+            (HeaderError::NotSynchronized.into(), (1, 1, vec![])),
+            (
+                HeaderError::BadLength { length: 18 }.into(),
+                (1, 2, vec![0, 18]),
+            ),
+            (HeaderError::BadType { kind: 9 }.into(), (1, 3, vec![9])),
+            (ProtocolError::HoldTimerExpired, (4, 0, vec![])),
+            (unexpected(UnexpectedIn::OpenSent), (5, 1, vec![2])),
+            (unexpected(UnexpectedIn::OpenConfirm), (5, 2, vec![2])),
+            (unexpected(UnexpectedIn::Established), (5, 3, vec![2])),
+            (
+                ProtocolError::Cease {
+                    cease: Cease::CollisionResolution,
+                    reason: None,
+                },
+                (6, 7, vec![]),
+            ),
+            (
+                ProtocolError::RouteRefreshLength {
+                    message: vec![1, 2],
+                },
+                (7, 1, vec![1, 2]),
+            ),
+            (ProtocolError::SendHoldTimerExpired, (8, 0, vec![])),
+        ];
+        for (error, (code, subcode, data)) in rows {
+            let expected = Notification::new(code, subcode, data);
+            assert_eq!(Notification::from(&error), expected, "{error}");
+        }
+    }
+
+    /// RFC 4271 §6.4: nothing is sent about a NOTIFICATION, so anything that has two bytes is one.
+    #[test]
+    fn any_notification_is_read() {
+        for body in [&[0, 0][..], &[255, 255], &[6, 2, 200], &[3, 5, 0xc0]] {
+            let read = Notification::decode_body(body).unwrap();
+            assert!(!read.to_string().is_empty());
+            assert_eq!(read.encode().get(HEADER_LEN..), Some(body));
+        }
+        assert_eq!(
+            Notification::decode_body(&[6]),
+            Err(HeaderError::BadLength { length: 20 })
+        );
+    }
+}

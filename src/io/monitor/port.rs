@@ -77,31 +77,40 @@ impl Ports {
     ) -> BTreeMap<(Protocol, u16), PortState> {
         let mut states = BTreeMap::new();
         for protocol in [Protocol::Tcp, Protocol::Udp] {
-            let wanted: BTreeSet<u16> = ports
-                .iter()
-                .filter(|(p, _)| *p == protocol)
-                .map(|(_, port)| *port)
-                .collect();
-            if wanted.is_empty() {
-                continue;
+            let of_protocol = ports.iter().filter(|(p, _)| *p == protocol);
+            let wanted: Vec<u16> = of_protocol.map(|(_, port)| *port).collect();
+            for chunk in wanted.chunks(PORTS_AT_ONCE) {
+                let chunk = chunk.iter().copied().collect();
+                let found = self.look_up(protocol, &chunk);
+                for port in chunk {
+                    let state = self.state(protocol, port, &found);
+                    states.insert((protocol, port), state);
+                }
             }
-            let found = self.look_up(protocol, &wanted);
-            states.extend(
-                wanted
-                    .iter()
-                    .map(|&port| ((protocol, port), self.state(protocol, port, &found))),
-            );
         }
         states
     }
 
-    /// The sockets on these ports; `None` where sock_diag is missing.
+    fn state(&self, protocol: Protocol, port: u16, found: &Found) -> PortState {
+        let state = self.state_in(protocol, port, found);
+        if !matches!(
+            (&state, found),
+            (PortState::Closed(_), Found::Sockets { split: true, .. })
+        ) {
+            return state;
+        }
+        // The table may have changed between the pieces of a long answer, and a socket slipped through.
+        let alone = self.look_up(protocol, &BTreeSet::from([port]));
+        self.state_in(protocol, port, &alone)
+    }
+
+    /// The sockets on these ports.
     fn look_up(&self, protocol: Protocol, ports: &BTreeSet<u16>) -> Found {
         if self.missing.borrow().contains(&protocol) {
             return Found::NoSockDiag;
         }
         match self.dump(protocol, ports) {
-            Ok(sockets) => Found::Sockets(sockets),
+            Ok(found) => found,
             Err(error) if is_missing(error) => {
                 log::warn!(
                     "the kernel does not list {protocol} sockets (sock_diag: {}): ports are tested by binding, and polled",
@@ -114,66 +123,75 @@ impl Ports {
         }
     }
 
-    fn dump(&self, protocol: Protocol, ports: &BTreeSet<u16>) -> Result<Vec<Socket>, Errno> {
+    fn dump(&self, protocol: Protocol, ports: &BTreeSet<u16>) -> Result<Found, Errno> {
         let state = match protocol {
             Protocol::Tcp => TCP_LISTEN,
             Protocol::Udp => TCP_CLOSE,
         };
         let mut sockets = Vec::new();
+        let mut split = false;
         for family in Family::ALL {
             let request = sock_diag::dump(family, protocol.number(), 1 << state, ports)
                 .map_err(|_| Errno::EMSGSIZE)?;
-            self.ask(&request, &mut sockets)?;
+            split |= self.ask(&request, &mut sockets)? > 1;
         }
         sockets.retain(|s| s.state == state && ports.contains(&s.source_port));
-        Ok(sockets)
+        let new = |socket: &Socket| !self.ours.borrow().contains_key(&socket.cookie);
+        if sockets.iter().any(new) {
+            self.learn_owners(&sockets);
+        }
+        Ok(Found::Sockets { sockets, split })
     }
 
-    /// Sends one request and reads its answers. After an error the next request has a new socket, so
-    /// that no late answer is taken for another's.
-    fn ask(&self, request: &Request, sockets: &mut Vec<Socket>) -> Result<(), Errno> {
+    /// Sends one request and reads its answers; says in how many datagrams they came. After an error the
+    /// next request has a new socket, so that no late answer is taken for another's.
+    fn ask(&self, request: &Request, sockets: &mut Vec<Socket>) -> Result<usize, Errno> {
         let fd = match self.socket.take() {
             Some(fd) => fd,
             None => open()?,
         };
         let seq = self.seq.get().wrapping_add(1);
         self.seq.set(seq);
-        exchange(&fd, &request.encode(seq), seq, sockets)?;
+        let datagrams = exchange(&fd, &request.encode(seq), seq, sockets)?;
         self.socket.replace(Some(fd));
-        Ok(())
+        Ok(datagrams)
     }
 
-    fn state(&self, protocol: Protocol, port: u16, found: &Found) -> PortState {
+    fn state_in(&self, protocol: Protocol, port: u16, found: &Found) -> PortState {
         let sockets = match found {
             Found::NoSockDiag => return bind_test(protocol, port),
             Found::Failed(error) => {
                 return PortState::Unknown(format!("cannot list sockets: {}", error.desc()));
             }
-            Found::Sockets(sockets) => sockets,
+            Found::Sockets { sockets, .. } => sockets,
         };
         let on_port: Vec<&Socket> = sockets.iter().filter(|s| s.source_port == port).collect();
-        let others: Vec<&Socket> = on_port
-            .iter()
-            .copied()
-            .filter(|socket| !self.is_ours(socket))
-            .collect();
+        let ours = self.ours.borrow();
+        let is_ours = |socket: &Socket| ours.get(&socket.cookie).copied().unwrap_or(false);
+        let others: Vec<&Socket> = on_port.iter().copied().filter(|s| !is_ours(s)).collect();
         judge(protocol, port, !on_port.is_empty(), &others)
     }
 
-    /// Whether this process holds the socket. Asked of /proc once in a socket's life.
-    fn is_ours(&self, socket: &Socket) -> bool {
+    /// Finds out which of these sockets this process holds. /proc is asked once in a socket's life.
+    fn learn_owners(&self, sockets: &[Socket]) {
+        let own = own_inodes();
         let mut ours = self.ours.borrow_mut();
         if ours.len() > REMEMBERED_COOKIES {
             ours.clear();
         }
-        *ours
-            .entry(socket.cookie)
-            .or_insert_with(|| own_inodes().contains(&socket.inode))
+        for socket in sockets {
+            ours.entry(socket.cookie)
+                .or_insert_with(|| own.contains(&socket.inode));
+        }
     }
 }
 
 enum Found {
-    Sockets(Vec<Socket>),
+    Sockets {
+        sockets: Vec<Socket>,
+        /// Whether an answer came in several pieces.
+        split: bool,
+    },
     NoSockDiag,
     Failed(Errno),
 }
@@ -250,7 +268,13 @@ fn open() -> Result<OwnedFd, Errno> {
     Ok(fd)
 }
 
-fn exchange(fd: &OwnedFd, bytes: &[u8], seq: u32, sockets: &mut Vec<Socket>) -> Result<(), Errno> {
+/// Says in how many datagrams the sockets came.
+fn exchange(
+    fd: &OwnedFd,
+    bytes: &[u8],
+    seq: u32,
+    sockets: &mut Vec<Socket>,
+) -> Result<usize, Errno> {
     sendto(
         fd.as_raw_fd(),
         bytes,
@@ -258,6 +282,7 @@ fn exchange(fd: &OwnedFd, bytes: &[u8], seq: u32, sockets: &mut Vec<Socket>) -> 
         MsgFlags::empty(),
     )?;
     let mut buf = vec![0; DATAGRAM];
+    let mut datagrams = 0;
     loop {
         let count = match recv(fd.as_raw_fd(), &mut buf, MsgFlags::empty()) {
             Err(Errno::EINTR) => continue,
@@ -265,6 +290,7 @@ fn exchange(fd: &OwnedFd, bytes: &[u8], seq: u32, sockets: &mut Vec<Socket>) -> 
             Ok(count) => count,
         };
         let datagram = buf.get(..count).unwrap_or_default();
+        let before = sockets.len();
         for message in Messages::new(datagram) {
             let message = message.map_err(|_| Errno::EBADMSG)?;
             if message.seq != seq {
@@ -274,12 +300,13 @@ fn exchange(fd: &OwnedFd, bytes: &[u8], seq: u32, sockets: &mut Vec<Socket>) -> 
                 Answer::Data(payload) => {
                     sockets.push(Socket::decode(payload).map_err(|_| Errno::EBADMSG)?);
                 }
-                Answer::Done => return Ok(()),
+                Answer::Done => return Ok(datagrams + usize::from(sockets.len() > before)),
                 Answer::Refused { errno, .. } => return Err(Errno::from_raw(errno)),
                 Answer::Overrun => return Err(Errno::ENOBUFS),
                 Answer::Nothing => {}
             }
         }
+        datagrams += usize::from(sockets.len() > before);
     }
 }
 
@@ -352,6 +379,8 @@ fn try_bind(protocol: Protocol, family: Family, port: u16) -> Result<(), Errno> 
 
 /// Bytes of one answer; the kernel makes none larger than 32 KiB.
 const DATAGRAM: usize = 1 << 15;
+/// Ports in one look-up: so few that the kernel chooses, and mostly answers in one piece.
+const PORTS_AT_ONCE: usize = 128;
 /// Sockets whose owner is remembered.
 const REMEMBERED_COOKIES: usize = 4096;
 

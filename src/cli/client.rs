@@ -311,18 +311,52 @@ fn find_in(
             token: token.or_else(|| token_of(env)),
         }));
     }
-    let named = config.is_some() || set("SIDECAST_CONFIG").is_some();
-    match agent {
-        Ok(agent) => Ok(from_agent(agent)),
-        Err(problems) if named => Err(Failure::usage(format!(
-            "{problems}\nsidecast: the address could not be read from the configuration; --addr names it"
-        ))),
+    let path = config
+        .map(Path::to_owned)
+        .or_else(|| set("SIDECAST_CONFIG").map(PathBuf::from));
+    let text = path
+        .map(|path| fs::read_to_string(path).unwrap_or_default())
+        .or_else(|| set("SIDECAST_CONFIG_YAML").map(str::to_owned));
+    match (agent, text) {
+        (Ok(agent), _) => Ok(from_agent(agent)),
+        (Err(problems), Some(text)) => salvage(&text, env).ok_or_else(|| {
+            Failure::usage(format!(
+                "{problems}\nsidecast: the address could not be read from the configuration; --addr names it"
+            ))
+        }),
         // No configuration here: the announcer may have one, and the default address.
-        Err(_) => Ok(Found::Client(Client {
+        (Err(_), None) => Ok(Found::Client(Client {
             target: parse_target(set("SIDECAST_AGENT_LISTEN_ADDR").unwrap_or(DEFAULT))?,
             token: token_of(env),
         })),
     }
+}
+
+/// The address out of a configuration that has a mistake elsewhere: the announcer goes on with the
+/// one it read before, and a health check must not fail because of an edit.
+fn salvage(text: &str, env: &BTreeMap<String, String>) -> Option<Found> {
+    let root: serde_yaml::Value = serde_yaml::from_str(text).ok()?;
+    let agent = root.get("agent");
+    let written = |key: &str| {
+        let value = agent?.get(key)?;
+        let first = value.get(0).unwrap_or(value);
+        first.as_str().map(str::to_owned)
+    };
+    let addr = env
+        .get("SIDECAST_AGENT_LISTEN_ADDR")
+        .filter(|addr| !addr.is_empty())
+        .cloned()
+        .or_else(|| written("listen_addr"))
+        .unwrap_or_else(|| DEFAULT.to_owned());
+    if addr == "off" {
+        return Some(Found::SwitchedOff);
+    }
+    let target = match addr.parse::<ListenAddr>() {
+        Ok(addr) => target_of(&addr),
+        Err(_) => return None,
+    };
+    let token = token_of(env).or_else(|| written("api_token").map(Secret::new));
+    Some(Found::Client(Client { target, token }))
 }
 
 /// The agent's section of the configuration, as the announcer would read it.
@@ -450,6 +484,35 @@ mod tests {
         assert_eq!(target(None, &[]), DEFAULT);
         let listen = [("SIDECAST_AGENT_LISTEN_ADDR", ":8080")];
         assert_eq!(target(None, &listen), "127.0.0.1:8080");
+    }
+
+    #[test]
+    fn the_configuration_names_the_address_even_with_a_mistake_elsewhere() {
+        let of = |yaml: &str| match find_in(None, None, &env(&[("SIDECAST_CONFIG_YAML", yaml)])) {
+            Ok(Found::Client(client)) => {
+                let token = client.token.map(|t| t.expose().to_owned());
+                (client.target.to_string(), token)
+            }
+            Ok(Found::SwitchedOff) => ("off".to_owned(), None),
+            Err(failure) => (format!("exit {}: {failure}", failure.code), None),
+        };
+        let token = Some("s3cret".to_owned());
+        let good = "{agent: {listen_addr: ':8080', api_token: s3cret}, bgp: {local_as: 65001}}";
+        assert_eq!(of(good), ("127.0.0.1:8080".to_owned(), token.clone()));
+        let typo = good.replace("local_as", "lokal_as");
+        assert_eq!(of(&typo), ("127.0.0.1:8080".to_owned(), token));
+        assert_eq!(of("{bgp: {lokal_as: 1}}").0, DEFAULT);
+        let off = "{agent: {listen_addr: 'off'}, bgp: {local_as: 65001}}";
+        assert_eq!(of(off).0, "off");
+        assert_eq!(of(&off.replace("local_as", "lokal_as")).0, "off");
+        let list = "{agent: {listen_addr: ['10.0.0.1:1', 'unix:/run/s']}, bgp: {local_as: 65001}}";
+        assert_eq!(of(list).0, "unix:/run/s");
+        let broken = of("{agent: {listen_addr: nonsense}}").0;
+        assert!(
+            broken.starts_with("exit 2: ") && broken.contains("--addr"),
+            "{broken}"
+        );
+        assert!(of("{").0.starts_with("exit 2: "));
     }
 
     #[test]

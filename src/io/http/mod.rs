@@ -5,7 +5,6 @@
 mod connection;
 mod listen;
 mod parse;
-mod process;
 
 use std::cell::Cell;
 use std::io;
@@ -20,7 +19,6 @@ use smol::{LocalExecutor, Timer};
 pub use connection::Call;
 pub use listen::{ListenError, Listener};
 pub use parse::{Chunked, ParseError, Parsed, Parser, Sizes};
-pub use process::process;
 
 use crate::api::Via;
 use connection::Duplex;

@@ -1,9 +1,15 @@
 //! The commands: one file each, chosen here.
 
 mod args;
+pub mod client;
 mod demo;
+pub mod drain;
+pub mod healthcheck;
 mod logging;
+pub mod register;
+pub mod reload;
 mod run;
+pub mod status;
 
 use args::{Command, Invocation};
 use std::ffi::OsString;

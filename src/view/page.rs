@@ -6,7 +6,7 @@ pub const HTML: &str = include_str!("page.html");
 
 /// Content-Security-Policy of the page.
 pub const POLICY: &str = "default-src 'none'; \
-    style-src 'sha256-gBseRHGx0pm3vPnlWg0by2mV1jE4GsBJDngRKAs5utk='; \
+    style-src 'sha256-lpTzb8GoxLb+vx6vN020QQHI+3pNBWJf+Hm1qhV5F5A='; \
     script-src 'sha256-g83neeqIGleV5g13ZpUFEzsUwAjTzoYD63RQvzwzvXQ='; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 

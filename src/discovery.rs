@@ -350,8 +350,10 @@ impl<'a> View<'a> {
             .collect()
     }
 
+    /// Ours by the configuration, or by the mark of an earlier run whose lease has not ended yet.
     fn is_vip(&self, addr: IpAddr) -> bool {
-        self.vips.iter().any(|vip| vip.contains(addr))
+        let marked = |a: &Address| a.addr == addr && a.proto == Some(IFAPROT_SIDECAST);
+        self.vips.iter().any(|vip| vip.contains(addr)) || self.snapshot.addresses.iter().any(marked)
     }
 
     fn link(&self, index: u32) -> Option<&'a Link> {
@@ -674,6 +676,18 @@ mod tests {
         }
         assert_eq!(network.nat_target[&Family::Ipv4], addr("10.0.0.2"));
         assert_eq!(network.router_id.unwrap().to_string(), "10.0.0.2");
+    }
+
+    #[test]
+    fn a_leased_address_of_an_earlier_run_is_no_source_either() {
+        let mut host = host();
+        host.addresses.push(Address {
+            proto: Some(IFAPROT_SIDECAST),
+            ..address(LO, "192.0.2.99/32")
+        });
+        host.routes_to = BTreeMap::from([way("10.0.0.1", "192.0.2.99")]);
+        let peer = &discovered(&host).peers[&PeerName::new(addr("10.0.0.1"), None)];
+        assert_eq!(peer.local, Some(addr("10.0.0.2")));
     }
 
     #[test]

@@ -564,3 +564,61 @@ fn nat_that_is_to_stay_outlives_the_process_and_is_taken_over() {
         });
     });
 }
+
+#[test]
+fn without_the_capability_we_look_and_say_what_is_missing() {
+    in_namespace(|| {
+        run("ip link set lo up");
+        let none = rustix::thread::CapabilitySets {
+            effective: rustix::thread::CapabilitySet::empty(),
+            permitted: rustix::thread::CapabilitySet::empty(),
+            inheritable: rustix::thread::CapabilitySet::empty(),
+        };
+        rustix::thread::set_capabilities(None, none).unwrap();
+        smol::block_on(async {
+            let mut kernel = Kernel::open().unwrap();
+            let _changes = Changes::open(true).unwrap();
+            assert_eq!(
+                kernel.snapshot(&BTreeSet::new()).await.unwrap().links.len(),
+                1
+            );
+            let vip = vip("192.0.2.53/32", Some(300));
+            let rules = [("192.0.2.53/32", IPPROTO_UDP, 53, 8053)];
+            let errors = [
+                kernel.add_address(&vip).await.unwrap_err(),
+                kernel
+                    .replace_nat(&nat("sidecast", &rules))
+                    .await
+                    .unwrap_err(),
+            ];
+            for error in errors {
+                assert!(error.is_permanent(), "{error}");
+                assert!(error.to_string().contains("CAP_NET_ADMIN"), "{error}");
+            }
+        });
+    });
+}
+
+#[test]
+fn a_refused_request_leaves_nothing_for_the_next_one() {
+    in_namespace(|| {
+        run("ip link set lo up");
+        smol::block_on(async {
+            let mut kernel = Kernel::open().unwrap();
+            // Both a rule in the VIP's family to a counter name that no kernel takes, many times over.
+            let mut bad = nat("sidecast", &[]);
+            for port in 1..2000 {
+                let mut rules =
+                    nat("sidecast", &[("192.0.2.53/32", IPPROTO_UDP, port, port)]).rules;
+                let mut rule = rules.pop_first().unwrap();
+                rule.counter = "x".repeat(300);
+                bad.rules.insert(rule);
+            }
+            assert!(kernel.replace_nat(&bad).await.is_err());
+            assert_eq!(rules(), Vec::<String>::new());
+            let good = nat("sidecast", &[("192.0.2.53/32", IPPROTO_UDP, 53, 8053)]);
+            kernel.replace_nat(&good).await.unwrap();
+            assert_eq!(rules().len(), 2);
+        });
+    });
+}

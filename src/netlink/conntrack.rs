@@ -65,13 +65,13 @@ impl Tuple {
     }
 }
 
-/// Lists the flows that came for a mapping. `filtered` makes the kernel choose them (Linux 5.8); else it
-/// lists everything, and [`Tuple::is_for`] has more to do.
-pub fn dump(rule: &NatRule, filtered: bool) -> Result<Request, NetlinkError> {
+/// Lists the flows of a family, all of them or those that came for a mapping, which the kernel chooses
+/// (Linux 5.8) or not: [`Tuple::is_for`] has the last word.
+pub fn dump(family: Family, only: Option<&NatRule>) -> Result<Request, NetlinkError> {
     let kind = SUBSYSTEM << 8 | IPCTNL_MSG_CT_GET;
     Request::new("list the tracked flows", kind, NLM_F_DUMP, |w| {
-        w.raw(&[code(rule.vip.family()), 0, 0, 0]);
-        if filtered {
+        w.raw(&[code(family), 0, 0, 0]);
+        if let Some(rule) = only {
             filter(w, rule);
         }
     })

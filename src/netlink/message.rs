@@ -230,3 +230,96 @@ const NLMSG_MIN_TYPE: u16 = 16;
 const NLMSGERR_ATTR_MSG: u16 = 1;
 
 const HEADER: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A message of the kernel's, from its parts.
+    fn message(kind: u16, flags: u16, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let length = u32::try_from(16 + payload.len()).unwrap();
+        bytes.extend(length.to_ne_bytes());
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(flags.to_ne_bytes());
+        bytes.extend(7u32.to_ne_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend(payload);
+        bytes
+    }
+
+    fn answer(bytes: &[u8]) -> Answer<'_> {
+        let message = Messages::new(bytes).next().unwrap().unwrap();
+        message.answer().unwrap()
+    }
+
+    /// `struct nlmsgerr` of errno 1 with the sentence "no" behind it.
+    fn refusal(echoed: &[u8], flags: u16) -> Vec<u8> {
+        let mut payload = (-1i32).to_ne_bytes().to_vec();
+        payload.extend(message(20, 0, echoed));
+        payload.extend([7, 0, 1, 0, b'n', b'o', 0, 0]);
+        message(NLMSG_ERROR, flags, &payload)
+    }
+
+    #[test]
+    fn the_sentence_of_a_refusal_is_found_behind_the_echoed_request_or_its_header_alone() {
+        let said = Answer::Refused {
+            errno: 1,
+            message: Some("no".to_owned()),
+        };
+        assert_eq!(answer(&refusal(&[9; 12], NLM_F_ACK_TLVS)), said);
+        assert_eq!(answer(&refusal(&[], NLM_F_ACK_TLVS | NLM_F_CAPPED)), said);
+        let silent = Answer::Refused {
+            errno: 1,
+            message: None,
+        };
+        assert_eq!(answer(&refusal(&[], NLM_F_CAPPED)), silent);
+    }
+
+    #[test]
+    fn a_dump_ends_well_or_with_an_errno() {
+        assert_eq!(answer(&message(NLMSG_DONE, 2, &[0; 4])), Answer::Done);
+        assert_eq!(answer(&message(NLMSG_DONE, 2, &[])), Answer::Done);
+        let errno = 4i32;
+        let message_of_it = message(NLMSG_DONE, 2, &(-errno).to_ne_bytes());
+        let message = None;
+        assert_eq!(answer(&message_of_it), Answer::Refused { errno, message });
+    }
+
+    #[test]
+    fn an_acknowledgement_is_an_error_of_zero() {
+        let mut payload = vec![0; 4];
+        payload.extend(message(20, 0, &[]));
+        assert_eq!(answer(&message(NLMSG_ERROR, 0, &payload)), Answer::Done);
+    }
+
+    #[test]
+    fn several_messages_share_a_datagram() {
+        let mut datagram = message(20, 2, &[1, 2, 3]);
+        datagram.push(0); // padding
+        datagram.extend(message(20, 2 | NLM_F_DUMP_INTR, &[4]));
+        let all: Vec<Message<'_>> = Messages::new(&datagram).map(Result::unwrap).collect();
+        assert_eq!((all[0].payload, all[1].payload), (&[1, 2, 3][..], &[4][..]));
+        assert!(!all[0].dump_interrupted() && all[1].dump_interrupted());
+    }
+
+    #[test]
+    fn lengths_that_lie_are_errors_and_end_the_datagram() {
+        for length in [0u32, 15, 64, u32::MAX] {
+            let mut bytes = message(20, 0, &[]);
+            bytes.splice(..4, length.to_ne_bytes());
+            let mut messages = Messages::new(&bytes);
+            assert!(messages.next().unwrap().is_err(), "{length}");
+            assert!(messages.next().is_none());
+        }
+    }
+
+    #[test]
+    fn a_request_is_padded_and_says_its_true_length() {
+        let request = Request::new("test", 20, NLM_F_ACK, |w| w.raw(&[1, 2, 3])).unwrap();
+        let bytes = request.encode(9);
+        assert_eq!(bytes.len(), 20);
+        assert_eq!(bytes[..4], 19u32.to_ne_bytes());
+        assert!(request.wants_ack() && !request.is_dump());
+    }
+}

@@ -76,7 +76,7 @@ impl fmt::Display for NetlinkError {
                     write!(f, "{message}: ")?;
                 }
                 write!(f, "{}", std::io::Error::from_raw_os_error(*errno))?;
-                if *errno == EPERM {
+                if *errno == EPERM && message.is_none() {
                     f.write_str("; the capability CAP_NET_ADMIN is needed")?;
                 }
                 Ok(())
@@ -110,7 +110,7 @@ pub const ENODEV: i32 = 19;
 pub const EINVAL: i32 = 22;
 const EPROTONOSUPPORT: i32 = 93;
 pub const EOPNOTSUPP: i32 = 95;
-const EAFNOSUPPORT: i32 = 97;
+pub const EAFNOSUPPORT: i32 = 97;
 pub const EADDRNOTAVAIL: i32 = 99;
 pub const ENETUNREACH: i32 = 101;
 pub const ENOBUFS: i32 = 105;

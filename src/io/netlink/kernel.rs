@@ -15,7 +15,9 @@ use crate::netlink::nftables::{Counter, NatTable};
 use crate::netlink::route::{
     self, LocalRoute, RT_TABLE_LOCAL, RTN_LOCAL, RTN_UNICAST, RTPROT_SIDECAST, Route,
 };
-use crate::netlink::{EACCES, EADDRNOTAVAIL, EEXIST, ENODEV, ENOENT, NetlinkError};
+use crate::netlink::{
+    EACCES, EADDRNOTAVAIL, EAFNOSUPPORT, EEXIST, ENODEV, ENOENT, EOPNOTSUPP, NetlinkError,
+};
 use nix::sys::socket::SockProtocol;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -413,21 +415,29 @@ fn is_route(prefix: Prefix) -> bool {
     prefix.family() == Family::Ipv6 && !prefix.is_host()
 }
 
-/// `EACCES` is how the kernel says that IPv6 is switched off on an interface.
+/// How the kernel says that IPv6 is switched off on an interface, or missing altogether.
 fn in_words(error: NetlinkError, vip: &VipAddress) -> NetlinkError {
+    if vip.prefix.family() != Family::Ipv6 {
+        return error;
+    }
     match error {
-        NetlinkError::Errno {
-            errno: EACCES,
-            request,
-            ..
-        } if vip.prefix.family() == Family::Ipv6 => NetlinkError::Errno {
-            errno: EACCES,
+        NetlinkError::Errno { errno, request, .. } if errno == EACCES => NetlinkError::Errno {
+            errno,
             message: Some(format!(
                 "IPv6 is switched off on {name}, net.ipv6.conf.{name}.disable_ipv6=0 switches it on",
                 name = vip.interface
             )),
             request,
         },
+        NetlinkError::Errno { errno, request, .. }
+            if errno == EOPNOTSUPP || errno == EAFNOSUPPORT =>
+        {
+            NetlinkError::Errno {
+                errno,
+                message: Some("this kernel runs without IPv6".to_owned()),
+                request,
+            }
+        }
         error => error,
     }
 }

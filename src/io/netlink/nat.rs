@@ -35,7 +35,7 @@ impl Nat {
     /// so that their next packets follow it.
     pub async fn replace(&mut self, wanted: &NatTable) -> Result<(), NetlinkError> {
         let table = match self.standing.is_empty() {
-            true => self.make(wanted).await?,
+            true => self.make(wanted).await.map_err(in_words)?,
             false => self.refill(wanted).await?,
         };
         let changed: Vec<NatRule> = self
@@ -47,10 +47,7 @@ impl Nat {
             .collect();
         self.standing = nftables::standing(&table);
         self.applied = table;
-        for rule in &changed {
-            self.forget_flows(rule).await?;
-        }
-        Ok(())
+        self.forget_flows(&changed).await
     }
 
     /// The first rules: what a process that is gone left behind goes in the same step.
@@ -174,30 +171,86 @@ impl Nat {
         Ok(all)
     }
 
-    async fn forget_flows(&mut self, rule: &NatRule) -> Result<(), NetlinkError> {
-        for flow in self.flows(rule).await? {
-            match self.socket.acknowledged(&flow.delete()?).await {
-                Err(error) if error.errno() != Some(ENOENT) => return Err(error),
-                _ => {}
+    /// Deletes the tracked flows that came for these mappings.
+    async fn forget_flows(&mut self, rules: &[NatRule]) -> Result<(), NetlinkError> {
+        for family in Family::ALL {
+            let of_family = rules.iter().filter(|rule| rule.vip.family() == family);
+            let rules: Vec<&NatRule> = of_family.collect();
+            for flow in self.flows(family, &rules).await? {
+                match self.socket.acknowledged(&flow.delete()?).await {
+                    Err(error) if error.errno() != Some(ENOENT) => return Err(error),
+                    _ => {}
+                }
             }
         }
         Ok(())
     }
 
-    async fn flows(&mut self, rule: &NatRule) -> Result<Vec<Tuple>, NetlinkError> {
-        for filtered in [true, false] {
-            let request = conntrack::dump(rule, filtered)?;
-            let each =
-                |_, payload: &[u8]| Ok(Tuple::decode(payload)?.filter(|flow| flow.is_for(rule)));
-            match self.socket.collect(&request, each).await {
-                // A kernel that reads filters otherwise than we write them.
-                Err(error) if filtered && error.errno() == Some(EINVAL) => {}
-                // Without conntrack there are no flows, nor does NAT stick.
-                Err(error) if error.errno() == Some(EOPNOTSUPP) => break,
-                flows => return flows,
+    /// The kernel walks its whole table for every list: it is asked for each mapping only while they
+    /// are few.
+    async fn flows(
+        &mut self,
+        family: Family,
+        rules: &[&NatRule],
+    ) -> Result<BTreeSet<Tuple>, NetlinkError> {
+        let mut flows = BTreeSet::new();
+        if rules.len() <= FEW {
+            for rule in rules {
+                match self.list(family, &[*rule], Some(*rule)).await {
+                    Ok(some) => flows.extend(some),
+                    // A kernel that reads filters otherwise than we write them.
+                    Err(error) if error.errno() == Some(EINVAL) => {
+                        flows.extend(self.list(family, &[*rule], None).await?);
+                    }
+                    Err(error) => return Err(error),
+                }
             }
+        } else {
+            flows.extend(self.list(family, rules, None).await?);
         }
-        Ok(Vec::new())
+        Ok(flows)
+    }
+
+    async fn list(
+        &mut self,
+        family: Family,
+        rules: &[&NatRule],
+        only: Option<&NatRule>,
+    ) -> Result<Vec<Tuple>, NetlinkError> {
+        let ports: BTreeSet<u16> = rules.iter().map(|rule| rule.listen).collect();
+        let request = conntrack::dump(family, only)?;
+        let each = |_, payload: &[u8]| {
+            Ok(Tuple::decode(payload)?.filter(|flow| {
+                ports.contains(&flow.destination_port) && rules.iter().any(|rule| flow.is_for(rule))
+            }))
+        };
+        match self.socket.collect(&request, each).await {
+            // Without conntrack there are no flows, nor does NAT stick.
+            Err(error) if error.errno() == Some(EOPNOTSUPP) => Ok(Vec::new()),
+            flows => flows,
+        }
+    }
+}
+
+/// Up to this many mappings the kernel is asked for each one's flows, above for all flows once.
+const FEW: usize = 4;
+
+/// What a kernel without the modules says, in words.
+fn in_words(error: NetlinkError) -> NetlinkError {
+    match error {
+        NetlinkError::Errno {
+            errno,
+            message: None,
+            request,
+        } if matches!(errno, ENOENT | EINVAL | EOPNOTSUPP) => NetlinkError::Errno {
+            errno,
+            message: Some(
+                "this kernel seems to have no NAT by nf_tables (modules nf_tables, nft_chain_nat, nft_nat)"
+                    .to_owned(),
+            ),
+            request,
+        },
+        error => error,
     }
 }
 

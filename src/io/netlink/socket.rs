@@ -51,6 +51,8 @@ sockopt_impl!(
 pub struct Socket {
     fd: Async<OwnedFd>,
     seq: u32,
+    /// A request failed: more answers to it may be queued, or lost.
+    stale: bool,
     buffer: Vec<u8>,
 }
 
@@ -69,6 +71,7 @@ impl Socket {
         Ok(Self {
             fd: open().map_err(|error| failed(&error, REQUEST))?,
             seq: 0,
+            stale: false,
             buffer: vec![0; BUFFER],
         })
     }
@@ -183,7 +186,10 @@ impl Socket {
         first
     }
 
-    async fn send(&self, bytes: &[u8], request: &'static str) -> Result<(), NetlinkError> {
+    async fn send(&mut self, bytes: &[u8], request: &'static str) -> Result<(), NetlinkError> {
+        if std::mem::take(&mut self.stale) {
+            self.drop_stale();
+        }
         let write = |fd: &OwnedFd| Ok(send(fd.as_raw_fd(), bytes, MsgFlags::empty())?);
         let sent = self
             .fd
@@ -199,8 +205,31 @@ impl Socket {
         }
     }
 
+    /// Empties the queue, so that neither its answers nor its overrun are taken for the next one's.
+    fn drop_stale(&mut self) {
+        let Self { fd, buffer, .. } = self;
+        for _ in 0..STALE_DATAGRAMS {
+            match receive_from_kernel(fd.get_ref(), buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                _ => {}
+            }
+        }
+    }
+
     /// Reads until the answer is complete. Answers to earlier requests, given up by then, are dropped.
     async fn answers(
+        &mut self,
+        expects: Expected<'_>,
+        each: &mut impl FnMut(&Message<'_>) -> Result<(), WireError>,
+    ) -> Result<(), NetlinkError> {
+        // Also when the caller gives up and drops this future.
+        self.stale = true;
+        self.read_answers(expects, each).await?;
+        self.stale = false;
+        Ok(())
+    }
+
+    async fn read_answers(
         &mut self,
         expects: Expected<'_>,
         each: &mut impl FnMut(&Message<'_>) -> Result<(), WireError>,
@@ -333,6 +362,8 @@ const BUFFER: usize = 32 * 1024;
 const BUFFER_MAX: usize = 1024 * 1024;
 /// The least that every system grants, doubled by the kernel.
 const SEND_BUFFER: usize = 128 * 1024;
+/// More than fit any receive buffer that we ask for.
+const STALE_DATAGRAMS: usize = 10_000;
 const DUMP_ATTEMPTS: usize = 8;
 /// Datagrams of other processes dropped in one go before the reactor is asked again.
 const FOREIGN_DATAGRAMS: usize = 16;

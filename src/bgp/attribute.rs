@@ -374,3 +374,179 @@ pub struct RawAttribute {
     pub code: AttributeCode,
     pub value: Vec<u8>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::golden::{addr, asn, hex};
+    use super::*;
+
+    fn path(segments: &[Segment]) -> AsPath {
+        AsPath(segments.to_vec())
+    }
+
+    fn sequence(asns: &[u32]) -> Segment {
+        Segment::Sequence(asns.to_vec())
+    }
+
+    fn set(asns: &[u32]) -> Segment {
+        Segment::Set(asns.to_vec())
+    }
+
+    fn written(attributes: &PathAttributes, cx: &EncodeContext) -> Vec<u8> {
+        let mut w = Writer::new();
+        attributes.write(&mut w, cx, Some(Ipv4Addr::new(10, 0, 0, 2)));
+        w.finish().unwrap()
+    }
+
+    /// RFC 4271 §5.1.2 b: into the first sequence, or a new one before a set or a full sequence.
+    #[test]
+    fn our_as_is_put_in_front() {
+        let mut empty = AsPath::default();
+        empty.prepend(asn(1), 0);
+        assert_eq!(empty, AsPath::default());
+        empty.prepend(asn(1), 2);
+        assert_eq!(empty.to_string(), "1 1");
+        let mut aggregate = path(&[set(&[5, 6])]);
+        aggregate.prepend(asn(1), 1);
+        assert_eq!(aggregate.to_string(), "1 {5,6}");
+        let mut full = path(&[sequence(&[9; 254])]);
+        full.prepend(asn(1), 2);
+        assert_eq!(full.0.len(), 2);
+        assert_eq!(full.hops(), 256);
+        assert_eq!(AsPath::sequence([]), AsPath::default());
+    }
+
+    #[test]
+    fn a_sequence_too_long_for_one_segment_is_written_as_two() {
+        let value = path(&[sequence(&[7; 300])]).encode(false);
+        assert_eq!(value.len(), 2 + 255 * 2 + 2 + 45 * 2);
+        assert_eq!(check_path(&value, false, false), Ok(()));
+        assert_eq!(AsPath::decode(&value, false).hops(), 300);
+    }
+
+    /// RFC 6793 §4.2.2: AS_TRANS where a number does not fit, and the real path beside it.
+    #[test]
+    fn an_old_speaker_gets_as_trans_and_as4_path_only_where_it_must() {
+        let cx = EncodeContext {
+            four_octet_as: false,
+            ..EncodeContext::default()
+        };
+        let mut attributes = PathAttributes {
+            as_path: AsPath::sequence([asn(65001), asn(65002)]),
+            ..PathAttributes::new(addr("10.0.0.2"))
+        };
+        let small = hex("400101 00 400206 0202 fde9 fdea 400304 0a000002");
+        assert_eq!(written(&attributes, &cx), small);
+        attributes.as_path.prepend(asn(4_200_000_001), 1);
+        let large = hex("400101 00 400208 0203 5ba0 fde9 fdea 400304 0a000002 \
+             c0110e 0203 fa56ea01 0000fde9 0000fdea");
+        assert_eq!(written(&attributes, &cx), large);
+        let new = written(&attributes, &EncodeContext::default());
+        let expected = hex("400101 00 40020e 0203 fa56ea01 0000fde9 0000fdea 400304 0a000002");
+        assert_eq!(new, expected, "never to a new speaker");
+    }
+
+    /// RFC 6793 §4.2.3.
+    #[test]
+    fn the_path_of_an_old_speaker_is_put_together_again() {
+        let rows = [
+            (
+                path(&[sequence(&[23456, 65001])]),
+                path(&[sequence(&[70000, 65001])]),
+                "70000 65001",
+            ),
+            (
+                path(&[sequence(&[1, 2, 23456])]),
+                path(&[sequence(&[70000])]),
+                "1 2 70000",
+            ),
+            (
+                path(&[sequence(&[1]), set(&[2, 23456])]),
+                path(&[set(&[2, 70000])]),
+                "1 {2,70000}",
+            ),
+            (
+                path(&[set(&[1, 2]), sequence(&[23456])]),
+                path(&[sequence(&[70000])]),
+                "{1,2} 70000",
+            ),
+            (
+                path(&[sequence(&[1])]),
+                path(&[sequence(&[70000, 70001])]),
+                "1",
+            ),
+            (path(&[sequence(&[1, 2])]), AsPath::default(), "1 2"),
+        ];
+        for (old, as4, expected) in rows {
+            let what = format!("{old} with {as4}");
+            assert_eq!(old.merge(as4).to_string(), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn attributes_stand_in_ascending_order_and_none_is_empty() {
+        let attributes = PathAttributes {
+            as_path: AsPath::sequence([asn(70000)]),
+            med: Some(1),
+            local_pref: Some(100),
+            communities: BTreeSet::from([Community::GRACEFUL_SHUTDOWN]),
+            large_communities: BTreeSet::from(["1:2:3".parse().unwrap()]),
+            ext_communities: BTreeSet::from(["rt:65001:1".parse().unwrap()]),
+            ..PathAttributes::new(addr("10.0.0.2"))
+        };
+        for (session, expected) in [
+            (SessionType::Ebgp, vec![1, 2, 3, 4, 8, 16, 17, 32]),
+            (SessionType::Ibgp, vec![1, 2, 3, 4, 5, 8, 16, 17, 32]),
+        ] {
+            let cx = EncodeContext {
+                session,
+                four_octet_as: false,
+                ..EncodeContext::default()
+            };
+            let bytes = written(&attributes, &cx);
+            assert_eq!(
+                codes(&bytes),
+                expected,
+                "RFC 4271 §5.1.5: LOCAL_PREF stays inside"
+            );
+        }
+        let bare = PathAttributes::new(addr("10.0.0.2"));
+        let bytes = written(&bare, &EncodeContext::default());
+        assert_eq!(bytes, hex("400101 00 400200 400304 0a000002"));
+    }
+
+    /// Type codes; no value but AS_PATH's may be empty, and no length longer than it needs to be.
+    fn codes(bytes: &[u8]) -> Vec<u8> {
+        let mut r = Reader::new(bytes);
+        let mut codes = Vec::new();
+        while !r.is_empty() {
+            let flags = r.u8().unwrap();
+            let code = r.u8().unwrap();
+            let length = if flags & EXTENDED_LENGTH == 0 {
+                usize::from(r.u8().unwrap())
+            } else {
+                let length = usize::from(r.u16().unwrap());
+                assert!(length > 255, "attribute {code}");
+                length
+            };
+            assert!(length > 0 || code == 2, "attribute {code} is empty");
+            r.take(length).unwrap();
+            codes.push(code);
+        }
+        codes
+    }
+
+    #[test]
+    fn a_long_attribute_says_so_in_its_flags() {
+        for (count, head) in [(63, "c008fc"), (64, "d0080100")] {
+            let attributes = PathAttributes {
+                communities: (0..count).map(Community).collect(),
+                ..PathAttributes::new(addr("10.0.0.2"))
+            };
+            let bytes = written(&attributes, &EncodeContext::default());
+            let communities = &bytes[hex("400101 00 400200 400304 0a000002").len()..];
+            assert!(communities.starts_with(&hex(head)), "{count}");
+            assert_eq!(codes(&bytes), [1, 2, 3, 8]);
+        }
+    }
+}

@@ -241,3 +241,271 @@ impl Batch {
 fn wire_len(prefix: &Prefix) -> usize {
     1 + usize::from(prefix.len()).div_ceil(8)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::golden::{addr, asn, frame, hex, negotiated, prefix};
+    use super::super::{AsPath, DecodeContext, MAX_LEN, Message, SessionType, Update, decode};
+    use super::*;
+    use crate::net::Community;
+    use crate::timer::Jitter;
+
+    type Routes = BTreeMap<Prefix, PathAttributes>;
+
+    fn read(bytes: &[u8], negotiated: &Negotiated) -> Update {
+        match decode(&frame(bytes), &DecodeContext::established(negotiated)) {
+            Ok(Message::Update(update)) => {
+                assert_eq!(update.problems, [], "we send nothing wrong");
+                update
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn via(next_hop: &str) -> PathAttributes {
+        PathAttributes {
+            as_path: AsPath::sequence([asn(65000)]),
+            ..PathAttributes::new(addr(next_hop))
+        }
+    }
+
+    fn host4(n: u32) -> Prefix {
+        Prefix::host(IpAddr::V4(Ipv4Addr::from_bits(0xc633_0000 + n)))
+    }
+
+    fn host6(n: u32) -> Prefix {
+        let base = u128::from(0x2001_0db8_u32) << 96;
+        Prefix::host(IpAddr::V6(Ipv6Addr::from_bits(base + u128::from(n))))
+    }
+
+    fn messages(
+        withdrawn: &BTreeSet<Prefix>,
+        announced: &Routes,
+        negotiated: &Negotiated,
+    ) -> Vec<Vec<u8>> {
+        pack(withdrawn, announced, negotiated, MAX_LEN).collect()
+    }
+
+    #[test]
+    fn nothing_to_say_is_no_message() {
+        let none = messages(&BTreeSet::new(), &Routes::new(), &negotiated());
+        assert_eq!(none, Vec::<Vec<u8>>::new());
+    }
+
+    #[test]
+    fn end_of_rib_is_written_as_the_rfc_draws_it() {
+        let head = "ffffffffffffffffffffffffffffffff";
+        let ipv4 = hex(&format!("{head} 0017 02 0000 0000"));
+        let ipv6 = hex(&format!("{head} 001d 02 0000 0006 800f03 0002 01"));
+        assert_eq!(end_of_rib(Family::Ipv4), ipv4);
+        assert_eq!(end_of_rib(Family::Ipv6), ipv6);
+        for family in Family::ALL {
+            let update = read(&end_of_rib(family), &negotiated());
+            assert_eq!(update.end_of_rib, Some(family));
+        }
+    }
+
+    /// RFC 7606 §5.1, and what every receiver takes: 16 bytes of next hop.
+    #[test]
+    fn each_route_goes_where_its_next_hop_fits() {
+        let routes = Routes::from([
+            (prefix("192.0.2.53/32"), via("10.0.0.2")),
+            (prefix("192.0.2.54/32"), via("2001:db8:1::2")),
+            (prefix("2001:db8::53/128"), via("2001:db8:1::2")),
+            (prefix("2001:db8::54/128"), via("10.0.0.2")),
+            (prefix("192.0.2.55/32"), via("0.0.0.0")),
+        ]);
+        let negotiated = Negotiated {
+            extended_next_hop: false,
+            ..negotiated()
+        };
+        let sent = messages(&BTreeSet::new(), &routes, &negotiated);
+        let head = "ffffffffffffffffffffffffffffffff";
+        let attributes = "400101 00 400206 0201 0000fde8";
+        let ipv4 = format!("{head} 0030 02 0000 0014 {attributes} 400304 0a000002 20 c0000235");
+        let ipv6 = format!(
+            "{head} 004d 02 0000 0036 800e26 0002 01 10 20010db8000100000000000000000002 00 \
+             80 20010db8000000000000000000000053 {attributes}"
+        );
+        assert_eq!(sent, [hex(&ipv4), hex(&ipv6)]);
+        let extended = Negotiated {
+            extended_next_hop: true,
+            ..negotiated
+        };
+        let sent = messages(&BTreeSet::new(), &routes, &extended);
+        let over_ipv6 = format!(
+            "{head} 0041 02 0000 002a 800e1a 0001 01 10 20010db8000100000000000000000002 00 \
+             20 c0000236 {attributes}"
+        );
+        assert_eq!(sent, [hex(&ipv4), hex(&over_ipv6), hex(&ipv6)]);
+    }
+
+    #[test]
+    fn a_family_that_was_not_negotiated_never_leaves() {
+        let routes = Routes::from([
+            (host4(1), via("10.0.0.2")),
+            (host6(1), via("2001:db8:1::2")),
+        ]);
+        let withdrawn = BTreeSet::from([host4(2), host6(2)]);
+        for family in Family::ALL {
+            let one = Negotiated {
+                families: BTreeSet::from([family]),
+                ..negotiated()
+            };
+            let sent: Vec<Packed> = Packer::new(&withdrawn, &routes, &one, MAX_LEN).collect();
+            assert_eq!(sent.len(), 2);
+            for packed in sent {
+                let all = packed.withdrawn.iter().chain(&packed.announced);
+                assert!(all.into_iter().all(|p| p.family() == family));
+                assert!(!packed.bytes.is_empty());
+            }
+            for (prefix, attributes) in &routes {
+                let can = sendable(prefix, attributes, &one, MAX_LEN);
+                assert_eq!(can, prefix.family() == family);
+            }
+        }
+    }
+
+    /// The optimum: 23 bytes, the attributes once, five bytes a route.
+    #[test]
+    fn ten_thousand_routes_need_as_few_messages_as_hold_them() {
+        let routes: Routes = (0..10_000).map(|n| (host4(n), via("10.0.0.2"))).collect();
+        let negotiated = negotiated();
+        let sent = messages(&BTreeSet::new(), &routes, &negotiated);
+        let each = (MAX_LEN - 23 - 20) / 5;
+        assert_eq!(sent.len(), 10_000_usize.div_ceil(each));
+        let bytes: usize = sent.iter().map(Vec::len).sum();
+        assert_eq!(bytes, 10_000 * 5 + sent.len() * (23 + 20));
+
+        let extended = Negotiated {
+            extended_message: true,
+            ..negotiated.clone()
+        };
+        let withdrawn = routes.keys().copied().collect();
+        let few: Vec<_> = pack(&withdrawn, &Routes::new(), &extended, 65535).collect();
+        assert_eq!(few.len(), 1);
+        let limited = pack(&withdrawn, &Routes::new(), &negotiated, 65535);
+        assert!(
+            limited.into_iter().all(|m| m.len() <= MAX_LEN),
+            "not agreed on"
+        );
+    }
+
+    /// More communities than a message holds: the route stays here, the others leave.
+    #[test]
+    fn a_route_whose_attributes_do_not_fit_is_left_out() {
+        let mut huge = via("10.0.0.2");
+        huge.communities = (0..1100).map(Community).collect();
+        let negotiated = negotiated();
+        assert!(!sendable(&host4(1), &huge, &negotiated, MAX_LEN));
+        let mut immense = huge.clone();
+        immense.communities = (0..20_000).map(Community).collect();
+        assert!(!sendable(&host4(3), &immense, &negotiated, MAX_LEN));
+        let routes = Routes::from([
+            (host4(1), huge),
+            (host4(2), via("10.0.0.2")),
+            (host4(3), immense),
+        ]);
+        let sent: Vec<Packed> =
+            Packer::new(&BTreeSet::new(), &routes, &negotiated, MAX_LEN).collect();
+        let announced: Vec<Prefix> = sent.into_iter().flat_map(|p| p.announced).collect();
+        assert_eq!(announced, [host4(2)]);
+    }
+
+    /// A random set of routes over random sessions.
+    fn some_routes(chance: &mut Jitter) -> (BTreeSet<Prefix>, Routes) {
+        let mut withdrawn = BTreeSet::new();
+        let mut routes = Routes::new();
+        let kinds = 1 + chance.below(4);
+        for _ in 0..chance.below(1500) {
+            let n = u32::try_from(chance.below(4000)).unwrap();
+            let len = u8::try_from(chance.below(33)).unwrap();
+            let prefix = match chance.below(2) {
+                0 => Prefix::masked(host4(n << 4).addr(), len).unwrap(),
+                _ => Prefix::masked(host6(n << 4).addr(), 96 + len).unwrap(),
+            };
+            let next_hop = match (prefix.family(), chance.below(4)) {
+                (Family::Ipv4, 1..) => "10.0.0.2",
+                _ => "2001:db8:1::2",
+            };
+            let kind = chance.below(kinds);
+            let mut attributes = via(next_hop);
+            attributes.med = Some(u32::try_from(kind).unwrap());
+            attributes
+                .as_path
+                .prepend(asn(4_200_000_001), usize::try_from(kind).unwrap());
+            attributes.local_pref = Some(100);
+            attributes.communities = (0..u32::try_from(kind * 60).unwrap())
+                .map(Community)
+                .collect();
+            if chance.below(5) == 0 {
+                withdrawn.insert(prefix);
+            } else {
+                routes.insert(prefix, attributes);
+            }
+        }
+        withdrawn.retain(|prefix| !routes.contains_key(prefix));
+        (withdrawn, routes)
+    }
+
+    #[test]
+    fn what_is_packed_is_what_is_read_whatever_was_agreed_on() {
+        for seed in 0..30 {
+            let mut chance = Jitter::new(seed);
+            let (withdrawn, routes) = some_routes(&mut chance);
+            let flag = |chance: &mut Jitter| chance.below(2) == 0;
+            let mut negotiated = negotiated();
+            negotiated.four_octet_as = flag(&mut chance);
+            negotiated.extended_next_hop = flag(&mut chance);
+            if flag(&mut chance) {
+                negotiated.session = SessionType::Ibgp;
+            }
+            if flag(&mut chance) {
+                negotiated.families = BTreeSet::from([Family::Ipv4]);
+            }
+            let max_len = if flag(&mut chance) { MAX_LEN } else { 1000 };
+
+            let mut got = Routes::new();
+            let mut gone = BTreeSet::new();
+            let mut announcing = false;
+            for packed in Packer::new(&withdrawn, &routes, &negotiated, max_len) {
+                assert!(packed.bytes.len() <= max_len, "seed {seed}");
+                let update = read(&packed.bytes, &negotiated);
+                assert!(
+                    update.withdrawn.is_empty() || !announcing,
+                    "withdrawals first"
+                );
+                assert_eq!(update.withdrawn, packed.withdrawn);
+                for prefix in update.withdrawn {
+                    assert!(gone.insert(prefix), "seed {seed}: {prefix} twice");
+                }
+                for announcement in update.announced {
+                    announcing = true;
+                    assert_eq!(announcement.prefixes, packed.announced);
+                    for prefix in announcement.prefixes {
+                        let twice = got.insert(prefix, announcement.attributes.clone());
+                        assert_eq!(twice, None, "seed {seed}: {prefix} twice");
+                    }
+                }
+            }
+            let agreed = |prefix: &Prefix| negotiated.families.contains(&prefix.family());
+            let expected: Routes = routes
+                .iter()
+                .filter(|(prefix, attributes)| sendable(prefix, attributes, &negotiated, max_len))
+                .map(|(prefix, attributes)| {
+                    let local_pref = attributes
+                        .local_pref
+                        .filter(|_| negotiated.session == SessionType::Ibgp);
+                    let attributes = PathAttributes {
+                        local_pref,
+                        ..attributes.clone()
+                    };
+                    (*prefix, attributes)
+                })
+                .collect();
+            assert_eq!(got, expected, "seed {seed}");
+            let expected = withdrawn.into_iter().filter(agreed).collect();
+            assert_eq!(gone, expected, "seed {seed}");
+        }
+    }
+}

@@ -1,13 +1,11 @@
 //! Child processes inside a namespace: killed with the value that owns them, their output kept and
 //! shown when the test fails.
 
-use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::sys::prctl::set_pdeathsig;
@@ -54,7 +52,6 @@ impl Child {
         let process = namespace
             .enter(|| command.spawn())
             .unwrap_or_else(|error| panic!("{program}: {error}"));
-        alive().insert(process.id());
         Self {
             name: name.to_owned(),
             process,
@@ -78,9 +75,6 @@ impl Child {
     pub fn ended(&mut self) -> Option<ExitStatus> {
         if self.ended.is_none() {
             self.ended = self.process.try_wait().expect("a child of ours");
-            if self.ended.is_some() {
-                alive().remove(&self.id());
-            }
         }
         self.ended
     }
@@ -118,7 +112,6 @@ impl Drop for Child {
             // Both can only fail when it is gone, which is what is wanted.
             let _ = self.process.kill();
             let _ = self.process.wait();
-            alive().remove(&self.id());
         }
         if std::thread::panicking() {
             let output = self.output();
@@ -131,13 +124,6 @@ impl Drop for Child {
     }
 }
 
-/// Kills whatever still runs: before the harness leaves without unwinding.
-pub(crate) fn kill_all() {
-    for id in alive().iter() {
-        let _ = kill(pid(*id), Signal::SIGKILL);
-    }
-}
-
 /// The other half of [`Child::start`], in the new process: the child dies with the thread that started
 /// it, also when that one is killed. Becomes the program; returns only when that failed.
 pub(crate) fn become_program(program: &str, args: &[String]) -> std::io::Error {
@@ -145,11 +131,6 @@ pub(crate) fn become_program(program: &str, args: &[String]) -> std::io::Error {
         return error.into();
     }
     Command::new(program).args(args).exec()
-}
-
-fn alive() -> std::sync::MutexGuard<'static, BTreeSet<u32>> {
-    static ALIVE: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
-    ALIVE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn pid(id: u32) -> Pid {

@@ -8,7 +8,8 @@ use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use crate::child::{CHILD, become_program, kill_all};
+use crate::child::{CHILD, become_program};
+use crate::keeper;
 use crate::service::{TCP, UDP, serve};
 
 /// One test: its name, the programs it needs, and what it does.
@@ -61,6 +62,10 @@ pub fn begin(sidecast: &'static str) -> Option<ExitCode> {
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [CHILD, program, ..] => Some(failed(&become_program(program, &args[2..]))),
         [kind @ (TCP | UDP), name, port] => Some(match serve(kind, name, port) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failed(&error),
+        }),
+        [keeper::ARGUMENT, prefix] => Some(match keeper::keep(prefix) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => failed(&error),
         }),
@@ -167,6 +172,7 @@ fn run(tests: &[Test], threads: usize, filtered: usize) -> ExitCode {
             failures.push(name);
         }
     }
+    keeper::dismiss();
     for name in &failures {
         println!("    failed: {name}");
     }
@@ -209,7 +215,7 @@ fn next(
         if let Some((name, _)) = running.iter().find(|(_, since)| since.elapsed() > LIMIT) {
             println!("test {name} ... FAILED (hangs after {LIMIT:?})");
             println!("test result: FAILED. 0 passed; 1 failed; 0 ignored");
-            kill_all();
+            keeper::dismiss();
             std::process::exit(101);
         }
     }

@@ -15,6 +15,7 @@ mod child;
 mod frr;
 mod harness;
 mod http;
+mod keeper;
 mod net;
 mod probe;
 mod routes;

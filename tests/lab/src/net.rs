@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::sched::{CloneFlags, setns, unshare};
 
+use crate::keeper;
+
 /// A temporary folder and the namespaces of one test. Dropped, nothing of it is left.
 pub struct Lab {
     dir: PathBuf,
@@ -18,8 +20,9 @@ impl Lab {
     pub fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let dir =
-            std::env::temp_dir().join(format!("sidecast-lab.{}.{number}", std::process::id()));
+        keeper::hire();
+        let prefix = keeper::prefix(std::process::id());
+        let dir = std::env::temp_dir().join(format!("{prefix}{number}"));
         fs::create_dir(&dir).expect("a temporary folder");
         Self { dir }
     }
@@ -70,9 +73,7 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if std::env::var_os("LAB_KEEP").is_some() && std::thread::panicking() {
-            eprintln!("kept: {}", self.dir.display());
-        } else if let Err(error) = fs::remove_dir_all(&self.dir) {
+        if let Err(error) = fs::remove_dir_all(&self.dir) {
             eprintln!("{}: {error}", self.dir.display());
         }
     }

@@ -132,9 +132,27 @@ fn many_ports_are_looked_up_at_once() {
         let took = began.elapsed();
         assert!(took < Duration::from_millis(200), "{took:?}");
         assert_eq!(states.len(), wanted.len());
-        for ((_, port), state) in states {
-            assert_eq!(state.is_open(), open.contains(&port), "{port}: {state:?}");
+        for ((_, port), state) in &states {
+            assert_eq!(state.is_open(), open.contains(port), "{port}: {state:?}");
         }
+        // Checks that begin together share the look-up, and each gets its own answer.
+        let executor = smol::LocalExecutor::new();
+        let checks: Vec<_> = states
+            .keys()
+            .map(|(protocol, port)| {
+                let spec = format!("port:{protocol}:{port}").parse::<MonitorSpec>();
+                let (spec, checker) = (spec.expect("a monitor"), &checker);
+                let run = async move { checker.check(&spec, TIMEOUT).await.is_pass() };
+                (open.contains(port), executor.spawn(run))
+            })
+            .collect();
+        host.enter(|| {
+            smol::block_on(executor.run(async {
+                for (is_open, check) in checks {
+                    assert_eq!(check.await, is_open);
+                }
+            }));
+        });
     }
 }
 

@@ -22,12 +22,13 @@ use crate::timer::Jitter;
 use port::Ports;
 use queue::{Queues, Verdict};
 use smol::Timer;
-use smol::future::FutureExt;
+use smol::future::{self, FutureExt};
 use smol::lock::Semaphore;
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,8 @@ use std::time::{Duration, Instant};
 pub struct Checker {
     reaper: Reaper,
     ports: Ports,
+    /// Port checks that begin together share one look-up.
+    round: RefCell<Rc<Round>>,
     queues: RefCell<Queues>,
     blocking: Blocking,
     chance: RefCell<Jitter>,
@@ -48,6 +51,7 @@ impl Checker {
         Self {
             reaper,
             ports: Ports::default(),
+            round: RefCell::default(),
             queues: RefCell::default(),
             blocking: Blocking::default(),
             chance: RefCell::new(Jitter::new(seed)),
@@ -123,7 +127,7 @@ impl Checker {
         let deadline = began + timeout;
         let mut now = began;
         loop {
-            let state = self.look(protocol, port);
+            let state = self.look(protocol, port).await;
             let outcome = state.outcome();
             let PortState::Open { full, .. } = state else {
                 return outcome;
@@ -146,10 +150,21 @@ impl Checker {
         }
     }
 
-    fn look(&self, protocol: Protocol, port: u16) -> PortState {
-        let mut states = self.ports.look(&BTreeSet::from([(protocol, port)]));
-        let unknown = || PortState::Unknown("no answer".to_owned());
-        states.remove(&(protocol, port)).unwrap_or_else(unknown)
+    /// Looks a port up together with all others that are asked for before this thread is idle again. The
+    /// look comes after the question, so the answer is never older than it.
+    async fn look(&self, protocol: Protocol, port: u16) -> PortState {
+        let round = self.round.borrow().clone();
+        round.ports.borrow_mut().insert((protocol, port));
+        future::yield_now().await;
+        let states = round.states.get_or_init(|| {
+            self.round.replace(Rc::default());
+            self.ports.look(&round.ports.borrow())
+        });
+        let unknown = || PortState::Unknown("not looked at".to_owned());
+        states
+            .get(&(protocol, port))
+            .cloned()
+            .unwrap_or_else(unknown)
     }
 
     async fn http(&self, want: &http::Want<'_>, insecure: bool, timeout: Duration) -> Outcome {
@@ -167,6 +182,13 @@ impl Checker {
             Outcome::fail("this sidecast was built without TLS: use http, or a build with it")
         }
     }
+}
+
+/// Ports that are looked up together, and what was found.
+#[derive(Debug, Default)]
+struct Round {
+    ports: RefCell<BTreeSet<(Protocol, u16)>>,
+    states: OnceCell<BTreeMap<(Protocol, u16), PortState>>,
 }
 
 /// The outcome of `check`, or a failure at the timeout.

@@ -35,31 +35,39 @@ pub(super) fn apps(
     }
     nodes.extend(env.map(|node| (Source::Env, node)));
     let mut apps: Vec<App> = Vec::new();
+    let mut holders: BTreeMap<Vip, AppName> = BTreeMap::new();
+    let mut names: BTreeSet<AppName> = BTreeSet::new();
     for (index, (source, node)) in nodes.into_iter().enumerate() {
         let path = format!("apps[{index}]");
-        cx.origins.insert(path.clone(), node.place.clone());
         let Some(app) = app(cx, &path, node, source, rules) else {
             continue;
         };
-        for other in &apps {
-            if other.name == app.name {
-                let value = app.name.to_string();
-                cx.problem(
-                    &node.place,
-                    &format!("{path}.name"),
-                    &value,
-                    "is the name of two apps",
-                );
-            }
-            for vip in app.vips.intersection(&other.vips) {
-                let message = format!("is the VIP of two apps, {} and {}", other.name, app.name);
-                cx.problem(
-                    &node.place,
-                    &format!("{path}.vip"),
-                    &vip.to_string(),
-                    message,
-                );
-            }
+        let line = |key: &str| node.entry(key).map_or(&node.place, |entry| &entry.place);
+        if !names.insert(app.name.clone()) {
+            let value = app.name.to_string();
+            cx.problem(
+                line("name"),
+                &format!("{path}.name"),
+                &value,
+                "is the name of two apps",
+            );
+        }
+        for vip in &app.vips {
+            let Some(holder) = holders.insert(*vip, app.name.clone()) else {
+                continue;
+            };
+            let key = if node.entry("vip").is_some() {
+                "vip"
+            } else {
+                "vips"
+            };
+            let message = format!("is the VIP of two apps, {holder} and {}", app.name);
+            cx.problem(
+                line(key),
+                &format!("{path}.{key}"),
+                &vip.to_string(),
+                message,
+            );
         }
         apps.push(app);
     }

@@ -138,17 +138,22 @@ fn structured(cx: &mut Cx<'_>, place: &Place, path: &[&str], text: &str) -> Opti
     match tree::parse(text, &|_| place.clone()) {
         Ok(node) => Some(node),
         Err(error) => {
-            cx.problem(place, &path.join("."), text, error.message);
+            // The text is not told: a peer may hold a password.
+            cx.problem(place, &path.join("."), "", error.message);
             None
         }
     }
 }
 
 /// Sets a value, and removes what it stands against: a lower source must not win by another name.
+/// A section that is no map stays as it is, so that it is told.
 fn put(node: &mut Node, path: &[&str], value: Node) {
     let Some((key, rest)) = path.split_first() else {
         return;
     };
+    if !node.is_unset() && !matches!(node.tree, tree::Tree::Map(_)) {
+        return;
+    }
     if rest.is_empty() {
         let against = AGAINST.iter().flat_map(|(a, b)| [(*a, *b), (*b, *a)]);
         for (_, other) in against.filter(|(one, _)| one == key) {
@@ -170,14 +175,13 @@ fn put(node: &mut Node, path: &[&str], value: Node) {
         return;
     };
     if let Some(entry) = node.entries_mut().get_mut(index) {
-        // SIDECAST_BGP_BFD=false stays, whatever its details say.
-        let off = entry
-            .node
-            .text()
-            .is_some_and(|text| read_bool(text) == Ok(false));
-        if !(off && matches!(entry.place, Place::Env(_))) {
-            put(&mut entry.node, rest, value);
+        // SIDECAST_BGP_BFD=false stays, whatever its details say; another truth value yields to them.
+        let word = entry.node.text().map(read_bool);
+        let off = word == Some(Ok(false)) && matches!(entry.place, Place::Env(_));
+        if matches!(word, Some(Ok(_))) && !off {
+            entry.node.tree = tree::Tree::Null;
         }
+        put(&mut entry.node, rest, value);
     }
 }
 

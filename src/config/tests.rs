@@ -9,6 +9,7 @@ use crate::net::Community;
 
 const FULL: &str = include_str!("../../tests/data/config/full.yaml");
 const PEERS: &str = include_str!("../../tests/data/config/peers.yaml");
+#[cfg(feature = "tls")]
 const GOCAST: &str = include_str!("../../tests/data/config/gocast.yaml");
 
 /// Loads a file's text with an environment; other files are those of `files`.
@@ -101,6 +102,7 @@ fn every_documented_key_is_read() {
     assert!(config.agent.metrics.is_off());
 }
 
+#[cfg(feature = "tls")]
 #[test]
 fn the_shipped_example_of_gocast_is_read() {
     let loaded = load_with(GOCAST, &[("CONSUL_NODE", "n1")], &[]).unwrap();
@@ -583,7 +585,7 @@ fn a_whole_file_may_be_a_variable() {
             .to_string()
             .starts_with("SIDECAST_CONFIG_YAML:3: bgp.peer_as: x: ")
     );
-    let loaded = load_with("", &[("SIDECAST_CONFIG", "/c")], &[("/c", GOCAST)]).unwrap();
+    let loaded = load_with("", &[("SIDECAST_CONFIG", "/c")], &[("/c", FULL)]).unwrap();
     assert_eq!(loaded.file.as_deref(), Some("/c"));
     let problems = load_with("", &[("SIDECAST_CONFIG", "/none")], &[]).unwrap_err();
     assert!(
@@ -639,7 +641,7 @@ fn what_is_printed_reads_back_and_holds_no_secret() {
         ("SIDECAST_APP_MONITORS", "exec:printf 'a\\n\"b\" é' # x"),
     ];
     let minimal = "bgp: {local_as: 1}\n";
-    for text in [FULL, PEERS, GOCAST, minimal] {
+    for text in [FULL, PEERS, minimal] {
         let loaded = load_with(text, &env, &[]).unwrap_or_else(|p| panic!("{p}"));
         let printed = render(&loaded);
         let seen = format!("{printed}{loaded:?}");
@@ -933,4 +935,135 @@ fn addresses_and_peers_read_back() {
         "127.0.0.1:80"
     );
     assert_eq!(format!("{:?}", Secret::new("x")), "Secret");
+}
+
+#[test]
+fn every_key_is_documented_and_has_a_variable() {
+    let mut written: BTreeSet<String> = BTreeSet::new();
+    for text in [FULL, PEERS] {
+        let origins = load_with(text, &[], &[]).unwrap().origins;
+        written.extend(origins.into_keys());
+    }
+    let has = |prefix: &str, key: &str| {
+        written
+            .iter()
+            .any(|path| path.starts_with(prefix) && path.ends_with(&format!(".{key}")))
+    };
+    let elsewhere = ["iptables_binary", "family"];
+    let plain = |key: &&str| {
+        !key.ends_with("token_file") && *key != "password_file" && !elsewhere.contains(key)
+    };
+    for (prefix, keys) in [
+        ("agent", keys::AGENT.to_vec()),
+        ("bgp", keys::bgp()),
+        ("bgp.peers[2].bfd", keys::BFD.to_vec()),
+        ("apps", keys::APP.to_vec()),
+        ("apps[0].vip_config", keys::vip_config()),
+        ("apps[1].monitors", keys::MONITOR.to_vec()),
+    ] {
+        for key in keys.into_iter().filter(plain) {
+            assert!(has(prefix, key), "{prefix} {key}");
+        }
+    }
+    for name in keys::variables() {
+        let rest = name.strip_prefix("SIDECAST_").unwrap();
+        let known = keys::OTHER_VARIABLES.contains(&name.as_str());
+        assert!(known || keys::variable(rest).is_some(), "{name}");
+    }
+}
+
+#[test]
+fn a_section_that_is_no_map_is_told_in_spite_of_variables() {
+    for text in [
+        "agent: 5\nbgp: {local_as: 1}\n",
+        "- agent\n",
+        "agent: [a]\nbgp: {local_as: 1}\n",
+    ] {
+        let env = [
+            ("SIDECAST_AGENT_DRAIN_TIME", "1s"),
+            ("SIDECAST_BGP_LOCAL_AS", "1"),
+        ];
+        let all = load_with(text, &env, &[]).unwrap_err().to_string();
+        assert!(all.contains("should be a map of keys"), "{all}");
+    }
+}
+
+#[test]
+fn details_of_bfd_come_from_variables_too() {
+    let bfd = |env: &[(&str, &str)]| from_env(env, &[]).bgp.peers[0].bfd;
+    assert_eq!(bfd(&[("SIDECAST_BGP_BFD", "true")]), Some(Bfd::default()));
+    assert_eq!(
+        bfd(&[("SIDECAST_BGP_BFD", "{multiplier: 4}")])
+            .unwrap()
+            .multiplier,
+        4
+    );
+    let details = ("SIDECAST_BGP_BFD_MULTIPLIER", "5");
+    assert_eq!(
+        bfd(&[("SIDECAST_BGP_BFD", "yes"), details])
+            .unwrap()
+            .multiplier,
+        5
+    );
+    assert_eq!(bfd(&[details]).unwrap().multiplier, 5);
+    let env = [
+        ("SIDECAST_BGP_BFD", "no"),
+        ("SIDECAST_BGP_BFD_INTERVAL", "1s"),
+    ];
+    assert_eq!(bfd(&env), None);
+}
+
+#[test]
+fn a_password_in_a_broken_variable_is_not_told() {
+    let all = env_problems(&[(
+        "SIDECAST_BGP_PEERS",
+        "[{peer_ip: 10.0.0.1, password: geheim",
+    )]);
+    assert!(!all.join("").contains("geheim"), "{all:?}");
+    let config = from_env(
+        &[("SIDECAST_BGP_PEERS", "[{peer_ip: 10.0.0.1, password: x}]")],
+        &[],
+    );
+    assert!(config.bgp.peers[0].password.is_some());
+}
+
+/// Whatever is left of a file: an answer, never a panic.
+#[test]
+fn mutilated_files_are_answered() {
+    let mut jitter = crate::timer::Jitter::new(7);
+    let junk = [
+        "", ":", "- ", "[", "{", "}", "\t", "&a", "*a", "<<: ", "!x ", "|", "é", "\"", "0", "~",
+        "? ",
+    ];
+    for round in 0..600_u32 {
+        let source = if round % 2 == 0 { FULL } else { PEERS };
+        let mut chars: Vec<char> = source.chars().collect();
+        for _ in 0..=jitter.below(3) {
+            let len = u64::try_from(chars.len()).unwrap();
+            let at = usize::try_from(jitter.below(len)).unwrap();
+            let end = (at + usize::try_from(jitter.below(12)).unwrap()).min(chars.len());
+            let index = usize::try_from(jitter.below(17)).unwrap();
+            chars.splice(at..end, junk[index].chars());
+        }
+        let text: String = chars.into_iter().collect();
+        if let Err(problems) = load_with(&text, &[("SIDECAST_BGP_BFD_INTERVAL", "1s")], &[]) {
+            assert!(!problems.0.is_empty(), "{text}");
+        }
+    }
+}
+
+#[test]
+fn a_thousand_apps_are_read_in_no_time() {
+    let mut text = with_app("");
+    for i in 0..1000 {
+        let (a, b) = (i / 250, i % 250);
+        text += &format!("- {{name: app{i}, vip: 192.0.{a}.{b}/32, monitors: [port:tcp:80]}}\n");
+    }
+    let begin = std::time::Instant::now();
+    assert_eq!(good(&text).apps.len(), 1000);
+    assert!(
+        begin.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        begin.elapsed()
+    );
 }

@@ -37,8 +37,8 @@ impl Monitor {
     }
 }
 
-/// What is checked.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// What is checked. `Debug` shows the string form: the values of headers may be secrets.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum MonitorSpec {
     /// A socket listens on the port in this network namespace.
     Port {
@@ -108,6 +108,12 @@ impl fmt::Display for MonitorSpec {
             } => write!(f, "dns:{name}/{qtype}@{server}"),
             Self::Heartbeat(within) => write!(f, "heartbeat:{}", duration::Shown(*within)),
         }
+    }
+}
+
+impl fmt::Debug for MonitorSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MonitorSpec({self})")
     }
 }
 

@@ -37,9 +37,18 @@ mod tests {
         let loaded = config::load(None, &env, &mut |_| Ok(String::new())).unwrap();
         let (mut out, mut err) = (Vec::new(), Vec::new());
         report(&loaded, &mut out, &mut err).unwrap();
-        let (out, err) = (String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap());
-        assert!(out.contains("  local_as: 65001  # environment SIDECAST_BGP_LOCAL_AS\n"), "{out}");
+        let (out, err) = (
+            String::from_utf8(out).unwrap(),
+            String::from_utf8(err).unwrap(),
+        );
+        assert!(
+            out.contains("  local_as: 65001  # environment SIDECAST_BGP_LOCAL_AS\n"),
+            "{out}"
+        );
         assert!(!out.contains("warning"), "{out}");
-        assert!(err.starts_with("warning: ") && err.contains("any AS is accepted"), "{err}");
+        assert!(
+            err.starts_with("warning: ") && err.contains("any AS is accepted"),
+            "{err}"
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! The commands: one file each, chosen here.
 
 mod args;
+pub mod check;
 pub mod client;
 mod demo;
 pub mod drain;

@@ -56,7 +56,7 @@ fn monitor(view: &MonitorView) -> Value {
         "health": view.health.to_string(),
         "result": result,
         "message": view.last.as_ref().map(Outcome::message),
-        "duration": view.took.map(seconds),
+        "duration": view.took.map(precise),
         "age": view.age.map(seconds),
     })
 }
@@ -204,10 +204,21 @@ fn messages(counts: &MessageCounts) -> Value {
     })
 }
 
-/// Seconds with milliseconds: more digits are noise.
+/// Seconds with milliseconds: more digits of an age are noise.
 fn seconds(duration: Duration) -> f64 {
-    f64::from(u32::try_from(duration.as_secs()).unwrap_or(u32::MAX))
-        + f64::from(duration.subsec_millis()) / 1000.0
+    decimal(duration.as_secs(), duration.subsec_millis(), 3)
+}
+
+/// Seconds with microseconds: many checks take less than a millisecond.
+fn precise(duration: Duration) -> f64 {
+    decimal(duration.as_secs(), duration.subsec_micros(), 6)
+}
+
+/// The number nearest to what is written, so that it is shown with no more digits than that.
+fn decimal(whole: u64, fraction: u32, digits: usize) -> f64 {
+    format!("{whole}.{fraction:0digits$}")
+        .parse()
+        .unwrap_or_default()
 }
 
 fn before(wall: SystemTime, age: Duration) -> SystemTime {
@@ -262,6 +273,19 @@ mod tests {
         assert_eq!(back["monitors"][0]["monitor"], "http");
         assert_eq!(back["monitors"][0]["message"], "\"<b>\u{1b}");
         assert_eq!(back["monitors"][0]["age"], Value::Null);
+    }
+
+    #[test]
+    fn spans_have_no_more_digits_than_they_mean() {
+        assert_eq!(
+            seconds(Duration::from_micros(1_570_999)).to_string(),
+            "1.57"
+        );
+        assert_eq!(
+            precise(Duration::from_nanos(148_722)).to_string(),
+            "0.000148"
+        );
+        assert_eq!(seconds(Duration::from_secs(90)).to_string(), "90");
     }
 
     #[test]

@@ -5,9 +5,12 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+
+use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, SockaddrIn6, sockopt};
 
 use crate::api::Via;
 
@@ -59,7 +62,7 @@ impl std::error::Error for ListenError {}
 impl Listener {
     /// `[::]` takes IPv4 as well, and becomes `0.0.0.0` on a host without IPv6.
     pub fn tcp(addr: SocketAddr) -> Result<Self, ListenError> {
-        let bound = TcpListener::bind(addr).or_else(|e| {
+        let bound = bind_tcp(addr).or_else(|e| {
             let no_ipv6 = matches!(
                 e.raw_os_error(),
                 Some(nix::libc::EAFNOSUPPORT | nix::libc::EADDRNOTAVAIL)
@@ -118,6 +121,21 @@ impl fmt::Display for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)
     }
+}
+
+/// As the standard library does, but `[::]` takes IPv4 whatever `net.ipv6.bindv6only` says: so does
+/// Go, and GoCast's `:8080` with it.
+fn bind_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
+    let SocketAddr::V6(v6) = addr else {
+        return TcpListener::bind(addr);
+    };
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let fd = socket::socket(AddressFamily::Inet6, SockType::Stream, flags, None)?;
+    socket::setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    socket::setsockopt(&fd, sockopt::Ipv6V6Only, &!v6.ip().is_unspecified())?;
+    socket::bind(fd.as_raw_fd(), &SockaddrIn6::from(v6))?;
+    socket::listen(&fd, Backlog::MAXCONN)?;
+    Ok(TcpListener::from(fd))
 }
 
 /// Ok when nothing is there, or a socket on which nobody listens any more.
@@ -240,6 +258,14 @@ mod tests {
         fs::write(&path, "precious").unwrap();
         assert!(Listener::unix(&path).is_err());
         assert_eq!(fs::read(&path).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn the_wildcard_takes_both_families() {
+        let listener = Listener::tcp("[::]:0".parse().unwrap()).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+        assert_eq!(listener.via, Via::Tcp);
     }
 
     #[test]

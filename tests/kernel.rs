@@ -7,6 +7,7 @@ use sidecast::netlink::nftables::{IPPROTO_TCP, IPPROTO_UDP, NatRule, NatTable};
 use std::collections::BTreeSet;
 use std::net::UdpSocket;
 use std::process::Command;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 /// Runs a test on its own thread in a new network namespace, where there are the rights to make one.
@@ -619,6 +620,173 @@ fn a_refused_request_leaves_nothing_for_the_next_one() {
             let good = nat("sidecast", &[("192.0.2.53/32", IPPROTO_UDP, 53, 8053)]);
             kernel.replace_nat(&good).await.unwrap();
             assert_eq!(rules().len(), 2);
+        });
+    });
+}
+
+/// What a client asks: over which protocol, at which address and port; the answer, if any comes.
+type Question = (u8, std::net::SocketAddr);
+
+fn ask((protocol, to): Question) -> Option<String> {
+    use std::io::Read;
+    let limit = Duration::from_secs(1);
+    let mut buffer = [0; 64];
+    let length = if protocol == IPPROTO_TCP {
+        let mut stream = std::net::TcpStream::connect_timeout(&to, limit).ok()?;
+        stream.set_read_timeout(Some(limit)).unwrap();
+        stream.read(&mut buffer).ok()?
+    } else {
+        let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let socket = UdpSocket::bind(any).unwrap();
+        socket.set_read_timeout(Some(limit)).unwrap();
+        // Connected: the answer has to come from the VIP, or it is dropped.
+        socket.connect(to).ok()?;
+        socket.send(b"who").ok()?;
+        socket.recv(&mut buffer).ok()?
+    };
+    Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
+}
+
+/// A client in a namespace of its own, reached over `v1`; it asks what it is sent.
+fn client() -> (mpsc::Sender<Question>, mpsc::Receiver<Option<String>>) {
+    let (questions, asked) = mpsc::channel::<Question>();
+    let (answer, answers) = mpsc::channel();
+    let (ready, begun) = mpsc::channel();
+    let (go, wired) = mpsc::channel();
+    std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        ready.send(nix::unistd::gettid()).unwrap();
+        wired.recv().unwrap();
+        for command in [
+            "ip link set v1 up",
+            "ip addr add 10.0.0.9/24 dev v1",
+            "ip addr add 2001:db8:1::9/64 dev v1 nodad",
+            "ip route add 192.0.2.0/24 via 10.0.0.2",
+            "ip -6 route add 2001:db8::53/128 via 2001:db8:1::2",
+        ] {
+            run(command);
+        }
+        ready.send(nix::unistd::gettid()).unwrap();
+        while let Ok(question) = asked.recv() {
+            answer.send(ask(question)).unwrap();
+        }
+    });
+    run(&format!("ip link set v1 netns {}", begun.recv().unwrap()));
+    go.send(()).unwrap();
+    begun.recv().unwrap();
+    (questions, answers)
+}
+
+/// A service on `addr` that says its port, on TCP and UDP.
+fn serve(addr: &str, port: u16) {
+    use std::io::Write;
+    let at = (addr.parse::<std::net::IpAddr>().unwrap(), port);
+    let listener = std::net::TcpListener::bind(at).unwrap();
+    let socket = UdpSocket::bind(at).unwrap();
+    std::thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            let _ = stream.write_all(format!("tcp {port}").as_bytes());
+        }
+    });
+    std::thread::spawn(move || {
+        let mut buffer = [0; 64];
+        while let Ok((_, from)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(format!("udp {port}").as_bytes(), from);
+        }
+    });
+}
+
+/// Docker's chains, with a rule for the very port that is ours.
+fn docker_chains(iptables: &str) {
+    for rule in [
+        "-N DOCKER",
+        "-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER",
+        "-A OUTPUT -m addrtype --dst-type LOCAL -j DOCKER",
+        "-A DOCKER -p tcp --dport 53 -j DNAT --to-destination 172.17.0.9:99",
+        "-A DOCKER -p udp --dport 53 -j DNAT --to-destination 172.17.0.9:99",
+    ] {
+        run(&format!("{iptables} -w -t nat {rule}"));
+    }
+}
+
+fn nat_carries_packets_beside(iptables: &str) {
+    if Command::new(iptables).arg("--version").output().is_err() {
+        println!("skipped: needs {iptables}");
+        return;
+    }
+    nat_host();
+    docker_chains(iptables);
+    for target in ["10.0.0.2", "2001:db8:1::2"] {
+        serve(target, 8053);
+    }
+    let (questions, answers) = client();
+    let mut everything = Vec::new();
+    for vip in ["192.0.2.53/32", "2001:db8::53/128"] {
+        for protocol in [IPPROTO_TCP, IPPROTO_UDP] {
+            everything.push((vip, protocol, 53, 8053));
+        }
+    }
+    let all = nat("sidecast", &everything);
+    let none = nat("sidecast", &[]);
+    smol::block_on(async {
+        let mut kernel = Kernel::open().unwrap();
+        for _ in 0..20 {
+            kernel.replace_nat(&none).await.unwrap();
+            kernel.replace_nat(&all).await.unwrap();
+        }
+        for &(vip, protocol, listen, _) in &everything {
+            let addr = vip.split('/').next().unwrap().parse().unwrap();
+            let question = (protocol, std::net::SocketAddr::new(addr, listen));
+            let name = if protocol == IPPROTO_TCP {
+                "tcp"
+            } else {
+                "udp"
+            };
+            let expected = Some(format!("{name} 8053"));
+            questions.send(question).unwrap();
+            assert_eq!(
+                answers.recv().unwrap(),
+                expected,
+                "{question:?} from the client"
+            );
+            assert_eq!(ask(question), expected, "{question:?} from the host");
+        }
+        let ours = rules().into_iter().filter(|rule| rule.contains("8053"));
+        assert_eq!(ours.count(), 8, "one in each chain");
+        assert_eq!(kernel.nat_counters().await.unwrap()["dns_53"].packets, 8);
+    });
+}
+
+#[test]
+fn nat_carries_packets_beside_docker_on_iptables_nft() {
+    in_namespace(|| nat_carries_packets_beside("iptables-nft"));
+}
+
+#[test]
+fn nat_carries_packets_beside_docker_on_iptables_legacy() {
+    in_namespace(|| nat_carries_packets_beside("iptables-legacy"));
+}
+
+#[test]
+fn changes_that_were_lost_are_told_as_such() {
+    in_namespace(|| {
+        run("ip link set lo up");
+        smol::block_on(async {
+            let mut changes = Changes::open(false).unwrap();
+            let mut kernel = Kernel::open().unwrap();
+            for i in 0..10_000 {
+                let prefix = format!("198.18.{}.{}/32", i / 250, i % 250);
+                kernel.add_address(&vip(&prefix, Some(300))).await.unwrap();
+            }
+            // What is queued comes before the word that more was lost, or after it.
+            assert_eq!(changes.next().await, Ok(Change::Overrun));
+            // And the subscription lives on.
+            run("ip link add v0 type veth peer name v1");
+            let mut next = changes.next().await;
+            while next == Ok(Change::Overrun) {
+                next = changes.next().await;
+            }
+            assert_eq!(next, Ok(Change::Link));
         });
     });
 }

@@ -13,6 +13,7 @@ use crate::netlink::route::{
 use nix::libc;
 use nix::sys::socket::SockProtocol;
 use std::collections::VecDeque;
+use std::io;
 
 /// One change. What we do ourselves is not reported, but for removals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,19 +64,36 @@ impl Changes {
                 return Ok(change);
             }
             match self.socket.receive().await {
-                Ok(length) => {
-                    let datagram = Messages::new(self.socket.received(length));
-                    // A message that cannot be read may have been anything.
-                    let changes =
-                        datagram.filter_map(|m| m.map_or(Some(Change::Overrun), |m| change(&m)));
-                    self.queue.extend(changes);
-                }
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                    return Ok(Change::Overrun);
-                }
-                Err(error) => return Err(failed(&error, "read netlink changes")),
+                Ok(length) => self.read(length),
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => self.overrun()?,
+                Err(error) => return Err(failed(&error, REQUEST)),
             }
         }
+    }
+
+    fn read(&mut self, length: usize) {
+        let datagram = Messages::new(self.socket.received(length));
+        // A message that cannot be read may have been anything.
+        let changes = datagram.filter_map(|m| m.map_or(Some(Change::Overrun), |m| change(&m)));
+        self.queue.extend(changes);
+    }
+
+    /// The kernel drops everything, without another word, until the queue was empty once: only what is
+    /// looked at after that is followed by changes again.
+    fn overrun(&mut self) -> Result<(), NetlinkError> {
+        for _ in 0..QUEUED_MAX {
+            match self.socket.try_receive() {
+                Ok(length) => self.read(length),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
+                Err(error) => return Err(failed(&error, REQUEST)),
+            }
+        }
+        // Looking again tells all but what went and was put there by us.
+        let removed = |c: &Change| matches!(c, Change::Address { removed: Some(_) });
+        self.queue.retain(removed);
+        self.queue.push_back(Change::Overrun);
+        Ok(())
     }
 }
 
@@ -122,3 +140,7 @@ fn change(message: &Message<'_>) -> Option<Change> {
 
 /// Enough for some thousand changes in one burst.
 const RECEIVE_BUFFER: usize = 1024 * 1024;
+
+/// More datagrams than the buffer can hold.
+const QUEUED_MAX: usize = 100_000;
+const REQUEST: &str = "read netlink changes";

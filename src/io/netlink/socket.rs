@@ -207,9 +207,8 @@ impl Socket {
 
     /// Empties the queue, so that neither its answers nor its overrun are taken for the next one's.
     fn drop_stale(&mut self) {
-        let Self { fd, buffer, .. } = self;
         for _ in 0..STALE_DATAGRAMS {
-            match receive_from_kernel(fd.get_ref(), buffer) {
+            match self.try_receive() {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 _ => {}
             }
@@ -258,6 +257,12 @@ impl Socket {
     pub(super) async fn receive(&mut self) -> io::Result<usize> {
         let Self { fd, buffer, .. } = self;
         fd.read_with(|fd| receive_from_kernel(fd, buffer)).await
+    }
+
+    /// As [`Socket::receive`], but `WouldBlock` where there is none.
+    pub(super) fn try_receive(&mut self) -> io::Result<usize> {
+        let Self { fd, buffer, .. } = self;
+        receive_from_kernel(fd.get_ref(), buffer)
     }
 
     pub(super) fn received(&self, length: usize) -> &[u8] {

@@ -156,10 +156,12 @@ fn read_head(bytes: &[u8]) -> io::Result<Option<Head>> {
     let chunked =
         value("transfer-encoding").is_some_and(|v| v.to_ascii_lowercase().ends_with("chunked"));
     let length_field = value("content-length").and_then(|v| v.parse().ok());
+    let status = response.code.unwrap_or_default();
     Ok(Some(Head {
-        status: response.code.unwrap_or_default(),
+        status,
         length,
         framing: match length_field {
+            _ if matches!(status, 204 | 304) => Framing::Length(0),
             _ if chunked => Framing::Chunked,
             Some(length) => Framing::Length(length),
             None => Framing::UntilClose,
@@ -266,11 +268,11 @@ mod tests {
     fn heads_say_status_and_framing() {
         let head = |text: &str| read_head(text.as_bytes()).unwrap();
         assert_eq!(head("HTTP/1.1 200 OK\r\nContent-Le"), None);
-        let text = "HTTP/1.1 204 No\r\nContent-Length: 7\r\n\r\nbody";
+        let text = "HTTP/1.1 206 Part\r\nContent-Length: 7\r\n\r\nbody";
         assert_eq!(
             head(text),
             Some(Head {
-                status: 204,
+                status: 206,
                 length: text.len() - 4,
                 framing: Framing::Length(7)
             })
@@ -281,6 +283,10 @@ mod tests {
         assert_eq!(
             head("HTTP/1.0 302 Found\r\n\r\n").unwrap().framing,
             Framing::UntilClose
+        );
+        assert_eq!(
+            head("HTTP/1.1 204 No Content\r\n\r\n").unwrap().framing,
+            Framing::Length(0)
         );
         assert!(read_head(b"SSH-2.0-OpenSSH_9.2\r\n").is_err());
     }

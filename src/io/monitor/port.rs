@@ -447,4 +447,19 @@ mod tests {
         };
         assert_eq!((full(5), full(6)), (0, 1));
     }
+
+    #[test]
+    fn without_sock_diag_binding_is_tried() {
+        let ports = Ports::default();
+        let both = [Protocol::Tcp, Protocol::Udp];
+        ports.missing.borrow_mut().extend(both);
+        let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+        let socket = std::net::UdpSocket::bind("[::]:0").unwrap();
+        let wanted = [
+            (Protocol::Tcp, listener.local_addr().unwrap().port()),
+            (Protocol::Udp, socket.local_addr().unwrap().port()),
+        ];
+        let is_open = |state: &PortState| state.is_open();
+        assert!(ports.look(&wanted.into()).values().all(is_open));
+    }
 }

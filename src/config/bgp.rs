@@ -152,7 +152,6 @@ impl Default for PeerSettings {
 /// The session options in a section, over those of the section around it.
 fn session(cx: &mut Cx<'_>, f: &Fields<'_>, base: &PeerSettings) -> PeerSettings {
     let mut settings = base.clone();
-    let small = |number: Option<u32>| number.and_then(|n| u8::try_from(n).ok());
     let wide = |number: Option<u32>| number.and_then(|n| u16::try_from(n).ok());
     if let Some(hold_time) = f.read(cx, "hold_time", read_hold_time) {
         settings.hold_time = hold_time;
@@ -163,39 +162,8 @@ fn session(cx: &mut Cx<'_>, f: &Fields<'_>, base: &PeerSettings) -> PeerSettings
     if let Some(port) = wide(f.number(cx, "port", 1, 65535)) {
         settings.port = port;
     }
-    if let Some(password) = f.secret(cx, "password") {
-        // TCP_MD5SIG_MAXKEYLEN, linux/tcp.h.
-        if password.expose().len() > 80 {
-            let key = if f.has("password") {
-                "password"
-            } else {
-                "password_file"
-            };
-            cx.problem(
-                &f.place_of(key).clone(),
-                &f.path(key),
-                "",
-                "should be at most 80 bytes",
-            );
-        }
-        settings.password = Some(password);
-    }
-    let multihop = small(f.number(cx, "multihop", 1, 255));
-    let hops = small(f.number(cx, "ttl_security", 1, 254));
-    if f.has("multihop") && f.has("ttl_security") {
-        let message = "cannot go with multihop: it accepts only packets from that many hops; write one of them";
-        cx.problem(
-            &f.place_of("ttl_security").clone(),
-            &f.path("ttl_security"),
-            "",
-            message,
-        );
-    }
-    if hops.is_some() {
-        (settings.multihop, settings.ttl_security) = (None, hops);
-    } else if multihop.is_some() {
-        (settings.multihop, settings.ttl_security) = (multihop, None);
-    }
+    password(cx, f, &mut settings);
+    hops(cx, f, &mut settings);
     if let Some(families) = f.list(cx, "families", parsed::<Family>) {
         if families.is_empty() && f.has("families") {
             let message = "should name ipv4, ipv6 or both";
@@ -218,6 +186,47 @@ fn session(cx: &mut Cx<'_>, f: &Fields<'_>, base: &PeerSettings) -> PeerSettings
         settings.bfd = bfd(cx, f);
     }
     settings
+}
+
+fn password(cx: &mut Cx<'_>, f: &Fields<'_>, settings: &mut PeerSettings) {
+    if let Some(password) = f.secret(cx, "password") {
+        // TCP_MD5SIG_MAXKEYLEN, linux/tcp.h.
+        if password.expose().len() > 80 {
+            let key = if f.has("password") {
+                "password"
+            } else {
+                "password_file"
+            };
+            cx.problem(
+                &f.place_of(key).clone(),
+                &f.path(key),
+                "",
+                "should be at most 80 bytes",
+            );
+        }
+        settings.password = Some(password);
+    }
+}
+
+/// How far the peer may be: what we send may go that far, or what comes must not come from further.
+fn hops(cx: &mut Cx<'_>, f: &Fields<'_>, settings: &mut PeerSettings) {
+    let small = |number: Option<u32>| number.and_then(|n| u8::try_from(n).ok());
+    let multihop = small(f.number(cx, "multihop", 1, 255));
+    let hops = small(f.number(cx, "ttl_security", 1, 254));
+    if f.has("multihop") && f.has("ttl_security") {
+        let message = "cannot go with multihop: it accepts only packets from that many hops; write one of them";
+        cx.problem(
+            &f.place_of("ttl_security").clone(),
+            &f.path("ttl_security"),
+            "",
+            message,
+        );
+    }
+    if hops.is_some() {
+        (settings.multihop, settings.ttl_security) = (None, hops);
+    } else if multihop.is_some() {
+        (settings.multihop, settings.ttl_security) = (multihop, None);
+    }
 }
 
 fn bfd(cx: &mut Cx<'_>, f: &Fields<'_>) -> Option<Bfd> {

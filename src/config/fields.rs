@@ -338,11 +338,16 @@ pub(super) fn shown(tree: &Tree) -> String {
 
 /// What to say about an unknown key.
 fn unknown(key: &str, known: &[&str]) -> String {
-    if let Some(near) = nearest(key, known.iter().copied()) {
-        return format!("is no known key; did you mean `{near}`?");
+    // In `vip_config` they are called so, in `bgp` they are not.
+    let prefixed = format!("bgp_{key}");
+    if known.contains(&prefixed.as_str()) {
+        return format!("is no known key; did you mean `{prefixed}`?");
     }
-    match keys::section_of(key) {
-        Some(section) => format!("is no known key here; it belongs under `{section}`"),
+    if let Some(section) = keys::section_of(key, known) {
+        return format!("is no known key here; it belongs under `{section}`");
+    }
+    match nearest(key, known.iter().copied()) {
+        Some(near) => format!("is no known key; did you mean `{near}`?"),
         None => format!("is no known key; known are {}", known.join(", ")),
     }
 }

@@ -129,14 +129,18 @@ pub(super) const MONITOR: &[&str] = &[
     "rcode",
 ];
 
-/// The section that a key belongs to, for one that was written in another.
-pub(super) fn section_of(key: &str) -> Option<&'static str> {
-    let sections = [
-        ("agent", AGENT.to_vec()),
-        ("bgp", bgp()),
-        ("apps", APP.to_vec()),
-        ("vip_config", vip_config()),
-    ];
+/// The section that a key belongs to, for one that was written in another, whose keys are `known`.
+pub(super) fn section_of(key: &str, known: &[&str]) -> Option<&'static str> {
+    let vip_config = ("vip_config", vip_config());
+    let sections = match known.contains(&"vip_config") {
+        true => vec![vip_config, ("agent", AGENT.to_vec()), ("bgp", bgp())],
+        false => vec![
+            ("agent", AGENT.to_vec()),
+            ("bgp", bgp()),
+            ("apps", APP.to_vec()),
+            vip_config,
+        ],
+    };
     let mut sections = sections.into_iter();
     sections
         .find(|(_, keys)| keys.contains(&key))

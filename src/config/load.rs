@@ -65,6 +65,10 @@ fn read(cx: &mut Cx<'_>, flag: Option<&str>, env: &Env) -> Option<(Config, Optio
     if root.is_unset() {
         root = nothing();
     }
+    if let Tree::Map(entries) = &mut root.tree {
+        // A place for anchors, as elsewhere in the world of containers.
+        entries.retain(|entry| !entry.key.starts_with("x-"));
+    }
     let app = env::overlay(cx, &mut root, env);
     let config = sections(cx, &root, app.as_ref(), env);
     Some((config, source.map(|(name, _)| name)))

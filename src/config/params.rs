@@ -79,12 +79,11 @@ fn node(params: &[(String, String)]) -> Result<Node, ParamError> {
     for (key, value) in params {
         let text = || Node::scalar(Place::Default, value.as_str());
         match key.as_str() {
-            "monitor" => push(&mut node, "monitors", value.split('\n')),
-            "nat" => push(
-                &mut node,
-                "nats",
-                value.split('\n').filter(|v| !v.is_empty()),
-            ),
+            "monitor" => push(&mut node, "monitors", std::iter::once(value.as_str())),
+            "nat" => {
+                let given = Some(value.as_str()).filter(|value| !value.is_empty());
+                push(&mut node, "nats", given.into_iter());
+            }
             "vip" | "vips" => push(&mut node, "vips", commas(value)),
             "vip_communities" | "communities" | "bgp_communities" => {
                 push(&mut vip_config, "bgp_communities", commas(value));

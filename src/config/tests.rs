@@ -223,7 +223,7 @@ fn each_problem_is_told_with_its_line_key_and_value() {
         ),
         (
             bgp("peers: [{peer_ip: 10.0.0.1, local_as: 1}]"),
-            "bgp.peers[0].local_as: is no known key; did you mean `local_ip`?",
+            "bgp.peers[0].local_as: is no known key here; it belongs under `bgp`",
         ),
         (
             bgp("peers: [{peer_ip: 10.0.0.1}]\n  peer_ip: 10.0.0.2"),
@@ -277,6 +277,18 @@ fn each_problem_is_told_with_its_line_key_and_value() {
         (
             app("monitor: port:tcp:80"),
             "f.yaml:5: apps[0].monitor: is no known key; did you mean `monitors`?",
+        ),
+        (
+            app("vip_config: {communities: []}"),
+            "apps[0].vip_config.communities: is no known key; did you mean `bgp_communities`?",
+        ),
+        (
+            app("med: 5"),
+            "f.yaml:5: apps[0].med: is no known key here; it belongs under `vip_config`",
+        ),
+        (
+            app("bgp_comunities: []"),
+            "apps[0].bgp_comunities: is no known key; known are name, vip",
         ),
         (
             app("monitors: [port:tcp]"),
@@ -715,7 +727,7 @@ fn what_is_hardly_meant_is_a_warning() {
 #[test]
 fn texts_are_taken_as_gocast_takes_them() {
     let config = good(
-        "agent: {monitor_interval: 0, cleanup_timer: 0, consul_addr: ''}\n\
+        "x-anchors: {b: [1]}\nagent: {monitor_interval: 0, cleanup_timer: 0, consul_addr: ''}\n\
          bgp: {local_as: 65001, peer_as: 65000, communities: [65001:53], hold_time: 0, passive: no}\n\
          apps:\n- &a {name: 514, vip: 192.0.2.1/32, monitors: [port:tcp:80], nats: , interval: 500ms}\n\
          - {<<: *a, name: 1.10, vip: 192.0.2.2/32}\n",

@@ -7,6 +7,7 @@
 
 pub mod attribute;
 pub mod capability;
+mod connection;
 mod definition;
 pub mod framer;
 #[cfg(test)]
@@ -17,6 +18,7 @@ pub mod notification;
 pub mod open;
 pub mod pack;
 pub mod peer;
+pub mod rib;
 pub mod update;
 pub mod update_error;
 

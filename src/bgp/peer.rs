@@ -1,7 +1,20 @@
-//! RFC 4271 §8: the machine that keeps one session with one peer, without a socket or a clock of its
-//! own.
+//! RFC 4271 §8: the machine that keeps a session with one peer, without a socket or a clock of its
+//! own. RFC 6286 (identifiers in collisions), RFC 6608 (FSM errors), RFC 4486 (Cease), RFC 4724 and 8538
+//! (advertising a restart), RFC 5492 (an OPEN that offers less), RFC 9384 (BFD), RFC 9687.
+//!
+//! Where it differs from §8.2.2: after a failure it listens and waits in Active, not in Idle, so that a
+//! peer that comes by itself is not refused; Idle's IdleHoldTimer is for peers that sent us away, and
+//! even then one that comes by itself is taken. A header error in Established is reported as such and
+//! not as an FSM error. Left out: DelayOpen.
 
 mod interface;
+mod offer;
+mod retry;
+mod session;
+#[cfg(test)]
+mod sim;
+#[cfg(test)]
+mod sim_tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -9,40 +22,234 @@ use std::time::{Duration, Instant};
 
 pub use interface::{ConnId, Counters, Event, MessageCounts, Output, PeerConfig, StateName, Timer};
 
-use super::{Negotiated, PathAttributes};
+use self::offer::Offer;
+use self::retry::Retry;
+use super::connection::{Connection, Ends};
+use super::rib::AdjRibOut;
+use super::{
+    Negotiated, Notification, Open, PathAttributes, ProtocolError, RouteRefresh, Type,
+    UpdateSummary,
+};
 use crate::net::Prefix;
+use crate::timer::Soonest;
 
 /// One BGP peer.
 #[derive(Debug)]
 pub struct Peer {
     config: PeerConfig,
+    state: State,
+    /// As the outside was last told.
+    shown: StateName,
+    /// Those whose TCP is up: at most one that we opened and one that the peer opened.
+    connections: BTreeMap<ConnId, Connection>,
+    last_conn: u64,
+    retry: Retry,
+    offer: Offer,
+    rib: AdjRibOut,
+    /// Nothing is known yet of what to announce.
+    routes_unknown: bool,
+    /// No session since the planned restart.
+    restarting: bool,
     outputs: VecDeque<Output>,
     counters: Counters,
+    since: Option<Instant>,
+    last_error: Option<String>,
+    flaps: u64,
+    /// How many routes the log has last said cannot be announced in this session.
+    told_unsendable: usize,
+}
+
+/// A state owns its deadlines; those of connections are theirs.
+#[derive(Clone, Copy, Debug)]
+enum State {
+    /// `None`: stopped by the operator.
+    Idle {
+        restart_at: Option<Instant>,
+    },
+    Connect(Attempt),
+    /// `None`: passive.
+    Active {
+        connect_retry_at: Option<Instant>,
+    },
+    /// OpenSent or OpenConfirm, on one or two connections (§6.8); ours may still be an attempt.
+    Open {
+        attempt: Option<Attempt>,
+    },
+    Established {
+        conn: ConnId,
+    },
+}
+
+/// An outgoing connection that nobody has answered yet.
+#[derive(Clone, Copy, Debug)]
+struct Attempt {
+    conn: ConnId,
+    connect_retry_at: Instant,
+}
+
+/// The events of §8.1, by their names.
+#[derive(Debug)]
+enum Fsm {
+    /// 1 and 4.
+    ManualStart,
+    /// 2; `None`: without a word.
+    ManualStop(Option<Notification>),
+    /// 9.
+    ConnectRetryTimerExpires,
+    /// 13.
+    IdleHoldTimerExpires,
+    /// Something came up that an attempt may have been waiting for.
+    RetryNow,
+    BfdDown,
+    On(ConnId, Happened),
+}
+
+/// Those that belong to one connection.
+#[derive(Debug)]
+enum Happened {
+    /// 10.
+    HoldTimerExpires,
+    /// 11.
+    KeepaliveTimerExpires,
+    /// 16: ours.
+    TcpCrAcked(Ends),
+    /// 17: the peer's.
+    TcpConnectionConfirmed(Ends),
+    /// 18.
+    TcpConnectionFails(String),
+    /// 19.
+    BgpOpen(Open),
+    /// 21, 22 and 28.
+    MsgErr(ProtocolError),
+    /// 24 and 25.
+    NotifMsg(Notification),
+    /// 26.
+    KeepAliveMsg,
+    /// 27.
+    UpdateMsg(UpdateSummary),
+    /// RFC 2918.
+    RouteRefreshMsg(RouteRefresh),
+    /// 29, RFC 9687 §3.
+    SendHoldTimerExpires,
+}
+
+/// Why a connection ends.
+#[derive(Debug)]
+enum End {
+    /// We say why.
+    Error(ProtocolError),
+    /// The peer said why; that is never answered (§6.4).
+    Told(Notification),
+    /// TCP is gone.
+    Lost(String),
+    /// Nothing can be said: the peer does not read, or must not know.
+    Silent(String),
 }
 
 impl Peer {
     /// In Idle until [`Event::Start`]. The same seed makes the same run.
     pub fn new(config: PeerConfig, jitter_seed: u64) -> Self {
-        let _ = jitter_seed;
         Self {
-            config,
+            state: State::Idle { restart_at: None },
+            shown: StateName::Idle,
+            connections: BTreeMap::new(),
+            last_conn: 0,
+            retry: Retry::new(config.connect_retry, jitter_seed),
+            offer: Offer::default(),
+            rib: AdjRibOut::default(),
+            routes_unknown: true,
+            restarting: config.restarting,
             outputs: VecDeque::new(),
             counters: Counters::default(),
+            since: None,
+            last_error: None,
+            flaps: 0,
+            told_unsendable: 0,
+            config,
         }
     }
 
     pub fn handle(&mut self, now: Instant, event: Event) {
-        let _ = (now, event, &self.config);
+        use Happened::*;
+        match event {
+            Event::Start => self.step(now, Fsm::ManualStart),
+            Event::Stop(farewell) => self.step(now, Fsm::ManualStop(Some(farewell))),
+            Event::StopQuietly => self.step(now, Fsm::ManualStop(None)),
+            Event::RetryNow => self.step(now, Fsm::RetryNow),
+            Event::BfdDown => self.step(now, Fsm::BfdDown),
+            Event::RefreshAll => self.refresh_all(),
+            Event::Accepted {
+                conn,
+                local,
+                remote,
+            } => {
+                let ends = Ends { local, remote };
+                self.step(now, Fsm::On(conn, TcpConnectionConfirmed(ends)));
+            }
+            Event::Connected {
+                conn,
+                local,
+                remote,
+            } if self.attempts(conn) => {
+                let ends = Ends { local, remote };
+                self.step(now, Fsm::On(conn, TcpCrAcked(ends)));
+            }
+            Event::ConnectFailed { conn, error: why } | Event::Closed { conn, reason: why }
+                if self.attempts(conn) || self.connections.contains_key(&conn) =>
+            {
+                self.step(now, Fsm::On(conn, TcpConnectionFails(why)));
+            }
+            Event::Received { conn, bytes } => self.receive(now, conn, &bytes),
+            Event::Sent { conn, bytes } => {
+                if let Some(connection) = self.connections.get_mut(&conn) {
+                    connection.sent(now, bytes);
+                }
+            }
+            // Of an attempt or a connection that we have given up.
+            Event::Connected { .. } | Event::ConnectFailed { .. } | Event::Closed { .. } => {}
+        }
+        self.send_routes(now);
     }
 
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let _ = now;
+        while let Some((at, timer)) = self.poll_timeout()
+            && at <= now
+        {
+            self.step(
+                now,
+                match timer {
+                    Timer::ConnectRetry => Fsm::ConnectRetryTimerExpires,
+                    Timer::IdleHold => Fsm::IdleHoldTimerExpires,
+                    Timer::Hold(conn) => Fsm::On(conn, Happened::HoldTimerExpires),
+                    Timer::Keepalive(conn) => Fsm::On(conn, Happened::KeepaliveTimerExpires),
+                    Timer::SendHold(conn) => Fsm::On(conn, Happened::SendHoldTimerExpires),
+                },
+            );
+        }
     }
 
     /// The next deadline.
     pub fn poll_timeout(&self) -> Option<(Instant, Timer)> {
-        None
+        let mut soonest = Soonest::new();
+        match self.state {
+            State::Idle { restart_at } => soonest.add(restart_at, Timer::IdleHold),
+            State::Active { connect_retry_at } => {
+                soonest.add(connect_retry_at, Timer::ConnectRetry);
+            }
+            State::Connect(_) | State::Open { .. } | State::Established { .. } => {
+                let at = self.attempt().map(|attempt| attempt.connect_retry_at);
+                soonest.add(at, Timer::ConnectRetry);
+            }
+        }
+        for (at, timer) in self
+            .connections
+            .values()
+            .filter_map(Connection::poll_timeout)
+        {
+            soonest.add(Some(at), timer);
+        }
+        soonest.get()
     }
 
     /// What is to be done next.
@@ -55,37 +262,41 @@ impl Peer {
     /// is emptied); `local_pref` goes out on iBGP only and is 100 where it is `None`. Only differences
     /// to what was said before are sent; an equal set sends nothing.
     pub fn advertise(&mut self, now: Instant, routes: BTreeMap<Prefix, PathAttributes>) {
-        let _ = (now, routes);
+        self.rib.replace(routes);
+        self.routes_unknown = false;
+        self.rib.release_end_of_rib();
+        self.send_routes(now);
+        self.tell_unsendable();
     }
 
     pub fn state(&self) -> StateName {
-        StateName::Idle
+        self.shown
     }
 
     /// Of the session that is up.
     pub fn negotiated(&self) -> Option<&Negotiated> {
-        None
+        self.established()?.negotiated()
     }
 
     /// Our end of the session that is up.
     pub fn local_addr(&self) -> Option<SocketAddr> {
-        None
+        self.established().map(|connection| connection.local)
     }
 
     /// How many prefixes the peer has been told of in this session.
     pub fn announced(&self) -> usize {
-        0
+        self.rib.announced()
     }
 
     /// Whether `prefix` has been told to the peer in this session.
     pub fn is_announced(&self, prefix: &Prefix) -> bool {
-        let _ = prefix;
-        false
+        self.rib.is_announced(prefix)
     }
 
     /// Nothing waits to be written to the peer; what the kernel holds is not counted.
     pub fn is_flushed(&self) -> bool {
-        true
+        self.established()
+            .is_none_or(|connection| connection.unsent() == 0 && self.rib.is_flushed())
     }
 
     pub fn counters(&self) -> Counters {
@@ -94,22 +305,113 @@ impl Peer {
 
     /// Since when the session has been up.
     pub fn since(&self) -> Option<Instant> {
-        None
+        self.since
     }
 
     /// How long the session has been up.
     pub fn uptime(&self, now: Instant) -> Option<Duration> {
-        self.since()
-            .map(|since| now.saturating_duration_since(since))
+        self.since.map(|since| now.saturating_duration_since(since))
     }
 
     /// Why the last session or attempt ended.
     pub fn last_error(&self) -> Option<&str> {
-        None
+        self.last_error.as_deref()
     }
 
     /// How often the session was lost after it had been up.
     pub fn flaps(&self) -> u64 {
-        0
+        self.flaps
+    }
+
+    /// §8.2.2. A connection's events meet the state of that connection, all others that of the peer.
+    fn step(&mut self, now: Instant, event: Fsm) {
+        use Fsm::*;
+        use Happened::*;
+        use StateName::*;
+        let state = match &event {
+            On(conn, _) => self.connections.get(conn).map(Connection::state),
+            _ => None,
+        };
+        match (state.unwrap_or(self.shown), event) {
+            (_, ManualStop(farewell)) => self.stop(now, farewell),
+
+            (Idle, ManualStart) => self.start(now),
+            (Idle, IdleHoldTimerExpires) => self.restart(now),
+            (Idle, RetryNow) => self.retry_soon(now),
+            // It sent us away and is here again: that is as good as a start.
+            (Idle, On(conn, TcpConnectionConfirmed(ends))) if self.is_waiting() => {
+                self.open(now, conn, ends);
+            }
+            (Idle, On(conn, TcpConnectionConfirmed(_))) => self.refuse(conn),
+
+            (Connect | Active, ConnectRetryTimerExpires) => self.connect(now),
+            (Connect | Active, RetryNow) => self.retry_soon(now),
+            (Connect | Active, On(conn, TcpCrAcked(ends) | TcpConnectionConfirmed(ends))) => {
+                self.open(now, conn, ends);
+            }
+            (Connect, On(_, TcpConnectionFails(error))) => self.attempt_failed(now, error),
+
+            // A second connection, or the end of the attempt to make one.
+            (OpenSent | OpenConfirm, On(conn, TcpCrAcked(ends) | TcpConnectionConfirmed(ends))) => {
+                self.open(now, conn, ends);
+            }
+            (Established, On(conn, TcpConnectionConfirmed(ends))) if self.may_supersede(now) => {
+                self.open(now, conn, ends);
+            }
+            (Established, On(conn, TcpConnectionConfirmed(_))) => self.reject(conn),
+            (OpenSent | OpenConfirm, ConnectRetryTimerExpires) => self.abandon_attempt(now),
+            (OpenSent | OpenConfirm, On(conn, TcpConnectionFails(_))) if self.attempts(conn) => {
+                self.forget_attempt(now);
+            }
+
+            // The OPENs.
+            (OpenSent, On(conn, BgpOpen(open))) => self.receive_open(now, conn, &open),
+            (OpenConfirm, On(conn, KeepAliveMsg)) => self.establish(now, conn),
+
+            // The session.
+            (Established, On(conn, KeepAliveMsg)) => self.heard(now, conn),
+            (Established, On(conn, UpdateMsg(summary))) => self.receive_update(now, conn, &summary),
+            (Established, On(conn, RouteRefreshMsg(refresh))) => {
+                self.receive_route_refresh(now, conn, refresh);
+            }
+            (OpenConfirm | Established, On(conn, KeepaliveTimerExpires)) => {
+                self.send_keepalive(now, conn);
+            }
+
+            // The ends of a connection.
+            (OpenSent | OpenConfirm | Established, On(conn, HoldTimerExpires)) => {
+                self.end(now, conn, End::Error(ProtocolError::HoldTimerExpired));
+            }
+            (OpenConfirm | Established, On(conn, SendHoldTimerExpires)) => {
+                let error = ProtocolError::SendHoldTimerExpired.to_string();
+                self.end(now, conn, End::Silent(error));
+            }
+            (OpenSent | OpenConfirm | Established, On(conn, TcpConnectionFails(reason))) => {
+                self.end(now, conn, End::Lost(reason));
+            }
+            (OpenSent | OpenConfirm | Established, On(conn, MsgErr(error))) => {
+                self.end(now, conn, End::Error(error));
+            }
+            (OpenSent | OpenConfirm | Established, On(conn, NotifMsg(notification))) => {
+                self.end(now, conn, End::Told(notification));
+            }
+            (Established, BfdDown) => self.bfd_down(now),
+            // Messages that do not belong into the state (RFC 6608).
+            (OpenSent, On(conn, KeepAliveMsg)) => self.unexpected(now, conn, Type::Keepalive),
+            (OpenSent | OpenConfirm, On(conn, UpdateMsg(_))) => {
+                self.unexpected(now, conn, Type::Update);
+            }
+            (OpenSent | OpenConfirm, On(conn, RouteRefreshMsg(_))) => {
+                self.unexpected(now, conn, Type::RouteRefresh);
+            }
+            (OpenConfirm | Established, On(conn, BgpOpen(_))) => {
+                self.unexpected(now, conn, Type::Open);
+            }
+
+            // What a state does not know it ignores: starts when started, timers that it does not own.
+            (Idle | Connect | Active, On(..) | BfdDown) => {}
+            (_, ManualStart | RetryNow | BfdDown) => {}
+            (_, ConnectRetryTimerExpires | IdleHoldTimerExpires | On(..)) => {}
+        }
     }
 }

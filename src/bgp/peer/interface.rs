@@ -28,12 +28,35 @@ pub struct PeerConfig {
     /// Restart time to advertise in seconds (RFC 4724 §3, at most 4095); 0: the capability is not
     /// offered.
     pub graceful_restart: u16,
+    /// Offer RFC 8538 too: the router keeps our routes also after a NOTIFICATION and an expired hold
+    /// timer. Off by default, because the routes of a host that died should go.
+    pub restart_after_notification: bool,
     /// This process takes over from one that left with [`Event::StopQuietly`]: the first session says
     /// so, and says End-of-RIB only after the first [`Peer::advertise`](super::Peer::advertise), so
     /// that the router does not drop what it kept for us before we know what is healthy.
     pub restarting: bool,
     /// Told to the peer for its operators (draft-walton-bgp-hostname-capability).
     pub hostname: Option<String>,
+}
+
+impl PeerConfig {
+    /// The defaults of the configuration; no name but the AS number's.
+    pub fn new(local_as: Asn, peer_as: Option<Asn>, router_id: RouterId) -> Self {
+        Self {
+            name: peer_as.map_or_else(String::new, |asn| format!("AS {asn}")),
+            local_as,
+            peer_as,
+            router_id,
+            hold_time: 90,
+            connect_retry: Duration::from_secs(5),
+            passive: false,
+            families: BTreeSet::from(Family::ALL),
+            graceful_restart: 0,
+            restart_after_notification: false,
+            restarting: false,
+            hostname: None,
+        }
+    }
 }
 
 /// One TCP connection or one attempt to make one. The machine numbers its own attempts from 1; the

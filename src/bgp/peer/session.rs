@@ -1,0 +1,628 @@
+//! What the arms of the table in [`Peer::step`] do.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use super::retry::likely_cause;
+use super::{Attempt, ConnId, End, Fsm, Happened, Output, Peer, State, StateName};
+use crate::bgp::connection::{Connection, Ends, Liveness};
+use crate::bgp::rib::Filled;
+use crate::bgp::{
+    Cease, DecodeContext, EncodeContext, Message, Negotiated, Notification, Open, ProtocolError,
+    Received, RefreshKind, RouteRefresh, Severity, Type, UnexpectedIn, UpdateSummary,
+};
+
+/// States.
+impl Peer {
+    /// The one place where the state changes. What a state begins or ends with is done here.
+    fn enter(&mut self, now: Instant, to: State) {
+        self.state = to;
+        let (from, to) = (self.shown, self.state_name());
+        if from == to {
+            return;
+        }
+        self.shown = to;
+        self.outputs.push_back(Output::StateChanged { from, to });
+        let name = &self.config.name;
+        let reason = self.last_error.as_deref().unwrap_or("stopped");
+        match (from, to) {
+            (_, StateName::Established) => log::info!("peer {name}: established"),
+            (StateName::Established, _) => log::info!("peer {name}: {from} -> {to}: {reason}"),
+            // A peer that is away must not fill the log; what changed about it is logged elsewhere.
+            _ => log::debug!("peer {name}: {from} -> {to}"),
+        }
+        if from == StateName::Established {
+            self.session_down(now);
+        }
+        if to == StateName::Established {
+            self.session_up(now);
+        }
+    }
+
+    fn state_name(&self) -> StateName {
+        match self.state {
+            State::Idle { .. } => StateName::Idle,
+            State::Connect(_) => StateName::Connect,
+            State::Active { .. } => StateName::Active,
+            // Of two connections the one that has come further.
+            State::Open { .. } => self
+                .connections
+                .values()
+                .map(Connection::state)
+                .max()
+                .unwrap_or(StateName::OpenSent),
+            State::Established { .. } => StateName::Established,
+        }
+    }
+
+    fn session_up(&mut self, now: Instant) {
+        let State::Established { conn } = self.state else {
+            return;
+        };
+        let Some(connection) = self.connections.get(&conn) else {
+            return;
+        };
+        let Some(negotiated) = connection.negotiated().cloned() else {
+            return;
+        };
+        self.since = Some(now);
+        self.last_error = None;
+        let timeout = negotiated.hold_time;
+        self.outputs
+            .push_back(Output::SetUserTimeout { conn, timeout });
+        self.outputs.push_back(Output::Established {
+            negotiated: negotiated.clone(),
+            local: connection.local,
+            remote: connection.remote,
+        });
+        let hold_end_of_rib = self.restarting && self.routes_unknown;
+        self.restarting = false;
+        self.rib.begin(negotiated, hold_end_of_rib);
+        self.tell_unsendable();
+    }
+
+    fn session_down(&mut self, now: Instant) {
+        self.rib.end();
+        self.offer.reset();
+        self.told_unsendable = 0;
+        // Stopped by the operator is not lost.
+        self.flaps += u64::from(self.last_error.is_some());
+        if let Some(since) = self.since.take() {
+            self.retry.was_up(now.saturating_duration_since(since));
+        }
+        let reason = self.last_error.clone();
+        self.outputs.push_back(Output::Down {
+            reason: reason.unwrap_or_else(|| "stopped".to_owned()),
+        });
+    }
+
+    pub(super) fn established(&self) -> Option<&Connection> {
+        match self.state {
+            State::Established { conn } => self.connections.get(&conn),
+            _ => None,
+        }
+    }
+}
+
+/// Starting, stopping and attempts.
+impl Peer {
+    pub(super) fn start(&mut self, now: Instant) {
+        self.retry.forget();
+        self.restart(now);
+    }
+
+    /// AutomaticStart (events 3 and 5).
+    pub(super) fn restart(&mut self, now: Instant) {
+        if self.config.passive {
+            let connect_retry_at = None;
+            self.enter(now, State::Active { connect_retry_at });
+        } else {
+            self.connect(now);
+        }
+    }
+
+    pub(super) fn stop(&mut self, now: Instant, farewell: Option<Notification>) {
+        self.last_error = None;
+        self.give_up_attempt();
+        for (conn, connection) in std::mem::take(&mut self.connections) {
+            if let Some(farewell) = &farewell {
+                let farewell = if self.config.restart_after_notification {
+                    harden(farewell, &connection)
+                } else {
+                    farewell.clone()
+                };
+                self.say(now, conn, Type::Notification, farewell.encode());
+            }
+            self.outputs.push_back(Output::Close { conn });
+        }
+        self.offer.reset();
+        self.enter(now, State::Idle { restart_at: None });
+    }
+
+    /// A new attempt; one that nobody answered is dropped.
+    pub(super) fn connect(&mut self, now: Instant) {
+        self.give_up_attempt();
+        self.last_conn += 1;
+        let conn = ConnId(self.last_conn);
+        self.outputs.push_back(Output::Connect { conn });
+        self.retry.attempted(now);
+        let connect_retry_at = now + ATTEMPT;
+        self.enter(
+            now,
+            State::Connect(Attempt {
+                conn,
+                connect_retry_at,
+            }),
+        );
+    }
+
+    pub(super) fn attempt(&self) -> Option<Attempt> {
+        match self.state {
+            State::Connect(attempt) => Some(attempt),
+            State::Open { attempt } => attempt,
+            State::Idle { .. } | State::Active { .. } | State::Established { .. } => None,
+        }
+    }
+
+    /// Whether `conn` is the attempt that is being made.
+    pub(super) fn attempts(&self, conn: ConnId) -> bool {
+        self.attempt().is_some_and(|attempt| attempt.conn == conn)
+    }
+
+    fn give_up_attempt(&mut self) {
+        if let Some(Attempt { conn, .. }) = self.attempt() {
+            self.outputs.push_back(Output::Close { conn });
+        }
+    }
+
+    pub(super) fn attempt_failed(&mut self, now: Instant, error: String) {
+        if self.last_error.as_ref() != Some(&error) {
+            log::info!("peer {}: no connection: {error}", self.config.name);
+        }
+        self.last_error = Some(error);
+        self.wait(now);
+    }
+
+    /// The attempt beside another connection is over; there will be no other while that one lasts.
+    pub(super) fn abandon_attempt(&mut self, now: Instant) {
+        self.give_up_attempt();
+        self.forget_attempt(now);
+    }
+
+    pub(super) fn forget_attempt(&mut self, now: Instant) {
+        self.enter(now, State::Open { attempt: None });
+    }
+
+    /// Listens, and connects after a while.
+    fn wait(&mut self, now: Instant) {
+        let delay = (!self.config.passive).then(|| self.retry.delay(now));
+        let connect_retry_at = delay.map(|delay| now + delay);
+        self.enter(now, State::Active { connect_retry_at });
+    }
+
+    /// In Idle, but not for ever.
+    pub(super) fn is_waiting(&self) -> bool {
+        matches!(self.state, State::Idle { restart_at } if restart_at.is_some())
+    }
+
+    /// What waits is tried at once, what has just been tried in a moment.
+    pub(super) fn retry_soon(&mut self, now: Instant) {
+        let soonest = self.retry.soonest(now);
+        let at = match self.state {
+            State::Idle { restart_at } => restart_at,
+            State::Active { connect_retry_at } => connect_retry_at,
+            State::Connect(attempt) => Some(attempt.connect_retry_at),
+            State::Open { .. } | State::Established { .. } => None,
+        };
+        let Some(at) = at else { return };
+        self.retry.changed();
+        if soonest <= now {
+            return self.restart(now);
+        }
+        let at = at.min(soonest);
+        let sooner = match self.state {
+            State::Idle { .. } => State::Idle {
+                restart_at: Some(at),
+            },
+            State::Connect(Attempt { conn, .. }) => State::Connect(Attempt {
+                conn,
+                connect_retry_at: at,
+            }),
+            _ => State::Active {
+                connect_retry_at: Some(at),
+            },
+        };
+        self.enter(now, sooner);
+    }
+}
+
+/// Connections.
+impl Peer {
+    /// TCP is up: OPEN is sent. Beside another connection this one is followed until its OPEN decides
+    /// (§6.8).
+    pub(super) fn open(&mut self, now: Instant, conn: ConnId, ends: Ends) {
+        let outgoing = self.attempts(conn);
+        let ours = self.offer.open(&self.config, self.restarting);
+        let config = &self.config;
+        let context = DecodeContext::before_open(config.local_as, config.router_id, config.peer_as);
+        let message = Message::Open(ours.clone());
+        let mut connection = Connection::new(conn, outgoing, ends, ours, context, now);
+        connection.supersedes = self.shown == StateName::Established;
+        self.connections.insert(conn, connection);
+        match message.encode(&EncodeContext::default()) {
+            Ok(bytes) => self.say(now, conn, Type::Open, bytes),
+            Err(error) => log::error!("peer {}: no OPEN: {error}", self.config.name),
+        }
+        if !matches!(self.state, State::Established { .. }) {
+            let attempt = self.attempt().filter(|_| !outgoing);
+            self.enter(now, State::Open { attempt });
+        }
+        self.drop_older_twin(now, conn, outgoing);
+    }
+
+    /// The same end opened another connection: it has given the older one up. An established one stays
+    /// until the new one's OPEN has come.
+    fn drop_older_twin(&mut self, now: Instant, newer: ConnId, outgoing: bool) {
+        let twin = self
+            .connections
+            .values()
+            .find(|c| c.id != newer && c.outgoing == outgoing && c.state() < StateName::Established)
+            .map(|connection| connection.id);
+        if let Some(twin) = twin {
+            self.end(now, twin, End::Error(cease(Cease::CollisionResolution)));
+        }
+    }
+
+    /// In Idle nobody is let in.
+    pub(super) fn refuse(&mut self, conn: ConnId) {
+        self.outputs.push_back(Output::Close { conn });
+    }
+
+    /// Beside an established session a new connection is closed (§6.8).
+    pub(super) fn reject(&mut self, conn: ConnId) {
+        let bytes = Notification::cease(Cease::CollisionResolution, None).encode();
+        self.counters.sent.count(Type::Notification, 1);
+        self.outputs.push_back(Output::Send { conn, bytes });
+        self.outputs.push_back(Output::Close { conn });
+    }
+
+    /// Whether the peer may have restarted without our noticing (RFC 4724 §4.2, §5). Not in the first
+    /// moments of a session: then it is a connection that was begun before the peer saw this one.
+    pub(super) fn may_supersede(&self, now: Instant) -> bool {
+        let helper = self
+            .negotiated()
+            .is_some_and(|negotiated| negotiated.graceful_restart.is_some());
+        helper && self.uptime(now).is_some_and(|uptime| uptime >= SETTLED)
+    }
+
+    pub(super) fn receive(&mut self, now: Instant, conn: ConnId, bytes: &[u8]) {
+        if let Some(connection) = self.connections.get_mut(&conn) {
+            connection.push(bytes);
+        }
+        // A message may end its connection, and what is behind it is dropped.
+        while let Some(received) = self.connections.get_mut(&conn).and_then(Connection::next) {
+            let happened = match received {
+                Ok(Received::Open(open)) => (Type::Open, Happened::BgpOpen(open)),
+                Ok(Received::Update(summary)) => (Type::Update, Happened::UpdateMsg(summary)),
+                Ok(Received::Notification(notification)) => {
+                    (Type::Notification, Happened::NotifMsg(notification))
+                }
+                Ok(Received::Keepalive) => (Type::Keepalive, Happened::KeepAliveMsg),
+                Ok(Received::RouteRefresh(refresh)) => {
+                    (Type::RouteRefresh, Happened::RouteRefreshMsg(refresh))
+                }
+                Err(error) => {
+                    self.step(now, Fsm::On(conn, Happened::MsgErr(error)));
+                    continue;
+                }
+            };
+            let (kind, happened) = happened;
+            self.counters.received.count(kind, 1);
+            self.step(now, Fsm::On(conn, happened));
+        }
+    }
+
+    /// The peer's OPEN is good: what is agreed on holds, unless another connection is to be preferred.
+    pub(super) fn receive_open(&mut self, now: Instant, conn: ConnId, open: &Open) {
+        let Some(connection) = self.connections.get(&conn) else {
+            return;
+        };
+        let negotiated = match Negotiated::new(connection.ours(), open) {
+            Ok(negotiated) => negotiated,
+            Err(error) => return self.end(now, conn, End::Error(error.into())),
+        };
+        let other = self
+            .connections
+            .values()
+            .find(|other| other.id != conn && other.negotiated().is_some());
+        if let Some(other) = other {
+            let (other_id, quiet) = (other.id, connection.supersedes);
+            if !preferred(connection, other, &negotiated) {
+                return self.end(now, conn, End::Error(cease(Cease::CollisionResolution)));
+            }
+            let end = if quiet {
+                End::Silent("the peer restarted".to_owned())
+            } else {
+                End::Error(cease(Cease::CollisionResolution))
+            };
+            self.end(now, other_id, end);
+        }
+        self.confirm(now, conn, negotiated);
+    }
+
+    fn confirm(&mut self, now: Instant, conn: ConnId, negotiated: Negotiated) {
+        // Jitter as RFC 4271 §10 asks, the same for the whole session.
+        let keepalive = negotiated.keepalive().unwrap_or_default();
+        let keepalive = self.retry.jitter().shorten(keepalive);
+        let liveness = Liveness::new(now, negotiated.hold_time, keepalive);
+        if let Some(connection) = self.connections.get_mut(&conn) {
+            connection.confirm(negotiated, liveness);
+        }
+        self.send_keepalive(now, conn);
+        let attempt = self.attempt();
+        self.enter(now, State::Open { attempt });
+    }
+
+    pub(super) fn establish(&mut self, now: Instant, conn: ConnId) {
+        if let Some(connection) = self.connections.remove(&conn) {
+            let mut connection = connection.establish();
+            connection.heard(now);
+            self.connections.insert(conn, connection);
+        }
+        self.give_up_attempt();
+        self.enter(now, State::Established { conn });
+    }
+
+    /// The one way in which a connection ends by itself or by an error: what is said, then the close,
+    /// then what that means for the peer.
+    pub(super) fn end(&mut self, now: Instant, conn: ConnId, end: End) {
+        let Some(connection) = self.connections.get(&conn) else {
+            return;
+        };
+        let offered = connection.ours().clone();
+        if let End::Error(error) = &end {
+            self.say(
+                now,
+                conn,
+                Type::Notification,
+                Notification::from(error).encode(),
+            );
+        }
+        if !matches!(end, End::Lost(_)) {
+            self.outputs.push_back(Output::Close { conn });
+        }
+        self.connections.remove(&conn);
+        let was_up = matches!(self.state, State::Established { conn: up } if up == conn);
+        if !was_up && self.shown == StateName::Established {
+            return;
+        }
+        let last = self.connections.is_empty();
+        if last || was_up {
+            self.last_error = Some(end.to_string());
+        }
+        if last {
+            self.ended(now, &end, was_up, &offered);
+        } else {
+            let attempt = self.attempt();
+            self.enter(now, State::Open { attempt });
+        }
+    }
+
+    /// No connection is left.
+    fn ended(&mut self, now: Instant, end: &End, was_up: bool, offered: &Open) {
+        let cause = match end {
+            End::Told(notification) => likely_cause(notification),
+            End::Error(_) | End::Lost(_) | End::Silent(_) => None,
+        };
+        let less = match end {
+            End::Told(notification) if !was_up => self.offer.refused(notification, offered),
+            _ => false,
+        };
+        if let (None, Some(attempt)) = (cause, self.attempt()) {
+            return self.enter(now, State::Connect(attempt));
+        }
+        self.give_up_attempt();
+        if was_up || !matches!(end, End::Lost(_)) {
+            self.enter(now, State::Idle { restart_at: None });
+        }
+        let name = &self.config.name;
+        match cause {
+            Some(cause) => {
+                let delay = self.retry.slow_delay(was_up);
+                let seconds = delay.as_secs();
+                log::warn!("peer {name}: {end}; most likely {cause}; trying again in {seconds} s");
+                let restart_at = Some(now + delay);
+                self.enter(now, State::Idle { restart_at });
+            }
+            None if less => {
+                log::warn!("peer {name}: {end}; offering it fewer capabilities");
+                self.wait(now);
+            }
+            None => {
+                if !was_up {
+                    log::info!("peer {name}: no session: {end}");
+                }
+                self.wait(now);
+            }
+        }
+    }
+
+    pub(super) fn bfd_down(&mut self, now: Instant) {
+        if let State::Established { conn } = self.state {
+            self.end(now, conn, End::Error(cease(Cease::BfdDown)));
+        }
+    }
+
+    pub(super) fn unexpected(&mut self, now: Instant, conn: ConnId, kind: Type) {
+        let state = match self.connections.get(&conn).map(Connection::state) {
+            Some(StateName::Established) => UnexpectedIn::Established,
+            Some(StateName::OpenConfirm) => UnexpectedIn::OpenConfirm,
+            _ => UnexpectedIn::OpenSent,
+        };
+        let error = ProtocolError::UnexpectedMessage { state, kind };
+        self.end(now, conn, End::Error(error));
+    }
+}
+
+/// Messages.
+impl Peer {
+    /// Sends whole messages of one type, `bytes` of them.
+    fn say(&mut self, now: Instant, conn: ConnId, kind: Type, bytes: Vec<u8>) {
+        self.counters.sent.count(kind, 1);
+        self.transmit(now, conn, bytes, matches!(kind, Type::Keepalive));
+    }
+
+    /// `alive`: it tells the peer that we are alive, and no KEEPALIVE is needed for a while.
+    fn transmit(&mut self, now: Instant, conn: ConnId, bytes: Vec<u8>, alive: bool) {
+        if let Some(connection) = self.connections.get_mut(&conn) {
+            connection.queued(now, bytes.len());
+            if alive {
+                connection.said(now);
+            }
+        }
+        self.outputs.push_back(Output::Send { conn, bytes });
+    }
+
+    pub(super) fn send_keepalive(&mut self, now: Instant, conn: ConnId) {
+        match Message::Keepalive.encode(&EncodeContext::default()) {
+            Ok(bytes) => self.say(now, conn, Type::Keepalive, bytes),
+            Err(error) => log::error!("peer {}: no KEEPALIVE: {error}", self.config.name),
+        }
+    }
+
+    /// As many routes as there is room for.
+    pub(super) fn send_routes(&mut self, now: Instant) {
+        while let Some(connection) = self.established() {
+            let conn = connection.id;
+            let room = UNSENT_LIMIT.saturating_sub(connection.unsent());
+            let Filled {
+                bytes,
+                updates,
+                route_refreshes,
+            } = self.rib.fill(room);
+            if bytes.is_empty() {
+                return;
+            }
+            self.counters.sent.count(Type::Update, updates);
+            self.counters
+                .sent
+                .count(Type::RouteRefresh, route_refreshes);
+            self.transmit(now, conn, bytes, updates > 0);
+        }
+    }
+
+    pub(super) fn heard(&mut self, now: Instant, conn: ConnId) {
+        if let Some(connection) = self.connections.get_mut(&conn) {
+            connection.heard(now);
+        }
+    }
+
+    /// Routes are checked by the codec and kept nowhere; what was wrong is counted, and said once.
+    pub(super) fn receive_update(&mut self, now: Instant, conn: ConnId, summary: &UpdateSummary) {
+        let Some(connection) = self.connections.get_mut(&conn) else {
+            return;
+        };
+        connection.heard(now);
+        let mut withdrawn = false;
+        for problem in &summary.problems {
+            let treated = problem.severity(&[]) == Severity::TreatAsWithdraw;
+            withdrawn |= treated;
+            if connection.complains(problem.code, treated) {
+                let what = if treated { "routes ignored" } else { "ignored" };
+                log::warn!("peer {}: UPDATE: {problem}; {what}", self.config.name);
+            }
+        }
+        if withdrawn {
+            self.counters.treated_as_withdraw += 1;
+        } else if !summary.problems.is_empty() {
+            self.counters.attributes_discarded += 1;
+        }
+    }
+
+    pub(super) fn receive_route_refresh(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        refresh: RouteRefresh,
+    ) {
+        self.heard(now, conn);
+        // The peer's own markers and subtypes to come: we keep no routes that they could speak of.
+        if let (RefreshKind::Request, Some(family)) = (refresh.kind, refresh.family.family()) {
+            self.rib.refresh(family);
+        }
+    }
+
+    pub(super) fn refresh_all(&mut self) {
+        for family in self.config.families.clone() {
+            self.rib.refresh(family);
+        }
+    }
+
+    /// A route that is wanted and never announced must not be a silent one.
+    pub(super) fn tell_unsendable(&mut self) {
+        let Some(unsendable) = self.rib.unsendable() else {
+            return;
+        };
+        if let Some(first) = unsendable.first()
+            && self.told_unsendable != unsendable.len()
+        {
+            let (name, count) = (&self.config.name, unsendable.len());
+            log::warn!(
+                "peer {name}: {count} routes are not announced to it, {first} first: the session does \
+                 not carry their address family, or not with their next hop"
+            );
+        }
+        self.told_unsendable = unsendable.len();
+    }
+}
+
+/// Whether `new`, whose OPEN has just come, survives `old` (§6.8): the connection that the end with the
+/// higher identifier opened, with equal ones the end with the larger AS number (RFC 6286 §2.3). Both
+/// ends come to the same answer, in whatever order they see things; also when one of them has
+/// established the other connection in the meantime.
+fn preferred(new: &Connection, old: &Connection, negotiated: &Negotiated) -> bool {
+    if new.supersedes || new.outgoing == old.outgoing {
+        return true;
+    }
+    let ours = (negotiated.local_router_id, negotiated.local_as);
+    let theirs = (negotiated.peer_router_id, negotiated.peer_as);
+    new.outgoing == (ours > theirs)
+}
+
+/// RFC 8538 §3: where both ends keep routes over a NOTIFICATION, only a hard reset ends a session for
+/// good.
+fn harden(farewell: &Notification, connection: &Connection) -> Notification {
+    let keeps = connection
+        .negotiated()
+        .and_then(|negotiated| negotiated.graceful_restart.as_ref())
+        .is_some_and(|theirs| theirs.notification);
+    if keeps {
+        Notification::hard_reset(farewell)
+    } else {
+        farewell.clone()
+    }
+}
+
+fn cease(cease: Cease) -> ProtocolError {
+    let reason = None;
+    ProtocolError::Cease { cease, reason }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Error(error) => error.fmt(f),
+            Self::Told(notification) => write!(f, "the peer says {notification}"),
+            Self::Lost(reason) | Self::Silent(reason) => f.write_str(reason),
+        }
+    }
+}
+
+/// An attempt that nobody has answered for so long is begun anew.
+const ATTEMPT: Duration = Duration::from_secs(1);
+
+/// By then the peer must have seen that a session is up.
+const SETTLED: Duration = Duration::from_secs(5);
+
+/// Bytes that may wait to be written to one connection.
+const UNSENT_LIMIT: usize = 64 * 1024;

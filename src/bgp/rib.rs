@@ -1,0 +1,402 @@
+//! Adj-RIB-Out (RFC 4271 §3.2): what a peer shall know, what it has been told, and the messages that
+//! lead from one to the other. End-of-RIB (RFC 4724 §2), route refresh (RFC 2918, RFC 7313).
+//!
+//! Left out: MinRouteAdvertisementIntervalTimer (RFC 4271 §9.2.1.1): it limits routes that pass through
+//! a speaker, and all of ours are our own, with a damping of their own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::{
+    AsPath, EncodeContext, MAX_LEN, Message, Negotiated, Packer, PathAttributes, RefreshKind,
+    RouteRefresh, SessionType, end_of_rib, sendable,
+};
+use crate::net::{Family, Prefix};
+
+/// The routes for one peer. The wanted set outlives sessions; the rest belongs to one.
+#[derive(Debug, Default)]
+pub struct AdjRibOut {
+    wanted: Shared,
+    session: Option<Session>,
+}
+
+/// Whole messages in the order in which they are to be sent.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Filled {
+    pub bytes: Vec<u8>,
+    pub updates: u64,
+    pub route_refreshes: u64,
+}
+
+impl AdjRibOut {
+    /// Makes `routes` the whole wanted set; what the peer knows already is not sent again, and of
+    /// several changes to a route that waits only the last one is sent.
+    pub fn replace(&mut self, routes: Routes) {
+        let mut shared = BTreeSet::new();
+        let mut wanted = Shared::new();
+        for (prefix, attributes) in routes {
+            let attributes = match self.wanted.get(&prefix) {
+                Some(known) if **known == attributes => Arc::clone(known),
+                _ => share(&mut shared, attributes),
+            };
+            wanted.insert(prefix, attributes);
+        }
+        let before = std::mem::replace(&mut self.wanted, wanted);
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        for (prefix, old) in &before {
+            if !self.wanted.contains_key(prefix) {
+                session.want(*prefix, Some(old), None);
+            }
+        }
+        for (prefix, new) in &self.wanted {
+            let old = before.get(prefix);
+            if old != Some(new) {
+                session.want(*prefix, old, Some(new));
+            }
+        }
+    }
+
+    /// A session begins: the peer knows nothing, End-of-RIB is due for every family. With
+    /// `hold_end_of_rib` it waits for [`AdjRibOut::release_end_of_rib`].
+    pub fn begin(&mut self, negotiated: Negotiated, hold_end_of_rib: bool) {
+        let mut session = Session::new(negotiated, hold_end_of_rib);
+        for (prefix, attributes) in &self.wanted {
+            session.want(*prefix, None, Some(attributes));
+        }
+        self.session = Some(session);
+    }
+
+    /// The session is over, and with it all that the peer was told.
+    pub fn end(&mut self) {
+        self.session = None;
+    }
+
+    /// The wanted set is complete: End-of-RIB may follow it.
+    pub fn release_end_of_rib(&mut self) {
+        if let Some(session) = &mut self.session {
+            session.hold_end_of_rib = false;
+        }
+    }
+
+    /// The peer wants all of `family` again. Requests during a refresh make one more after it.
+    pub fn refresh(&mut self, family: Family) {
+        let table = self
+            .session
+            .as_mut()
+            .and_then(|session| session.tables.get_mut(&family));
+        let Some(table) = table else { return };
+        table.refresh = match table.refresh {
+            Refresh::None | Refresh::Waiting => Refresh::Waiting,
+            Refresh::Running { .. } => Refresh::Running { again: true },
+        };
+    }
+
+    /// The next messages, at most `room` bytes of them: withdrawals before everything else, and the
+    /// last [`WITHDRAW_RESERVE`] bytes for them alone. Nothing is left to send, or nothing more fits,
+    /// where `bytes` is empty.
+    pub fn fill(&mut self, room: usize) -> Filled {
+        let mut filled = Filled::default();
+        if let Some(session) = &mut self.session {
+            session.fill_withdrawals(room, &mut filled);
+            let room = room.saturating_sub(filled.bytes.len() + WITHDRAW_RESERVE);
+            // A short tail of room makes short UPDATEs: wait until a whole one fits.
+            if room >= MAX_LEN {
+                session.fill_announcements(&self.wanted, room, &mut filled);
+            }
+        }
+        filled
+    }
+
+    /// How many prefixes the peer has been told of.
+    pub fn announced(&self) -> usize {
+        self.tables().map(|table| table.told.len()).sum()
+    }
+
+    pub fn is_announced(&self, prefix: &Prefix) -> bool {
+        self.tables().any(|table| table.told.contains_key(prefix))
+    }
+
+    /// Wanted routes that this session cannot carry: its families or the next hop do not allow it.
+    pub fn unsendable(&self) -> Option<&BTreeSet<Prefix>> {
+        self.session.as_ref().map(|session| &session.unsendable)
+    }
+
+    /// Nothing waits for room.
+    pub fn is_flushed(&self) -> bool {
+        self.tables()
+            .all(|table| table.withdraw.is_empty() && table.announce.is_empty())
+    }
+
+    fn tables(&self) -> impl Iterator<Item = &Table> {
+        self.session.iter().flat_map(|s| s.tables.values())
+    }
+}
+
+/// Room that announcements leave free, so that a withdrawal need not wait behind them.
+pub const WITHDRAW_RESERVE: usize = 2 * MAX_LEN;
+
+/// Equal attributes are kept once.
+fn share(
+    shared: &mut BTreeSet<Arc<PathAttributes>>,
+    attributes: PathAttributes,
+) -> Arc<PathAttributes> {
+    if let Some(known) = shared.get(&attributes) {
+        return Arc::clone(known);
+    }
+    let attributes = Arc::new(attributes);
+    shared.insert(Arc::clone(&attributes));
+    attributes
+}
+
+#[derive(Debug)]
+struct Session {
+    negotiated: Negotiated,
+    tables: BTreeMap<Family, Table>,
+    unsendable: BTreeSet<Prefix>,
+    hold_end_of_rib: bool,
+}
+
+/// One family's routes.
+#[derive(Debug)]
+struct Table {
+    told: BTreeMap<Prefix, Told>,
+    withdraw: BTreeSet<Prefix>,
+    /// Ordered by attributes, so that neighbours share an UPDATE.
+    announce: BTreeSet<(Arc<PathAttributes>, Prefix)>,
+    end_of_rib_due: bool,
+    refresh: Refresh,
+}
+
+#[derive(Debug)]
+struct Told {
+    attributes: Arc<PathAttributes>,
+    /// Before the refresh that runs; it has to be said again though it did not change.
+    stale: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Refresh {
+    None,
+    Waiting,
+    /// Another request came in: it starts anew when this one is done.
+    Running {
+        again: bool,
+    },
+}
+
+impl Session {
+    fn new(negotiated: Negotiated, hold_end_of_rib: bool) -> Self {
+        let table = || Table {
+            told: BTreeMap::new(),
+            withdraw: BTreeSet::new(),
+            announce: BTreeSet::new(),
+            end_of_rib_due: true,
+            refresh: Refresh::None,
+        };
+        Self {
+            tables: negotiated.families.iter().map(|f| (*f, table())).collect(),
+            negotiated,
+            unsendable: BTreeSet::new(),
+            hold_end_of_rib,
+        }
+    }
+
+    /// One wanted route changed; `None` is "no route".
+    fn want(
+        &mut self,
+        prefix: Prefix,
+        before: Option<&Arc<PathAttributes>>,
+        after: Option<&Arc<PathAttributes>>,
+    ) {
+        self.unsendable.remove(&prefix);
+        let after = after.filter(|attributes| {
+            let exported = export(attributes, &self.negotiated);
+            let fits = sendable(&prefix, &exported, &self.negotiated, MAX_LEN);
+            if !fits {
+                self.unsendable.insert(prefix);
+            }
+            fits
+        });
+        let Some(table) = self.tables.get_mut(&prefix.family()) else {
+            return;
+        };
+        if let Some(before) = before {
+            table.announce.remove(&(Arc::clone(before), prefix));
+        }
+        table.withdraw.remove(&prefix);
+        match (table.told.get(&prefix), after) {
+            (Some(told), Some(after)) if !told.stale && told.attributes == *after => {}
+            (_, Some(after)) => {
+                table.announce.insert((Arc::clone(after), prefix));
+            }
+            (Some(_), None) => {
+                table.withdraw.insert(prefix);
+            }
+            (None, None) => {}
+        }
+    }
+
+    fn fill_withdrawals(&mut self, room: usize, filled: &mut Filled) {
+        let mut chunk = BTreeSet::new();
+        let mut size = 0;
+        for prefix in self.tables.values().flat_map(|table| &table.withdraw) {
+            size += wire_size(prefix);
+            if size > room {
+                break;
+            }
+            chunk.insert(*prefix);
+        }
+        if chunk.is_empty() {
+            return;
+        }
+        let nothing = BTreeMap::new();
+        for packed in Packer::new(&chunk, &nothing, &self.negotiated, MAX_LEN) {
+            if filled.bytes.len() + packed.bytes.len() > room {
+                return;
+            }
+            filled.bytes.extend_from_slice(&packed.bytes);
+            filled.updates += 1;
+            for prefix in &packed.withdrawn {
+                if let Some(table) = self.tables.get_mut(&prefix.family()) {
+                    table.withdraw.remove(prefix);
+                    table.told.remove(prefix);
+                }
+            }
+        }
+    }
+
+    fn fill_announcements(&mut self, wanted: &Shared, room: usize, filled: &mut Filled) {
+        let limit = filled.bytes.len() + room;
+        let enhanced = self.negotiated.enhanced_route_refresh;
+        for (family, table) in &mut self.tables {
+            if table.starts_refresh(wanted) && enhanced {
+                filled.route_refresh(*family, RefreshKind::Begin);
+            }
+            let complete = table.fill(&self.negotiated, limit, filled);
+            if !complete || filled.bytes.len() + 2 * MARKERS > limit {
+                return;
+            }
+            if table.end_of_rib_due && !self.hold_end_of_rib {
+                table.end_of_rib_due = false;
+                filled.bytes.extend_from_slice(&end_of_rib(*family));
+                filled.updates += 1;
+            }
+            if let Refresh::Running { again } = table.refresh {
+                if enhanced {
+                    filled.route_refresh(*family, RefreshKind::End);
+                }
+                table.refresh = if again {
+                    Refresh::Waiting
+                } else {
+                    Refresh::None
+                };
+            }
+        }
+    }
+}
+
+/// More than an End-of-RIB (29 bytes) or a ROUTE-REFRESH (23 bytes) takes.
+const MARKERS: usize = 32;
+
+impl Table {
+    /// Begins a refresh that waits. RFC 7313 §4: not before the End-of-RIB of the first exchange.
+    fn starts_refresh(&mut self, wanted: &Shared) -> bool {
+        if !matches!(self.refresh, Refresh::Waiting) || self.end_of_rib_due {
+            return false;
+        }
+        self.refresh = Refresh::Running { again: false };
+        for (prefix, told) in &mut self.told {
+            told.stale = true;
+            let kept = wanted.get(prefix);
+            if let Some(attributes) = kept.filter(|_| !self.withdraw.contains(prefix)) {
+                self.announce.insert((Arc::clone(attributes), *prefix));
+            }
+        }
+        true
+    }
+
+    /// Announces as much as fits below `limit`; says whether that was all.
+    fn fill(&mut self, negotiated: &Negotiated, limit: usize, filled: &mut Filled) -> bool {
+        let (mut waiting, routes) = self.next_routes(negotiated, limit);
+        let nothing = BTreeSet::new();
+        for packed in Packer::new(&nothing, &routes, negotiated, MAX_LEN) {
+            if filled.bytes.len() + packed.bytes.len() > limit {
+                return false;
+            }
+            filled.bytes.extend_from_slice(&packed.bytes);
+            filled.updates += 1;
+            for prefix in packed.announced {
+                if let Some(attributes) = waiting.remove(&prefix) {
+                    self.announce.remove(&(Arc::clone(&attributes), prefix));
+                    let stale = false;
+                    self.told.insert(prefix, Told { attributes, stale });
+                }
+            }
+        }
+        self.announce.is_empty()
+    }
+
+    /// The first routes that wait, about as many as `limit` bytes hold: as they are kept, and as the
+    /// peer is to see them.
+    fn next_routes(&self, negotiated: &Negotiated, limit: usize) -> (Shared, Routes) {
+        let mut shared = Shared::new();
+        let mut routes = Routes::new();
+        let mut size = 0;
+        let mut last: Option<(&Arc<PathAttributes>, PathAttributes)> = None;
+        for (attributes, prefix) in &self.announce {
+            size += wire_size(prefix);
+            if size > limit {
+                break;
+            }
+            let exported = match last {
+                Some((known, exported)) if Arc::ptr_eq(known, attributes) => exported,
+                _ => export(attributes, negotiated),
+            };
+            shared.insert(*prefix, Arc::clone(attributes));
+            routes.insert(*prefix, exported.clone());
+            last = Some((attributes, exported));
+        }
+        (shared, routes)
+    }
+}
+
+type Shared = BTreeMap<Prefix, Arc<PathAttributes>>;
+type Routes = BTreeMap<Prefix, PathAttributes>;
+
+impl Filled {
+    fn route_refresh(&mut self, family: Family, kind: RefreshKind) {
+        let family = family.into();
+        let message = Message::RouteRefresh(RouteRefresh { family, kind });
+        // Four bytes of body always fit.
+        if let Ok(bytes) = message.encode(&EncodeContext::default()) {
+            self.bytes.extend_from_slice(&bytes);
+            self.route_refreshes += 1;
+        }
+    }
+}
+
+/// As the peer is to see it (RFC 4271 §5.1.2, §5.1.5): our AS in front towards another AS; within our
+/// own no path, and a preference.
+fn export(attributes: &PathAttributes, negotiated: &Negotiated) -> PathAttributes {
+    let mut exported = attributes.clone();
+    match negotiated.session {
+        SessionType::Ebgp => {
+            exported.as_path.prepend(negotiated.local_as, 1);
+            exported.local_pref = None;
+        }
+        SessionType::Ibgp => {
+            exported.as_path = AsPath::default();
+            exported.local_pref.get_or_insert(DEFAULT_LOCAL_PREF);
+        }
+    }
+    exported
+}
+
+const DEFAULT_LOCAL_PREF: u32 = 100;
+
+/// Bytes of a prefix in an UPDATE (RFC 4271 §4.3).
+fn wire_size(prefix: &Prefix) -> usize {
+    1 + usize::from(prefix.len().div_ceil(8))
+}

@@ -1,11 +1,12 @@
 //! RFC 4271 §8: the machine that keeps a session with one peer, without a socket or a clock of its
-//! own. RFC 6286 (identifiers in collisions), RFC 6608 (FSM errors), RFC 4486 (Cease), RFC 4724 and 8538
+//! own. RFC 6286 (identifiers in collisions), RFC 6608 (FSM errors), RFC 4486 (Cease), RFC 4724
 //! (advertising a restart), RFC 5492 (an OPEN that offers less), RFC 9384 (BFD), RFC 9687.
 //!
 //! Where it differs from §8.2.2: after a failure it listens and waits in Active, not in Idle, so that a
 //! peer that comes by itself is not refused; Idle's IdleHoldTimer is for peers that sent us away, and
 //! even then one that comes by itself is taken. A header error in Established is reported as such and
-//! not as an FSM error. Left out: DelayOpen.
+//! not as an FSM error. Left out: DelayOpen; RFC
+//! 8538, but for reading a peer's hard reset.
 
 mod interface;
 mod offer;

@@ -28,9 +28,6 @@ pub struct PeerConfig {
     /// Restart time to advertise in seconds (RFC 4724 §3, at most 4095); 0: the capability is not
     /// offered.
     pub graceful_restart: u16,
-    /// Offer RFC 8538 too: the router keeps our routes also after a NOTIFICATION and an expired hold
-    /// timer. Off by default, because the routes of a host that died should go.
-    pub restart_after_notification: bool,
     /// This process takes over from one that left with [`Event::StopQuietly`]: the first session says
     /// so, and says End-of-RIB only after the first [`Peer::advertise`](super::Peer::advertise), so
     /// that the router does not drop what it kept for us before we know what is healthy.
@@ -52,7 +49,6 @@ impl PeerConfig {
             passive: false,
             families: BTreeSet::from(Family::ALL),
             graceful_restart: 0,
-            restart_after_notification: false,
             restarting: false,
             hostname: None,
         }

@@ -115,7 +115,9 @@ fn capabilities(config: &PeerConfig, restarted: bool) -> Vec<Capability> {
         let forwarding = restarted;
         capabilities.push(Capability::GracefulRestart(GracefulRestart {
             restarted,
-            notification: config.restart_after_notification,
+            // RFC 8538 would have the router keep our routes when its hold timer expires: those of a
+            // host that died should go. Without this flag every NOTIFICATION ends them, as it should.
+            notification: false,
             restart_time: config.graceful_restart.min(4095),
             families: families
                 .map(|family| RestartFamily { family, forwarding })

@@ -124,13 +124,8 @@ impl Peer {
     pub(super) fn stop(&mut self, now: Instant, farewell: Option<Notification>) {
         self.last_error = None;
         self.give_up_attempt();
-        for (conn, connection) in std::mem::take(&mut self.connections) {
+        for conn in std::mem::take(&mut self.connections).into_keys() {
             if let Some(farewell) = &farewell {
-                let farewell = if self.config.restart_after_notification {
-                    harden(farewell, &connection)
-                } else {
-                    farewell.clone()
-                };
                 self.say(now, conn, Type::Notification, farewell.encode());
             }
             self.outputs.push_back(Output::Close { conn });
@@ -587,20 +582,6 @@ fn preferred(new: &Connection, old: &Connection, negotiated: &Negotiated) -> boo
     let ours = (negotiated.local_router_id, negotiated.local_as);
     let theirs = (negotiated.peer_router_id, negotiated.peer_as);
     new.outgoing == (ours > theirs)
-}
-
-/// RFC 8538 §3: where both ends keep routes over a NOTIFICATION, only a hard reset ends a session for
-/// good.
-fn harden(farewell: &Notification, connection: &Connection) -> Notification {
-    let keeps = connection
-        .negotiated()
-        .and_then(|negotiated| negotiated.graceful_restart.as_ref())
-        .is_some_and(|theirs| theirs.notification);
-    if keeps {
-        Notification::hard_reset(farewell)
-    } else {
-        farewell.clone()
-    }
 }
 
 fn cease(cease: Cease) -> ProtocolError {

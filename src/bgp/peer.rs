@@ -9,13 +9,12 @@
 //! 8538, but for reading a peer's hard reset.
 
 mod interface;
+mod messages;
 mod offer;
 mod retry;
 mod session;
 #[cfg(test)]
-mod sim;
-#[cfg(test)]
-mod sim_tests;
+mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;

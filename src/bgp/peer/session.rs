@@ -4,12 +4,11 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::retry::likely_cause;
-use super::{Attempt, ConnId, End, Fsm, Happened, Output, Peer, State, StateName};
+use super::{Attempt, ConnId, End, Output, Peer, State, StateName};
 use crate::bgp::connection::{Connection, Ends, Liveness};
-use crate::bgp::rib::Filled;
 use crate::bgp::{
     Cease, DecodeContext, EncodeContext, Message, Negotiated, Notification, Open, ProtocolError,
-    Received, RefreshKind, RouteRefresh, Severity, Type, UnexpectedIn, UpdateSummary,
+    Type, UnexpectedIn,
 };
 
 /// States.
@@ -290,33 +289,6 @@ impl Peer {
         helper && self.uptime(now).is_some_and(|uptime| uptime >= SETTLED)
     }
 
-    pub(super) fn receive(&mut self, now: Instant, conn: ConnId, bytes: &[u8]) {
-        if let Some(connection) = self.connections.get_mut(&conn) {
-            connection.push(bytes);
-        }
-        // A message may end its connection, and what is behind it is dropped.
-        while let Some(received) = self.connections.get_mut(&conn).and_then(Connection::next) {
-            let happened = match received {
-                Ok(Received::Open(open)) => (Type::Open, Happened::BgpOpen(open)),
-                Ok(Received::Update(summary)) => (Type::Update, Happened::UpdateMsg(summary)),
-                Ok(Received::Notification(notification)) => {
-                    (Type::Notification, Happened::NotifMsg(notification))
-                }
-                Ok(Received::Keepalive) => (Type::Keepalive, Happened::KeepAliveMsg),
-                Ok(Received::RouteRefresh(refresh)) => {
-                    (Type::RouteRefresh, Happened::RouteRefreshMsg(refresh))
-                }
-                Err(error) => {
-                    self.step(now, Fsm::On(conn, Happened::MsgErr(error)));
-                    continue;
-                }
-            };
-            let (kind, happened) = happened;
-            self.counters.received.count(kind, 1);
-            self.step(now, Fsm::On(conn, happened));
-        }
-    }
-
     /// The peer's OPEN is good: what is agreed on holds, unless another connection is to be preferred.
     pub(super) fn receive_open(&mut self, now: Instant, conn: ConnId, open: &Open) {
         let Some(connection) = self.connections.get(&conn) else {
@@ -459,118 +431,6 @@ impl Peer {
     }
 }
 
-/// Messages.
-impl Peer {
-    /// Sends whole messages of one type, `bytes` of them.
-    fn say(&mut self, now: Instant, conn: ConnId, kind: Type, bytes: Vec<u8>) {
-        self.counters.sent.count(kind, 1);
-        self.transmit(now, conn, bytes, matches!(kind, Type::Keepalive));
-    }
-
-    /// `alive`: it tells the peer that we are alive, and no KEEPALIVE is needed for a while.
-    fn transmit(&mut self, now: Instant, conn: ConnId, bytes: Vec<u8>, alive: bool) {
-        if let Some(connection) = self.connections.get_mut(&conn) {
-            connection.queued(now, bytes.len());
-            if alive {
-                connection.said(now);
-            }
-        }
-        self.outputs.push_back(Output::Send { conn, bytes });
-    }
-
-    pub(super) fn send_keepalive(&mut self, now: Instant, conn: ConnId) {
-        match Message::Keepalive.encode(&EncodeContext::default()) {
-            Ok(bytes) => self.say(now, conn, Type::Keepalive, bytes),
-            Err(error) => log::error!("peer {}: no KEEPALIVE: {error}", self.config.name),
-        }
-    }
-
-    /// As many routes as there is room for.
-    pub(super) fn send_routes(&mut self, now: Instant) {
-        while let Some(connection) = self.established() {
-            let conn = connection.id;
-            let room = UNSENT_LIMIT.saturating_sub(connection.unsent());
-            let Filled {
-                bytes,
-                updates,
-                route_refreshes,
-            } = self.rib.fill(room);
-            if bytes.is_empty() {
-                return;
-            }
-            self.counters.sent.count(Type::Update, updates);
-            self.counters
-                .sent
-                .count(Type::RouteRefresh, route_refreshes);
-            self.transmit(now, conn, bytes, updates > 0);
-        }
-    }
-
-    pub(super) fn heard(&mut self, now: Instant, conn: ConnId) {
-        if let Some(connection) = self.connections.get_mut(&conn) {
-            connection.heard(now);
-        }
-    }
-
-    /// Routes are checked by the codec and kept nowhere; what was wrong is counted, and said once.
-    pub(super) fn receive_update(&mut self, now: Instant, conn: ConnId, summary: &UpdateSummary) {
-        let Some(connection) = self.connections.get_mut(&conn) else {
-            return;
-        };
-        connection.heard(now);
-        let mut withdrawn = false;
-        for problem in &summary.problems {
-            let treated = problem.severity(&[]) == Severity::TreatAsWithdraw;
-            withdrawn |= treated;
-            if connection.complains(problem.code, treated) {
-                let what = if treated { "routes ignored" } else { "ignored" };
-                log::warn!("peer {}: UPDATE: {problem}; {what}", self.config.name);
-            }
-        }
-        if withdrawn {
-            self.counters.treated_as_withdraw += 1;
-        } else if !summary.problems.is_empty() {
-            self.counters.attributes_discarded += 1;
-        }
-    }
-
-    pub(super) fn receive_route_refresh(
-        &mut self,
-        now: Instant,
-        conn: ConnId,
-        refresh: RouteRefresh,
-    ) {
-        self.heard(now, conn);
-        // The peer's own markers and subtypes to come: we keep no routes that they could speak of.
-        if let (RefreshKind::Request, Some(family)) = (refresh.kind, refresh.family.family()) {
-            self.rib.refresh(family);
-        }
-    }
-
-    pub(super) fn refresh_all(&mut self) {
-        for family in self.config.families.clone() {
-            self.rib.refresh(family);
-        }
-    }
-
-    /// A route that is wanted and never announced must not be a silent one.
-    pub(super) fn tell_unsendable(&mut self) {
-        let Some(unsendable) = self.rib.unsendable() else {
-            return;
-        };
-        if let Some(first) = unsendable.first()
-            && self.told_unsendable != unsendable.len()
-        {
-            let (name, count) = (&self.config.name, unsendable.len());
-            log::warn!(
-                "peer {name}: {count} routes are not announced to it, {first} first: the session does \
-                 not carry their address family, or not with their next hop"
-            );
-        }
-        self.told_unsendable = unsendable.len();
-    }
-}
-
 /// Whether `new`, whose OPEN has just come, survives `old` (§6.8): the connection that the end with the
 /// higher identifier opened, with equal ones the end with the larger AS number (RFC 6286 §2.3). Both
 /// ends come to the same answer, in whatever order they see things; also when one of them has
@@ -604,6 +464,3 @@ const ATTEMPT: Duration = Duration::from_secs(1);
 
 /// By then the peer must have seen that a session is up.
 const SETTLED: Duration = Duration::from_secs(5);
-
-/// Bytes that may wait to be written to one connection.
-const UNSENT_LIMIT: usize = 64 * 1024;

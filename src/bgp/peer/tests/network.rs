@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use super::sim::{Routes, World};
-use super::{Event, PeerConfig, StateName};
+use crate::bgp::peer::{Event, PeerConfig, StateName};
 use crate::bgp::{Cease, Notification, PathAttributes};
 use crate::net::{Asn, Community, Prefix, RouterId};
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::{ConnId, Event, Output, Peer, PeerConfig};
+use crate::bgp::peer::{ConnId, Event, Output, Peer, PeerConfig};
 use crate::bgp::{
     DecodeContext, Framer, MAX_LEN, Message, Negotiated, Notification, PathAttributes, Type, decode,
 };

@@ -2,7 +2,9 @@
 //! §4): nothing of it is copied, whatever it holds.
 //!
 //! Left out: the leftmost AS of a path is not compared with the peer's (RFC 4271 §6.3 lets us), since a
-//! route server's peers would fail it and no received route is used here.
+//! route server's peers would fail it and no received route is used here. LOCAL_PREF that is missing on
+//! iBGP is no error (RFC 4271 §5.1.5 asks senders for it, RFC 7606 §3 d only for the mandatory ones).
+//! ADD-PATH (RFC 7911) is never offered, so prefixes have no identifiers.
 
 use std::net::{IpAddr, Ipv6Addr};
 

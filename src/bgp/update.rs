@@ -218,28 +218,19 @@ impl Update {
             Some(Family::Ipv6) => Some(Family::Ipv6),
             _ => (!body.unreach.is_empty()).then_some(Family::Ipv6),
         };
-        let mut shared: Option<&PathAttributes> = None;
+        let shared = self.announced.first().map(|first| &first.attributes);
         let mut classic = None;
         for announcement in &self.announced {
-            let attributes = &announcement.attributes;
-            let next_hop = attributes.next_hop;
-            let first = *shared.get_or_insert(attributes);
-            let same = PathAttributes {
+            let next_hop = announcement.attributes.next_hop;
+            let same = shared.map(|first| PathAttributes {
                 next_hop,
                 ..first.clone()
-            } == *attributes;
-            let family = announcement.prefixes.first().map(Prefix::family);
-            let family = family.ok_or(EncodeError::Unshared)?;
-            let mixed = announcement.prefixes.iter().any(|p| p.family() != family);
-            let nlri: Vec<u8> = {
-                let mut bytes = Vec::new();
-                for prefix in &announcement.prefixes {
-                    write_prefix(&mut bytes, prefix);
-                }
-                bytes
-            };
+            });
+            if same.as_ref() != Some(&announcement.attributes) {
+                return Err(EncodeError::Unshared);
+            }
+            let (family, nlri) = announcement.nlri().ok_or(EncodeError::Unshared)?;
             match (family, next_hop) {
-                _ if !same || mixed => return Err(EncodeError::Unshared),
                 (Family::Ipv4, IpAddr::V4(addr)) if classic.is_none() => {
                     classic = Some(addr);
                     body.nlri = nlri;
@@ -256,6 +247,19 @@ impl Update {
             body.attributes = w.finish()?;
         }
         Ok(body.encode()?)
+    }
+}
+
+impl Announcement {
+    /// The routes as they go on the wire; `None` where they are none or not of one family.
+    fn nlri(&self) -> Option<(Family, Vec<u8>)> {
+        let family = self.prefixes.first()?.family();
+        let mut bytes = Vec::new();
+        for prefix in &self.prefixes {
+            write_prefix(&mut bytes, prefix);
+        }
+        let alike = self.prefixes.iter().all(|p| p.family() == family);
+        alike.then_some((family, bytes))
     }
 }
 
@@ -323,5 +327,65 @@ pub(super) fn write_prefix(to: &mut Vec<u8>, prefix: &Prefix) {
     match prefix.addr() {
         IpAddr::V4(addr) => to.extend(addr.octets().into_iter().take(bytes)),
         IpAddr::V6(addr) => to.extend(addr.octets().into_iter().take(bytes)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::golden::{addr, asn, prefix};
+    use super::*;
+
+    fn via(next_hop: &str, prefixes: &[&str]) -> Announcement {
+        Announcement {
+            prefixes: prefixes.iter().map(|p| prefix(p)).collect(),
+            attributes: PathAttributes {
+                as_path: AsPath::sequence([asn(65001)]),
+                ..PathAttributes::new(addr(next_hop))
+            },
+            link_local: None,
+            others: Vec::new(),
+        }
+    }
+
+    fn encode(announced: Vec<Announcement>) -> Result<Vec<u8>, EncodeError> {
+        let update = Update {
+            announced,
+            ..Update::default()
+        };
+        update.encode_body(&EncodeContext::default())
+    }
+
+    #[test]
+    fn one_update_has_one_set_of_attributes_and_a_next_hop_of_each_kind() {
+        let four = via("10.0.0.2", &["192.0.2.53/32"]);
+        let six = via("2001:db8:1::2", &["2001:db8::53/128"]);
+        assert!(encode(vec![four.clone(), six.clone()]).is_ok());
+        let mut other = six.clone();
+        other.attributes.med = Some(1);
+        for refused in [
+            vec![four.clone(), other],
+            vec![four.clone(), four.clone()],
+            vec![six.clone(), six],
+            vec![via("10.0.0.2", &["2001:db8::53/128"])],
+            vec![via("10.0.0.2", &["192.0.2.53/32", "2001:db8::53/128"])],
+            vec![via("10.0.0.2", &[])],
+        ] {
+            assert_eq!(encode(refused), Err(EncodeError::Unshared));
+        }
+    }
+
+    /// RFC 4271 §4.3: as many bytes as hold the bits.
+    #[test]
+    fn a_prefix_takes_no_byte_too_many() {
+        for (text, length) in [
+            ("0.0.0.0/0", 1),
+            ("10.0.0.0/8", 2),
+            ("10.0.0.0/9", 3),
+            ("::/0", 1),
+        ] {
+            let mut bytes = Vec::new();
+            write_prefix(&mut bytes, &prefix(text));
+            assert_eq!(bytes.len(), length, "{text}");
+        }
     }
 }

@@ -96,7 +96,7 @@ impl std::error::Error for CallError {}
 
 impl From<CallError> for Failure {
     fn from(error: CallError) -> Self {
-        Self::run(error.to_string())
+        Self::run(format!("sidecast: {error}"))
     }
 }
 
@@ -291,7 +291,12 @@ impl Answer {
             401 => "; set SIDECAST_AGENT_API_TOKEN, or name the announcer's file with --config",
             _ => "",
         };
-        Failure::run(format!("sidecast: {reason}{advice}"))
+        let message = format!("sidecast: {reason}{advice}");
+        match self.status {
+            // What was asked cannot be right: bad usage.
+            400 => Failure::usage(message),
+            _ => Failure::run(message),
+        }
     }
 }
 

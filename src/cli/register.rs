@@ -2,6 +2,7 @@
 
 use super::Failure;
 use super::client::{ANSWER, Client};
+use crate::app::Vip;
 
 /// Registers an app. Options go as they are: `interval`, `rise`, `vip_communities`….
 pub fn register(
@@ -12,6 +13,7 @@ pub fn register(
     nats: &[String],
     options: &[(String, String)],
 ) -> Result<u8, Failure> {
+    check_vips(vip)?;
     let mut params = vec![pair("name", name), pair("vip", vip)];
     params.extend(monitors.iter().map(|m| pair("monitor", m)));
     params.extend(nats.iter().map(|n| pair("nat", n)));
@@ -34,6 +36,28 @@ pub fn unregister(client: &Client, name: &str) -> Result<u8, Failure> {
     }
 }
 
+/// The API keeps GoCast's few words for a VIP it cannot read; here is room for what to write.
+fn check_vips(list: &str) -> Result<(), Failure> {
+    for vip in list.split(',').map(str::trim) {
+        Vip::parse(vip).map_err(|e| Failure::usage(format!("sidecast: {e}")))?;
+    }
+    Ok(())
+}
+
 pub(super) fn pair(key: &str, value: &str) -> (String, String) {
     (key.to_owned(), value.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vip_without_its_length_is_told_what_to_write() {
+        assert!(check_vips("192.0.2.1/32, 2001:db8::1/128").is_ok());
+        let failure = check_vips("192.0.2.1").unwrap_err();
+        assert_eq!(failure.code, 2);
+        assert!(failure.message.contains("write 192.0.2.1/32"), "{failure}");
+        assert!(check_vips("").is_err());
+    }
 }

@@ -6,8 +6,8 @@ use crate::core::{Event, StepError, StepId, StepResult};
 use crate::discovery;
 use crate::io::netlink::{Added, Change, Changes, Kernel, Removed, VipAddress};
 use crate::net::Prefix;
-use crate::netlink::NetlinkError;
-use crate::plan::Step;
+use crate::netlink::{NetlinkError, nftables};
+use crate::plan::{NatRule, NatTable, Step};
 use smol::Timer;
 use smol::channel::{self, Receiver, Sender};
 use std::collections::BTreeSet;
@@ -19,6 +19,29 @@ use std::time::Duration;
 struct Wanted {
     bgp: Bgp,
     vips: BTreeSet<Prefix>,
+}
+
+/// What ours is called in the kernel.
+struct Names {
+    /// Where the VIPs are.
+    interface: String,
+    nat_table: String,
+}
+
+impl Names {
+    fn new(config: &Config) -> Self {
+        let agent = &config.agent;
+        Self {
+            interface: agent
+                .vip_interface
+                .clone()
+                .unwrap_or_else(|| "lo".to_owned()),
+            nat_table: match &agent.instance {
+                Some(instance) => format!("sidecast_{instance}"),
+                None => "sidecast".to_owned(),
+            },
+        }
+    }
 }
 
 pub struct KernelTasks {
@@ -44,16 +67,12 @@ impl KernelTasks {
             .iter()
             .any(|peer| matches!(peer.remote, Remote::Interface(_)));
         let changes = Changes::open(unnumbered).map_err(error)?;
-        let interface = config
-            .agent
-            .vip_interface
-            .clone()
-            .unwrap_or_else(|| "lo".to_owned());
+        let names = Names::new(config);
         let tasks = if dry_run {
             executor.spawn(perform_none(steps_in, events.clone()))
         } else {
             let kernel = Kernel::open().map_err(error)?;
-            executor.spawn(perform_all(kernel, interface, steps_in, events.clone()))
+            executor.spawn(perform_all(kernel, names, steps_in, events.clone()))
         };
         let reader = Kernel::open().map_err(error)?;
         Ok(Self {
@@ -79,12 +98,12 @@ impl KernelTasks {
 
 async fn perform_all(
     mut kernel: Kernel,
-    interface: String,
+    names: Names,
     steps: Receiver<(StepId, Step)>,
     events: Sender<Event>,
 ) {
     while let Ok((id, step)) = steps.recv().await {
-        let result = perform(&mut kernel, &interface, step)
+        let result = perform(&mut kernel, &names, step)
             .await
             .map_err(|error| StepError {
                 permanent: error.is_permanent(),
@@ -98,7 +117,7 @@ async fn perform_all(
 
 async fn perform(
     kernel: &mut Kernel,
-    interface: &str,
+    names: &Names,
     step: Step,
 ) -> Result<StepResult, NetlinkError> {
     match step {
@@ -108,7 +127,7 @@ async fn perform(
             lifetime,
             ..
         } => {
-            let interface = interface.to_owned();
+            let interface = names.interface.clone();
             let vip = VipAddress {
                 interface,
                 prefix,
@@ -121,17 +140,37 @@ async fn perform(
                 Added::Adopted => StepResult::Adopted,
             })
         }
-        Step::RemoveAddress { prefix } => {
-            Ok(match kernel.remove_address(interface, prefix).await? {
+        Step::RemoveAddress { prefix } => Ok(
+            match kernel.remove_address(&names.interface, prefix).await? {
                 Removed::Foreign => StepResult::Foreign,
                 Removed::Done | Removed::Absent => StepResult::Done,
-            })
-        }
-        Step::ReplaceNat(_) => Err(NetlinkError::Errno {
-            errno: nix::libc::EOPNOTSUPP,
-            message: Some("NAT rules are not part of this version".to_owned()),
-            request: "replace NAT rules",
-        }),
+            },
+        ),
+        Step::ReplaceNat(table) => kernel
+            .replace_nat(&nft(table, &names.nat_table))
+            .await
+            .map(|()| StepResult::Done),
+    }
+}
+
+/// The core's rules as nf_tables has them, each with a counter of its own.
+fn nft(table: NatTable, name: &str) -> nftables::NatTable {
+    let rule = |rule: NatRule| nftables::NatRule {
+        counter: nftables::counter_name(
+            &rule.vip.addr().to_string(),
+            rule.protocol.number(),
+            rule.listen,
+        ),
+        vip: rule.vip,
+        protocol: rule.protocol.number(),
+        listen: rule.listen,
+        target: rule.target,
+        destination: rule.destination,
+    };
+    let rules = table.rules.into_iter().map(rule).collect();
+    nftables::NatTable {
+        name: name.to_owned(),
+        rules,
     }
 }
 

@@ -43,6 +43,15 @@ pub enum Command {
     DemoPart {
         part: String,
     },
+    /// A call to the announcer that runs already.
+    Ask(Ask),
+    Healthcheck,
+    Help,
+    Version,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ask {
     Status {
         json: bool,
         watch: bool,
@@ -65,9 +74,6 @@ pub enum Command {
         name: Option<String>,
     },
     Reload,
-    Healthcheck,
-    Help,
-    Version,
 }
 
 /// A command line that says something else.
@@ -226,34 +232,12 @@ impl Raw {
             ),
             "check" => ("check", Command::Check),
             "demo" => ("demo", self.demo()),
-            "status" => (
-                "status",
-                Command::Status {
-                    json: self.flag("--json"),
-                    watch: self.flag("--watch"),
-                },
-            ),
+            "status" => ("status", self.status()),
             "register" => ("register", self.register()?),
-            "unregister" => (
-                "unregister",
-                Command::Unregister {
-                    name: self.word("unregister", "the app's NAME")?,
-                },
-            ),
-            "drain" => (
-                "drain",
-                Command::Drain {
-                    name: self.next_word(),
-                    wait: !self.flag("--no-wait"),
-                },
-            ),
-            "undrain" => (
-                "undrain",
-                Command::Undrain {
-                    name: self.next_word(),
-                },
-            ),
-            "reload" => ("reload", Command::Reload),
+            "unregister" => ("unregister", self.unregister()?),
+            "drain" => ("drain", self.drain()),
+            "undrain" => ("undrain", self.undrain()),
+            "reload" => ("reload", Command::Ask(Ask::Reload)),
             "healthcheck" => ("healthcheck", Command::Healthcheck),
             "help" => ("help", Command::Help),
             _ => return Err(UsageError::UnknownCommand(name)),
@@ -271,13 +255,37 @@ impl Raw {
         }
     }
 
+    fn status(&mut self) -> Command {
+        let (json, watch) = (self.flag("--json"), self.flag("--watch"));
+        Command::Ask(Ask::Status { json, watch })
+    }
+
     fn register(&mut self) -> Result<Command, UsageError> {
-        Ok(Command::Register {
+        Ok(Command::Ask(Ask::Register {
             name: self.word("register", "the app's NAME")?,
             vip: self.word("register", "the VIP, as ADDRESS/LENGTH")?,
             monitors: std::mem::take(&mut self.monitors),
             nats: std::mem::take(&mut self.nats),
             options: std::mem::take(&mut self.options),
+        }))
+    }
+
+    fn unregister(&mut self) -> Result<Command, UsageError> {
+        let name = self.word("unregister", "the app's NAME")?;
+        Ok(Command::Ask(Ask::Unregister { name }))
+    }
+
+    fn drain(&mut self) -> Command {
+        let wait = !self.flag("--no-wait");
+        Command::Ask(Ask::Drain {
+            name: self.next_word(),
+            wait,
+        })
+    }
+
+    fn undrain(&mut self) -> Command {
+        Command::Ask(Ask::Undrain {
+            name: self.next_word(),
         })
     }
 
@@ -443,27 +451,27 @@ mod tests {
             run("register dns 192.0.2.53/32 --monitor port:udp:53 --nat udp:53 --option rise=2")
                 .unwrap()
                 .command,
-            Command::Register {
+            Command::Ask(Ask::Register {
                 name: "dns".into(),
                 vip: "192.0.2.53/32".into(),
                 monitors: vec!["port:udp:53".into()],
                 nats: vec!["udp:53".into()],
                 options: vec![("rise".into(), "2".into())],
-            }
+            })
         );
         assert_eq!(
             run("drain --no-wait").unwrap().command,
-            Command::Drain {
+            Command::Ask(Ask::Drain {
                 name: None,
                 wait: false
-            }
+            })
         );
         assert_eq!(
             run("drain dns").unwrap().command,
-            Command::Drain {
+            Command::Ask(Ask::Drain {
                 name: Some("dns".into()),
                 wait: true
-            }
+            })
         );
         assert_eq!(
             run("register dns").unwrap_err(),

@@ -4,15 +4,16 @@ mod args;
 pub mod check;
 pub mod client;
 mod demo;
-pub mod drain;
-pub mod healthcheck;
+mod drain;
+mod healthcheck;
 mod logging;
-pub mod register;
-pub mod reload;
+mod register;
+mod reload;
 mod run;
-pub mod status;
+mod status;
 
-use args::{Command, Invocation};
+use args::{Ask, Command, Global, Invocation};
+use client::Client;
 use std::ffi::OsString;
 use std::fmt;
 use std::io::Write;
@@ -71,11 +72,36 @@ fn dispatch(invocation: Invocation) -> Result<u8, Failure> {
     logging::start(global.verbosity, global.log_format);
     match command {
         Command::Run { dry_run } => run::run(&global, dry_run),
+        Command::Check => check::check(&global),
         Command::Demo { keep } => demo::run(keep),
         Command::DemoPart { part } => demo::part(&part),
+        Command::Healthcheck => healthcheck::run(global.addr.as_deref(), global.config.as_deref()),
         Command::Help => Ok(say(args::HELP)),
         Command::Version => Ok(say(concat!("sidecast ", env!("CARGO_PKG_VERSION"), "\n"))),
-        _ => Ok(0),
+        Command::Ask(asked) => ask(&running(&global)?, asked),
+    }
+}
+
+/// The announcer that runs already.
+fn running(global: &Global) -> Result<Client, Failure> {
+    Client::must_find(global.addr.as_deref(), global.config.as_deref())
+}
+
+fn ask(client: &Client, asked: Ask) -> Result<u8, Failure> {
+    let mut out = std::io::stdout();
+    match asked {
+        Ask::Status { json, watch } => status::run(client, json, watch, &mut out),
+        Ask::Register {
+            name,
+            vip,
+            monitors,
+            nats,
+            options,
+        } => register::register(client, &name, &vip, &monitors, &nats, &options),
+        Ask::Unregister { name } => register::unregister(client, &name),
+        Ask::Drain { name, wait } => drain::drain(client, name.as_deref(), wait),
+        Ask::Undrain { name } => drain::undrain(client, name.as_deref()),
+        Ask::Reload => reload::run(client, &mut out),
     }
 }
 

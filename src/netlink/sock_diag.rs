@@ -62,7 +62,7 @@ pub struct Socket {
     /// Of a listener: how many may wait (its backlog); else bytes not yet acknowledged.
     pub wqueue: u32,
     pub uid: u32,
-    /// As in `/proc/PID/fd` ("socket:[N]"); 0 when no descriptor is left.
+    /// As in `/proc/PID/fd` (`socket:[N]`); 0 when no descriptor is left.
     pub inode: u32,
     /// `IPPROTO_*`, which only notifications carry.
     pub protocol: Option<u8>,

@@ -215,6 +215,14 @@ fn form_json_and_chunked_bodies() {
     );
     assert_eq!(status_of(&bad), 400);
     assert!(bad.contains("not valid JSON"));
+    let bad = post(
+        "Accept: application/json\r\nContent-Type: application/json\r\nContent-Length: 1\r\n",
+        "{",
+    );
+    assert!(
+        bad.contains("{\"error\":\"the body is not valid JSON"),
+        "{bad}"
+    );
 }
 
 #[test]

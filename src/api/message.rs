@@ -144,22 +144,9 @@ impl Request {
             .map(|(_, v)| v.as_str())
     }
 
-    /// Whether the client asks for JSON by name; `*/*` does not, so that curl gets text.
+    /// Whether errors go out as JSON.
     pub fn wants_json(&self) -> bool {
-        self.headers
-            .iter()
-            .filter(|(name, _)| name == "accept")
-            .flat_map(|(_, value)| value.split(','))
-            .any(|item| {
-                let mut parts = item.split(';').map(str::trim);
-                let kind = parts.next().unwrap_or_default();
-                kind.eq_ignore_ascii_case("application/json")
-                    && !parts.any(|p| {
-                        p.strip_prefix("q=")
-                            .and_then(|q| q.parse::<f32>().ok())
-                            .is_some_and(|q| q <= 0.0)
-                    })
-            })
+        asks_for_json(&self.headers)
     }
 
     fn add_body(&mut self, body: &[u8]) -> Result<(), RequestError> {
@@ -182,6 +169,24 @@ impl Request {
             Err(RequestError::ContentType(kind))
         }
     }
+}
+
+/// Whether `Accept` names JSON; `*/*` does not, so that curl gets text. Header names in lower case.
+pub fn asks_for_json(headers: &[(String, String)]) -> bool {
+    headers
+        .iter()
+        .filter(|(name, _)| name == "accept")
+        .flat_map(|(_, value)| value.split(','))
+        .any(|item| {
+            let mut parts = item.split(';').map(str::trim);
+            let kind = parts.next().unwrap_or_default();
+            kind.eq_ignore_ascii_case("application/json")
+                && !parts.any(|p| {
+                    p.strip_prefix("q=")
+                        .and_then(|q| q.parse::<f32>().ok())
+                        .is_some_and(|q| q <= 0.0)
+                })
+        })
 }
 
 /// `http://host/path` into authority and path; anything else is a path already.

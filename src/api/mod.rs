@@ -10,7 +10,7 @@ use std::time::{Instant, SystemTime};
 
 use serde_json::json;
 
-pub use message::{JSON, Method, Request, RequestError, Response, TEXT, Via};
+pub use message::{JSON, Method, Request, RequestError, Response, TEXT, Via, asks_for_json};
 pub use policy::Denied;
 
 use crate::app::AppName;

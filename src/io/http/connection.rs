@@ -139,7 +139,11 @@ async fn read_request(
                         is_head: shape.is_head,
                         keep_alive: shape.keep_alive,
                     }),
-                    Err(e) => Next::Refused(Response::text(e.status(), &e.to_string()), shape),
+                    Err(e) => {
+                        let text = e.to_string();
+                        let response = Response::error(e.status(), &text, parsed.wants_json);
+                        Next::Refused(response, shape)
+                    }
                 }));
             }
             Ok(None) => {}

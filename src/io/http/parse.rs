@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use crate::api::{Method, Request, RequestError, Via};
+use crate::api::{Method, Request, RequestError, Via, asks_for_json};
 
 /// How much of one request is taken, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub struct Parsed {
     pub keep_alive: bool,
     /// No body goes into the answer.
     pub is_head: bool,
+    /// An error goes out as JSON.
+    pub wants_json: bool,
 }
 
 /// Why the bytes are no request; the connection ends after the answer.
@@ -153,6 +155,7 @@ impl Parser {
         Ok(Some(Parsed {
             keep_alive: head.keep_alive,
             is_head: head.method == Method::Head,
+            wants_json: asks_for_json(&head.headers),
             request: Request::new(head.method, &head.target, head.headers, &body, self.via),
         }))
     }

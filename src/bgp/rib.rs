@@ -400,3 +400,207 @@ const DEFAULT_LOCAL_PREF: u32 = 100;
 fn wire_size(prefix: &Prefix) -> usize {
     1 + usize::from(prefix.len().div_ceil(8))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use super::*;
+    use crate::bgp::{Capability, DecodeContext, Framer, Open, decode};
+    use crate::net::{Asn, RouterId};
+
+    const ROOM: usize = 64 * 1024;
+
+    fn negotiated(local_as: u32, peer_as: u32) -> Negotiated {
+        let open = |asn, id| {
+            let mut capabilities: Vec<_> = Family::ALL
+                .map(|family| Capability::Multiprotocol(family.into()))
+                .into();
+            capabilities.push(Capability::EnhancedRouteRefresh);
+            let router_id = RouterId::new(Ipv4Addr::new(10, 0, 0, id)).unwrap();
+            Open::new(Asn::new(asn).unwrap(), 90, router_id, capabilities)
+        };
+        Negotiated::new(&open(local_as, 1), &open(peer_as, 2)).unwrap()
+    }
+
+    fn begun() -> AdjRibOut {
+        let mut rib = AdjRibOut::default();
+        rib.begin(negotiated(65001, 65002), false);
+        rib.fill(ROOM);
+        rib
+    }
+
+    fn prefix(number: u32) -> Prefix {
+        Prefix::host(Ipv4Addr::from_bits(0xc000_0000 + number).into())
+    }
+
+    fn routes(numbers: impl IntoIterator<Item = u32>, med: u32) -> Routes {
+        let mut attributes = PathAttributes::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9)));
+        attributes.med = Some(med);
+        let numbers = numbers.into_iter();
+        numbers.map(|n| (prefix(n), attributes.clone())).collect()
+    }
+
+    fn read(filled: &Filled) -> Vec<Message> {
+        let mut context = DecodeContext::established(&negotiated(65002, 65001));
+        context.enhanced_route_refresh = true;
+        let mut framer = Framer::new();
+        framer.push(&filled.bytes);
+        let mut messages = Vec::new();
+        while let Some(frame) = framer.next(MAX_LEN).unwrap() {
+            messages.push(decode(&frame, &context).unwrap());
+        }
+        assert_eq!(
+            filled.updates + filled.route_refreshes,
+            messages.len() as u64
+        );
+        messages
+    }
+
+    /// Announced with their MED, and withdrawn.
+    fn told(filled: &Filled) -> (Vec<(Prefix, u32)>, Vec<Prefix>) {
+        let (mut announced, mut withdrawn) = (Vec::new(), Vec::new());
+        for message in read(filled) {
+            if let Message::Update(update) = message {
+                withdrawn.extend(update.withdrawn);
+                for one in update.announced {
+                    let med = one.attributes.med.unwrap();
+                    announced.extend(one.prefixes.into_iter().map(|prefix| (prefix, med)));
+                }
+            }
+        }
+        (announced, withdrawn)
+    }
+
+    #[test]
+    fn a_route_that_changes_while_it_waits_is_sent_once_in_its_last_form() {
+        let mut rib = begun();
+        rib.replace(routes([1], 1));
+        rib.replace(routes([1], 2));
+        rib.replace(routes([1, 2], 3));
+        assert!(!rib.is_flushed());
+        let (announced, withdrawn) = told(&rib.fill(ROOM));
+        assert_eq!(announced, [(prefix(1), 3), (prefix(2), 3)]);
+        assert_eq!(withdrawn, []);
+        assert_eq!(rib.fill(ROOM), Filled::default());
+        assert!(rib.is_flushed());
+    }
+
+    #[test]
+    fn a_change_that_is_taken_back_while_it_waits_sends_nothing() {
+        let mut rib = begun();
+        rib.replace(routes([1], 1));
+        rib.fill(ROOM);
+        rib.replace(routes([1, 2], 2));
+        rib.replace(routes([1], 1));
+        assert_eq!(rib.fill(ROOM), Filled::default());
+        rib.replace(Routes::new());
+        rib.replace(routes([1], 1));
+        assert_eq!(rib.fill(ROOM), Filled::default());
+    }
+
+    #[test]
+    fn a_withdrawal_jumps_ahead_of_announcements_that_wait_and_has_room_of_its_own() {
+        let mut rib = begun();
+        rib.replace(routes([1], 1));
+        rib.fill(ROOM);
+        rib.replace(routes(1..20_001, 1));
+        let first = rib.fill(ROOM);
+        assert!(first.bytes.len() <= ROOM - WITHDRAW_RESERVE);
+        assert!(!rib.is_flushed());
+        rib.replace(routes(2..20_001, 1));
+        // As much is unsent as announcements may use: only the withdrawal goes out.
+        let (announced, withdrawn) = told(&rib.fill(ROOM - first.bytes.len()));
+        assert_eq!((announced, withdrawn), (Vec::new(), vec![prefix(1)]));
+        let rest = rib.fill(ROOM);
+        let (announced, withdrawn) = told(&rest);
+        assert!(!announced.is_empty() && withdrawn.is_empty());
+        assert_eq!(rib.announced(), 19_999);
+    }
+
+    #[test]
+    fn a_route_withdrawn_before_it_was_told_is_never_mentioned() {
+        let mut rib = begun();
+        rib.replace(routes([1], 1));
+        rib.replace(Routes::new());
+        assert_eq!(rib.fill(ROOM), Filled::default());
+    }
+
+    #[test]
+    fn a_route_changed_and_restored_during_a_refresh_is_still_part_of_it() {
+        let mut rib = begun();
+        rib.replace(routes(0..15_000, 1));
+        while !rib.fill(ROOM).bytes.is_empty() {}
+        rib.refresh(Family::Ipv4);
+        let (mut announced, _) = told(&rib.fill(ROOM));
+        let last = 14_999;
+        let mut changed = routes(0..15_000, 1);
+        changed.extend(routes([last], 2));
+        rib.replace(changed);
+        rib.replace(routes(0..15_000, 1));
+        announced.extend(told(&rib.fill(ROOM)).0);
+        assert_eq!(announced.len(), 15_000);
+        assert!(announced.contains(&(prefix(last), 1)));
+        assert_eq!(rib.fill(ROOM), Filled::default(), "and it is over");
+    }
+
+    #[test]
+    fn requests_during_a_refresh_make_one_more_after_it() {
+        let mut rib = begun();
+        rib.replace(routes(0..15_000, 1));
+        while !rib.fill(ROOM).bytes.is_empty() {}
+        rib.refresh(Family::Ipv4);
+        let mut markers = rib.fill(ROOM).route_refreshes;
+        rib.refresh(Family::Ipv4);
+        rib.refresh(Family::Ipv4);
+        for _ in 0..10 {
+            markers += rib.fill(ROOM).route_refreshes;
+        }
+        assert_eq!(markers, 4, "two begins and two ends");
+        assert!(rib.is_flushed());
+    }
+
+    #[test]
+    fn a_refresh_waits_for_the_end_of_the_first_exchange() {
+        let mut rib = AdjRibOut::default();
+        rib.replace(routes([1], 1));
+        rib.begin(negotiated(65001, 65002), true);
+        rib.refresh(Family::Ipv4);
+        assert_eq!(read(&rib.fill(ROOM)).len(), 1, "the route alone");
+        assert_eq!(rib.fill(ROOM), Filled::default());
+        rib.release_end_of_rib();
+        assert_eq!(rib.fill(ROOM).updates, 2);
+        let refresh = rib.fill(ROOM);
+        assert_eq!((refresh.updates, refresh.route_refreshes), (1, 2));
+    }
+
+    #[test]
+    fn another_as_sees_ours_in_front_and_our_own_sees_a_preference() {
+        let attributes = PathAttributes {
+            as_path: AsPath::sequence(Asn::new(65001)),
+            ..PathAttributes::new(Ipv4Addr::new(10, 0, 0, 9).into())
+        };
+        let ebgp = export(&attributes, &negotiated(65001, 65002));
+        assert_eq!(ebgp.as_path.to_string(), "65001 65001");
+        assert_eq!(ebgp.local_pref, None);
+        let ibgp = export(&attributes, &negotiated(65001, 65001));
+        assert_eq!(ibgp.as_path, AsPath::default());
+        assert_eq!(ibgp.local_pref, Some(100));
+    }
+
+    #[test]
+    fn a_route_that_the_session_cannot_carry_is_named_and_one_told_before_is_withdrawn() {
+        let mut rib = begun();
+        rib.replace(routes([1], 1));
+        rib.fill(ROOM);
+        let over_ipv6 = PathAttributes::new("2001:db8::1".parse().unwrap());
+        rib.replace(Routes::from([(prefix(1), over_ipv6)]));
+        assert_eq!(told(&rib.fill(ROOM)).1, [prefix(1)]);
+        assert_eq!(rib.unsendable(), Some(&BTreeSet::from([prefix(1)])));
+        rib.replace(routes([1], 1));
+        assert_eq!(rib.unsendable(), Some(&BTreeSet::new()));
+        assert_eq!(rib.announced(), 0);
+        rib.fill(ROOM);
+        assert_eq!(rib.announced(), 1);
+    }
+}

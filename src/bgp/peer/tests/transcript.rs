@@ -1,0 +1,717 @@
+//! One machine and its transcript on a time axis; each test claims a paragraph of RFC 4271 §8.2.2 or of
+//! an RFC that changes it.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use super::sim::describe;
+use crate::bgp::peer::{ConnId, Event, Output, Peer, PeerConfig, StateName};
+use crate::bgp::{
+    Capability, Cease, DecodeContext, EncodeContext, Framer, GracefulRestart, MAX_LEN, Message,
+    Negotiated, Notification, Open, PathAttributes, RefreshKind, RouteRefresh, decode,
+};
+use crate::net::{Asn, Family, Prefix, RouterId};
+
+/// A machine that talks to a script.
+struct Script {
+    peer: Peer,
+    start: Instant,
+    now: Instant,
+    negotiated: Option<Negotiated>,
+    /// The machine's last OPEN.
+    open: Option<Open>,
+}
+
+const FIRST: ConnId = ConnId(1);
+const OURS: u8 = 5;
+const ADDR: &str = "192.0.2.1:179";
+
+fn config() -> PeerConfig {
+    let router_id = RouterId::new(Ipv4Addr::new(10, 0, 0, OURS)).unwrap();
+    let mut config = PeerConfig::new(Asn::new(65001).unwrap(), Asn::new(65002), router_id);
+    config.connect_retry = Duration::from_secs(5);
+    config
+}
+
+fn open_with(id: u8, hold_time: u16, capabilities: Vec<Capability>) -> Message {
+    let router_id = RouterId::new(Ipv4Addr::new(10, 0, 0, id)).unwrap();
+    let asn = Asn::new(65002).unwrap();
+    Message::Open(Open::new(asn, hold_time, router_id, capabilities))
+}
+
+fn open(id: u8) -> Message {
+    let both = Family::ALL.map(|family| Capability::Multiprotocol(family.into()));
+    let mut capabilities = both.to_vec();
+    capabilities.push(Capability::EnhancedRouteRefresh);
+    open_with(id, 90, capabilities)
+}
+
+fn notification(code: u8, subcode: u8) -> Message {
+    Message::Notification(Notification::new(code, subcode, Vec::new()))
+}
+
+fn routes(numbers: impl IntoIterator<Item = u8>, med: u32) -> BTreeMap<Prefix, PathAttributes> {
+    let mut attributes = PathAttributes::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, OURS)));
+    attributes.med = Some(med);
+    let prefix = |number| Prefix::host(Ipv4Addr::new(192, 0, 2, number).into());
+    let numbers = numbers.into_iter();
+    numbers.map(|n| (prefix(n), attributes.clone())).collect()
+}
+
+impl Script {
+    fn new(config: PeerConfig) -> Self {
+        let now = Instant::now();
+        Self {
+            peer: Peer::new(config, 1),
+            start: now,
+            now,
+            negotiated: None,
+            open: None,
+        }
+    }
+
+    /// Started, and the first attempt answered.
+    fn connected(config: PeerConfig) -> Self {
+        let mut script = Self::new(config);
+        script.event(Event::Start);
+        script.connect(FIRST);
+        script
+    }
+
+    fn established(config: PeerConfig) -> Self {
+        let mut script = Self::connected(config);
+        script.hear(FIRST, &open(9));
+        script.hear(FIRST, &Message::Keepalive);
+        assert_eq!(script.peer.state(), StateName::Established);
+        script
+    }
+
+    fn connect(&mut self, conn: ConnId) -> Vec<String> {
+        let addr: SocketAddr = ADDR.parse().unwrap();
+        let (local, remote) = (addr, addr);
+        self.event(Event::Connected {
+            conn,
+            local,
+            remote,
+        })
+    }
+
+    fn accept(&mut self, number: u64) -> Vec<String> {
+        let addr: SocketAddr = ADDR.parse().unwrap();
+        self.event(Event::Accepted {
+            conn: ConnId::accepted(number),
+            local: addr,
+            remote: addr,
+        })
+    }
+
+    fn hear(&mut self, conn: ConnId, message: &Message) -> Vec<String> {
+        let bytes = message.encode(&EncodeContext::default()).unwrap();
+        self.event(Event::Received { conn, bytes })
+    }
+
+    fn fail(&mut self, conn: ConnId) -> Vec<String> {
+        let error = "connection refused".to_owned();
+        self.event(Event::ConnectFailed { conn, error })
+    }
+
+    fn event(&mut self, event: Event) -> Vec<String> {
+        self.peer.handle(self.now, event);
+        self.outputs()
+    }
+
+    fn advertise(&mut self, routes: BTreeMap<Prefix, PathAttributes>) -> Vec<String> {
+        self.peer.advertise(self.now, routes);
+        self.outputs()
+    }
+
+    /// Lets time pass up to `millis` after the start; what was done on the way, with its time in
+    /// seconds.
+    fn until(&mut self, millis: u64) -> Vec<String> {
+        let until = self.start + Duration::from_millis(millis);
+        let mut all = Vec::new();
+        while let Some((at, _)) = self.peer.poll_timeout()
+            && at <= until
+        {
+            assert!(at >= self.now, "a deadline in the past");
+            self.now = at;
+            self.peer.handle_timeout(at);
+            let seconds = (at - self.start).as_secs();
+            let outputs = self.outputs();
+            all.extend(
+                outputs
+                    .into_iter()
+                    .map(|output| format!("{seconds}: {output}")),
+            );
+        }
+        self.now = until;
+        all
+    }
+
+    fn outputs(&mut self) -> Vec<String> {
+        let mut all = Vec::new();
+        while let Some(output) = self.peer.poll_output() {
+            match output {
+                Output::Connect { conn } => all.push(format!("connect {conn}")),
+                Output::Close { conn } => all.push(format!("close {conn}")),
+                Output::StateChanged { from, to } => all.push(format!("{from} -> {to}")),
+                Output::Down { reason } => all.push(format!("down: {reason}")),
+                Output::SetUserTimeout { .. } => {}
+                Output::Established { negotiated, .. } => {
+                    self.negotiated = Some(negotiated);
+                    all.push("up".to_owned());
+                }
+                Output::Send { conn, bytes } => {
+                    let said = self.read(&bytes);
+                    all.extend(said.into_iter().map(|what| format!("{conn} {what}")));
+                    let bytes = bytes.len();
+                    self.peer.handle(self.now, Event::Sent { conn, bytes });
+                }
+            }
+        }
+        all
+    }
+
+    fn read(&mut self, bytes: &[u8]) -> Vec<String> {
+        let before = DecodeContext::before_open(Asn::new(65002).unwrap(), config().router_id, None);
+        let mut context = self
+            .negotiated
+            .as_ref()
+            .map_or(before, DecodeContext::established);
+        context.local_router_id = RouterId::new(Ipv4Addr::new(10, 9, 9, 9)).unwrap();
+        let mut framer = Framer::new();
+        framer.push(bytes);
+        let mut said = Vec::new();
+        while let Some(frame) = framer.next(MAX_LEN).unwrap() {
+            // In the other's eyes we are the peer: any AS will do.
+            context.peer_as = None;
+            let message = decode(&frame, &context).unwrap();
+            said.push(describe(&message));
+            if let Message::Open(open) = message {
+                self.open = Some(open);
+            }
+        }
+        assert_eq!(framer.buffered(), 0, "half a message");
+        said
+    }
+}
+
+fn seconds(seconds: u64) -> u64 {
+    seconds * 1000
+}
+
+// Idle
+
+#[test]
+fn in_idle_incoming_connections_are_refused_and_all_but_a_start_is_ignored() {
+    let mut script = Script::new(config());
+    assert_eq!(script.accept(1), ["close #1 (accepted)"]);
+    assert!(script.event(Event::RetryNow).is_empty());
+    assert!(script.event(Event::BfdDown).is_empty());
+    assert!(script.fail(FIRST).is_empty());
+    assert_eq!(script.peer.poll_timeout(), None);
+}
+
+#[test]
+fn a_manual_start_connects_and_goes_to_connect() {
+    let mut script = Script::new(config());
+    assert_eq!(
+        script.event(Event::Start),
+        ["connect #1", "idle -> connect"]
+    );
+    assert!(
+        script.event(Event::Start).is_empty(),
+        "ignored from then on"
+    );
+}
+
+#[test]
+fn a_manual_start_with_passive_establishment_listens_in_active() {
+    let mut config = config();
+    config.passive = true;
+    let mut script = Script::new(config);
+    assert_eq!(script.event(Event::Start), ["idle -> active"]);
+    assert!(script.until(seconds(1000)).is_empty(), "and never connects");
+    let accepted = script.accept(1);
+    assert_eq!(accepted, ["#1 (accepted) OPEN 65001", "active -> opensent"]);
+}
+
+// Connect, Active
+
+#[test]
+fn an_expired_connect_retry_timer_in_connect_drops_the_attempt_and_makes_another() {
+    let mut script = Script::new(config());
+    script.event(Event::Start);
+    assert_eq!(script.until(1500), ["1: close #1", "1: connect #2"]);
+    assert!(script.connect(FIRST).is_empty(), "too late");
+}
+
+#[test]
+fn a_failed_attempt_goes_to_active_and_is_repeated_soon() {
+    let mut script = Script::new(config());
+    script.event(Event::Start);
+    assert_eq!(script.fail(FIRST), ["connect -> active"]);
+    assert!(script.until(140).is_empty());
+    assert_eq!(script.until(200), ["0: connect #2", "0: active -> connect"]);
+    assert_eq!(script.peer.last_error(), Some("connection refused"));
+}
+
+#[test]
+fn a_link_that_comes_up_ends_the_wait_but_not_more_than_five_times_a_second() {
+    let mut script = Script::new(config());
+    script.event(Event::Start);
+    script.until(10);
+    script.fail(FIRST);
+    script.until(30);
+    assert!(
+        script.event(Event::RetryNow).is_empty(),
+        "an attempt was just made"
+    );
+    script.until(200);
+    script.fail(ConnId(2));
+    script.until(600);
+    script.fail(ConnId(3));
+    script.now += Duration::from_secs(20);
+    assert_eq!(script.event(Event::RetryNow).len(), 2);
+}
+
+#[test]
+fn a_connection_in_connect_sends_open_and_sets_a_hold_timer_of_four_minutes() {
+    let mut script = Script::new(config());
+    script.event(Event::Start);
+    assert_eq!(
+        script.connect(FIRST),
+        ["#1 OPEN 65001", "connect -> opensent"]
+    );
+    assert!(script.until(seconds(239)).is_empty());
+    assert_eq!(
+        script.until(seconds(240)),
+        [
+            "240: #1 NOTIFICATION 4/0",
+            "240: close #1",
+            "240: opensent -> idle",
+            "240: idle -> active"
+        ]
+    );
+}
+
+#[test]
+fn a_manual_stop_says_why_and_goes_to_idle_from_every_state() {
+    let farewell = || Notification::cease(Cease::AdministrativeShutdown, Some("bye"));
+    let mut script = Script::new(config());
+    script.event(Event::Start);
+    assert_eq!(
+        script.event(Event::Stop(farewell())),
+        ["close #1", "connect -> idle"]
+    );
+    let mut script = Script::connected(config());
+    let stopped = script.event(Event::Stop(farewell()));
+    assert_eq!(
+        stopped,
+        ["#1 NOTIFICATION 6/2", "close #1", "opensent -> idle"]
+    );
+    let mut script = Script::established(config());
+    assert_eq!(
+        script.event(Event::Stop(farewell())),
+        [
+            "#1 NOTIFICATION 6/2",
+            "close #1",
+            "established -> idle",
+            "down: stopped"
+        ]
+    );
+    assert_eq!(script.peer.poll_timeout(), None);
+    assert_eq!(script.peer.flaps(), 0);
+}
+
+#[test]
+fn a_quiet_stop_says_nothing() {
+    let mut script = Script::established(config());
+    let stopped = script.event(Event::StopQuietly);
+    assert_eq!(
+        stopped,
+        ["close #1", "established -> idle", "down: stopped"]
+    );
+}
+
+// OpenSent
+
+#[test]
+fn a_valid_open_is_answered_with_keepalive_and_leads_to_openconfirm() {
+    let mut script = Script::connected(config());
+    let heard = script.hear(FIRST, &open(9));
+    assert_eq!(heard, ["#1 KEEPALIVE", "opensent -> openconfirm"]);
+    let after = script.until(seconds(89));
+    assert!(
+        after.iter().all(|what| what.ends_with("KEEPALIVE")),
+        "{after:?}"
+    );
+    assert_eq!(script.until(seconds(90))[0], "90: #1 NOTIFICATION 4/0");
+}
+
+#[test]
+fn a_lost_connection_in_opensent_goes_to_active() {
+    let mut script = Script::connected(config());
+    let reason = "reset".to_owned();
+    let closed = script.event(Event::Closed {
+        conn: FIRST,
+        reason,
+    });
+    assert_eq!(closed, ["opensent -> active"]);
+}
+
+#[test]
+fn an_open_of_another_as_is_refused_with_bad_peer_as() {
+    let mut script = Script::connected(config());
+    let router_id = RouterId::new(Ipv4Addr::new(10, 0, 0, 9)).unwrap();
+    let theirs = Open::new(Asn::new(65009).unwrap(), 90, router_id, Vec::new());
+    let heard = script.hear(FIRST, &Message::Open(theirs));
+    assert_eq!(heard[..2], ["#1 NOTIFICATION 2/2", "close #1"]);
+}
+
+#[test]
+fn messages_out_of_place_are_fsm_errors_that_name_the_state() {
+    let update = Message::Update(Default::default());
+    let mut script = Script::connected(config());
+    assert_eq!(
+        script.hear(FIRST, &Message::Keepalive)[0],
+        "#1 NOTIFICATION 5/1"
+    );
+    let mut script = Script::connected(config());
+    script.hear(FIRST, &open(9));
+    assert_eq!(script.hear(FIRST, &update)[0], "#1 NOTIFICATION 5/2");
+    let mut script = Script::established(config());
+    assert_eq!(script.hear(FIRST, &open(9))[0], "#1 NOTIFICATION 5/3");
+}
+
+#[test]
+fn a_notification_is_never_answered() {
+    for message in [
+        notification(2, 2),
+        notification(5, 1),
+        notification(200, 200),
+    ] {
+        let mut script = Script::connected(config());
+        let heard = script.hear(FIRST, &message);
+        assert_eq!(heard, ["close #1", "opensent -> idle", "idle -> active"]);
+    }
+}
+
+#[test]
+fn a_bad_header_is_answered_and_what_follows_it_is_dropped() {
+    let mut script = Script::established(config());
+    let bytes = vec![0; 4096];
+    let heard = script.event(Event::Received { conn: FIRST, bytes });
+    assert_eq!(heard[..2], ["#1 NOTIFICATION 1/1", "close #1"]);
+    assert_eq!(
+        heard[2..4],
+        [
+            "established -> idle",
+            "down: message marker is not all ones"
+        ]
+    );
+}
+
+#[test]
+fn what_a_peer_does_not_support_is_not_offered_to_it_again() {
+    let mut script = Script::connected(config());
+    assert!(!script.open.as_ref().unwrap().capabilities.is_empty());
+    script.hear(FIRST, &notification(2, 4));
+    script.until(300);
+    script.connect(ConnId(2));
+    assert_eq!(script.open.as_ref().unwrap().capabilities, []);
+    script.hear(ConnId(2), &open_with(9, 90, Vec::new()));
+    script.hear(ConnId(2), &Message::Keepalive);
+    let families = &script.peer.negotiated().unwrap().families;
+    assert_eq!(families.iter().collect::<Vec<_>>(), [&Family::Ipv4]);
+    // The next session begins with everything again.
+    script.hear(ConnId(2), &notification(6, 6));
+    script.until(600);
+    script.connect(ConnId(3));
+    assert!(!script.open.as_ref().unwrap().capabilities.is_empty());
+}
+
+#[test]
+fn a_named_capability_alone_is_left_out() {
+    let mut script = Script::connected(config());
+    let data = vec![70, 0];
+    let refusal = Message::Notification(Notification::new(2, 7, data));
+    script.hear(FIRST, &open(9));
+    script.hear(FIRST, &refusal);
+    script.until(300);
+    script.connect(ConnId(2));
+    let open = script.open.as_ref().unwrap();
+    assert!(!open.has(&Capability::EnhancedRouteRefresh));
+    assert!(open.has(&Capability::RouteRefresh));
+}
+
+// OpenConfirm, Established
+
+#[test]
+fn a_keepalive_in_openconfirm_establishes_and_end_of_rib_follows_the_routes() {
+    let mut script = Script::connected(config());
+    script.advertise(routes([1], 0));
+    script.hear(FIRST, &open(9));
+    assert_eq!(
+        script.hear(FIRST, &Message::Keepalive),
+        [
+            "openconfirm -> established",
+            "up",
+            "#1 UPDATE +192.0.2.1/32",
+            "#1 UPDATE End-of-RIB ipv4",
+            "#1 UPDATE End-of-RIB ipv6"
+        ]
+    );
+}
+
+#[test]
+fn a_silent_peer_and_one_that_stops_in_a_message_are_dropped_after_the_hold_time() {
+    let mut script = Script::established(config());
+    script.until(seconds(60));
+    let half = Message::Keepalive
+        .encode(&EncodeContext::default())
+        .unwrap()[..18]
+        .to_vec();
+    script.event(Event::Received {
+        conn: FIRST,
+        bytes: half,
+    });
+    let end = script.until(seconds(90));
+    let tail = &end[end.len() - 5..];
+    assert_eq!(
+        tail,
+        [
+            "90: #1 NOTIFICATION 4/0",
+            "90: close #1",
+            "90: established -> idle",
+            "90: down: hold timer expired",
+            "90: idle -> active"
+        ]
+    );
+}
+
+#[test]
+fn keepalives_and_updates_restart_the_hold_timer() {
+    let mut script = Script::established(config());
+    script.until(seconds(80));
+    script.hear(FIRST, &Message::Keepalive);
+    script.until(seconds(160));
+    script.hear(FIRST, &Message::Update(Default::default()));
+    script.until(seconds(249));
+    assert_eq!(script.peer.state(), StateName::Established);
+    script.until(seconds(251));
+    assert_ne!(script.peer.state(), StateName::Established);
+}
+
+#[test]
+fn bfd_takes_the_session_down_at_once() {
+    let mut script = Script::established(config());
+    assert_eq!(script.event(Event::BfdDown)[0], "#1 NOTIFICATION 6/10");
+    assert_eq!(script.peer.flaps(), 1);
+}
+
+#[test]
+fn a_peer_that_takes_nothing_is_dropped_without_a_word_after_eight_minutes() {
+    let mut script = Script::established(config());
+    script.peer.advertise(script.now, routes([1], 0));
+    while script.peer.poll_output().is_some() {}
+    // Nothing is reported as sent from here on; the peer itself talks.
+    for minute in 1..8 {
+        script.now = script.start + Duration::from_secs(60 * minute);
+        script.peer.handle_timeout(script.now);
+        let bytes = Message::Keepalive
+            .encode(&EncodeContext::default())
+            .unwrap();
+        script
+            .peer
+            .handle(script.now, Event::Received { conn: FIRST, bytes });
+        assert_eq!(script.peer.state(), StateName::Established);
+    }
+    while script.peer.poll_output().is_some() {}
+    script.now = script.start + Duration::from_secs(480);
+    script.peer.handle_timeout(script.now);
+    let expected = [
+        "#1 KEEPALIVE",
+        "close #1",
+        "established -> idle",
+        "down: send hold timer expired",
+        "idle -> active",
+    ];
+    assert_eq!(script.outputs(), expected);
+}
+
+// Two connections (§6.8)
+
+#[test]
+fn a_second_connection_beside_an_established_one_is_closed_with_cease() {
+    let mut script = Script::established(config());
+    let accepted = script.accept(1);
+    assert_eq!(
+        accepted,
+        ["#1 (accepted) NOTIFICATION 6/7", "close #1 (accepted)"]
+    );
+    assert_eq!(script.peer.state(), StateName::Established);
+}
+
+/// Both connections are up; their OPENs come in this order; the connection that must be closed.
+fn collision(peer_id: u8, ours_connects_first: bool, ours_opens_first: bool) -> Vec<String> {
+    let mut script = Script::new(config());
+    script.event(Event::Start);
+    if ours_connects_first {
+        script.connect(FIRST);
+        script.accept(1);
+    } else {
+        script.accept(1);
+        script.connect(FIRST);
+    }
+    let mut order = [FIRST, ConnId::accepted(1)];
+    if !ours_opens_first {
+        order.reverse();
+    }
+    let mut all = script.hear(order[0], &open(peer_id));
+    all.extend(script.hear(order[1], &open(peer_id)));
+    assert_eq!(script.peer.state(), StateName::OpenConfirm);
+    assert_eq!(script.peer.connections.len(), 1);
+    all.retain(|what| what.starts_with("close") || what.contains("NOTIFICATION"));
+    all
+}
+
+#[test]
+fn a_collision_is_resolved_by_identifier_in_all_four_orders() {
+    for ours_connects_first in [true, false] {
+        for ours_opens_first in [true, false] {
+            let lost = collision(9, ours_connects_first, ours_opens_first);
+            assert_eq!(lost, ["#1 NOTIFICATION 6/7", "close #1"]);
+            let lost = collision(1, ours_connects_first, ours_opens_first);
+            assert_eq!(
+                lost,
+                ["#1 (accepted) NOTIFICATION 6/7", "close #1 (accepted)"]
+            );
+            // RFC 6286: equal ones, the peer's AS number is larger.
+            let lost = collision(OURS, ours_connects_first, ours_opens_first);
+            assert_eq!(lost, ["#1 NOTIFICATION 6/7", "close #1"]);
+        }
+    }
+}
+
+// Slow retries
+
+#[test]
+fn a_peer_that_sends_us_away_is_asked_slowly_and_ever_more_so() {
+    for subcode in [1, 2, 3, 4, 5, 7, 8] {
+        let mut script = Script::connected(config());
+        let mut conn = FIRST;
+        let mut waits = Vec::new();
+        for _ in 0..5 {
+            let heard = script.hear(conn, &notification(6, subcode));
+            assert_eq!(heard.last().unwrap(), "opensent -> idle", "cease {subcode}");
+            let (at, _) = script.peer.poll_timeout().unwrap();
+            waits.push((at - script.now).as_secs());
+            script.until(u64::try_from((at - script.start).as_millis()).unwrap() + 1);
+            conn = ConnId(conn.0 + 1);
+            script.connect(conn);
+        }
+        let expected = [22..=30, 45..=60, 90..=120, 90..=120, 90..=120];
+        for (wait, range) in waits.iter().zip(expected) {
+            assert!(range.contains(wait), "{waits:?}");
+        }
+    }
+}
+
+#[test]
+fn a_peer_that_sent_us_away_and_comes_by_itself_is_taken() {
+    let mut script = Script::connected(config());
+    script.hear(FIRST, &notification(6, 5));
+    let accepted = script.accept(1);
+    assert_eq!(accepted, ["#1 (accepted) OPEN 65001", "idle -> opensent"]);
+}
+
+#[test]
+fn a_session_that_dies_young_does_not_make_a_tight_loop() {
+    let mut script = Script::new(config());
+    script.event(Event::Start);
+    let mut sessions = 0;
+    let mut conn = FIRST;
+    while script.now < script.start + Duration::from_secs(60) {
+        script.connect(conn);
+        script.hear(conn, &open(9));
+        script.hear(conn, &Message::Keepalive);
+        script.hear(conn, &notification(3, 1));
+        sessions += 1;
+        let (at, _) = script.peer.poll_timeout().unwrap();
+        script.until(u64::try_from((at - script.start).as_millis()).unwrap() + 1);
+        conn = ConnId(conn.0 + 1);
+    }
+    assert!((15..40).contains(&sessions), "{sessions}");
+}
+
+// Routes
+
+#[test]
+fn differences_alone_are_sent_and_withdrawals_come_first() {
+    let mut script = Script::established(config());
+    script.advertise(routes([1, 2], 0));
+    assert!(script.advertise(routes([1, 2], 0)).is_empty());
+    assert_eq!(
+        script.advertise(routes([2, 3], 0)),
+        ["#1 UPDATE -192.0.2.1/32", "#1 UPDATE +192.0.2.3/32"]
+    );
+    assert_eq!(
+        script.advertise(routes([2, 3], 9)),
+        ["#1 UPDATE +192.0.2.2/32 +192.0.2.3/32"]
+    );
+    let all = [1, 2, 3].map(|n| {
+        script
+            .peer
+            .is_announced(&Prefix::host(Ipv4Addr::new(192, 0, 2, n).into()))
+    });
+    assert_eq!(all, [false, true, true]);
+}
+
+#[test]
+fn a_refresh_is_answered_between_its_markers() {
+    let mut script = Script::established(config());
+    script.advertise(routes([1], 0));
+    let family = Family::Ipv4.into();
+    let kind = RefreshKind::Request;
+    let request = Message::RouteRefresh(RouteRefresh { family, kind });
+    let again = [
+        "#1 ROUTE-REFRESH Begin ipv4 unicast",
+        "#1 UPDATE +192.0.2.1/32",
+        "#1 ROUTE-REFRESH End ipv4 unicast",
+    ];
+    assert_eq!(script.hear(FIRST, &request), again);
+    assert_eq!(script.event(Event::RefreshAll)[..3], again);
+}
+
+#[test]
+fn after_a_planned_restart_end_of_rib_waits_for_the_first_routes() {
+    let mut config = config();
+    config.graceful_restart = 120;
+    config.restarting = true;
+    let restarted = |script: &Script| {
+        let open = script.open.as_ref().unwrap();
+        let mut capabilities = open.capabilities.iter();
+        capabilities.any(|c| {
+            matches!(
+                c,
+                Capability::GracefulRestart(GracefulRestart {
+                    restarted: true,
+                    ..
+                })
+            )
+        })
+    };
+    let mut script = Script::connected(config);
+    assert!(restarted(&script));
+    script.hear(FIRST, &open(9));
+    let up = script.hear(FIRST, &Message::Keepalive);
+    assert_eq!(up, ["openconfirm -> established", "up"]);
+    let first = script.advertise(routes([1], 0));
+    assert_eq!(first.len(), 3, "{first:?}");
+    script.hear(FIRST, &notification(6, 6));
+    script.until(300);
+    script.connect(ConnId(2));
+    assert!(!restarted(&script), "only the first session says so");
+}

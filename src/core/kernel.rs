@@ -16,6 +16,8 @@ pub(super) struct Kernel {
     under_way: BTreeMap<StepId, Step>,
     busy: BTreeSet<Subject>,
     retries: BTreeMap<Subject, Retry>,
+    /// Vanished while a step was adding or renewing them: which came first is not known.
+    doubtful: BTreeSet<Prefix>,
     /// When an address's lease is due for renewal.
     leases: BTreeMap<Prefix, Instant>,
     next: u64,
@@ -44,6 +46,7 @@ impl Kernel {
             under_way: BTreeMap::new(),
             busy: BTreeSet::new(),
             retries: BTreeMap::new(),
+            doubtful: BTreeSet::new(),
             leases: BTreeMap::new(),
             next: 0,
             jitter: Jitter::new(seed),
@@ -69,6 +72,11 @@ impl Kernel {
     /// Routes move at once: advertising cannot fail. Steps move when they are done.
     pub fn plan(&mut self, now: Instant, desired: &Desired) -> Plan {
         let mut plan = Plan::default();
+        for prefix in self.applied.lost.clone() {
+            if !desired.addresses.contains_key(&prefix) {
+                self.applied.forget(&prefix);
+            }
+        }
         let moves = plan::steps(&self.applied, desired);
         self.drop_settled(&moves);
         let mut later = false;
@@ -110,6 +118,9 @@ impl Kernel {
         let waits = self.retries.get(&subject).is_some_and(|r| r.at.is_some());
         if waits || !self.busy.insert(subject) {
             return;
+        }
+        if let Step::RemoveAddress { prefix } = &step {
+            self.applied.leaving.insert(*prefix);
         }
         self.next += 1;
         let id = StepId(self.next);
@@ -169,6 +180,11 @@ impl Kernel {
         }
         debug!("{}: {result:?}", words(step));
         self.applied.apply(step);
+        if let Step::AddAddress { prefix, .. } = step
+            && self.doubtful.remove(prefix)
+        {
+            self.lost(*prefix);
+        }
     }
 
     fn failed(&mut self, now: Instant, step: &Step, error: &StepError) {
@@ -189,8 +205,13 @@ impl Kernel {
             retry.backoff.delay(now, &mut self.jitter)
         };
         retry.at = Some(now + delay);
+        if let Step::RemoveAddress { prefix } = step {
+            self.applied.leaving.remove(prefix);
+        }
         match step {
-            Step::AddAddress { prefix, .. } if self.applied.lost.contains(prefix) => {
+            Step::AddAddress { prefix, .. } | Step::RemoveAddress { prefix }
+                if self.applied.lost.contains(prefix) || self.doubtful.remove(prefix) =>
+            {
                 self.applied.forget(prefix);
             }
             // A lease that was not renewed still runs for a while.
@@ -207,8 +228,14 @@ impl Kernel {
 
     /// An address went that was ours or served us; `false` where it is none of our business.
     pub fn lost(&mut self, prefix: Prefix) -> bool {
-        let removing = |step: &Step| *step == Step::RemoveAddress { prefix };
-        if !self.applied.addressed(&prefix) || self.under_way.values().any(removing) {
+        let under_way = |step: &&Step| step.subject() == Subject::Address(prefix);
+        match self.under_way.values().find(under_way) {
+            // It is what we asked for, or makes it needless.
+            Some(Step::RemoveAddress { .. }) => return self.applied.lost.insert(prefix),
+            Some(_) => return self.doubtful.insert(prefix),
+            None => {}
+        }
+        if !self.applied.addressed(&prefix) {
             return false;
         }
         warn!("{prefix} was removed by somebody else");

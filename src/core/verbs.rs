@@ -68,6 +68,11 @@ impl Core {
         changes
     }
 
+    /// An app as it was registered.
+    pub fn definition(&self, name: &AppName) -> Option<&App> {
+        self.registry.definition(name)
+    }
+
     pub fn config(&self) -> &Config {
         &self.config
     }

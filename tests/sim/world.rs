@@ -1,0 +1,744 @@
+//! The world around the core: routers, kernel, services, and the time between them.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use sidecast::app::{App, AppName, Reaction, Source};
+use sidecast::bgp::peer::{self, ConnId, Peer, PeerConfig};
+use sidecast::bgp::{
+    DecodeContext, Framer, MAX_LEN_EXTENDED, Message, PathAttributes, SessionType, decode,
+};
+use sidecast::config::{self, Config};
+use sidecast::core::{
+    AppState, Core, Event, MonitorId, NatTable, Output, Step, StepError, StepId, StepResult,
+};
+use sidecast::discovery::{Network, PeerName, PeerNetwork};
+use sidecast::health::{Health, Outcome};
+use sidecast::net::{Asn, Family, Prefix, RouterId};
+use sidecast::timer::Jitter;
+
+pub struct World {
+    pub core: Core,
+    pub now: Instant,
+    start: Instant,
+    pub chance: Jitter,
+    pub routers: Vec<Router>,
+    /// Addresses on the interface.
+    pub addresses: BTreeMap<Prefix, Address>,
+    pub nat: NatTable,
+    /// Deleted by somebody else and not put back yet.
+    pub vanished: BTreeSet<Prefix>,
+    /// Steps on these fail.
+    pub failing: BTreeSet<Prefix>,
+    pub nat_fails: bool,
+    /// Services by the text of their monitor; `None`: the check hangs.
+    pub services: BTreeMap<String, Option<bool>>,
+    /// How long the kernel takes for a step, at most.
+    pub slow: Duration,
+    pub network: Network,
+    pub story: Vec<String>,
+    pub exit: Option<u8>,
+    queue: BTreeMap<(Instant, u64), Pending>,
+    queued: u64,
+    hung: Vec<MonitorId>,
+    step_done_at: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Address {
+    Foreign,
+    Ours { expires: Option<Instant> },
+}
+
+/// One BGP router at the other end.
+pub struct Router {
+    pub name: PeerName,
+    addr: SocketAddr,
+    machine: Peer,
+    framer: Framer,
+    pub rib: BTreeMap<Prefix, PathAttributes>,
+    /// Whether it accepts connections.
+    pub up: bool,
+    /// Nothing comes through; what is sent waits.
+    pub cut: bool,
+    held: VecDeque<Pending>,
+    connections: u64,
+    pipe: Option<Pipe>,
+    /// Attempts that the core gave up.
+    given_up: BTreeSet<ConnId>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Pipe {
+    core: ConnId,
+    router: ConnId,
+}
+
+enum Pending {
+    ToRouter(usize, ConnId, Vec<u8>),
+    ToCore(usize, ConnId, Vec<u8>),
+    Connect(usize, ConnId),
+    Refuse(usize, ConnId),
+    EndRouter(usize, ConnId),
+    EndCore(usize, ConnId),
+    Step(StepId, Step),
+    Checked(MonitorId, Outcome),
+    Network,
+    Acknowledged,
+}
+
+impl Pending {
+    /// The router whose link it needs.
+    fn link(&self) -> Option<usize> {
+        match self {
+            Self::ToRouter(router, ..)
+            | Self::ToCore(router, ..)
+            | Self::Connect(router, _)
+            | Self::EndRouter(router, _)
+            | Self::EndCore(router, _) => Some(*router),
+            _ => None,
+        }
+    }
+}
+
+const LOCAL: &str = "10.0.0.9:50000";
+
+pub fn config(apps: &str, more: &str) -> Config {
+    let text = format!(
+        "agent: {{listen_addr: \"off\", cleanup_timer: 60s, vip_lease: 60s}}\n\
+         bgp: {{local_as: 65001, peer_as: 65000, peer_ip: [10.0.0.1, 10.0.0.2], hold_time: 30s{more}}}\n\
+         apps: [{apps}]\n"
+    );
+    let mut read = |_: &std::path::Path| Ok(text.clone());
+    match config::load(Some("f.yaml"), &BTreeMap::new(), &mut read) {
+        Ok(loaded) => loaded.config,
+        Err(problems) => panic!("{problems}\n{text}"),
+    }
+}
+
+pub fn app(config: &Config, params: &[(String, String)]) -> App {
+    config::parse_app_from_params(params, Source::Http, config).expect("a good app")
+}
+
+pub const APPS: &str = "\
+    {name: dns, vips: [192.0.2.53/32, 2001:db8::53/128], interval: 1s, monitors: [\"port:udp:53\"]}, \
+    {name: web, vip: 192.0.2.80/32, interval: 2s, fall: 2, monitors: [\"port:tcp:80\", \"port:tcp:81\"], nats: [\"tcp:80:8080\"], \
+     vip_config: {when_down: {med: 1000}, when_draining: {as_path_prepend: 3}}}, \
+    {name: always, vip: 192.0.2.99/32, vip_presence: always, monitors: [\"port:tcp:99\"], interval: 3s, start_delay: 2s}";
+
+fn network() -> Network {
+    let peers = ["10.0.0.1", "10.0.0.2"].into_iter().enumerate();
+    let peers = peers.map(|(settings_index, remote)| {
+        let remote = remote.parse().expect("an address");
+        let peer = PeerNetwork {
+            settings_index,
+            remote,
+            scope_id: 0,
+            interface: Some("eth0".to_owned()),
+            local: Some("10.0.0.9".parse().expect("an address")),
+            next_hop4: Some("10.0.0.9".parse().expect("an address")),
+            next_hop6: Some("2001:db8:1::9".parse().expect("an address")),
+        };
+        (PeerName::new(remote, None), peer)
+    });
+    let own = ["10.0.0.9", "2001:db8:1::9"].map(|text| text.parse().expect("an address"));
+    Network {
+        peers: peers.collect(),
+        nat_target: Family::ALL.into_iter().zip(own).collect(),
+        own_addresses: own.into(),
+        on_loopback: BTreeSet::new(),
+        gateways: BTreeSet::new(),
+        router_id: RouterId::new("10.0.0.9".parse().expect("an address")),
+        links_present: true,
+    }
+}
+
+impl Router {
+    fn new(name: PeerName, now: Instant) -> Self {
+        let mut machine = Peer::new(Self::config(&name), 1);
+        machine.handle(now, peer::Event::Start);
+        Self {
+            addr: SocketAddr::new(name.addr(), 179),
+            machine,
+            name,
+            framer: Framer::new(),
+            rib: BTreeMap::new(),
+            up: true,
+            cut: false,
+            held: VecDeque::new(),
+            connections: 0,
+            pipe: None,
+            given_up: BTreeSet::new(),
+        }
+    }
+
+    fn config(name: &PeerName) -> PeerConfig {
+        let asn = |number| Asn::new(number).expect("not 0");
+        PeerConfig {
+            name: format!("host, as {name} sees it"),
+            local_as: asn(65000),
+            peer_as: Some(asn(65001)),
+            router_id: RouterId::new([10, 0, 0, 1].into()).expect("not 0"),
+            hold_time: 30,
+            connect_retry: Duration::from_secs(5),
+            passive: true,
+            families: Family::ALL.into(),
+            graceful_restart: 0,
+            restarting: false,
+            hostname: None,
+        }
+    }
+
+    /// Reads what the core said as any router would.
+    fn learn(&mut self, bytes: &[u8]) {
+        let cx = DecodeContext {
+            local_as: Asn::new(65000).expect("not 0"),
+            local_router_id: RouterId::new([10, 0, 0, 1].into()).expect("not 0"),
+            peer_as: Asn::new(65001),
+            session: SessionType::Ebgp,
+            four_octet_as: true,
+            families: Family::ALL.into(),
+            extended_next_hop: false,
+            enhanced_route_refresh: true,
+        };
+        self.framer.push(bytes);
+        while let Some(frame) = self.framer.next(MAX_LEN_EXTENDED).expect("well framed") {
+            let Ok(Message::Update(update)) = decode(&frame, &cx) else {
+                continue;
+            };
+            assert!(update.problems.is_empty(), "{:?}", update.problems);
+            for prefix in &update.withdrawn {
+                self.rib.remove(prefix);
+            }
+            for announcement in update.announced {
+                for prefix in announcement.prefixes {
+                    self.rib.insert(prefix, announcement.attributes.clone());
+                }
+            }
+        }
+    }
+
+    fn forget(&mut self) {
+        self.rib.clear();
+        self.framer = Framer::new();
+        self.pipe = None;
+    }
+}
+
+impl World {
+    pub fn new(seed: u64) -> Self {
+        let start = Instant::now();
+        let network = network();
+        let routers = network.peers.keys();
+        let routers = routers
+            .map(|name| Router::new(name.clone(), start))
+            .collect();
+        let mut world = Self {
+            core: Core::new(config(APPS, ""), seed, start),
+            now: start,
+            start,
+            chance: Jitter::new(seed ^ 0x5eed),
+            routers,
+            addresses: BTreeMap::new(),
+            nat: NatTable::default(),
+            vanished: BTreeSet::new(),
+            failing: BTreeSet::new(),
+            nat_fails: false,
+            services: BTreeMap::new(),
+            slow: Duration::from_millis(1),
+            network,
+            story: Vec::new(),
+            exit: None,
+            queue: BTreeMap::new(),
+            queued: 0,
+            hung: Vec::new(),
+            step_done_at: start,
+        };
+        world.settle();
+        world
+    }
+
+    pub fn tell(&mut self, what: impl Into<String>) {
+        let at = self.now.saturating_duration_since(self.start);
+        self.story
+            .push(format!("{:>8.3} {}", at.as_secs_f64(), what.into()));
+    }
+
+    pub fn event(&mut self, event: Event) {
+        self.core.handle(self.now, event);
+        self.settle();
+    }
+
+    fn later(&mut self, delay: Duration, pending: Pending) {
+        self.later_at(self.now + delay, pending);
+    }
+
+    fn later_at(&mut self, at: Instant, pending: Pending) {
+        self.queued += 1;
+        self.queue.insert((at, self.queued), pending);
+    }
+
+    /// The next moment at which anything happens.
+    fn next(&self) -> Option<Instant> {
+        let routers = self.routers.iter();
+        let routers = routers.filter_map(|router| router.machine.poll_timeout().map(|(at, _)| at));
+        let expiries = self.addresses.values().filter_map(|address| match address {
+            Address::Ours { expires } => *expires,
+            Address::Foreign => None,
+        });
+        let queue = self.queue.keys().next().map(|(at, _)| *at);
+        let all = routers
+            .chain(expiries)
+            .chain(queue)
+            .chain(self.core.poll_timeout());
+        all.min()
+    }
+
+    /// Lets time pass, event by event.
+    pub fn advance(&mut self, time: Duration) {
+        let end = self.now + time;
+        for _ in 0..200_000 {
+            match self.next() {
+                Some(at) if at <= end => self.now = self.now.max(at),
+                _ => {
+                    self.now = end;
+                    return;
+                }
+            }
+            self.happen();
+            if self.exit.is_some() {
+                return;
+            }
+        }
+        panic!("time does not pass\n{}", self.story.join("\n"));
+    }
+
+    fn happen(&mut self) {
+        let now = self.now;
+        while let Some(entry) = self.queue.first_entry() {
+            if entry.key().0 > now {
+                break;
+            }
+            let pending = entry.remove();
+            self.deliver(pending);
+        }
+        let expired = self.addresses.iter().filter(
+            |(_, address)| matches!(address, Address::Ours { expires: Some(at) } if *at <= now),
+        );
+        let expired: Vec<Prefix> = expired.map(|(prefix, _)| *prefix).collect();
+        for prefix in expired {
+            self.tell(format!("{prefix} expires"));
+            self.addresses.remove(&prefix);
+            self.vanished.insert(prefix);
+            self.event(Event::AddressLost(prefix));
+        }
+        for index in 0..self.routers.len() {
+            self.routers[index].machine.handle_timeout(now);
+            self.drain_router(index);
+        }
+        self.core.handle_timeout(now);
+        self.settle();
+        if let Some(at) = self.core.poll_timeout() {
+            assert!(
+                at >= now,
+                "a deadline in the past\n{}",
+                self.story.join("\n")
+            );
+        }
+    }
+
+    fn deliver(&mut self, pending: Pending) {
+        if let Some(index) = pending.link().filter(|index| self.routers[*index].cut) {
+            self.routers[index].held.push_back(pending);
+            return;
+        }
+        match pending {
+            Pending::Connect(index, conn) => self.connect(index, conn),
+            Pending::Refuse(index, conn) => {
+                let error = "connection refused".to_owned();
+                self.bgp(index, peer::Event::ConnectFailed { conn, error });
+            }
+            Pending::ToRouter(index, conn, bytes) => {
+                let router = &mut self.routers[index];
+                if router.pipe.is_some_and(|pipe| pipe.router == conn) {
+                    router.learn(&bytes);
+                    router
+                        .machine
+                        .handle(self.now, peer::Event::Received { conn, bytes });
+                    self.drain_router(index);
+                }
+            }
+            Pending::ToCore(index, conn, bytes) => {
+                self.bgp(index, peer::Event::Received { conn, bytes });
+            }
+            Pending::EndRouter(index, conn) => self.end_router(index, conn),
+            Pending::EndCore(index, conn) => {
+                let reason = "reset by peer".to_owned();
+                self.bgp(index, peer::Event::Closed { conn, reason });
+            }
+            Pending::Step(id, step) => {
+                let result = self.kernel(&step);
+                self.event(Event::Done { step: id, result });
+            }
+            Pending::Checked(monitor, outcome) => self.event(Event::Checked {
+                monitor,
+                outcome,
+                took: Duration::from_millis(1),
+            }),
+            Pending::Network => {
+                let network = self.network.clone();
+                self.event(Event::Network(network));
+            }
+            Pending::Acknowledged => self.event(Event::Acknowledged),
+        }
+    }
+
+    fn bgp(&mut self, index: usize, event: peer::Event) {
+        let peer = self.routers[index].name.clone();
+        self.event(Event::Bgp { peer, event });
+    }
+
+    fn connect(&mut self, index: usize, conn: ConnId) {
+        let now = self.now;
+        let local: SocketAddr = LOCAL.parse().expect("an address");
+        let router = &mut self.routers[index];
+        if router.given_up.remove(&conn) {
+            return;
+        }
+        if !router.up || router.pipe.is_some() {
+            // A router with an old session still open closes it first; here the new one is refused.
+            self.deliver(Pending::Refuse(index, conn));
+            return;
+        }
+        router.connections += 1;
+        let pipe = Pipe {
+            core: conn,
+            router: ConnId::accepted(router.connections),
+        };
+        router.pipe = Some(pipe);
+        let remote = router.addr;
+        let accepted = peer::Event::Accepted {
+            conn: pipe.router,
+            local: remote,
+            remote: local,
+        };
+        router.machine.handle(now, accepted);
+        self.bgp(
+            index,
+            peer::Event::Connected {
+                conn,
+                local,
+                remote,
+            },
+        );
+        self.drain_router(index);
+    }
+
+    fn end_router(&mut self, index: usize, conn: ConnId) {
+        let router = &mut self.routers[index];
+        if router.pipe.is_some_and(|pipe| pipe.router == conn) {
+            router.forget();
+            let reason = "closed".to_owned();
+            router
+                .machine
+                .handle(self.now, peer::Event::Closed { conn, reason });
+            self.drain_router(index);
+        }
+    }
+
+    fn drain_router(&mut self, index: usize) {
+        while let Some(output) = self.routers[index].machine.poll_output() {
+            let pipe = self.routers[index].pipe;
+            match output {
+                peer::Output::Send { conn, bytes } => {
+                    let sent = peer::Event::Sent {
+                        conn,
+                        bytes: bytes.len(),
+                    };
+                    self.routers[index].machine.handle(self.now, sent);
+                    if let Some(pipe) = pipe.filter(|pipe| pipe.router == conn) {
+                        self.later(DELAY, Pending::ToCore(index, pipe.core, bytes));
+                    }
+                }
+                peer::Output::Close { conn } => {
+                    if let Some(pipe) = pipe.filter(|pipe| pipe.router == conn) {
+                        self.routers[index].forget();
+                        self.later(DELAY, Pending::EndCore(index, pipe.core));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// A router process ends and starts anew: all it knew is gone.
+    pub fn restart_router(&mut self, index: usize) {
+        let router = &mut self.routers[index];
+        let pipe = router.pipe;
+        let (up, cut, connections) = (router.up, router.cut, router.connections);
+        let held = std::mem::take(&mut router.held);
+        let given_up = std::mem::take(&mut router.given_up);
+        *router = Router::new(router.name.clone(), self.now);
+        (router.up, router.cut, router.connections) = (up, cut, connections);
+        router.held = held;
+        router.given_up = given_up;
+        if let Some(pipe) = pipe {
+            self.later(DELAY, Pending::EndCore(index, pipe.core));
+        }
+    }
+
+    /// What waited while the link was cut comes through.
+    pub fn mend(&mut self, index: usize) {
+        self.routers[index].cut = false;
+        let held = std::mem::take(&mut self.routers[index].held);
+        for pending in held {
+            self.later(DELAY, pending);
+        }
+    }
+
+    /// Performs all outputs, and looks at the promises after each.
+    pub fn settle(&mut self) {
+        for _ in 0..10_000 {
+            let Some(output) = self.core.poll_output() else {
+                self.assert_promises();
+                return;
+            };
+            self.perform(output);
+        }
+        panic!("outputs without an end");
+    }
+
+    fn perform(&mut self, output: Output) {
+        match output {
+            Output::Check { monitor, spec, .. } => {
+                let text = spec.to_string();
+                let outcome = match self.services.get(&text).copied().unwrap_or(Some(true)) {
+                    Some(true) => Outcome::pass(),
+                    Some(false) => Outcome::fail("dead"),
+                    None => {
+                        self.hung.push(monitor);
+                        return;
+                    }
+                };
+                let delay = Duration::from_millis(self.chance.below(50));
+                self.later(delay, Pending::Checked(monitor, outcome));
+            }
+            Output::Step { id, step } => {
+                // In order, each after a while.
+                let slow = u64::try_from(self.slow.as_millis()).unwrap_or(0);
+                let delay = Duration::from_millis(self.chance.below(slow + 1));
+                self.step_done_at = self.step_done_at.max(self.now + delay);
+                self.later_at(self.step_done_at, Pending::Step(id, step));
+            }
+            Output::Connect { peer, conn, .. } => {
+                let index = self.index(&peer);
+                self.later(DELAY, Pending::Connect(index, conn));
+            }
+            Output::Send { peer, conn, bytes } => {
+                let index = self.index(&peer);
+                let sent = bytes.len();
+                let pipe = self.routers[index].pipe.filter(|pipe| pipe.core == conn);
+                if let Some(pipe) = pipe {
+                    self.later(DELAY, Pending::ToRouter(index, pipe.router, bytes));
+                }
+                let event = peer::Event::Sent { conn, bytes: sent };
+                self.core.handle(self.now, Event::Bgp { peer, event });
+            }
+            Output::Close { peer, conn } => {
+                let index = self.index(&peer);
+                let pipe = self.routers[index].pipe.filter(|pipe| pipe.core == conn);
+                if let Some(pipe) = pipe {
+                    self.later(DELAY, Pending::EndRouter(index, pipe.router));
+                } else {
+                    self.routers[index].given_up.insert(conn);
+                }
+            }
+            Output::AwaitAcknowledged => self.later(DELAY * 2, Pending::Acknowledged),
+            Output::NetworkWanted => self.later(DELAY, Pending::Network),
+            Output::Transition(t) => {
+                self.tell(format!("{}: {} -> {}: {}", t.app, t.from, t.to, t.why))
+            }
+            Output::Exit { code, why } => {
+                self.tell(format!("exit {code}: {why}"));
+                self.exit = Some(code);
+            }
+            Output::PortsChanged
+            | Output::MaintenanceFilesChanged
+            | Output::SetUserTimeout { .. } => {}
+        }
+    }
+
+    fn index(&self, peer: &PeerName) -> usize {
+        let index = self.routers.iter().position(|router| router.name == *peer);
+        index.expect("it is one of the routers")
+    }
+
+    fn kernel(&mut self, step: &Step) -> Result<StepResult, StepError> {
+        let error = || StepError {
+            message: "no buffer space".to_owned(),
+            permanent: false,
+        };
+        match step {
+            Step::AddAddress {
+                prefix,
+                lifetime,
+                replace,
+                ..
+            } => {
+                if self.failing.contains(prefix) {
+                    return Err(error());
+                }
+                if self.addresses.get(prefix) == Some(&Address::Foreign) {
+                    self.vanished.remove(prefix);
+                    return Ok(StepResult::Foreign);
+                }
+                let expires = lifetime.map(|lifetime| self.now + lifetime);
+                self.tell(format!(
+                    "{} {prefix}",
+                    if *replace { "renewed" } else { "added" }
+                ));
+                self.addresses.insert(*prefix, Address::Ours { expires });
+                self.vanished.remove(prefix);
+            }
+            Step::RemoveAddress { prefix } => {
+                if self.failing.contains(prefix) {
+                    return Err(error());
+                }
+                self.tell(format!("removed {prefix}"));
+                let story = self.story.join("\n");
+                assert!(
+                    !self.core.is_announced(prefix),
+                    "removed while announced\n{story}"
+                );
+                let was = self.addresses.remove(prefix);
+                assert_ne!(
+                    was,
+                    Some(Address::Foreign),
+                    "{prefix} was not ours\n{}",
+                    self.story.join("\n")
+                );
+            }
+            Step::ReplaceNat(table) => {
+                if self.nat_fails {
+                    return Err(error());
+                }
+                self.nat = table.clone();
+            }
+        }
+        Ok(StepResult::Done)
+    }
+
+    /// The checks that hang are answered at last.
+    pub fn unhang(&mut self) {
+        for monitor in std::mem::take(&mut self.hung) {
+            self.later(DELAY, Pending::Checked(monitor, Outcome::fail("killed")));
+        }
+    }
+
+    /// What must hold at any moment.
+    fn assert_promises(&mut self) {
+        let story = || self.story.join("\n");
+        for view in self.core.apps(self.now) {
+            let definition = self.core.definition(&view.name).expect("it is there");
+            for vip in &view.vips {
+                let lost = self.vanished.contains(&vip.prefix);
+                let addressed = self.addresses.contains_key(&vip.prefix) || lost;
+                assert!(
+                    addressed || !vip.announced,
+                    "{} is announced without its address\n{}",
+                    vip.prefix,
+                    story()
+                );
+                let silent = match view.state {
+                    AppState::Down => definition.when_down == Reaction::Withdraw,
+                    AppState::Drained | AppState::Draining => {
+                        definition.when_draining == Reaction::Withdraw
+                    }
+                    AppState::Pending => view.health == Health::Unknown,
+                    _ => false,
+                };
+                assert!(
+                    !(silent && vip.announced),
+                    "{} of {} is announced though it is {}\n{}",
+                    vip.prefix,
+                    view.name,
+                    view.state,
+                    story()
+                );
+            }
+        }
+        let (timeout, now) = (self.core.poll_timeout(), self.now);
+        if timeout.is_none_or(|at| at > now) {
+            self.core.handle_timeout(now);
+            let output = self.core.poll_output();
+            assert!(
+                output.is_none(),
+                "{output:?} out of nothing\n{}",
+                self.story.join("\n")
+            );
+        }
+    }
+
+    /// What must hold when nothing is broken and time has passed.
+    pub fn assert_settled(&self) {
+        let story = || self.story.join("\n");
+        let mut expected: BTreeMap<Prefix, AppName> = BTreeMap::new();
+        for view in self.core.apps(self.now) {
+            let definition = self.core.definition(&view.name).expect("it is there");
+            let leaving = matches!(view.state, AppState::Drained | AppState::Draining);
+            let stays = !leaving || definition.when_draining != Reaction::Withdraw;
+            let held = view.state == AppState::Invalid && view.why.contains("is held by");
+            assert!(
+                held || matches!(view.state, AppState::Up | AppState::Drained),
+                "{} is {}: {}\n{}",
+                view.name,
+                view.state,
+                view.why,
+                story()
+            );
+            let vips = view
+                .vips
+                .iter()
+                .filter(|vip| stays && vip.problem.is_none());
+            expected.extend(vips.map(|vip| (vip.prefix, view.name.clone())));
+        }
+        let peers = self.core.peers(self.now);
+        let peers: Vec<_> = peers
+            .iter()
+            .map(|p| (p.state, &p.last_error, p.since))
+            .collect();
+        for router in &self.routers {
+            let known: Vec<&Prefix> = router.rib.keys().collect();
+            let wanted: Vec<&Prefix> = expected.keys().collect();
+            assert_eq!(known, wanted, "{}: {peers:?}\n{}", router.name, story());
+            for (prefix, attributes) in &router.rib {
+                let name = &expected[prefix];
+                let definition = self.core.definition(name).expect("it is there");
+                let drained = self
+                    .core
+                    .app(self.now, name)
+                    .is_some_and(|view| view.draining);
+                let prepends = match &definition.when_draining {
+                    Reaction::Announce(over) if drained => over.as_path_prepend.unwrap_or(0),
+                    _ => 0,
+                };
+                let length: usize = attributes.as_path.0.iter().map(segment_len).sum();
+                assert_eq!(length, usize::from(prepends) + 1, "{prefix}\n{}", story());
+                assert_eq!(attributes.med, None, "{prefix} as if down\n{}", story());
+            }
+        }
+        let missing = expected
+            .keys()
+            .find(|prefix| !self.addresses.contains_key(prefix));
+        assert_eq!(missing, None, "{}", story());
+    }
+}
+
+fn segment_len(segment: &sidecast::bgp::Segment) -> usize {
+    match segment {
+        sidecast::bgp::Segment::Sequence(asns) | sidecast::bgp::Segment::Set(asns) => asns.len(),
+    }
+}
+
+pub const DELAY: Duration = Duration::from_millis(3);

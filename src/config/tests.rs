@@ -4,8 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::*;
-use crate::app::{Monitor, MonitorSpec, Reaction, Vip};
-use crate::net::Community;
+use crate::app::{Monitor, MonitorSpec, Reaction};
 
 const FULL: &str = include_str!("../../tests/data/config/full.yaml");
 const PEERS: &str = include_str!("../../tests/data/config/peers.yaml");
@@ -105,6 +104,8 @@ fn every_documented_key_is_read() {
 #[cfg(feature = "tls")]
 #[test]
 fn the_shipped_example_of_gocast_is_read() {
+    use crate::app::Vip;
+    use crate::net::Community;
     let loaded = load_with(GOCAST, &[("CONSUL_NODE", "n1")], &[]).unwrap();
     let config = loaded.config;
     assert_eq!(config.agent.listen.addrs, [ListenAddr::Any(8080)]);
@@ -1078,4 +1079,20 @@ fn a_thousand_apps_are_read_in_no_time() {
         "{:?}",
         begin.elapsed()
     );
+}
+
+#[cfg(not(feature = "tls"))]
+#[test]
+fn without_tls_https_is_refused_with_a_sentence() {
+    let app = with_app("- {name: a, vip: 192.0.2.1/32, monitors: ['https://a/']}\n");
+    for text in [
+        app,
+        "agent: {consul_addr: 'https://c'}\nbgp: {local_as: 1}\n".to_owned(),
+    ] {
+        let all = problems(&text);
+        assert!(
+            all.len() == 1 && all[0].contains("needs TLS, which this build has not"),
+            "{all:?}"
+        );
+    }
 }

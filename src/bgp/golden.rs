@@ -1,6 +1,6 @@
 //! Whole messages from `tests/data/bgp/*.hex`: a first comment that says what it is, then hexadecimal
-//! digits, written down from the field diagrams of the RFCs. Each is read, cut short at every byte, and
-//! written again.
+//! digits, written down from the field diagrams of the RFCs or captured from other speakers. Each is
+//! read, cut short at every byte, and written again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

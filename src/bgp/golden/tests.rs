@@ -115,7 +115,7 @@ fn opens() -> Vec<(&'static str, Golden)> {
     let gobgp = vec![
         Capability::RouteRefresh,
         Capability::Fqdn {
-            hostname: "edge-1".to_owned(),
+            hostname: "vm".to_owned(),
             domain: String::new(),
         },
         mp(Family::Ipv4),
@@ -126,6 +126,41 @@ fn opens() -> Vec<(&'static str, Golden)> {
         family: family.into(),
         forwarding,
     };
+    let bird = vec![
+        mp(Family::Ipv4),
+        mp(Family::Ipv6),
+        Capability::RouteRefresh,
+        Capability::ExtendedMessage,
+        Capability::GracefulRestart(GracefulRestart {
+            restart_time: 120,
+            families: vec![kept(Family::Ipv4, false), kept(Family::Ipv6, false)],
+            ..GracefulRestart::default()
+        }),
+        Capability::FourOctetAs(4_200_000_001),
+        Capability::EnhancedRouteRefresh,
+        unknown(71, &[]),
+    ];
+    let frr = vec![
+        mp(Family::Ipv4),
+        mp(Family::Ipv6),
+        unknown(128, &[]),
+        Capability::RouteRefresh,
+        Capability::EnhancedRouteRefresh,
+        Capability::FourOctetAs(4_200_000_001),
+        Capability::ExtendedMessage,
+        unknown(69, &[0, 1, 1, 1, 0, 2, 1, 1]),
+        Capability::Fqdn {
+            hostname: "edge-1".to_owned(),
+            domain: String::new(),
+        },
+        Capability::GracefulRestart(GracefulRestart {
+            restarted: true,
+            notification: true,
+            restart_time: 120,
+            families: Vec::new(),
+        }),
+        unknown(71, &hex("00010180000000 00020180000000")),
+    ];
     let many = vec![
         mp(Family::Ipv4),
         mp(Family::Ipv6),
@@ -150,7 +185,9 @@ fn opens() -> Vec<(&'static str, Golden)> {
     ];
     let two = "10.0.0.2";
     vec![
-        ("open_gobgp", golden(open(65001, 90, two, gobgp))),
+        ("gobgp_open", golden(open(65001, 90, two, gobgp))),
+        ("bird_open", golden(open(4_200_000_001, 240, two, bird))),
+        ("frr_open", theirs(open(4_200_000_001, 180, two, frr))),
         ("open_255_classic", golden(open(65001, 90, two, classic))),
         ("open_extended", golden(open(65001, 90, two, extended))),
         (
@@ -256,6 +293,32 @@ fn announcements() -> Vec<(&'static str, Golden)> {
     ]
 }
 
+/// What other speakers made of one route of each family.
+fn captured() -> Vec<(&'static str, Golden)> {
+    let via = |next_hop| PathAttributes {
+        as_path: AsPath::sequence([asn(4_200_000_001)]),
+        ..PathAttributes::new(addr(next_hop))
+    };
+    let bird4 = PathAttributes {
+        communities: BTreeSet::from(["65001:100".parse().unwrap()]),
+        ext_communities: BTreeSet::from(["rt:65001:1".parse().unwrap()]),
+        large_communities: BTreeSet::from(["65001:1:2".parse().unwrap()]),
+        ..via("10.0.0.2")
+    };
+    let frr = |next_hop| PathAttributes {
+        med: Some(0),
+        ..via(next_hop)
+    };
+    let one = |route, attributes| announce(vec![routes(&[route], attributes)]);
+    let (dns4, dns6) = ("192.0.2.53/32", "2001:db8::53/128");
+    vec![
+        ("bird_update_ipv4", golden(one(dns4, bird4))),
+        ("bird_update_ipv6", theirs(one(dns6, via("2001:db8:1::2")))),
+        ("frr_update_ipv4", theirs(one(dns4, frr("10.0.0.2")))),
+        ("frr_update_ipv6", theirs(one(dns6, frr("::ffff:10.0.0.2")))),
+    ]
+}
+
 fn others() -> Vec<(&'static str, Golden)> {
     let shutdown = notification(6, 2, TEXT);
     let hard_reset = notification(6, 9, &[&[6, 4], TEXT].concat());
@@ -293,7 +356,9 @@ fn others() -> Vec<(&'static str, Golden)> {
 /// Every file has its meaning here and the other way round.
 fn table() -> Vec<(&'static str, Vec<u8>, Golden)> {
     let mut files = load();
-    let all = [opens(), announcements(), others()].into_iter().flatten();
+    let all = [opens(), announcements(), captured(), others()]
+        .into_iter()
+        .flatten();
     let table = all
         .map(|(name, golden)| {
             let bytes = files.remove(name);

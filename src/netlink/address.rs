@@ -230,7 +230,7 @@ const LABEL_MAX: usize = 15;
 
 #[cfg(test)]
 mod tests {
-    use super::super::golden::{golden, same, truncations};
+    use super::super::golden::{attrs, golden, message, same, truncations};
     use super::super::message::Answer;
     use super::*;
 
@@ -259,6 +259,18 @@ mod tests {
         assert_eq!(ours.flags & NLM_F_REPLACE, NLM_F_REPLACE);
         ours.flags = golden.requests()[0].flags;
         same(&ours, &golden.requests()[0], 8, &[IFA_PROTO]);
+    }
+
+    #[test]
+    fn our_mark_is_on_every_address() {
+        // `ip` 6.1 cannot write IFA_PROTO; `linux/if_addr.h` says one byte.
+        for prefix in ["192.0.2.53/32", "2001:db8::53/128"] {
+            for request in [new(prefix, 300).add(), new(prefix, 300).replace()] {
+                let bytes = request.unwrap().encode(1);
+                let attrs = attrs(message(&bytes).payload, 8);
+                assert_eq!(attrs[&IFA_PROTO], [0x53]);
+            }
+        }
     }
 
     #[test]

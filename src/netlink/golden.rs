@@ -146,3 +146,36 @@ fn the_writer_writes_what_the_reader_read() {
         }
     }
 }
+
+#[test]
+fn no_broken_payload_panics() {
+    use super::{address, conntrack, link, neighbour, nftables, route};
+    let mut state = 7u64;
+    let mut chance = |below: usize| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        usize::try_from(state >> 33).unwrap() % below
+    };
+    for golden in all().values() {
+        for datagram in golden.received.iter().filter(|d| !d.is_empty()) {
+            for _ in 0..50 {
+                let mut broken = datagram.clone();
+                for _ in 0..4 {
+                    let at = chance(broken.len());
+                    broken[at] = u8::try_from(chance(256)).unwrap();
+                }
+                for message in Messages::new(&broken).map_while(Result::ok) {
+                    let _ = message.answer();
+                    let _ = address::Address::decode(message.payload);
+                    let _ = link::Link::decode(message.payload);
+                    let _ = route::Route::decode(message.payload).map(|r| r.map(|r| r.ways()));
+                    let _ = neighbour::Neighbour::decode(message.payload);
+                    let _ = nftables::Counter::decode(message.payload);
+                    let _ = nftables::is_owned(message.payload);
+                    let _ = conntrack::Tuple::decode(message.payload);
+                }
+            }
+        }
+    }
+}

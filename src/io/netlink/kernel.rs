@@ -445,3 +445,86 @@ fn in_words(error: NetlinkError, vip: &VipAddress) -> NetlinkError {
 /// How long a look at all addresses serves. With a thousand VIPs a look for each would cost seconds.
 const LOOK_AGE: Duration = Duration::from_millis(100);
 const ESRCH: i32 = 3;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(addr: &str, valid: Option<u32>, proto: Option<u8>) -> Address {
+        let addr: IpAddr = addr.parse().unwrap();
+        Address {
+            index: 1,
+            prefix_len: Family::of(addr).width(),
+            addr,
+            label: addr.is_ipv4().then(|| "lo".to_owned()),
+            flags: 0,
+            valid,
+            preferred: if addr.is_ipv6() { Some(0) } else { valid },
+            proto,
+            scope: 0,
+        }
+    }
+
+    /// Whose the address is, on a kernel that keeps `IFA_PROTO` or one that does not.
+    fn whose(this: &Address, kept: bool, leased: Option<bool>, label: Option<&str>) -> Whose {
+        let kernels_own = address("127.0.0.1", None, kept.then_some(1));
+        let look = Look::at(Instant::now(), vec![kernels_own, this.clone()]);
+        let found = look.find(1, Prefix::host(this.addr)).unwrap();
+        look.whose(found, leased, label)
+    }
+
+    const OURS: Option<u8> = Some(IFAPROT_SIDECAST);
+
+    #[test]
+    fn a_mark_or_the_label_of_the_app_makes_it_ours() {
+        let marked = address("192.0.2.53", Some(60), OURS);
+        assert_eq!(whose(&marked, true, None, None), Whose::Ours);
+        let mut labelled = address("192.0.2.53", None, None);
+        labelled.label = Some("lo:dns".to_owned());
+        assert_eq!(whose(&labelled, true, None, Some("lo:dns")), Whose::Ours);
+        assert_eq!(whose(&labelled, true, None, Some("lo:web")), Whose::Foreign);
+        assert_eq!(whose(&labelled, true, None, None), Whose::Foreign);
+    }
+
+    #[test]
+    fn permanent_and_unmarked_is_somebody_elses_on_every_kernel() {
+        for kept in [true, false] {
+            for addr in ["192.0.2.53", "2001:db8::53"] {
+                let theirs = address(addr, None, None);
+                assert_eq!(whose(&theirs, kept, None, None), Whose::Foreign);
+                // Also when we had leased it before: somebody put it there anew.
+                assert_eq!(whose(&theirs, kept, Some(true), None), Whose::Foreign);
+            }
+        }
+    }
+
+    #[test]
+    fn an_old_kernel_keeps_no_mark_but_what_we_did_and_the_shape_of_ipv6_tell() {
+        let leased4 = address("192.0.2.53", Some(60), None);
+        assert_eq!(whose(&leased4, false, Some(true), None), Whose::Ours);
+        assert_eq!(whose(&leased4, false, None, None), Whose::Foreign);
+        let leased6 = address("2001:db8::53", Some(60), None);
+        assert_eq!(whose(&leased6, false, None, None), Whose::Ours);
+        assert_eq!(whose(&leased6, true, None, None), Whose::Foreign);
+    }
+
+    #[test]
+    fn without_a_lease_what_we_made_stays_ours() {
+        let permanent = address("2001:db8::53", None, None);
+        assert_eq!(whose(&permanent, false, Some(false), None), Whose::Ours);
+        let marked = address("2001:db8::53", None, OURS);
+        assert_eq!(whose(&marked, true, Some(false), None), Whose::Ours);
+    }
+
+    #[test]
+    fn ipv6_has_an_address_once_and_ipv4_once_for_each_length() {
+        let mut wide6 = address("2001:db8::53", None, None);
+        wide6.prefix_len = 64;
+        let mut wide4 = address("192.0.2.53", None, None);
+        wide4.prefix_len = 24;
+        let look = Look::at(Instant::now(), vec![wide6, wide4]);
+        let find = |prefix: &str| look.find(1, prefix.parse().unwrap()).is_some();
+        assert!(find("2001:db8::53/128"));
+        assert!(!find("192.0.2.53/32"));
+    }
+}

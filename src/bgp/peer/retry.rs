@@ -106,3 +106,36 @@ pub(super) fn likely_cause(notification: &Notification) -> Option<&'static str> 
         Cease::OtherConfigurationChange | Cease::HardReset | Cease::BfdDown => return None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_cease_that_is_retried_slowly_has_its_likely_cause() {
+        let cause = |subcode| likely_cause(&Notification::new(6, subcode, Vec::new()));
+        let slow: Vec<u8> = (0..=12)
+            .filter(|subcode| cause(*subcode).is_some())
+            .collect();
+        assert_eq!(slow, [1, 2, 3, 4, 5, 7, 8]);
+        assert!(cause(7).unwrap().contains("another BGP speaker"));
+        assert_eq!(likely_cause(&Notification::new(2, 2, Vec::new())), None);
+        // RFC 8538 §3: a hard reset says inside what it is about.
+        let shutdown = Notification::cease(Cease::AdministrativeShutdown, None);
+        let hard = likely_cause(&Notification::hard_reset(&shutdown));
+        assert_eq!(hard, cause(2));
+    }
+
+    #[test]
+    fn only_a_session_that_lasted_ends_an_outage() {
+        let now = Instant::now();
+        let mut retry = Retry::new(Duration::from_secs(5), 1);
+        retry.slow_delay(false);
+        retry.was_up(Duration::from_secs(9));
+        assert!(retry.slow_delay(false) > Duration::from_secs(40));
+        retry.was_up(Duration::from_secs(11));
+        assert!(retry.slow_delay(true) <= Duration::from_secs(10));
+        assert!(retry.delay(now) <= Duration::from_millis(200));
+        assert!(retry.delay(now + Duration::from_secs(60)) > Duration::from_secs(3));
+    }
+}

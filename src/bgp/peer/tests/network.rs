@@ -352,7 +352,7 @@ fn day(seed: u64, prepare: impl Fn(usize, &mut PeerConfig)) {
 
 #[test]
 fn a_day_of_a_flapping_network_ends_with_one_session_and_the_right_routes() {
-    for seed in 0..3 {
+    for seed in 0..2 {
         day(seed, |_, _| {});
     }
 }

@@ -715,3 +715,46 @@ fn after_a_planned_restart_end_of_rib_waits_for_the_first_routes() {
     script.connect(ConnId(2));
     assert!(!restarted(&script), "only the first session says so");
 }
+
+// Received routes
+
+#[test]
+fn a_malformed_attribute_is_counted_and_does_not_end_the_session() {
+    let mut script = Script::established(config());
+    let attributes = [
+        &[0x40, 1, 1, 9][..],
+        &[0x40, 2, 6, 2, 1, 0, 0, 0xfd, 0xea],
+        &[0x40, 3, 4, 10, 0, 0, 9],
+    ]
+    .concat();
+    let length = u8::try_from(attributes.len()).unwrap();
+    let body = [&[0, 0, 0, length][..], &attributes, &[32, 192, 0, 2, 77]].concat();
+    let total = u8::try_from(19 + body.len()).unwrap();
+    let bytes = [&[0xff; 16][..], &[0, total, 2], &body].concat();
+    for _ in 0..3 {
+        let bytes = bytes.clone();
+        assert!(
+            script
+                .event(Event::Received { conn: FIRST, bytes })
+                .is_empty()
+        );
+    }
+    assert_eq!(script.peer.counters().treated_as_withdraw, 3);
+    assert_eq!(script.peer.counters().received.update, 3);
+    assert_eq!(script.peer.state(), StateName::Established);
+}
+
+#[test]
+fn the_same_bytes_in_any_pieces_lead_to_the_same_session() {
+    for size in [1, 2, 7, 19, 4096] {
+        let mut script = Script::connected(config());
+        let context = EncodeContext::default();
+        let mut stream = open(9).encode(&context).unwrap();
+        stream.extend(Message::Keepalive.encode(&context).unwrap());
+        for piece in stream.chunks(size) {
+            let bytes = piece.to_vec();
+            script.event(Event::Received { conn: FIRST, bytes });
+        }
+        assert_eq!(script.peer.state(), StateName::Established, "{size}");
+    }
+}

@@ -312,7 +312,7 @@ fn a_thousand_vips_take_a_moment() {
                 "1000 VIPs added, renewed and removed in {:?}",
                 begun.elapsed()
             );
-            assert!(begun.elapsed() < Duration::from_secs(5));
+            assert!(begun.elapsed() < Duration::from_secs(15));
         });
     });
 }
@@ -774,7 +774,7 @@ fn changes_that_were_lost_are_told_as_such() {
         smol::block_on(async {
             let mut changes = Changes::open(false).unwrap();
             let mut kernel = Kernel::open().unwrap();
-            for i in 0..10_000 {
+            for i in 0..4000 {
                 let prefix = format!("198.18.{}.{}/32", i / 250, i % 250);
                 kernel.add_address(&vip(&prefix, Some(300))).await.unwrap();
             }

@@ -328,6 +328,12 @@ impl Peers {
         sessions.any(|session| session.peer.is_announced(prefix))
     }
 
+    /// Which machine serves a peer: another one after each restart of its settings.
+    #[cfg(test)]
+    pub fn machine(&self, name: &PeerName) -> Option<u64> {
+        self.sessions.get(name).map(|session| session.number)
+    }
+
     pub fn views(&self, now: Instant) -> Vec<PeerView> {
         let view = |(name, session): (&PeerName, &Session)| session.view(name, now);
         self.sessions.iter().map(view).collect()

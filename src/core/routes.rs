@@ -94,3 +94,102 @@ impl Routing {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::Community;
+
+    fn routing() -> Routing {
+        Routing {
+            families: Family::ALL.into(),
+            attributes: Attributes {
+                communities: [Community::new(65001, 1)].into(),
+                med: Some(1),
+                ..Attributes::default()
+            },
+            origin: Origin::Igp,
+            local_as: Asn::new(65001).unwrap(),
+            next_hop4: Some("10.0.0.2".parse().unwrap()),
+            next_hop6: Some("2001:db8::2".parse().unwrap()),
+        }
+    }
+
+    fn next_hop(
+        routing: &Routing,
+        vip: &str,
+        app: Attributes,
+        facts: SessionFacts,
+    ) -> Option<String> {
+        let vip: Prefix = vip.parse().unwrap();
+        let routes = routing.routes(&Routes::from([(vip, app)]), facts);
+        routes.get(&vip).map(|path| path.next_hop.to_string())
+    }
+
+    fn local(text: &str) -> SessionFacts {
+        SessionFacts {
+            local: Some(text.parse().unwrap()),
+            extended_next_hop: false,
+        }
+    }
+
+    const V4: &str = "192.0.2.53/32";
+    const V6: &str = "2001:db8:5::53/128";
+
+    #[test]
+    fn the_next_hop_is_the_operators_then_the_sessions_then_the_interfaces() {
+        let mut routing = routing();
+        let app = || Attributes {
+            next_hop: Some("10.9.9.9".parse().unwrap()),
+            ..Attributes::default()
+        };
+        let plain = Attributes::default;
+        let hop = |routing: &Routing, vip, app, facts| next_hop(routing, vip, app, facts).unwrap();
+        assert_eq!(
+            hop(&routing, V4, plain(), SessionFacts::default()),
+            "10.0.0.2"
+        );
+        assert_eq!(hop(&routing, V4, plain(), local("10.0.0.7")), "10.0.0.7");
+        assert_eq!(hop(&routing, V6, plain(), local("10.0.0.7")), "2001:db8::2");
+        assert_eq!(hop(&routing, V6, plain(), local("fe80::1")), "2001:db8::2");
+        routing.attributes.next_hop = Some("10.8.8.8".parse().unwrap());
+        assert_eq!(hop(&routing, V4, plain(), local("10.0.0.7")), "10.8.8.8");
+        assert_eq!(hop(&routing, V4, app(), local("10.0.0.7")), "10.9.9.9");
+    }
+
+    #[test]
+    fn a_route_without_a_next_hop_or_a_family_the_peer_takes_is_left_out() {
+        let mut routing = routing();
+        routing.next_hop4 = None;
+        let facts = local("fe80::1");
+        assert_eq!(next_hop(&routing, V4, Attributes::default(), facts), None);
+        let extended = SessionFacts {
+            extended_next_hop: true,
+            ..facts
+        };
+        let hop = next_hop(&routing, V4, Attributes::default(), extended);
+        assert_eq!(hop.as_deref(), Some("2001:db8::2"), "RFC 8950");
+        routing.families = [Family::Ipv4].into();
+        assert_eq!(next_hop(&routing, V6, Attributes::default(), facts), None);
+    }
+
+    #[test]
+    fn attributes_are_the_global_ones_the_peers_and_the_apps() {
+        let vip: Prefix = V4.parse().unwrap();
+        let app = Attributes {
+            communities: [Community::new(65001, 53)].into(),
+            med: Some(7),
+            as_path_prepend: Some(2),
+            ..Attributes::default()
+        };
+        let routes = routing().routes(&Routes::from([(vip, app)]), SessionFacts::default());
+        let path = &routes[&vip];
+        assert_eq!(
+            path.communities,
+            [Community::new(65001, 1), Community::new(65001, 53)].into()
+        );
+        assert_eq!((path.med, path.local_pref), (Some(7), None));
+        let asn = Asn::new(65001).unwrap();
+        assert_eq!(path.as_path, AsPath::sequence([asn, asn]));
+    }
+}

@@ -18,6 +18,10 @@ impl Registry {
             unaddressed: self.agent.vip_interface.is_none(),
             ..Desired::default()
         };
+        // A VIP that cuts the host off must not be there even for the moment until that is known.
+        if !self.facts.known {
+            return desired;
+        }
         for (name, entry) in &self.apps {
             for vip in entry
                 .vips()

@@ -662,3 +662,36 @@ fn the_ring_keeps_the_last_hundred_transitions() {
     assert_eq!((last.seq, last.to), (121, AppState::Up));
     assert_eq!(bench.app("dns").transitions[&AppState::Down], 60);
 }
+
+#[test]
+fn many_apps_take_a_moment() {
+    let apps: Vec<String> = (0..300)
+        .map(|n| {
+            format!(
+                "{{name: a{n}, vip: 198.51.{}.{}/32, monitors: [\"port:tcp:{}\"]}}",
+                n / 250,
+                n % 250 + 1,
+                n + 1
+            )
+        })
+        .collect();
+    let outcomes: Vec<(String, bool)> = (0..300)
+        .map(|n| (format!("port:tcp:{}", n + 1), true))
+        .collect();
+    let outcomes: Vec<(&str, bool)> = outcomes
+        .iter()
+        .map(|(text, passes)| (text.as_str(), *passes))
+        .collect();
+    let config = config("", &apps.join(", "));
+    let mut bench = Bench::with_outcomes(config, &outcomes);
+    assert_eq!(bench.announced().len(), 300);
+    let steps = bench
+        .done()
+        .iter()
+        .filter(|did| did.starts_with("add"))
+        .count();
+    assert_eq!(steps, 300);
+    bench.advance(secs(25));
+    assert_eq!(bench.checks, 900);
+    assert!(bench.done().is_empty());
+}

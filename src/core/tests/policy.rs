@@ -2,7 +2,7 @@
 
 use super::bench::{Bench, config, config_with, name, network, prefix, secs};
 use crate::app::Source;
-use crate::core::{AppState, Event, Refusal, Registered};
+use crate::core::{AppState, Core, Event, Output, Refusal, Registered};
 use crate::net::Family;
 
 const VIP: &str = "192.0.2.53/32";
@@ -215,4 +215,58 @@ fn labels_are_gocasts() {
     let label = |vip| addresses[&prefix(vip)].label.as_deref();
     assert_eq!(label("192.0.2.1/32"), Some("lo:app1longname"));
     assert_eq!(label("2001:db8::1/128"), None);
+}
+
+#[test]
+fn nothing_touches_the_kernel_before_the_network_is_known() {
+    let now = std::time::Instant::now();
+    let mut core = Core::new(config("", DNS), 1, now);
+    while let Some(output) = core.poll_output() {
+        assert!(!matches!(output, Output::Step { .. }), "{output:?}");
+    }
+    core.handle(now, Event::Network(network()));
+    let mut outputs = std::iter::from_fn(|| core.poll_output());
+    assert!(outputs.any(|output| matches!(output, Output::Step { .. })));
+}
+
+/// A link that is down for a moment, or a lease of DHCP: the session outlives both.
+#[test]
+fn a_peer_that_vanishes_is_given_up_after_a_while() {
+    let mut bench = Bench::new(config("", DNS));
+    assert_eq!(bench.core.peers(bench.now).len(), 1);
+    let mut without = network();
+    without.peers.clear();
+    bench.event(Event::Network(without.clone()));
+    bench.advance(secs(5));
+    bench.event(Event::Network(network()));
+    bench.advance(secs(30));
+    assert_eq!(bench.core.peers(bench.now).len(), 1);
+    bench.event(Event::Network(without));
+    bench.advance(secs(10));
+    assert!(bench.core.peers(bench.now).is_empty());
+}
+
+#[test]
+fn a_session_starts_again_only_when_its_own_settings_change() {
+    let mut bench = Bench::new(config("", DNS));
+    bench.advance(secs(100));
+    let machine = |bench: &Bench| {
+        bench
+            .core
+            .peers
+            .machine(&bench.core.peers(bench.now)[0].name)
+    };
+    let first = machine(&bench);
+    bench.core.reload(
+        bench.now,
+        config_with("communities: [\"65001:9\"]", "", DNS),
+    );
+    bench.event(Event::Network(network()));
+    assert_eq!(machine(&bench), first, "attributes alone restart nothing");
+    bench
+        .core
+        .reload(bench.now, config_with("hold_time: 9s", "", DNS));
+    bench.event(Event::Network(network()));
+    assert_eq!(bench.core.peers(bench.now)[0].hold_time, 9);
+    assert_ne!(machine(&bench), first);
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use sidecast_lab::{Bird, Sidecast, Site, VIP4, VIP6, Watch, expect, until};
+use sidecast_lab::{Bird, Cable, Sidecast, Site, VIP4, VIP6, Watch, expect, until};
 
 sidecast_lab::tests! {
     needs ["bird", "birdc", "ip"]:
@@ -11,6 +11,8 @@ sidecast_lab::tests! {
         sigint_withdraws_before_the_address_goes,
         a_second_signal_skips_the_wait,
         an_address_somebody_else_put_there_stays;
+    needs ["bird", "birdc", "ip", "nft"]:
+        a_router_that_fell_silent_does_not_delay_leaving;
 }
 
 fn sigterm_withdraws_before_the_address_goes() {
@@ -95,6 +97,21 @@ fn an_address_somebody_else_put_there_stays() {
         .map(|info| info["valid_life_time"].clone());
     let forever = serde_json::json!(4_294_967_295_u32);
     assert_eq!(lifetime, Some(forever), "it was given no lease");
+}
+
+fn a_router_that_fell_silent_does_not_delay_leaving() {
+    let site = Site::new();
+    let _services = site.a.services();
+    let _router = Bird::router(&site.router, &[site.a.session("a")]);
+    let mut sidecast = Sidecast::start(&site.a.network, &site.a.config("", ""));
+    site.answered_by("a", PATIENCE);
+    site.silence(&site.a, Cable::Out);
+    let begun = Instant::now();
+    sidecast.signal(Signal::SIGTERM);
+    assert!(sidecast.wait(Duration::from_secs(10)).success());
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(5), "it took {took:?}");
+    assert_eq!(site.a.vips(), [""; 0], "an address is left");
 }
 
 /// How long the lab may need to come up.

@@ -242,6 +242,11 @@ impl Peers {
         self.outputs.pop_front()
     }
 
+    /// Whether the peers have been told of any set, be it empty.
+    pub fn is_advertising(&self) -> bool {
+        self.advertising
+    }
+
     /// The whole set of routes from now on.
     pub fn advertise(&mut self, now: Instant, routes: Routes) {
         if self.advertising && routes == self.routes {

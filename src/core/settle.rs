@@ -26,7 +26,8 @@ impl Core {
             let desired = self.desired(now);
             let plan = self.kernel.plan(now, &desired);
             // The first set, even an empty one, must be said: End-of-RIB waits for it.
-            if !self.waits_for_first_round() {
+            let news = plan.routes.is_some() || !self.peers.is_advertising();
+            if !self.waits_for_first_round() && news {
                 self.peers
                     .advertise(now, self.kernel.applied().routes.clone());
             }

@@ -250,9 +250,15 @@ impl Registry {
         if self.exiting || self.is_draining(&name) {
             entry.start_drain(now);
         }
-        self.apps.insert(name, entry);
-        self.claim();
-        self.settle_all(now);
+        self.apps.insert(name.clone(), entry);
+        if done == Registered::Added {
+            // It takes nothing from anybody: the others need no second look.
+            self.claim_for(&name);
+            self.settle(now, &name);
+        } else {
+            self.claim();
+            self.settle_all(now);
+        }
         done
     }
 
@@ -322,15 +328,24 @@ impl Registry {
 
     /// Gives VIPs that nobody holds to those that want them.
     fn claim(&mut self) {
+        let names: Vec<AppName> = self.apps.keys().cloned().collect();
+        for name in &names {
+            self.claim_for(name);
+        }
         self.redefined = true;
         self.dirty = true;
-        for (name, entry) in &self.apps {
-            for vip in entry.vips() {
-                self.claims.entry(vip).or_insert_with(|| name.clone());
-            }
+    }
+
+    fn claim_for(&mut self, name: &AppName) {
+        self.redefined = true;
+        self.dirty = true;
+        let Some(entry) = self.apps.get(name) else {
+            return;
+        };
+        for vip in entry.vips() {
+            self.claims.entry(vip).or_insert_with(|| name.clone());
+            self.leaving.remove(&vip);
         }
-        let claims = &self.claims;
-        self.leaving.retain(|vip, _| !claims.contains_key(vip));
     }
 
     /// Takes new settings of the agent.

@@ -140,3 +140,24 @@ fn nothing_is_ready_before_it_was_announced_nor_while_it_leaves() {
     bench.event(Event::Stop);
     assert_eq!(bench.core.ready(), Err("stopping".to_owned()));
 }
+
+/// Routers that kept our routes over a quiet restart drop what the first End-of-RIB does not hold.
+#[test]
+fn after_a_quiet_restart_the_peers_hear_nothing_before_the_first_checks() {
+    let app = "{name: dns, vip: 192.0.2.53/32, monitors: [\"port:tcp:1\"]}";
+    let mut bench = Bench::new(config("", ""));
+    let restarted =
+        |bench: &Bench| crate::core::Core::new(config("", app), 1, bench.now).on_host(None, true);
+    bench.core = restarted(&bench);
+    bench.event(Event::Network(network()));
+    bench.advance(secs(1));
+    assert!(!bench.core.peers.is_advertising());
+    let (monitor, _) = bench.unanswered.pop().unwrap();
+    bench.answer(monitor, crate::health::Outcome::pass());
+    bench.settle();
+    assert!(bench.core.peers.is_advertising());
+    bench.core = restarted(&bench);
+    bench.event(Event::Network(network()));
+    bench.advance(secs(5));
+    assert!(bench.core.peers.is_advertising(), "not for ever");
+}

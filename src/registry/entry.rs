@@ -139,6 +139,8 @@ impl Entry {
                 health: self.health,
             });
         }
+        // Without a file nobody would ever end the maintenance.
+        self.maintenance &= app.maintenance_file.is_some();
         self.app = app;
         self.checks = checks;
         self.refusal = None;

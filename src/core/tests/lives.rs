@@ -526,6 +526,10 @@ fn a_maintenance_file_acts_like_a_drain() {
     assert!(!bench.is_announced(VIP));
     bench.event(there(false));
     assert!(bench.is_announced(VIP));
+    bench.event(there(true));
+    bench.core.reload(bench.now, config("", DNS));
+    bench.settle();
+    assert!(bench.is_announced(VIP), "the file is no longer asked for");
 }
 
 #[test]

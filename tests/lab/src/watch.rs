@@ -1,4 +1,5 @@
-//! The kernel's own account of what changed and when, from `ip monitor`.
+//! An account of what changed in a kernel and when, from `ip monitor`. The times are those at which `ip`
+//! was told: between two namespaces they compare to a few milliseconds, no finer.
 
 use std::time::Duration;
 

@@ -349,7 +349,6 @@ fn without(config: &Config) -> Vec<String> {
     let missing = [
         ("agent.consul_addr", agent.consul.is_some()),
         ("agent.state_file", agent.state_file.is_some()),
-        ("agent.user", agent.user.is_some()),
         ("bgp.listen", config.bgp.listen.is_some()),
         (
             "bgp.bfd",

@@ -6,6 +6,7 @@ use crate::agent::{self, Start};
 use crate::config::{self, Config, Listen, ListenAddr, Loaded};
 use crate::io::http::{ListenError, Listener};
 use crate::io::notify::{self, Notify};
+use crate::io::privilege;
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{Ipv6Addr, SocketAddr};
@@ -19,6 +20,7 @@ pub fn run(global: &Global, dry_run: bool) -> Result<u8, Failure> {
             env!("CARGO_PKG_VERSION")
         ),
     }
+    privilege::raise();
     let start = Start {
         api: listeners(&config.agent.listen)?,
         metrics: listeners(&config.agent.metrics)?,
@@ -36,6 +38,14 @@ pub fn run(global: &Global, dry_run: bool) -> Result<u8, Failure> {
         seed: RandomState::new().hash_one(std::process::id()),
         config,
     };
+    // Listeners may need what is given up here; threads, which inherit it, start only behind it.
+    privilege::settle(start.config.agent.user.as_deref())
+        .map_err(|error| Failure::run(format!("sidecast: {error}")))?;
+    if !dry_run && start.config.agent.vip_interface.is_some() {
+        privilege::without_net_admin()
+            .iter()
+            .for_each(|advice| log::error!("{advice}"));
+    }
     agent::run(start).map_err(|error| Failure::run(format!("sidecast: {error}")))
 }
 

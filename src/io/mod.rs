@@ -5,6 +5,7 @@ pub mod http;
 pub mod monitor;
 pub mod netlink;
 pub mod notify;
+pub mod privilege;
 pub mod process;
 pub mod reaper;
 pub mod signal;

@@ -19,6 +19,7 @@ use crate::netlink::{
     EACCES, EADDRNOTAVAIL, EAFNOSUPPORT, EEXIST, ENODEV, ENOENT, EOPNOTSUPP, NetlinkError,
 };
 use nix::sys::socket::SockProtocol;
+use smol::Timer;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -168,11 +169,32 @@ impl Kernel {
         };
         let added = added.map_err(|error| in_words(error, vip))?;
         let key = (link.index, vip.prefix);
+        if vip.prefix.family() == Family::Ipv6 && !self.mine.contains_key(&key) {
+            self.until_local(vip.prefix.addr()).await?;
+        }
         match added {
             Added::Foreign => self.mine.remove(&key),
             Added::Done | Added::Adopted => self.mine.insert(key, vip.lifetime.is_some()),
         };
         Ok(added)
+    }
+
+    /// The kernel acknowledges an IPv6 address before it takes packets for it: the `local` route comes
+    /// from queued work (`addrconf_dad_work`), some milliseconds later. An announcement has to wait for
+    /// it, or the first client is refused.
+    async fn until_local(&mut self, addr: IpAddr) -> Result<(), NetlinkError> {
+        for _ in 0..LOCAL_LOOKS {
+            if self
+                .route_to(addr)
+                .await?
+                .is_some_and(|route| route.kind == RTN_LOCAL)
+            {
+                return Ok(());
+            }
+            Timer::after(LOCAL_EVERY).await;
+        }
+        log::warn!("{addr}: the kernel has taken the address, but delivers no packets to it yet");
+        Ok(())
     }
 
     async fn add_to(&mut self, vip: &VipAddress, index: u32) -> Result<Added, NetlinkError> {
@@ -445,6 +467,10 @@ fn in_words(error: NetlinkError, vip: &VipAddress) -> NetlinkError {
 /// How long a look at all addresses serves. With a thousand VIPs a look for each would cost seconds.
 const LOOK_AGE: Duration = Duration::from_millis(100);
 const ESRCH: i32 = 3;
+
+/// How often, and how many times, a new IPv6 address is looked at until it is local.
+const LOCAL_EVERY: Duration = Duration::from_millis(1);
+const LOCAL_LOOKS: u32 = 500;
 
 #[cfg(test)]
 mod tests {

@@ -11,6 +11,7 @@ mod sessions;
 
 use crate::config::Config;
 use crate::core::{Core, Event, Output};
+use crate::io::bfd::{BfdSockets, Datagram};
 use crate::io::http::{self, Call, Listener};
 use crate::io::notify::Notify;
 use crate::io::signal;
@@ -70,6 +71,7 @@ struct Agent {
     /// What `timer` is set to.
     timer_at: Option<Instant>,
     sessions: Sessions,
+    bfd: BfdSockets,
     kernel: KernelTasks,
     checks: Checks,
     maintenance: Maintenance,
@@ -88,6 +90,7 @@ enum Wake {
     Call(Call),
     Metrics(Call),
     Signal(signal::Request),
+    Bfd,
     Deadline,
 }
 
@@ -119,7 +122,7 @@ impl Agent {
                 .bgp
                 .peers
                 .iter_mut()
-                .for_each(|peer| peer.passive = true);
+                .for_each(|peer| (peer.passive, peer.bfd) = (true, None));
         }
         let limits = http::Limits {
             connections: config.agent.max_connections,
@@ -147,6 +150,7 @@ impl Agent {
             timer: Timer::never(),
             timer_at: None,
             sessions: Sessions::new(executor, events_out.clone()),
+            bfd: BfdSockets::new(start.seed),
             kernel,
             checks,
             maintenance: Maintenance::new(executor, events_out),
@@ -176,6 +180,10 @@ impl Agent {
                 };
                 self.core.handle(now, event);
             }
+            // What the kernel holds is heard before silence is judged.
+            let core = &mut self.core;
+            self.bfd
+                .receive(|datagram| core.handle(now, heard(datagram)));
             self.core.handle_timeout(now);
         }
     }
@@ -205,7 +213,11 @@ impl Agent {
             timer.await;
             Wake::Deadline
         };
-        let wake = signal.or(due).or(event).or(call).or(metrics).await;
+        let bfd = async {
+            self.bfd.readable().await;
+            Wake::Bfd
+        };
+        let wake = signal.or(due).or(bfd).or(event).or(call).or(metrics).await;
         if matches!(wake, Wake::Deadline) {
             self.timer_at = None;
         }
@@ -245,7 +257,7 @@ impl Agent {
                 // The log has the outcome either way.
                 let _ = self.read_again(now);
             }
-            Wake::Deadline => {}
+            Wake::Bfd | Wake::Deadline => {}
         }
         self.tell_ready(now);
         self.feed_watchdog(now);
@@ -287,6 +299,8 @@ impl Agent {
             } => {
                 self.sessions.set_user_timeout(peer, conn, timeout);
             }
+            Output::SendBfd { peer, path, bytes } => self.bfd.send(&peer, path, &bytes),
+            Output::CloseBfd { peer } => self.bfd.close(&peer),
             Output::AwaitAcknowledged => self.sessions.await_acknowledged(),
             Output::Transition(transition) => self.hooks.changed(&transition),
             Output::Exit { code, why } => {
@@ -343,6 +357,14 @@ impl Agent {
     }
 }
 
+fn heard(datagram: Datagram) -> Event {
+    Event::Bfd {
+        from: datagram.from,
+        multihop: datagram.multihop,
+        bytes: datagram.bytes,
+    }
+}
+
 /// What is configured and not part of this version: said, so that nobody relies on it.
 fn without(config: &Config) -> Vec<String> {
     let agent = &config.agent;
@@ -350,10 +372,6 @@ fn without(config: &Config) -> Vec<String> {
         ("agent.consul_addr", agent.consul.is_some()),
         ("agent.state_file", agent.state_file.is_some()),
         ("bgp.listen", config.bgp.listen.is_some()),
-        (
-            "bgp.bfd",
-            config.bgp.peers.iter().any(|peer| peer.bfd.is_some()),
-        ),
     ];
     let missing = missing.into_iter().filter(|(_, set)| *set);
     missing

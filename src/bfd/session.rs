@@ -32,6 +32,9 @@ pub enum Output {
         from: State,
         to: State,
         diagnostic: Diagnostic,
+        /// What the other end said last; `None`: nothing within the detection time. Its AdminDown is
+        /// no failure (RFC 5882 §3.2).
+        remote: Option<State>,
     },
 }
 
@@ -61,6 +64,7 @@ pub struct Session {
     remote: Option<Remote>,
     /// A Poll Sequence is under way (RFC 5880 §6.5).
     polling: bool,
+    sent_at: Option<Instant>,
     transmit_at: Option<Instant>,
     detect_at: Option<Instant>,
     jitter: Jitter,
@@ -76,6 +80,7 @@ impl Session {
             diagnostic: Diagnostic::NONE,
             remote: None,
             polling: false,
+            sent_at: None,
             transmit_at: Some(now),
             detect_at: None,
             jitter: Jitter::new(seed),
@@ -177,21 +182,27 @@ impl Session {
         if matches!(self.state, State::Init | State::Up) {
             self.diagnostic = Diagnostic::DETECTION_TIME_EXPIRED;
             self.change_state(now, State::Down);
+        } else {
+            // Whoever wanted nothing sent is gone.
+            self.pace(now);
         }
     }
 
     /// The only place that changes the state. The peer hears of it at once, and of the other interval
     /// by a Poll Sequence (RFC 5880 §6.8.3).
     fn change_state(&mut self, now: Instant, to: State) {
+        let advertised = self.desired_min_tx();
         let from = std::mem::replace(&mut self.state, to);
         if from == to {
             return;
         }
-        self.polling = to == State::Up;
+        let listening = self.remote.is_some() && to != State::AdminDown;
+        self.polling = listening && self.desired_min_tx() != advertised;
         self.outputs.push_back(Output::StateChanged {
             from,
             to,
             diagnostic: self.diagnostic,
+            remote: self.remote.map(|remote| remote.state),
         });
         self.transmit(now, false);
     }
@@ -237,17 +248,18 @@ impl Session {
             required_min_rx: micros(self.config.interval),
         };
         self.outputs.push_back(Output::Send(packet));
+        self.sent_at = Some(now);
         self.pace(now);
     }
 
     /// The next periodic packet, 0 to 25 % early, and at least 10 % where one lost packet is one too
-    /// many (§6.8.7).
+    /// many (§6.8.7). A new interval counts from the last packet (§6.8.3).
     fn pace(&mut self, now: Instant) {
         let most = if self.config.multiplier == 1 { 90 } else { 100 };
         let percent = 75 + u32::try_from(self.jitter.below(most - 75 + 1)).unwrap_or(0);
-        self.transmit_at = self
-            .transmit_interval()
-            .map(|interval| now + interval * percent / 100);
+        let sent_at = self.sent_at.unwrap_or(now);
+        let next = |interval: Duration| (sent_at + interval * percent / 100).max(now);
+        self.transmit_at = self.transmit_interval().map(next);
     }
 }
 
@@ -469,28 +481,114 @@ mod tests {
         assert_eq!(session.state(), State::Up);
     }
 
-    #[test]
-    fn a_peer_that_wants_no_packets_gets_none_periodically() {
-        let now = Instant::now();
-        let mut session = Session::new(now, config(1), 1);
-        let packet = Packet {
+    /// A packet of a peer that sends once a second.
+    fn said(state: State) -> Packet {
+        Packet {
             diagnostic: Diagnostic::NONE,
-            state: State::Down,
+            state,
             poll: false,
             r#final: false,
             demand: false,
             detect_mult: 3,
             my_discriminator: NonZeroU32::new(9).unwrap(),
-            your_discriminator: 0,
+            your_discriminator: 1,
             desired_min_tx: 1_000_000,
+            required_min_rx: 1_000_000,
+        }
+    }
+
+    fn sends(session: &mut Session) -> Vec<Packet> {
+        let outputs = std::iter::from_fn(|| session.poll_output());
+        let packets = outputs.filter_map(|output| match output {
+            Output::Send(packet) => Some(packet),
+            Output::StateChanged { .. } => None,
+        });
+        packets.collect()
+    }
+
+    #[test]
+    fn a_peer_that_wants_no_packets_gets_none_until_it_is_gone() {
+        let mut now = Instant::now();
+        let mut session = Session::new(now, config(1), 1);
+        let silent = |state| Packet {
             required_min_rx: 0,
+            ..said(state)
         };
-        session.handle(now, Event::Received(packet));
-        assert_eq!(session.state(), State::Init);
-        assert!(
-            session
-                .poll_timeout()
-                .is_some_and(|(_, timer)| timer == Timer::Detection)
-        );
+        for state in [State::Down, State::AdminDown] {
+            session.handle(now, Event::Received(silent(state)));
+        }
+        assert_eq!(session.state(), State::Down);
+        let (at, timer) = session.poll_timeout().unwrap();
+        assert_eq!(timer, Timer::Detection);
+        now = at;
+        sends(&mut session);
+        session.handle_timeout(now);
+        assert_eq!(sends(&mut session).len(), 1, "whoever comes next hears us");
+        let (_, timer) = session.poll_timeout().unwrap();
+        assert_eq!(timer, Timer::Transmit);
+    }
+
+    /// RFC 5880 §6.8.3: both ways between the slow and the configured interval are told by a poll.
+    #[test]
+    fn each_change_of_the_interval_begins_a_poll_where_somebody_listens() {
+        let now = Instant::now();
+        let mut session = Session::new(now, config(1), 1);
+        session.handle(now, Event::Received(said(State::Init)));
+        assert!(sends(&mut session).iter().all(|packet| packet.poll));
+        let done = Packet {
+            r#final: true,
+            ..said(State::Up)
+        };
+        session.handle(now, Event::Received(done));
+        session.handle(now, Event::Received(said(State::Down)));
+        let [down] = sends(&mut session)[..] else {
+            panic!("one packet")
+        };
+        assert!(down.poll && down.state == State::Down && down.desired_min_tx == 1_000_000);
+        let mut lost = Session::new(now, config(1), 1);
+        lost.handle(now, Event::Received(said(State::Init)));
+        sends(&mut lost);
+        lost.handle_timeout(now + 4 * Duration::from_secs(1));
+        let packets = sends(&mut lost);
+        let down = packets.last().unwrap();
+        assert!(!down.poll && down.your_discriminator == 0, "nobody listens");
+    }
+
+    /// RFC 5880 §6.8.3: the wait counts from the last packet, however often the peer changes its mind.
+    #[test]
+    fn a_faster_interval_is_honoured_at_once() {
+        let now = Instant::now();
+        let mut session = Session::new(now, config(1), 1);
+        session.handle(now, Event::Received(said(State::Init)));
+        sends(&mut session);
+        let faster = Packet {
+            required_min_rx: 300_000,
+            ..said(State::Up)
+        };
+        let later = now + 200 * MS;
+        session.handle(later, Event::Received(faster));
+        let (at, timer) = session.poll_timeout().unwrap();
+        assert_eq!(timer, Timer::Transmit);
+        assert!(at >= later && at <= now + 300 * MS);
+        session.handle(now + 290 * MS, Event::Received(said(State::Up)));
+        session.handle(now + 299 * MS, Event::Received(faster));
+        let (at, _) = session.poll_timeout().unwrap();
+        assert!(at <= now + 300 * MS, "the peer cannot put it off");
+    }
+
+    #[test]
+    fn the_peers_admin_down_is_told_from_a_failure() {
+        let now = Instant::now();
+        let mut session = Session::new(now, config(1), 1);
+        session.handle(now, Event::Received(said(State::Init)));
+        session.handle(now, Event::Received(said(State::AdminDown)));
+        let outputs: Vec<Output> = std::iter::from_fn(|| session.poll_output()).collect();
+        let told = Output::StateChanged {
+            from: State::Up,
+            to: State::Down,
+            diagnostic: Diagnostic::NEIGHBOR_SIGNALED_DOWN,
+            remote: Some(State::AdminDown),
+        };
+        assert!(outputs.contains(&told), "{outputs:?}");
     }
 }

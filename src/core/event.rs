@@ -42,6 +42,12 @@ pub enum Event {
         peer: PeerName,
         event: peer::Event,
     },
+    /// A BFD packet, from a socket of one hop or of several; over one hop its TTL was 255.
+    Bfd {
+        from: SocketAddr,
+        multihop: bool,
+        bytes: Vec<u8>,
+    },
     /// The answer to [`Output::AwaitAcknowledged`].
     Acknowledged,
     /// SIGTERM or SIGINT; the second one skips the waits.
@@ -91,6 +97,16 @@ pub enum Output {
         peer: PeerName,
         conn: ConnId,
         timeout: Option<Duration>,
+    },
+    /// Send one BFD packet, always from the same port.
+    SendBfd {
+        peer: PeerName,
+        path: BfdPath,
+        bytes: Vec<u8>,
+    },
+    /// No more BFD packets to this peer.
+    CloseBfd {
+        peer: PeerName,
     },
     /// Answer [`Event::Acknowledged`] once the peers' kernels have acknowledged all bytes sent so far.
     AwaitAcknowledged,
@@ -144,6 +160,16 @@ pub struct Transport {
     /// RFC 2385.
     pub password: Option<Secret>,
     pub ttl: Ttl,
+}
+
+/// Between which addresses a BFD session runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BfdPath {
+    /// With the port of one hop or of several, and the interface of a link-local address.
+    pub remote: SocketAddr,
+    /// The address to send from; `None` leaves the choice to the kernel.
+    pub local: Option<IpAddr>,
+    pub multihop: bool,
 }
 
 /// The hop limit of a session's packets.

@@ -5,6 +5,7 @@
 //! [`Core::poll_output`] what is to be done, in order. Whoever drives it takes all outputs before
 //! asking for the deadline: what follows from several events at once is worked out in one go there.
 
+mod bfd;
 mod event;
 mod kernel;
 mod life;
@@ -24,7 +25,9 @@ pub use crate::plan::{AddressSpec, NatRule, NatTable, Step};
 pub use crate::registry::{
     AppState, AppView, MonitorId, MonitorView, Refusal, Registered, VipView,
 };
-pub use event::{Event, Output, StepError, StepId, StepResult, Transition, Transport, Ttl};
+pub use event::{
+    BfdPath, Event, Output, StepError, StepId, StepResult, Transition, Transport, Ttl,
+};
 pub use view::PeerView;
 
 use crate::app::{AppName, MonitorSpec, Protocol};
@@ -33,6 +36,7 @@ use crate::discovery::Network;
 use crate::net::{Family, Prefix};
 use crate::registry::{self, Facts, Registry};
 use crate::timer::Soonest;
+use bfd::{Bfds, Verdict};
 use kernel::Kernel;
 use life::Life;
 use peers::{Host, Peers};
@@ -42,6 +46,7 @@ pub struct Core {
     config: Config,
     registry: Registry,
     peers: Peers,
+    bfd: Bfds,
     kernel: Kernel,
     life: Life,
     network: Option<Network>,
@@ -95,6 +100,7 @@ impl Core {
         let mut core = Self {
             registry: Registry::new(config.agent.clone(), seed),
             peers: Peers::new(seed.rotate_left(21)),
+            bfd: Bfds::new(seed.rotate_left(11)),
             kernel: Kernel::new(seed.rotate_left(42)),
             life: Life::Running,
             network: None,
@@ -153,6 +159,10 @@ impl Core {
                 self.peers.handle(now, &peer, event);
                 self.refresh_facts(now);
             }
+            Event::Bfd { from, multihop, bytes } => {
+                self.bfd.receive(now, from, multihop, &bytes);
+                self.follow_bfd(now);
+            }
             Event::Acknowledged => self.take_acknowledgement(now),
             Event::Stop => self.stop(now),
             Event::StopQuietly => {
@@ -174,6 +184,9 @@ impl Core {
         }
         self.registry.handle_timeout(now);
         self.peers.handle_timeout(now);
+        self.bfd.keep(now, |name| self.peers.has(name));
+        self.bfd.handle_timeout(now);
+        self.follow_bfd(now);
         self.dirty |= self.kernel.handle_timeout(now);
         if let Links::Gone { since } = self.links
             && since + LINKS_GONE <= now
@@ -204,6 +217,7 @@ impl Core {
         let mut soonest = Soonest::new();
         soonest.add(self.registry.poll_timeout(), ());
         soonest.add(self.peers.poll_timeout(), ());
+        soonest.add(self.bfd.poll_timeout(), ());
         soonest.add(self.kernel.poll_timeout(), ());
         soonest.add(self.life.poll_timeout(), ());
         soonest.add(self.first_round_by, ());
@@ -243,12 +257,31 @@ impl Core {
                 registry::Output::Changed(change) => self.record(now, change),
             }
         }
-        while let Some(output) = self.peers.poll_output() {
-            self.outputs.push_back(output);
-        }
+        self.take_sessions_outputs();
         self.dirty |= self.registry.take_dirty();
         if self.registry.take_redefined() {
             self.show();
+        }
+    }
+
+    fn take_sessions_outputs(&mut self) {
+        while let Some(output) = self.peers.poll_output() {
+            self.outputs.push_back(output);
+        }
+        while let Some(output) = self.bfd.poll_output() {
+            self.outputs.push_back(output);
+        }
+    }
+
+    /// Tells BGP what BFD found.
+    fn follow_bfd(&mut self, now: Instant) {
+        while let Some((peer, verdict)) = self.bfd.poll_verdict() {
+            let event = match verdict {
+                Verdict::Failed => crate::bgp::peer::Event::BfdDown,
+                Verdict::Up => crate::bgp::peer::Event::RetryNow,
+            };
+            self.peers.handle(now, &peer, event);
+            self.refresh_facts(now);
         }
     }
 
@@ -300,6 +333,8 @@ impl Core {
             return;
         }
         self.peers.set(now, &network, &self.config.bgp, strict);
+        self.bfd
+            .set(now, &network, &self.config.bgp, |name| self.peers.has(name));
         if changed {
             self.peers.retry_now(now);
         }

@@ -321,6 +321,10 @@ impl Peers {
         self.sessions.values().any(up)
     }
 
+    pub fn has(&self, name: &PeerName) -> bool {
+        self.sessions.contains_key(name)
+    }
+
     /// No machine holds bytes back.
     pub fn is_flushed(&self) -> bool {
         self.sessions

@@ -163,6 +163,7 @@ impl Core {
                 }
                 let cease = Notification::cease(Cease::AdministrativeShutdown, None);
                 self.peers.stop(now, &cease);
+                self.bfd.stop(now);
                 self.exit(0, "stopped");
             }
             _ => {}
@@ -174,9 +175,7 @@ impl Core {
     }
 
     pub(super) fn exit(&mut self, code: u8, why: &str) {
-        while let Some(output) = self.peers.poll_output() {
-            self.outputs.push_back(output);
-        }
+        self.take_sessions_outputs();
         self.life = Life::Over;
         self.outputs.push_back(Output::Exit {
             code,

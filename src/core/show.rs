@@ -40,7 +40,11 @@ impl Core {
 
     /// All peers, in the order they are spoken of.
     pub fn peers(&self, now: Instant) -> Vec<PeerView> {
-        self.peers.views(now)
+        let mut views = self.peers.views(now);
+        for view in &mut views {
+            view.bfd_up = self.bfd.is_up(&view.name);
+        }
+        views
     }
 
     /// The last 100 transitions, oldest first.

@@ -1,5 +1,6 @@
 //! Floor 3: the only place, with the commands above it, that knows sockets, smol and nix.
 
+pub mod bfd;
 pub mod bgp;
 pub mod http;
 pub mod monitor;

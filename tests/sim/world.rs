@@ -565,7 +565,9 @@ impl World {
             }
             Output::PortsChanged
             | Output::MaintenanceFilesChanged
-            | Output::SetUserTimeout { .. } => {}
+            | Output::SetUserTimeout { .. }
+            | Output::SendBfd { .. }
+            | Output::CloseBfd { .. } => {}
         }
     }
 

@@ -1,6 +1,7 @@
 //! What the core promises, one sentence a test.
 
 mod bench;
+mod bfd;
 mod ends;
 mod lives;
 mod policy;

@@ -1,0 +1,286 @@
+//! BFD with the peers that want it: one session for each (RFC 5881 over one hop, RFC 5883 over several),
+//! and what BGP makes of it (RFC 5882).
+//!
+//! BGP does not wait for BFD to come up (RFC 5882 §3.2); only a session that was up and fails takes BGP
+//! down, and the peer's AdminDown is no failure. Our control plane bit is 0: BFD shares this process's
+//! fate, so that its end during a planned restart does not say that the host is gone (RFC 5882 §4.3).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::num::NonZeroU32;
+use std::time::Instant;
+
+use log::{debug, info, warn};
+
+use super::event::{BfdPath, Output};
+use crate::bfd::{self, Packet, Session, State};
+use crate::config::{Bfd, Bgp};
+use crate::discovery::{Network, PeerName, PeerNetwork};
+use crate::timer::{Jitter, Soonest};
+
+pub(super) struct Bfds {
+    sessions: BTreeMap<PeerName, Entry>,
+    jitter: Jitter,
+    outputs: VecDeque<Output>,
+    verdicts: VecDeque<(PeerName, Verdict)>,
+}
+
+struct Entry {
+    settings: Bfd,
+    path: BfdPath,
+    session: Session,
+}
+
+/// What BGP should know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The peer is there.
+    Up,
+    /// It was, and is no more.
+    Failed,
+}
+
+impl Bfds {
+    pub fn new(seed: u64) -> Self {
+        Self {
+            sessions: BTreeMap::new(),
+            jitter: Jitter::new(seed),
+            outputs: VecDeque::new(),
+            verdicts: VecDeque::new(),
+        }
+    }
+
+    /// Brings the sessions in line with the network and the settings. `known`: peers that BGP has; a
+    /// peer that is missing from the network for a moment keeps its session as long as it keeps BGP's.
+    pub fn set(
+        &mut self,
+        now: Instant,
+        network: &Network,
+        bgp: &Bgp,
+        known: impl Fn(&PeerName) -> bool,
+    ) {
+        let mut wanted: BTreeMap<PeerName, (Bfd, BfdPath)> = BTreeMap::new();
+        for (name, peer) in network.peers.iter().filter(|(name, _)| known(name)) {
+            let settings = bgp.peers.get(peer.settings_index);
+            if let Some(settings) = settings.and_then(|settings| settings.bfd) {
+                wanted.insert(name.clone(), (settings, path(peer, settings)));
+            }
+        }
+        let names: Vec<PeerName> = self.sessions.keys().cloned().collect();
+        for name in names {
+            match wanted.remove(&name) {
+                Some((settings, path)) => self.adjust(now, &name, settings, path),
+                None if network.peers.contains_key(&name) => self.remove(now, &name),
+                None => {}
+            }
+        }
+        for (name, (settings, path)) in wanted {
+            self.add(now, name, settings, path);
+        }
+        self.keep(now, known);
+    }
+
+    /// Ends the sessions of peers that BGP has given up.
+    pub fn keep(&mut self, now: Instant, known: impl Fn(&PeerName) -> bool) {
+        let gone = self.sessions.keys().filter(|name| !known(name));
+        let gone: Vec<PeerName> = gone.cloned().collect();
+        for name in gone {
+            self.remove(now, &name);
+        }
+    }
+
+    fn adjust(&mut self, now: Instant, name: &PeerName, settings: Bfd, mut path: BfdPath) {
+        let Some(entry) = self.sessions.get_mut(name) else {
+            return;
+        };
+        // While there is no way to the peer its old address is as good as any.
+        path.local = path.local.or(entry.path.local);
+        if entry.path.local.is_none() {
+            entry.path.local = path.local;
+        }
+        if entry.settings != settings || entry.path != path {
+            self.remove(now, name);
+            self.add(now, name.clone(), settings, path);
+        }
+    }
+
+    fn add(&mut self, now: Instant, name: PeerName, settings: Bfd, path: BfdPath) {
+        let config = bfd::Config {
+            interval: settings.interval,
+            multiplier: settings.multiplier,
+            discriminator: self.discriminator(),
+        };
+        let session = Session::new(now, config, self.jitter.next_u64());
+        let entry = Entry {
+            settings,
+            path,
+            session,
+        };
+        self.sessions.insert(name, entry);
+    }
+
+    /// Unique among ours, and not what a process before us had (RFC 5880 §6.3).
+    fn discriminator(&mut self) -> NonZeroU32 {
+        loop {
+            let number = self.jitter.below(1 << 32);
+            let number = u32::try_from(number).ok().and_then(NonZeroU32::new);
+            let taken = |number| {
+                let mut sessions = self.sessions.values();
+                sessions.any(|entry| entry.session.discriminator() == number)
+            };
+            if let Some(number) = number.filter(|number| !taken(*number)) {
+                return number;
+            }
+        }
+    }
+
+    fn remove(&mut self, now: Instant, name: &PeerName) {
+        if let Some(entry) = self.sessions.get_mut(name) {
+            entry.session.handle(now, bfd::Event::AdminDown);
+            self.drain(name);
+            self.sessions.remove(name);
+            self.outputs
+                .push_back(Output::CloseBfd { peer: name.clone() });
+        }
+    }
+
+    /// We leave on purpose: the peers are told that this is no failure.
+    pub fn stop(&mut self, now: Instant) {
+        self.each(|session| session.handle(now, bfd::Event::AdminDown));
+    }
+
+    /// A datagram whose TTL the shell has checked.
+    pub fn receive(&mut self, now: Instant, from: SocketAddr, multihop: bool, bytes: &[u8]) {
+        let packet = match Packet::decode(bytes) {
+            Ok(packet) => packet,
+            Err(error) => {
+                debug!("BFD packet from {from} dropped: {error}");
+                return;
+            }
+        };
+        // The address counts also where the discriminator names the session: who knows the one need
+        // not be able to send from the other.
+        let meant = |entry: &Entry| {
+            let number = packet.your_discriminator;
+            (number == 0 || number == entry.session.discriminator().get())
+                && entry.path.is_from(from, multihop)
+        };
+        let Some((name, entry)) = self.sessions.iter_mut().find(|(_, entry)| meant(entry)) else {
+            debug!("BFD packet from {from} dropped: no such session");
+            return;
+        };
+        let name = name.clone();
+        entry.session.handle(now, bfd::Event::Received(packet));
+        self.drain(&name);
+    }
+
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.each(|session| session.handle_timeout(now));
+    }
+
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let mut soonest = Soonest::new();
+        for entry in self.sessions.values() {
+            soonest.add(entry.session.poll_timeout().map(|(at, _)| at), ());
+        }
+        soonest.get().map(|(at, ())| at)
+    }
+
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    pub fn poll_verdict(&mut self) -> Option<(PeerName, Verdict)> {
+        self.verdicts.pop_front()
+    }
+
+    /// `None`: no BFD with this peer.
+    pub fn is_up(&self, name: &PeerName) -> Option<bool> {
+        let entry = self.sessions.get(name)?;
+        Some(entry.session.state() == State::Up)
+    }
+
+    fn each(&mut self, mut act: impl FnMut(&mut Session)) {
+        let names: Vec<PeerName> = self.sessions.keys().cloned().collect();
+        for name in names {
+            if let Some(entry) = self.sessions.get_mut(&name) {
+                act(&mut entry.session);
+            }
+            self.drain(&name);
+        }
+    }
+
+    fn drain(&mut self, name: &PeerName) {
+        let Some(entry) = self.sessions.get_mut(name) else {
+            return;
+        };
+        while let Some(output) = entry.session.poll_output() {
+            match output {
+                bfd::Output::Send(packet) => self.outputs.push_back(Output::SendBfd {
+                    peer: name.clone(),
+                    path: entry.path,
+                    bytes: packet.encode(),
+                }),
+                bfd::Output::StateChanged {
+                    from,
+                    to,
+                    diagnostic,
+                    remote,
+                } => {
+                    let verdict = match (from, to) {
+                        (State::Up, State::Down) if remote == Some(State::AdminDown) => {
+                            info!("peer {name}: BFD down: the peer has switched it off");
+                            None
+                        }
+                        (State::Up, State::Down) => {
+                            warn!("peer {name}: BFD down: {diagnostic}");
+                            Some(Verdict::Failed)
+                        }
+                        (_, State::Up) => {
+                            info!("peer {name}: BFD up");
+                            Some(Verdict::Up)
+                        }
+                        _ => None,
+                    };
+                    self.verdicts
+                        .extend(verdict.map(|verdict| (name.clone(), verdict)));
+                }
+            }
+        }
+    }
+}
+
+impl BfdPath {
+    /// Whether a packet came from the other end.
+    fn is_from(&self, from: SocketAddr, multihop: bool) -> bool {
+        let scope = |addr: SocketAddr| match addr {
+            SocketAddr::V6(addr) if addr.ip().is_unicast_link_local() => addr.scope_id(),
+            _ => 0,
+        };
+        self.multihop == multihop
+            && self.remote.ip() == from.ip()
+            && scope(self.remote) == scope(from)
+    }
+}
+
+fn path(peer: &PeerNetwork, settings: Bfd) -> BfdPath {
+    let port = if settings.multihop {
+        MULTIHOP_PORT
+    } else {
+        SINGLE_HOP_PORT
+    };
+    let remote = match peer.remote {
+        IpAddr::V4(_) => SocketAddr::new(peer.remote, port),
+        IpAddr::V6(addr) => SocketAddrV6::new(addr, port, 0, peer.scope_id).into(),
+    };
+    BfdPath {
+        remote,
+        local: peer.local,
+        multihop: settings.multihop,
+    }
+}
+
+/// RFC 5881 §4.
+const SINGLE_HOP_PORT: u16 = 3784;
+/// RFC 5883 §5.
+const MULTIHOP_PORT: u16 = 4784;

@@ -1,0 +1,352 @@
+//! The UDP sockets of BFD: one to receive on for each family and number of hops, one to send from for
+//! each session (RFC 5881 §4, §5; RFC 5883 §5).
+//!
+//! Receiving is for whoever owns the loop to do when it wakes, and before it judges silence: packets
+//! that wait in the kernel while the machine was busy must not look like packets that never came.
+
+use crate::core::BfdPath;
+use crate::discovery::PeerName;
+use crate::timer::Jitter;
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::socket::{
+    self as nixsocket, AddressFamily, ControlMessageOwned, MsgFlags, SetSockOpt, SockFlag,
+    SockType, SockaddrIn, SockaddrIn6, SockaddrStorage, sockopt,
+};
+use smol::Async;
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::task::Poll;
+
+/// All BFD sockets. Without a session there is none.
+pub struct BfdSockets {
+    receivers: BTreeMap<Kind, Async<UdpSocket>>,
+    senders: BTreeMap<PeerName, Sender>,
+    /// What was last said of a socket to receive on that could not be opened.
+    complaints: BTreeMap<Kind, String>,
+    jitter: Jitter,
+}
+
+/// What a socket receives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Kind {
+    port: u16,
+    multihop: bool,
+    ipv4: bool,
+}
+
+struct Sender {
+    path: BfdPath,
+    socket: UdpSocket,
+}
+
+/// One packet, its TTL checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Datagram {
+    pub from: SocketAddr,
+    pub multihop: bool,
+    pub bytes: Vec<u8>,
+}
+
+impl BfdSockets {
+    /// The seed chooses source ports.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            receivers: BTreeMap::new(),
+            senders: BTreeMap::new(),
+            complaints: BTreeMap::new(),
+            jitter: Jitter::new(seed),
+        }
+    }
+
+    /// Sends one packet, and sees that answers can be heard. What fails is tried again with the next
+    /// packet; that the peer is out of reach is what the session itself finds out.
+    pub fn send(&mut self, peer: &PeerName, path: BfdPath, bytes: &[u8]) {
+        self.listen(path);
+        if self
+            .senders
+            .get(peer)
+            .is_none_or(|sender| sender.path != path)
+        {
+            match self.open_sender(path) {
+                Ok(socket) => {
+                    self.senders.insert(peer.clone(), Sender { path, socket });
+                }
+                Err(error) => {
+                    log::debug!("peer {peer}: no socket for BFD: {error}");
+                    return;
+                }
+            }
+        }
+        if let Some(sender) = self.senders.get(peer)
+            && let Err(error) = sender.socket.send_to(bytes, path.remote)
+        {
+            log::debug!("peer {peer}: BFD packet not sent: {error}");
+        }
+    }
+
+    /// There are no more packets for this peer.
+    pub fn close(&mut self, peer: &PeerName) {
+        self.senders.remove(peer);
+    }
+
+    /// Ends when some packet has arrived.
+    pub async fn readable(&self) {
+        let sockets = self.receivers.values();
+        let mut waits: Vec<_> = sockets.map(|socket| Box::pin(socket.readable())).collect();
+        poll_fn(|cx| {
+            let ready = waits
+                .iter_mut()
+                .any(|wait| wait.as_mut().poll(cx).is_ready());
+            if ready {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+    }
+
+    /// Takes what has arrived, a handful from each socket at most.
+    pub fn receive(&self, mut take: impl FnMut(Datagram)) {
+        for (kind, socket) in &self.receivers {
+            for _ in 0..AT_ONCE {
+                match receive(*kind, socket.get_ref()) {
+                    Ok(datagram) => datagram.into_iter().for_each(&mut take),
+                    Err(_) => break,
+                }
+            }
+        }
+    }
+
+    fn listen(&mut self, path: BfdPath) {
+        let kind = Kind {
+            port: path.remote.port(),
+            multihop: path.multihop,
+            ipv4: path.remote.is_ipv4(),
+        };
+        if self.receivers.contains_key(&kind) {
+            return;
+        }
+        match open_receiver(kind) {
+            Ok(socket) => {
+                self.complaints.remove(&kind);
+                self.receivers.insert(kind, socket);
+            }
+            Err(error) => {
+                let complaint = complaint(kind, &error);
+                if self.complaints.get(&kind) != Some(&complaint) {
+                    log::error!("{complaint}");
+                    self.complaints.insert(kind, complaint);
+                }
+            }
+        }
+    }
+
+    /// Bound to a port of its own in the range that RFC 5881 §4 asks for.
+    fn open_sender(&mut self, path: BfdPath) -> io::Result<UdpSocket> {
+        let ipv4 = path.remote.is_ipv4();
+        let fd = open(ipv4)?;
+        // CS6, network control; a kernel that refuses costs us nothing.
+        let _ = if ipv4 {
+            sockopt::Ipv4Tos.set(&fd, &DSCP_CS6)
+        } else {
+            sockopt::Ipv6TClass.set(&fd, &DSCP_CS6)
+        };
+        if ipv4 {
+            sockopt::Ipv4Ttl.set(&fd, &libc::c_int::from(TTL))?;
+        } else {
+            sockopt::Ipv6Ttl.set(&fd, &libc::c_int::from(TTL))?;
+        }
+        let local = path.local.unwrap_or_else(|| unspecified(ipv4));
+        let span = SOURCE_PORTS.1 - SOURCE_PORTS.0 + 1;
+        for _ in 0..PORT_TRIES {
+            let step = u16::try_from(self.jitter.below(span.into())).unwrap_or(0);
+            match bind(&fd, SocketAddr::new(local, SOURCE_PORTS.0 + step)) {
+                Ok(()) => return Ok(UdpSocket::from(fd)),
+                Err(Errno::EADDRINUSE) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Errno::EADDRINUSE.into())
+    }
+}
+
+fn open_receiver(kind: Kind) -> io::Result<Async<UdpSocket>> {
+    let fd = open(kind.ipv4)?;
+    if kind.ipv4 {
+        sockopt::Ipv4RecvTtl.set(&fd, &true)?;
+    } else {
+        sockopt::Ipv6V6Only.set(&fd, &true)?;
+        sockopt::Ipv6RecvHopLimit.set(&fd, &true)?;
+    }
+    // No SO_REUSEPORT: the kernel would deal the packets out between the sockets.
+    bind(&fd, SocketAddr::new(unspecified(kind.ipv4), kind.port))?;
+    Async::new_nonblocking(UdpSocket::from(fd))
+}
+
+fn open(ipv4: bool) -> nix::Result<OwnedFd> {
+    let family = if ipv4 {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    nixsocket::socket(family, SockType::Datagram, flags, None)
+}
+
+fn bind(fd: &OwnedFd, local: SocketAddr) -> nix::Result<()> {
+    match local {
+        SocketAddr::V4(addr) => nixsocket::bind(fd.as_raw_fd(), &SockaddrIn::from(addr)),
+        SocketAddr::V6(addr) => nixsocket::bind(fd.as_raw_fd(), &SockaddrIn6::from(addr)),
+    }
+}
+
+fn unspecified(ipv4: bool) -> IpAddr {
+    if ipv4 {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    }
+}
+
+/// One datagram; `None` where it came from further away than allowed.
+fn receive(kind: Kind, socket: &UdpSocket) -> nix::Result<Option<Datagram>> {
+    let mut buffer = [0; LONGEST];
+    let mut control = nix::cmsg_space!(libc::c_int);
+    let mut parts = [IoSliceMut::new(&mut buffer)];
+    let message = nixsocket::recvmsg::<SockaddrStorage>(
+        socket.as_raw_fd(),
+        &mut parts,
+        Some(&mut control),
+        MsgFlags::MSG_DONTWAIT,
+    )?;
+    let ttl = message.cmsgs()?.find_map(|control| match control {
+        ControlMessageOwned::Ipv4Ttl(ttl) | ControlMessageOwned::Ipv6HopLimit(ttl) => Some(ttl),
+        _ => None,
+    });
+    let from = message.address.and_then(|address| {
+        let v4 = address
+            .as_sockaddr_in()
+            .map(|addr| SocketAddr::V4((*addr).into()));
+        let v6 = || {
+            address
+                .as_sockaddr_in6()
+                .map(|addr| SocketAddr::V6((*addr).into()))
+        };
+        v4.or_else(v6)
+    });
+    let length = message.bytes;
+    let Some(from) = from else { return Ok(None) };
+    if !kind.multihop && ttl != Some(TTL.into()) {
+        log::debug!("BFD packet from {from} dropped: TTL {ttl:?}, not 255 (RFC 5881 section 5)");
+        return Ok(None);
+    }
+    Ok(Some(Datagram {
+        from,
+        multihop: kind.multihop,
+        bytes: buffer.iter().take(length).copied().collect(),
+    }))
+}
+
+fn complaint(kind: Kind, error: &io::Error) -> String {
+    let Kind { port, ipv4, .. } = kind;
+    let family = if ipv4 { "IPv4" } else { "IPv6" };
+    if error.kind() == io::ErrorKind::AddrInUse {
+        return format!(
+            "BFD: UDP port {port} ({family}) is taken: another BFD speaker (bfdd, BIRD, another sidecast) \
+             runs in this network namespace, and two cannot share it; no BFD session comes up here until it \
+             is free, BGP goes on without"
+        );
+    }
+    format!("BFD: UDP port {port} ({family}) cannot be opened: {error}; BGP goes on without")
+}
+
+/// What is sent over one hop, and what must come (RFC 5881 §5).
+const TTL: u8 = 255;
+/// DSCP CS6 as the TOS byte has it.
+const DSCP_CS6: libc::c_int = 0xc0;
+/// RFC 5881 §4.
+const SOURCE_PORTS: (u16, u16) = (49152, 65535);
+const PORT_TRIES: usize = 64;
+/// The length field is one byte.
+const LONGEST: usize = 255;
+/// Datagrams taken from one socket in one turn.
+const AT_ONCE: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    /// A port of this test's own stands in for 3784, which the machine may use.
+    fn path(remote: SocketAddr, multihop: bool) -> BfdPath {
+        BfdPath {
+            remote,
+            local: Some(remote.ip()),
+            multihop,
+        }
+    }
+
+    fn name(addr: SocketAddr) -> PeerName {
+        PeerName::new(addr.ip(), None)
+    }
+
+    fn free_port(addr: &str) -> Option<SocketAddr> {
+        UdpSocket::bind((addr, 0)).ok()?.local_addr().ok()
+    }
+
+    fn heard(sockets: &BfdSockets) -> Vec<Datagram> {
+        let mut heard = Vec::new();
+        let begun = Instant::now();
+        while heard.is_empty() && begun.elapsed() < Duration::from_millis(300) {
+            sockets.receive(|datagram| heard.push(datagram));
+        }
+        heard
+    }
+
+    #[test]
+    fn a_packet_goes_out_with_ttl_255_from_the_right_range_and_is_heard() {
+        for addr in ["127.0.0.1", "::1"] {
+            let Some(to) = free_port(addr) else { continue };
+            let mut sockets = BfdSockets::new(1);
+            sockets.send(&name(to), path(to, false), b"hello");
+            sockets.send(&name(to), path(to, false), b"again");
+            smol::block_on(sockets.readable());
+            let heard = heard(&sockets);
+            assert_eq!(heard.len(), 2, "its own receiver is on that port, TTL 255");
+            assert_eq!(heard[0].bytes, b"hello");
+            assert!(heard[0].from.port() >= 49152);
+            assert_eq!(heard[0].from, heard[1].from, "one port for a session");
+        }
+    }
+
+    #[test]
+    fn over_one_hop_a_lower_ttl_is_dropped_and_over_several_it_is_not() {
+        for (multihop, want) in [(false, 0), (true, 1)] {
+            let to = free_port("127.0.0.1").unwrap();
+            let mut sockets = BfdSockets::new(2);
+            sockets.listen(path(to, multihop));
+            let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
+            stranger.set_ttl(254).unwrap();
+            stranger.send_to(b"from afar", to).unwrap();
+            assert_eq!(heard(&sockets).len(), want, "multihop {multihop}");
+        }
+    }
+
+    #[test]
+    fn a_port_that_is_taken_is_named_and_tried_again() {
+        let other = UdpSocket::bind("0.0.0.0:0").unwrap();
+        let to = SocketAddr::from(([127, 0, 0, 1], other.local_addr().unwrap().port()));
+        let mut sockets = BfdSockets::new(3);
+        sockets.listen(path(to, false));
+        let said = sockets.complaints.values().next().unwrap();
+        assert!(said.contains("another BFD speaker"), "{said}");
+        drop(other);
+        sockets.listen(path(to, false));
+        assert!(sockets.complaints.is_empty() && sockets.receivers.len() == 1);
+    }
+}

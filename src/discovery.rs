@@ -224,7 +224,12 @@ impl<'a> View<'a> {
         let local = configured.or_else(discovered);
         let next_hop = |family| {
             let spoken_from = local.filter(|l| Family::of(*l) == family && !is_link_local(*l));
-            spoken_from.or_else(|| self.best_on(family, oif?, Some(remote)))
+            spoken_from.or_else(|| match link_local {
+                // A router on an unnumbered link knows a way to our address there only where that is
+                // in a network that both are on.
+                true => self.on_network(family, oif?),
+                false => self.best_on(family, oif?, Some(remote)),
+            })
         };
         let next_hop4 = local4.or_else(|| v4(next_hop(Family::Ipv4)?));
         let next_hop6 = local6.or_else(|| v6(next_hop(Family::Ipv6)?));
@@ -256,6 +261,13 @@ impl<'a> View<'a> {
         usable()
             .find(near)
             .or_else(|| usable().next())
+            .map(|a| a.addr)
+    }
+
+    /// The interface's first address that is more than the host's alone.
+    fn on_network(&self, family: Family, oif: u32) -> Option<IpAddr> {
+        self.usable(family)
+            .find(|a| a.index == oif && a.prefix_len < family.width())
             .map(|a| a.addr)
     }
 

@@ -2,14 +2,16 @@
 
 use super::Executor;
 use crate::config::{Bgp, Config, Remote};
-use crate::core::{Event, StepError, StepId, StepResult};
+use crate::core::{Event, Predecessor, StepError, StepId, StepResult};
 use crate::discovery;
 use crate::io::netlink::{Added, Change, Changes, Kernel, Removed, VipAddress};
 use crate::net::Prefix;
+use crate::netlink::address::{self, Address, IFAPROT_SIDECAST};
 use crate::netlink::{NetlinkError, nftables};
 use crate::plan::{NatRule, NatTable, Step};
 use smol::Timer;
 use smol::channel::{self, Receiver, Sender};
+use smol::future::FutureExt;
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
@@ -44,10 +46,24 @@ impl Names {
     }
 }
 
+/// What the task that changes the kernel's tables does.
+enum Work {
+    Step(StepId, Step),
+    /// The NAT tables shall outlive this process.
+    PersistNat,
+}
+
 pub struct KernelTasks {
-    steps: Sender<(StepId, Step)>,
+    executor: Executor,
+    events: Sender<Event>,
+    work: Sender<Work>,
     wanted: Sender<Wanted>,
-    _tasks: [smol::Task<()>; 3],
+    dirty: Sender<()>,
+    /// The changes that are watched have those of the neighbours among them.
+    neighbours: bool,
+    working: Option<smol::Task<()>>,
+    watching: smol::Task<()>,
+    _looking: smol::Task<()>,
 }
 
 impl KernelTasks {
@@ -58,51 +74,81 @@ impl KernelTasks {
         dry_run: bool,
     ) -> io::Result<Self> {
         let error = |error: NetlinkError| io::Error::other(format!("netlink: {error}"));
-        let (steps, steps_in) = channel::unbounded();
+        let (work, work_in) = channel::unbounded();
         let (wanted, wanted_in) = channel::unbounded();
         let (dirty, dirty_in) = channel::bounded(1);
-        let unnumbered = config
-            .bgp
-            .peers
-            .iter()
-            .any(|peer| matches!(peer.remote, Remote::Interface(_)));
-        let changes = Changes::open(unnumbered).map_err(error)?;
+        let neighbours = is_unnumbered(&config.bgp);
+        let changes = Changes::open(neighbours).map_err(error)?;
         let names = Names::new(config);
-        let tasks = if dry_run {
-            executor.spawn(perform_none(steps_in, events.clone()))
+        let working = if dry_run {
+            executor.spawn(perform_none(work_in, events.clone()))
         } else {
             let kernel = Kernel::open().map_err(error)?;
-            executor.spawn(perform_all(kernel, names, steps_in, events.clone()))
+            executor.spawn(perform_all(kernel, names, work_in, events.clone()))
         };
         let reader = Kernel::open().map_err(error)?;
         Ok(Self {
-            steps,
+            work,
             wanted,
-            _tasks: [
-                tasks,
-                executor.spawn(look_all(reader, wanted_in, dirty_in, events.clone())),
-                executor.spawn(watch(changes, dirty, events)),
-            ],
+            working: Some(working),
+            _looking: executor.spawn(look_all(reader, wanted_in, dirty_in, events.clone())),
+            watching: executor.spawn(watch(changes, dirty.clone(), events.clone())),
+            executor: executor.clone(),
+            events,
+            dirty,
+            neighbours,
         })
     }
 
     pub fn step(&self, id: StepId, step: Step) {
         // The task lives as long as we do.
-        let _ = self.steps.try_send((id, step));
+        let _ = self.work.try_send(Work::Step(id, step));
     }
 
-    pub fn look(&self, bgp: Bgp, vips: BTreeSet<Prefix>) {
+    /// To be done before [`KernelTasks::finish`] is over.
+    pub fn persist_nat(&self) {
+        let _ = self.work.try_send(Work::PersistNat);
+    }
+
+    pub fn look(&mut self, bgp: Bgp, vips: BTreeSet<Prefix>) {
+        if !self.neighbours && is_unnumbered(&bgp) {
+            match Changes::open(true) {
+                Ok(changes) => {
+                    let (dirty, events) = (self.dirty.clone(), self.events.clone());
+                    self.watching = self.executor.spawn(watch(changes, dirty, events));
+                    self.neighbours = true;
+                }
+                Err(error) => log::warn!("cannot watch the neighbours: {error}"),
+            }
+        }
         let _ = self.wanted.try_send(Wanted { bgp, vips });
+    }
+
+    /// Waits for what is still to be done, a second at most.
+    pub async fn finish(&mut self) {
+        self.work.close();
+        if let Some(working) = self.working.take() {
+            let limit = async {
+                Timer::after(FINISH).await;
+            };
+            working.or(limit).await;
+        }
     }
 }
 
 async fn perform_all(
     mut kernel: Kernel,
     names: Names,
-    steps: Receiver<(StepId, Step)>,
+    work: Receiver<Work>,
     events: Sender<Event>,
 ) {
-    while let Ok((id, step)) = steps.recv().await {
+    while let Ok(work) = work.recv().await {
+        let Work::Step(id, step) = work else {
+            if let Err(error) = kernel.persist_nat().await {
+                log::warn!("the NAT rules go with this process: {error}");
+            }
+            continue;
+        };
         let result = perform(&mut kernel, &names, step)
             .await
             .map_err(|error| StepError {
@@ -174,9 +220,46 @@ fn nft(table: NatTable, name: &str) -> nftables::NatTable {
     }
 }
 
+fn is_unnumbered(bgp: &Bgp) -> bool {
+    let mut peers = bgp.peers.iter();
+    peers.any(|peer| matches!(peer.remote, Remote::Interface(_)))
+}
+
+/// What a process before us left: addresses on their lease that we announce, too. Apps that are not in
+/// the configuration come later: with those any address that bears our mark counts.
+pub async fn predecessor(config: &Config) -> Option<Predecessor> {
+    let mut kernel = Kernel::open().ok()?;
+    let addresses = kernel.addresses_on_lo().await.ok()?;
+    let later = config.agent.consul.is_some() || config.agent.state_file.is_some();
+    let wanted = |addr: IpAddr| {
+        let mut vips = config.apps.iter().flat_map(|app| &app.vips);
+        vips.any(|vip| vip.prefix().contains(addr))
+    };
+    let labelled = |label: &str| {
+        let mut apps = config.apps.iter();
+        apps.any(|app| label == address::label("lo", app.name.as_str()))
+    };
+    let ours = |a: &Address| {
+        let marked = a.proto == Some(IFAPROT_SIDECAST);
+        let label = a.label.as_deref().is_some_and(labelled);
+        !a.is_permanent() && ((marked && (later || wanted(a.addr))) || (label && wanted(a.addr)))
+    };
+    let left = addresses.iter().find(|a| ours(a))?;
+    let needs_nat = config.apps.iter().any(|app| !app.nats.is_empty());
+    let forwarding = !needs_nat || kernel.has_nat(&Names::new(config).nat_table).await;
+    log::info!(
+        "taking over from a process before this one: {} is there",
+        left.addr
+    );
+    Some(Predecessor { forwarding })
+}
+
 /// A dry run says what it would do, and lets the core go on as if it were done.
-async fn perform_none(steps: Receiver<(StepId, Step)>, events: Sender<Event>) {
-    while let Ok((step, what)) = steps.recv().await {
+async fn perform_none(work: Receiver<Work>, events: Sender<Event>) {
+    while let Ok(work) = work.recv().await {
+        let Work::Step(step, what) = work else {
+            continue;
+        };
         log::info!("dry run: would {what}");
         if events
             .send(Event::Done {
@@ -262,5 +345,7 @@ async fn watch(mut changes: Changes, dirty: Sender<()>, events: Sender<Event>) {
     }
 }
 
+/// How long leaving waits for the kernel.
+const FINISH: Duration = Duration::from_secs(1);
 /// How long the tables are left to settle before they are read again.
 const SETTLE: Duration = Duration::from_millis(20);

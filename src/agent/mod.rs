@@ -6,24 +6,31 @@ mod calls;
 mod checks;
 mod hooks;
 mod kernel;
+mod listening;
 mod maintenance;
 mod sessions;
 
+use crate::bgp::peer;
 use crate::config::Config;
+use crate::config::Remote;
 use crate::core::{Core, Event, Output};
 use crate::io::bfd::{BfdSockets, Datagram};
+use crate::io::bgp_listen::Accepted;
 use crate::io::http::{self, Call, Listener};
 use crate::io::notify::Notify;
-use crate::io::signal;
+use crate::io::router_advert::Advertiser;
+use crate::io::{process, signal};
 use calls::Calls;
 use checks::Checks;
 use hooks::Hooks;
 use kernel::KernelTasks;
+use listening::Listening;
 use maintenance::Maintenance;
 use sessions::Sessions;
 use smol::channel::{self, Receiver};
 use smol::future::FutureExt;
 use smol::{LocalExecutor, Timer};
+use std::collections::BTreeSet;
 use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -53,7 +60,7 @@ pub struct Start {
 pub fn run(start: Start) -> io::Result<u8> {
     let executor = Executor::default();
     smol::block_on(executor.run(async {
-        let mut agent = Agent::open(&executor, start)?;
+        let mut agent = Agent::open(&executor, start).await?;
         let code = agent.run().await;
         agent.close().await;
         Ok(code)
@@ -72,6 +79,9 @@ struct Agent {
     timer_at: Option<Instant>,
     sessions: Sessions,
     bfd: BfdSockets,
+    listening: Listening,
+    accepted_in: Receiver<Accepted>,
+    advertiser: Advertiser,
     kernel: KernelTasks,
     checks: Checks,
     maintenance: Maintenance,
@@ -89,6 +99,7 @@ enum Wake {
     Event(Event),
     Call(Call),
     Metrics(Call),
+    Accepted(Accepted),
     Signal(signal::Request),
     Bfd,
     Deadline,
@@ -108,7 +119,7 @@ enum Readiness {
 }
 
 impl Agent {
-    fn open(executor: &Executor, start: Start) -> io::Result<Self> {
+    async fn open(executor: &Executor, start: Start) -> io::Result<Self> {
         let now = Instant::now();
         let (events_out, events) = channel::bounded(EVENTS);
         let (calls_out, calls_in) = channel::bounded(CALLS);
@@ -123,6 +134,7 @@ impl Agent {
                 .peers
                 .iter_mut()
                 .for_each(|peer| (peer.passive, peer.bfd) = (true, None));
+            config.bgp.listen = None;
         }
         let limits = http::Limits {
             connections: config.agent.max_connections,
@@ -140,8 +152,16 @@ impl Agent {
         let api = http::serve(start.api, limits, calls_out);
         let metrics = http::serve(start.metrics, limits, metrics_out);
         let servers = executor.spawn(api.or(metrics));
+        let (accepted_out, accepted_in) = channel::bounded(ACCEPTED);
+        let mut listening = Listening::new(executor, accepted_out);
+        listening.move_to(config.bgp.listen)?;
+        let mut advertiser = Advertiser::new(executor);
+        if !start.dry_run {
+            advertiser.set(&unnumbered(&config));
+        }
+        let before = kernel::predecessor(&config).await;
         Ok(Self {
-            core: Core::new(config, start.seed, now),
+            core: Core::new(config, start.seed, now).on_host(process::hostname(), before),
             events,
             calls: Calls::new(),
             calls_in,
@@ -151,6 +171,9 @@ impl Agent {
             timer_at: None,
             sessions: Sessions::new(executor, events_out.clone()),
             bfd: BfdSockets::new(start.seed),
+            listening,
+            accepted_in,
+            advertiser,
             kernel,
             checks,
             maintenance: Maintenance::new(executor, events_out),
@@ -178,7 +201,7 @@ impl Agent {
                 let Ok(event) = self.events.try_recv() else {
                     break;
                 };
-                self.core.handle(now, event);
+                self.handle(now, event);
             }
             // What the kernel holds is heard before silence is judged.
             let core = &mut self.core;
@@ -207,6 +230,10 @@ impl Agent {
                 .await
                 .map_or(Wake::Deadline, Wake::Metrics)
         };
+        let accepted = async {
+            let accepted = self.accepted_in.recv().await;
+            accepted.map_or(Wake::Deadline, Wake::Accepted)
+        };
         let signal = async { Wake::Signal(self.requests.next().await) };
         let timer = &mut self.timer;
         let due = async {
@@ -217,7 +244,8 @@ impl Agent {
             self.bfd.readable().await;
             Wake::Bfd
         };
-        let wake = signal.or(due).or(bfd).or(event).or(call).or(metrics).await;
+        let wake = signal.or(due).or(bfd).or(accepted).or(event);
+        let wake = wake.or(call).or(metrics).await;
         if matches!(wake, Wake::Deadline) {
             self.timer_at = None;
         }
@@ -237,7 +265,8 @@ impl Agent {
 
     fn take(&mut self, now: Instant, wake: Wake) {
         match wake {
-            Wake::Event(event) => self.core.handle(now, event),
+            Wake::Event(event) => self.handle(now, event),
+            Wake::Accepted(accepted) => self.admit(now, accepted),
             Wake::Call(call) => {
                 if let Some(call) = self.calls.take(&mut self.core, now, call) {
                     let outcome = self.read_again(now);
@@ -251,6 +280,7 @@ impl Agent {
             }
             Wake::Signal(signal::Request::StopQuietly) => {
                 self.notify.send("STOPPING=1");
+                self.kernel.persist_nat();
                 self.core.handle(now, Event::StopQuietly);
             }
             Wake::Signal(signal::Request::Reload) => {
@@ -261,6 +291,36 @@ impl Agent {
         }
         self.tell_ready(now);
         self.feed_watchdog(now);
+    }
+
+    fn handle(&mut self, now: Instant, event: Event) {
+        if let Event::Network(_) = event {
+            self.advertiser.again();
+        }
+        self.core.handle(now, event);
+    }
+
+    /// A connection that somebody opened to us.
+    fn admit(&mut self, now: Instant, accepted: Accepted) {
+        let (local, remote) = (accepted.local, accepted.remote);
+        let (peer, transport) = match self.core.admit(local, remote) {
+            Ok(admitted) => admitted,
+            Err(why) => return self.listening.refuse(accepted, why),
+        };
+        match self
+            .sessions
+            .accept(peer.clone(), &transport, accepted.stream)
+        {
+            Ok(conn) => {
+                let event = peer::Event::Accepted {
+                    conn,
+                    local,
+                    remote,
+                };
+                self.core.handle(now, Event::Bgp { peer, event });
+            }
+            Err(error) => log::warn!("peer {peer}: its connection is not taken: {error}"),
+        }
     }
 
     fn perform_outputs(&mut self) {
@@ -301,6 +361,7 @@ impl Agent {
             }
             Output::SendBfd { peer, path, bytes } => self.bfd.send(&peer, path, &bytes),
             Output::CloseBfd { peer } => self.bfd.close(&peer),
+            Output::PeersChanged => self.listening.expect(&self.core),
             Output::AwaitAcknowledged => self.sessions.await_acknowledged(),
             Output::Transition(transition) => self.hooks.changed(&transition),
             Output::Exit { code, why } => {
@@ -318,7 +379,9 @@ impl Agent {
                 .warnings
                 .iter()
                 .for_each(|warning| log::warn!("{warning}"));
-            self.core.reload(now, config)
+            let changes = self.core.reload(now, config);
+            self.follow_config();
+            changes
         });
         match &result {
             Ok(changes) if changes.is_empty() => log::info!("reload: nothing changed"),
@@ -330,6 +393,16 @@ impl Agent {
         self.calls.reloaded(result.is_ok());
         self.notify.send("READY=1");
         result
+    }
+
+    /// What the shell itself has from the configuration.
+    fn follow_config(&mut self) {
+        let config = self.core.config();
+        self.advertiser.set(&unnumbered(config));
+        if let Err(error) = self.listening.move_to(config.bgp.listen) {
+            log::error!("{error}");
+        }
+        self.listening.expect(&self.core);
     }
 
     /// READY comes after the first round of checks, or after five seconds; it waits for no session.
@@ -354,6 +427,7 @@ impl Agent {
     /// Connections that were told to close get their NOTIFICATION out.
     async fn close(&mut self) {
         self.sessions.finish().await;
+        self.kernel.finish().await;
     }
 }
 
@@ -371,7 +445,6 @@ fn without(config: &Config) -> Vec<String> {
     let missing = [
         ("agent.consul_addr", agent.consul.is_some()),
         ("agent.state_file", agent.state_file.is_some()),
-        ("bgp.listen", config.bgp.listen.is_some()),
     ];
     let missing = missing.into_iter().filter(|(_, set)| *set);
     missing
@@ -379,6 +452,18 @@ fn without(config: &Config) -> Vec<String> {
         .collect()
 }
 
+/// The interfaces with a peer that is known by nothing else.
+fn unnumbered(config: &Config) -> BTreeSet<String> {
+    let peers = config.bgp.peers.iter();
+    let names = peers.filter_map(|peer| match &peer.remote {
+        Remote::Interface(name) => Some(name.clone()),
+        Remote::Addr(..) | Remote::Gateway => None,
+    });
+    names.collect()
+}
+
+/// Accepted connections waiting for the loop; the others wait in the kernel.
+const ACCEPTED: usize = 16;
 /// Events waiting for the loop; whoever has more to say waits too.
 const EVENTS: usize = 128;
 /// Requests waiting for the loop.

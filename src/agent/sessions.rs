@@ -5,11 +5,13 @@ use crate::bgp::peer::ConnId;
 use crate::core::{Event, Transport, Ttl};
 use crate::discovery::PeerName;
 use crate::io::bgp::{Link, Target};
-use crate::io::sockopt::SessionOptions;
-use smol::Timer;
+use crate::io::sockopt::{self, SessionOptions};
 use smol::channel::Sender;
+use smol::{Async, Timer};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::io;
+use std::net::TcpStream;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -19,6 +21,8 @@ pub struct Sessions {
     /// Shared with the task that waits for acknowledgements; nobody holds it across an await.
     links: Rc<RefCell<BTreeMap<(PeerName, ConnId), Link>>>,
     closing: Vec<smol::Task<()>>,
+    /// Connections taken from peers so far.
+    accepted: u64,
     awaiting: Option<smol::Task<()>>,
 }
 
@@ -29,6 +33,7 @@ impl Sessions {
             events,
             links: Rc::default(),
             closing: Vec::new(),
+            accepted: 0,
             awaiting: None,
         }
     }
@@ -47,6 +52,37 @@ impl Sessions {
             wrap,
         );
         self.links.borrow_mut().insert((peer, conn), link);
+    }
+
+    /// Takes a connection that the peer has opened, if it can have what its session needs.
+    pub fn accept(
+        &mut self,
+        peer: PeerName,
+        transport: &Transport,
+        stream: Async<TcpStream>,
+    ) -> io::Result<ConnId> {
+        self.closing.retain(|task| !task.is_finished());
+        if self.closing.len() >= CLOSING_MOST {
+            return Err(io::Error::other(
+                "too many connections of it are being closed",
+            ));
+        }
+        // The key came with the connection.
+        let options = SessionOptions {
+            password: None,
+            ..target(transport).options
+        };
+        sockopt::set_session_options(&stream, transport.remote, &options)?;
+        self.accepted += 1;
+        let conn = ConnId::accepted(self.accepted);
+        let name = peer.clone();
+        let wrap = move |event| Event::Bgp {
+            peer: name.clone(),
+            event,
+        };
+        let link = Link::accepted(&self.executor, conn, stream, self.events.clone(), wrap);
+        self.links.borrow_mut().insert((peer, conn), link);
+        Ok(conn)
     }
 
     pub fn send(&mut self, peer: PeerName, conn: ConnId, bytes: Vec<u8>) {
@@ -111,6 +147,8 @@ fn target(transport: &Transport) -> Target {
     }
 }
 
+/// Connections on their way out, of all peers: beyond that no more are taken in.
+const CLOSING_MOST: usize = 64;
 const ACKNOWLEDGED_EVERY: Duration = Duration::from_millis(5);
 /// A little over the second that the core waits.
 const ACKNOWLEDGED_LOOKS: u32 = 220;

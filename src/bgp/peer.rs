@@ -54,6 +54,8 @@ pub struct Peer {
     counters: Counters,
     since: Option<Instant>,
     last_error: Option<String>,
+    /// Attempts in a row that nobody answered.
+    unanswered: u32,
     flaps: u64,
     /// How many routes the log has last said cannot be announced in this session.
     told_unsendable: usize,
@@ -163,6 +165,7 @@ impl Peer {
             counters: Counters::default(),
             since: None,
             last_error: None,
+            unanswered: 0,
             flaps: 0,
             told_unsendable: 0,
             config,
@@ -344,7 +347,8 @@ impl Peer {
             }
             (Idle, On(conn, TcpConnectionConfirmed(_))) => self.refuse(conn),
 
-            (Connect | Active, ConnectRetryTimerExpires) => self.connect(now),
+            (Connect, ConnectRetryTimerExpires) => self.attempt_unanswered(now),
+            (Active, ConnectRetryTimerExpires) => self.connect(now),
             (Connect | Active, RetryNow) => self.retry_soon(now),
             (Connect | Active, On(conn, TcpCrAcked(ends) | TcpConnectionConfirmed(ends))) => {
                 self.open(now, conn, ends);

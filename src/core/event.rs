@@ -108,6 +108,8 @@ pub enum Output {
     CloseBfd {
         peer: PeerName,
     },
+    /// [`super::Core::transports`] has changed.
+    PeersChanged,
     /// Answer [`Event::Acknowledged`] once the peers' kernels have acknowledged all bytes sent so far.
     AwaitAcknowledged,
     Transition(Transition),
@@ -170,6 +172,32 @@ pub struct BfdPath {
     /// The address to send from; `None` leaves the choice to the kernel.
     pub local: Option<IpAddr>,
     pub multihop: bool,
+}
+
+/// Why a connection that somebody opened to us is not a peer's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotAdmitted {
+    Unknown,
+    /// It came to an anycast address: the next one may reach another host.
+    ToVip,
+    Stopping,
+}
+
+impl fmt::Display for NotAdmitted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unknown => "no peer of ours",
+            Self::ToVip => "it came to a VIP; the peer must use the host's own address",
+            Self::Stopping => "we are stopping",
+        })
+    }
+}
+
+/// What a process before us left behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Predecessor {
+    /// Packets still reach the services as they did: its NAT table stands, or needs none.
+    pub forwarding: bool,
 }
 
 /// The hop limit of a session's packets.

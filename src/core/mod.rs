@@ -26,7 +26,8 @@ pub use crate::registry::{
     AppState, AppView, MonitorId, MonitorView, Refusal, Registered, VipView,
 };
 pub use event::{
-    BfdPath, Event, Output, StepError, StepId, StepResult, Transition, Transport, Ttl,
+    BfdPath, Event, NotAdmitted, Output, Predecessor, StepError, StepId, StepResult, Transition,
+    Transport, Ttl,
 };
 pub use view::PeerView;
 
@@ -124,15 +125,18 @@ impl Core {
         core
     }
 
-    /// What this host tells its peers of itself; to be said before the first event. `restarting`: a
-    /// process before us left quietly, and the routers may still hold its routes.
+    /// What this host tells its peers of itself; to be said before the first event. With a predecessor
+    /// the routers may still hold routes from it.
     #[must_use]
-    pub fn on_host(mut self, hostname: Option<String>, restarting: bool) -> Self {
+    pub fn on_host(mut self, hostname: Option<String>, before: Option<Predecessor>) -> Self {
+        let times = self.config.bgp.peers.iter().map(|p| p.graceful_restart);
+        let kept = Duration::from_secs(times.max().unwrap_or(0).into()).max(FIRST_ROUND);
         self.peers.set_host(Host {
             hostname,
-            restarting,
+            restarting_until: before.map(|_| self.now + kept),
+            forwarding_preserved: before.is_some_and(|before| before.forwarding),
         });
-        self.first_round_by = restarting.then(|| self.now + FIRST_ROUND);
+        self.first_round_by = before.map(|_| self.now + FIRST_ROUND);
         self
     }
 

@@ -21,8 +21,10 @@ use crate::timer::{Jitter, Soonest};
 #[derive(Clone, Debug, Default)]
 pub(super) struct Host {
     pub hostname: Option<String>,
-    /// Taking over from a process that left quietly.
-    pub restarting: bool,
+    /// Taking over from a process that left its addresses: as long as routers may keep its routes, new
+    /// sessions say so.
+    pub restarting_until: Option<Instant>,
+    pub forwarding_preserved: bool,
 }
 
 pub(super) struct Peers {
@@ -77,7 +79,7 @@ impl Peers {
     /// Brings the sessions in line with the network. What did not change keeps its session. A peer
     /// that vanished is given up after a while, or at once where `strict` says that the settings changed.
     pub fn set(&mut self, now: Instant, network: &Network, bgp: &Bgp, strict: bool) {
-        let mut setups = self.setups(network, bgp);
+        let mut setups = self.setups(now, network, bgp);
         let names: Vec<PeerName> = self.sessions.keys().cloned().collect();
         for name in names {
             match setups.remove(&name) {
@@ -95,7 +97,7 @@ impl Peers {
         }
     }
 
-    fn setups(&self, network: &Network, bgp: &Bgp) -> BTreeMap<PeerName, Setup> {
+    fn setups(&self, now: Instant, network: &Network, bgp: &Bgp) -> BTreeMap<PeerName, Setup> {
         let Some(router_id) = network.router_id.or(bgp.router_id) else {
             return BTreeMap::new();
         };
@@ -111,7 +113,9 @@ impl Peers {
                 passive: settings.passive,
                 families: settings.families.clone(),
                 graceful_restart: settings.graceful_restart,
-                restarting: self.host.restarting,
+                restarting: self.host.restarting_until.is_some_and(|until| now < until),
+                forwarding_preserved: self.host.forwarding_preserved,
+                signed: settings.password.is_some(),
                 hostname: self.host.hostname.clone(),
             };
             let routing = Routing {
@@ -146,6 +150,7 @@ impl Peers {
             gone_at: None,
         };
         self.machines += 1;
+        self.outputs.push_back(Output::PeersChanged);
         session.peer.handle(now, Event::Start);
         self.sessions.insert(name.clone(), session);
         self.tell(now, &name);
@@ -157,6 +162,8 @@ impl Peers {
             return;
         };
         session.gone_at = None;
+        // Only the first session after a restart says that it is one.
+        let restarting = std::mem::replace(&mut setup.config.restarting, session.config.restarting);
         // While there is no way to the peer its old address is as good as any.
         let local = setup.transport.local.or(session.transport.local);
         setup.transport.local = local;
@@ -172,6 +179,7 @@ impl Peers {
         }
         if session.config != setup.config || before != setup.transport {
             info!("peer {name}: settings changed, the session starts again");
+            setup.config.restarting = restarting;
             self.remove(now, name, Cease::OtherConfigurationChange);
             self.add(now, name.clone(), setup);
             return;
@@ -190,6 +198,7 @@ impl Peers {
             session.peer.handle(now, stop);
             self.drain(now, name);
             self.sessions.remove(name);
+            self.outputs.push_back(Output::PeersChanged);
         }
     }
 
@@ -201,6 +210,17 @@ impl Peers {
             session.peer.handle(now, event);
             self.drain(now, name);
         }
+    }
+
+    /// The peer that a connection from this address is from.
+    pub fn at(&self, remote: SocketAddr) -> Option<(&PeerName, &Transport)> {
+        let mut sessions = self.transports();
+        sessions.find(|(_, transport)| end(transport.remote) == end(remote))
+    }
+
+    pub fn transports(&self) -> impl Iterator<Item = (&PeerName, &Transport)> {
+        let sessions = self.sessions.iter();
+        sessions.map(|(name, session)| (name, &session.transport))
     }
 
     /// What waits for its next attempt need not wait.
@@ -467,6 +487,14 @@ fn transport(peer: &PeerNetwork, settings: &PeerSettings, bgp: &Bgp) -> Transpor
         interface: peer.interface.clone().filter(|_| link_local),
         password: settings.password.clone(),
         ttl,
+    }
+}
+
+/// An address without its port: whoever connects comes from any.
+fn end(addr: SocketAddr) -> (IpAddr, u32) {
+    match addr {
+        SocketAddr::V4(addr) => (IpAddr::V4(*addr.ip()), 0),
+        SocketAddr::V6(addr) => (IpAddr::V6(*addr.ip()), addr.scope_id()),
     }
 }
 

@@ -161,7 +161,9 @@ impl Core {
                 if !self.is_clean() {
                     warn!("the kernel still holds addresses or NAT rules of ours");
                 }
-                let cease = Notification::cease(Cease::AdministrativeShutdown, None);
+                // RFC 9003: the operator at the other end reads this.
+                let reason = Some("sidecast is stopping");
+                let cease = Notification::cease(Cease::AdministrativeShutdown, reason);
                 self.peers.stop(now, &cease);
                 self.bfd.stop(now);
                 self.exit(0, "stopped");

@@ -1,12 +1,14 @@
 //! What the API and the configuration ask for.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use super::{Core, Output, Refusal, Registered, reload};
+use super::{Core, NotAdmitted, Output, Refusal, Registered, Transport, reload};
 use crate::app::{App, AppName, Protocol};
 use crate::config::Config;
+use crate::discovery::PeerName;
 use crate::net::Prefix;
 
 impl Core {
@@ -66,6 +68,27 @@ impl Core {
         self.dirty = true;
         self.pump(now);
         changes
+    }
+
+    /// Whose connection this is that somebody opened to us.
+    pub fn admit(
+        &self,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) -> Result<(PeerName, Transport), NotAdmitted> {
+        if self.life.is_over() {
+            return Err(NotAdmitted::Stopping);
+        }
+        if self.vips().iter().any(|vip| vip.contains(local.ip())) {
+            return Err(NotAdmitted::ToVip);
+        }
+        let (name, transport) = self.peers.at(remote).ok_or(NotAdmitted::Unknown)?;
+        Ok((name.clone(), transport.clone()))
+    }
+
+    /// The peers there are now, and how they are reached.
+    pub fn transports(&self) -> impl Iterator<Item = (&PeerName, &Transport)> {
+        self.peers.transports()
     }
 
     /// An app as it was registered.

@@ -2,6 +2,7 @@
 
 pub mod bfd;
 pub mod bgp;
+pub mod bgp_listen;
 pub mod http;
 pub mod monitor;
 pub mod netlink;
@@ -9,6 +10,7 @@ pub mod notify;
 pub mod privilege;
 pub mod process;
 pub mod reaper;
+pub mod router_advert;
 pub mod signal;
 pub mod sock_events;
 pub mod sockopt;

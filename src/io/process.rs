@@ -18,6 +18,13 @@ pub fn read() -> Option<Process> {
     Some(process)
 }
 
+/// This host's name without its domain; `None` where it has none.
+pub fn hostname() -> Option<String> {
+    let name = nix::unistd::gethostname().ok()?.into_string().ok()?;
+    let first = name.split('.').next().unwrap_or_default();
+    (!first.is_empty()).then(|| first.to_owned())
+}
+
 fn positive(value: nix::libc::c_long) -> Option<u32> {
     u32::try_from(value).ok().filter(|value| *value > 0)
 }

@@ -1,7 +1,8 @@
 //! Socket options that nix does not have, and the ones a BGP session wants set together.
 //!
 //! TCP MD5 signatures (RFC 2385, `linux/tcp.h`), GTSM (RFC 5082, `IP_MINTTL` and
-//! `IPV6_MINHOPCOUNT`), how much the peer has acknowledged (`TCP_INFO`).
+//! `IPV6_MINHOPCOUNT`), how much the peer has acknowledged (`TCP_INFO`), and what a raw ICMPv6 socket
+//! that only speaks wants (`linux/icmpv6.h`).
 
 use nix::libc;
 use nix::sys::socket::{GetSockOpt, SetSockOpt, sockopt};
@@ -105,6 +106,41 @@ sockopt_impl!(
     libc::c_int
 );
 const IPV6_MINHOPCOUNT: libc::c_int = 73;
+sockopt_impl!(
+    /// An address may be bound before the host has it. nix and libc lack the number.
+    Ipv6Freebind,
+    Both,
+    libc::IPPROTO_IPV6,
+    IPV6_FREEBIND,
+    bool
+);
+const IPV6_FREEBIND: libc::c_int = 78;
+sockopt_impl!(
+    /// Whether our own multicast packets come back to this host.
+    Ipv6MulticastLoop,
+    Both,
+    libc::IPPROTO_IPV6,
+    libc::IPV6_MULTICAST_LOOP,
+    bool
+);
+sockopt_impl!(
+    /// ICMPv6 types that a raw socket does not receive, a bit each (RFC 3542 §3.2).
+    Icmp6Filter,
+    SetOnly,
+    libc::IPPROTO_ICMPV6,
+    ICMPV6_FILTER,
+    Icmp6Blocked
+);
+const ICMPV6_FILTER: libc::c_int = 1;
+
+/// `struct icmp6_filter` of `linux/icmpv6.h`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Icmp6Blocked([u32; 8]);
+
+impl Icmp6Blocked {
+    pub const ALL: Self = Self([u32::MAX; 8]);
+}
 
 /// `struct tcp_info` of `linux/tcp.h` as far as `tcpi_notsent_bytes` (Linux 4.6).
 #[repr(C)]
@@ -154,35 +190,69 @@ pub fn set_session_options(
 ) -> nix::Result<()> {
     let ipv4 = peer.is_ipv4();
     sockopt::TcpNoDelay.set(fd, &true)?;
-    // CS6, network control (RFC 4594 §3.1); a kernel that refuses costs us nothing.
+    set_dscp(fd, ipv4);
+    if let Some(key) = &options.password {
+        set_md5_key(fd, peer.ip(), key)?;
+    }
+    if let Some(ttl) = options.ttl_security.map_or(options.ttl, |_| Some(255)) {
+        set_ttl(fd, ipv4, ttl)?;
+    }
+    match options.ttl_security {
+        Some(hops) => set_least_ttl(fd, ipv4, least_ttl(hops)),
+        None => Ok(()),
+    }
+}
+
+/// What a socket wants that accepts sessions. Its answers go out with the largest TTL, since a peer
+/// with GTSM takes no other.
+pub fn set_listener_options(fd: &impl AsFd, ipv4: bool) -> nix::Result<()> {
+    sockopt::ReuseAddr.set(fd, &true)?;
+    if ipv4 {
+        sockopt::IpFreebind.set(fd, &true)?;
+    } else {
+        sockopt::Ipv6V6Only.set(fd, &true)?;
+        Ipv6Freebind.set(fd, &true)?;
+    }
+    set_dscp(fd, ipv4);
+    set_ttl(fd, ipv4, 255)
+}
+
+/// The key of one peer, also on a socket that listens; an empty one removes it.
+pub fn set_md5_key(fd: &impl AsFd, peer: IpAddr, key: &[u8]) -> nix::Result<()> {
+    let key = TcpMd5Sig::new(peer, key).ok_or(nix::errno::Errno::EMSGSIZE)?;
+    TcpMd5.set(fd, &key)
+}
+
+/// Packets with a smaller TTL are dropped; 0 drops none.
+pub fn set_least_ttl(fd: &impl AsFd, ipv4: bool, least: u8) -> nix::Result<()> {
+    if ipv4 {
+        IpMinTtl.set(fd, &least)
+    } else {
+        Ipv6MinHopCount.set(fd, &libc::c_int::from(least))
+    }
+}
+
+/// A packet from `hops` hops away, sent with 255, arrives with this.
+pub fn least_ttl(hops: u8) -> u8 {
+    255 - hops.saturating_sub(1)
+}
+
+fn set_ttl(fd: &impl AsFd, ipv4: bool, ttl: u8) -> nix::Result<()> {
+    let ttl = libc::c_int::from(ttl);
+    if ipv4 {
+        sockopt::Ipv4Ttl.set(fd, &ttl)
+    } else {
+        sockopt::Ipv6Ttl.set(fd, &ttl)
+    }
+}
+
+/// CS6, network control (RFC 4594 §3.1); a kernel that refuses costs us nothing.
+fn set_dscp(fd: &impl AsFd, ipv4: bool) {
     let _ = if ipv4 {
         sockopt::Ipv4Tos.set(fd, &DSCP_CS6)
     } else {
         sockopt::Ipv6TClass.set(fd, &DSCP_CS6)
     };
-    if let Some(key) = &options.password {
-        let key = TcpMd5Sig::new(peer.ip(), key).ok_or(nix::errno::Errno::EMSGSIZE)?;
-        TcpMd5.set(fd, &key)?;
-    }
-    let ttl = options.ttl_security.map_or(options.ttl, |_| Some(255));
-    if let Some(ttl) = ttl {
-        let ttl = libc::c_int::from(ttl);
-        if ipv4 {
-            sockopt::Ipv4Ttl.set(fd, &ttl)?
-        } else {
-            sockopt::Ipv6Ttl.set(fd, &ttl)?
-        }
-    }
-    if let Some(hops) = options.ttl_security {
-        // A packet from h hops away arrives with 255 - (h - 1).
-        let least = 255 - hops.saturating_sub(1);
-        if ipv4 {
-            IpMinTtl.set(fd, &least)?
-        } else {
-            Ipv6MinHopCount.set(fd, &libc::c_int::from(least))?
-        }
-    }
-    Ok(())
 }
 
 /// DSCP CS6 as the TOS byte has it.
@@ -204,6 +274,7 @@ mod tests {
     fn structs_have_the_sizes_of_the_kernel_headers() {
         assert_eq!(size_of::<TcpMd5Sig>(), 216);
         assert_eq!(size_of::<TcpInfo>(), 152);
+        assert_eq!(size_of::<Icmp6Blocked>(), 32);
     }
 
     #[test]

@@ -186,6 +186,8 @@ impl Router {
             families: Family::ALL.into(),
             graceful_restart: 0,
             restarting: false,
+            forwarding_preserved: true,
+            signed: false,
             hostname: None,
         }
     }
@@ -564,6 +566,7 @@ impl World {
                 self.exit = Some(code);
             }
             Output::PortsChanged
+            | Output::PeersChanged
             | Output::MaintenanceFilesChanged
             | Output::SetUserTimeout { .. }
             | Output::SendBfd { .. }

@@ -32,6 +32,10 @@ pub struct PeerConfig {
     /// so, and says End-of-RIB only after the first [`Peer::advertise`](super::Peer::advertise), so
     /// that the router does not drop what it kept for us before we know what is healthy.
     pub restarting: bool,
+    /// Packets still found their way while the process was away (RFC 4724 §3, F bit).
+    pub forwarding_preserved: bool,
+    /// The connections are signed (RFC 2385): what that may have to do with their failures is said.
+    pub signed: bool,
     /// Told to the peer for its operators (draft-walton-bgp-hostname-capability).
     pub hostname: Option<String>,
 }
@@ -50,6 +54,8 @@ impl PeerConfig {
             families: BTreeSet::from(Family::ALL),
             graceful_restart: 0,
             restarting: false,
+            forwarding_preserved: true,
+            signed: false,
             hostname: None,
         }
     }

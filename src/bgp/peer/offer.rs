@@ -111,8 +111,7 @@ fn capabilities(config: &PeerConfig, restarted: bool) -> Vec<Capability> {
         capabilities.push(Capability::ExtendedNextHop(over_ipv6));
     }
     if config.graceful_restart > 0 {
-        // Addresses and NAT stay where they are over a planned restart: forwarding is preserved.
-        let forwarding = restarted;
+        let forwarding = restarted && config.forwarding_preserved;
         capabilities.push(Capability::GracefulRestart(GracefulRestart {
             restarted,
             // RFC 8538 would have the router keep our routes when its hold timer expires: those of a

@@ -96,7 +96,8 @@ pub(super) fn likely_cause(notification: &Notification) -> Option<&'static str> 
         }
         Cease::AdministrativeReset => "its operator reset this neighbor",
         Cease::ConnectionRejected => {
-            "it does not know us as a neighbor: compare our address and AS with its configuration"
+            "it does not know us as a neighbor (compare our address and AS with its configuration), or \
+             another BGP speaker on this address has the session it allows"
         }
         Cease::CollisionResolution => {
             "it has a session with this address already: another BGP speaker runs on this host, or \
@@ -118,6 +119,7 @@ mod tests {
             .filter(|subcode| cause(*subcode).is_some())
             .collect();
         assert_eq!(slow, [1, 2, 3, 4, 5, 7, 8]);
+        assert!(cause(5).unwrap().contains("another BGP speaker"));
         assert!(cause(7).unwrap().contains("another BGP speaker"));
         assert_eq!(likely_cause(&Notification::new(2, 2, Vec::new())), None);
         // RFC 8538 §3: a hard reset says inside what it is about.

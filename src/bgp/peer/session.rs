@@ -170,11 +170,28 @@ impl Peer {
     }
 
     pub(super) fn attempt_failed(&mut self, now: Instant, error: String) {
+        self.unanswered = 0;
         if self.last_error.as_ref() != Some(&error) {
             log::info!("peer {}: no connection: {error}", self.config.name);
         }
         self.last_error = Some(error);
         self.wait(now);
+    }
+
+    /// A refusal would have come at once: whoever is there drops our segments.
+    pub(super) fn attempt_unanswered(&mut self, now: Instant) {
+        self.unanswered = self.unanswered.saturating_add(1);
+        if self.unanswered == UNANSWERED {
+            let name = &self.config.name;
+            let why = if self.config.signed {
+                "no answer; a wrong TCP MD5 password looks like this, and a peer that is away"
+            } else {
+                "no answer; the peer is away, drops our packets, or wants a TCP MD5 password"
+            };
+            log::warn!("peer {name}: {why}");
+            self.last_error = Some(why.to_owned());
+        }
+        self.connect(now);
     }
 
     /// The attempt beside another connection is over; there will be no other while that one lasts.
@@ -235,6 +252,7 @@ impl Peer {
     /// TCP is up: OPEN is sent. Beside another connection this one is followed until its OPEN decides
     /// (§6.8).
     pub(super) fn open(&mut self, now: Instant, conn: ConnId, ends: Ends) {
+        self.unanswered = 0;
         let outgoing = self.attempts(conn);
         let ours = self.offer.open(&self.config, self.restarting);
         let config = &self.config;
@@ -461,6 +479,8 @@ impl fmt::Display for End {
 
 /// An attempt that nobody has answered for so long is begun anew.
 const ATTEMPT: Duration = Duration::from_secs(1);
+/// So many of them in a row are told to the operator.
+const UNANSWERED: u32 = 3;
 
 /// By then the peer must have seen that a session is up.
 const SETTLED: Duration = Duration::from_secs(5);

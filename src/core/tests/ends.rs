@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::bench::{Bench, config, network, secs};
-use crate::core::{Event, StepError};
+use crate::core::{Event, Predecessor, StepError};
 
 const DNS: &str = "{name: dns, vip: 192.0.2.53/32, nats: [\"udp:53:8053\"]}";
 const VIP: &str = "192.0.2.53/32";
@@ -146,8 +146,9 @@ fn nothing_is_ready_before_it_was_announced_nor_while_it_leaves() {
 fn after_a_quiet_restart_the_peers_hear_nothing_before_the_first_checks() {
     let app = "{name: dns, vip: 192.0.2.53/32, monitors: [\"port:tcp:1\"]}";
     let mut bench = Bench::new(config("", ""));
+    let before = Some(Predecessor { forwarding: true });
     let restarted =
-        |bench: &Bench| crate::core::Core::new(config("", app), 1, bench.now).on_host(None, true);
+        |bench: &Bench| crate::core::Core::new(config("", app), 1, bench.now).on_host(None, before);
     bench.core = restarted(&bench);
     bench.event(Event::Network(network()));
     bench.advance(secs(1));

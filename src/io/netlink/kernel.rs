@@ -358,6 +358,14 @@ impl Kernel {
         }
     }
 
+    /// Whether a process that is gone left a NAT table of this name.
+    pub async fn has_nat(&mut self, name: &str) -> bool {
+        let Ok(mut nat) = Nat::open() else {
+            return false;
+        };
+        nat.is_left(name).await
+    }
+
     /// What went through each NAT counter, by its name.
     pub async fn nat_counters(&mut self) -> Result<BTreeMap<String, Counter>, NetlinkError> {
         match &mut self.nat {

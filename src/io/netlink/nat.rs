@@ -155,6 +155,12 @@ impl Nat {
         Ok(Some(leftover))
     }
 
+    /// Whether a process that is gone left a table of this name.
+    pub async fn is_left(&mut self, name: &str) -> bool {
+        let left = self.leftover(name).await;
+        left.is_ok_and(|left| left.is_some_and(|families| !families.is_empty()))
+    }
+
     /// Packets and bytes by the counter's name, both families together.
     pub async fn counters(&mut self) -> Result<BTreeMap<String, Counter>, NetlinkError> {
         let mut all = BTreeMap::<String, Counter>::new();

@@ -1,0 +1,203 @@
+//! Sockets on which peers reach us. Connections are handed on as they come: who they are from is the
+//! core's to know.
+
+use crate::io::sockopt;
+use nix::sys::socket::{
+    self as nixsocket, AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6,
+};
+use smol::channel::Sender;
+use smol::{Async, LocalExecutor, Timer};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// A connection that somebody opened to us.
+pub struct Accepted {
+    pub stream: Async<TcpStream>,
+    pub local: SocketAddr,
+    pub remote: SocketAddr,
+}
+
+/// What a listening socket must know of a peer before it connects.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Expected {
+    /// TCP MD5 key (RFC 2385): segments of this peer without the signature are dropped, its SYN
+    /// included.
+    pub password: Option<Vec<u8>>,
+    /// RFC 5082.
+    pub ttl_security: Option<u8>,
+}
+
+/// The sockets of one address; `[::]` has one for each family. Dropping it stops listening.
+pub struct Acceptor {
+    sockets: Vec<(Rc<Async<TcpListener>>, bool)>,
+    expected: BTreeMap<IpAddr, Expected>,
+    _tasks: Vec<smol::Task<()>>,
+}
+
+impl Acceptor {
+    /// Connections go to `accepted`, which says by its room how many may wait.
+    pub fn open(
+        executor: &LocalExecutor<'_>,
+        addr: SocketAddr,
+        accepted: &Sender<Accepted>,
+    ) -> io::Result<Self> {
+        let mut sockets = Vec::new();
+        for addr in addresses(addr) {
+            match listen(addr) {
+                Ok(socket) => sockets.push((Rc::new(socket), addr.is_ipv4())),
+                // A host without IPv6.
+                Err(error)
+                    if addr.ip().is_unspecified()
+                        && error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let task = |(socket, _): &(Rc<Async<TcpListener>>, bool)| {
+            executor.spawn(accept_all(socket.clone(), accepted.clone()))
+        };
+        Ok(Self {
+            _tasks: sockets.iter().map(task).collect(),
+            sockets,
+            expected: BTreeMap::new(),
+        })
+    }
+
+    /// Brings the sockets' keys in line with the peers.
+    pub fn expect(&mut self, peers: BTreeMap<IpAddr, Expected>) {
+        let before = std::mem::take(&mut self.expected);
+        let key_of = |peers: &BTreeMap<IpAddr, Expected>, addr| {
+            let expected: Option<&Expected> = peers.get(addr);
+            expected.and_then(|expected| expected.password.clone())
+        };
+        for addr in before.keys().chain(peers.keys()) {
+            let (old, new) = (key_of(&before, addr), key_of(&peers, addr));
+            if old != new {
+                self.set_key(*addr, &new.unwrap_or_default());
+            }
+        }
+        self.set_least_ttl(&peers);
+        self.expected = peers;
+    }
+
+    fn set_key(&self, peer: IpAddr, key: &[u8]) {
+        for (socket, ipv4) in &self.sockets {
+            if *ipv4 != peer.is_ipv4() {
+                continue;
+            }
+            match sockopt::set_md5_key(socket, peer, key) {
+                // What has no key needs none removed.
+                Ok(()) | Err(nix::errno::Errno::ENOENT) => {}
+                Err(error) => log::error!("TCP MD5 key for connections from {peer}: {error}"),
+            }
+        }
+    }
+
+    /// A socket for all peers can only ask what all of them keep; the rest is asked of each connection.
+    fn set_least_ttl(&self, peers: &BTreeMap<IpAddr, Expected>) {
+        for (socket, ipv4) in &self.sockets {
+            let of_family = peers.iter().filter(|(addr, _)| addr.is_ipv4() == *ipv4);
+            let least = of_family
+                .map(|(_, expected)| expected.ttl_security.map_or(0, sockopt::least_ttl))
+                .min();
+            if let Err(error) = sockopt::set_least_ttl(socket, *ipv4, least.unwrap_or(0)) {
+                log::warn!("TTL security on the listening socket: {error}");
+            }
+        }
+    }
+}
+
+/// IPv4 and IPv6 have options of their own, so they have sockets of their own.
+fn addresses(addr: SocketAddr) -> Vec<SocketAddr> {
+    let both = addr.is_ipv6() && addr.ip().is_unspecified();
+    let ipv4 = both.then(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, addr.port())));
+    ipv4.into_iter().chain([addr]).collect()
+}
+
+fn listen(addr: SocketAddr) -> io::Result<Async<TcpListener>> {
+    let family = if addr.is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd: OwnedFd = nixsocket::socket(family, SockType::Stream, flags, None)?;
+    sockopt::set_listener_options(&fd, addr.is_ipv4())?;
+    match addr {
+        SocketAddr::V4(addr) => nixsocket::bind(fd.as_raw_fd(), &SockaddrIn::from(addr))?,
+        SocketAddr::V6(addr) => nixsocket::bind(fd.as_raw_fd(), &SockaddrIn6::from(addr))?,
+    }
+    nixsocket::listen(&fd, Backlog::new(BACKLOG)?)?;
+    Async::new_nonblocking(TcpListener::from(fd))
+}
+
+async fn accept_all(listener: Rc<Async<TcpListener>>, accepted: Sender<Accepted>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, remote)) => {
+                let Ok(local) = stream.get_ref().local_addr() else {
+                    continue;
+                };
+                let connection = Accepted {
+                    stream,
+                    local,
+                    remote,
+                };
+                if accepted.send(connection).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => log::debug!("accepting a session: {error}"),
+        }
+        // Nobody can make us do nothing but accept.
+        Timer::after(PAUSE).await;
+    }
+}
+
+/// Connections that may wait in the kernel.
+const BACKLOG: i32 = 32;
+const PAUSE: Duration = Duration::from_millis(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_address_is_a_socket_for_each_family() {
+        let of = |text: &str| -> Vec<String> {
+            let addrs = addresses(text.parse().unwrap());
+            addrs.iter().map(SocketAddr::to_string).collect()
+        };
+        assert_eq!(of("[::]:179"), ["0.0.0.0:179", "[::]:179"]);
+        assert_eq!(of("0.0.0.0:179"), ["0.0.0.0:179"]);
+        assert_eq!(of("10.0.0.2:1179"), ["10.0.0.2:1179"]);
+    }
+
+    #[test]
+    fn keys_come_and_go_with_the_peers() {
+        let executor = LocalExecutor::new();
+        let (accepted, _connections) = smol::channel::bounded(1);
+        // Port 0: whatever is free.
+        let addr = "127.0.0.1:0".parse().unwrap();
+        let mut acceptor = Acceptor::open(&executor, addr, &accepted).unwrap();
+        let peer: IpAddr = "127.0.0.1".parse().unwrap();
+        let signed = Expected {
+            password: Some(b"secret".to_vec()),
+            ttl_security: Some(1),
+        };
+        let connects = |acceptor: &Acceptor| {
+            let to = acceptor.sockets[0].0.get_ref().local_addr().unwrap();
+            TcpStream::connect_timeout(&to, Duration::from_millis(200)).is_ok()
+        };
+        assert!(connects(&acceptor));
+        acceptor.expect(BTreeMap::from([(peer, signed)]));
+        assert!(!connects(&acceptor), "without a signature");
+        acceptor.expect(BTreeMap::from([(peer, Expected::default())]));
+        assert!(connects(&acceptor));
+        acceptor.expect(BTreeMap::new());
+        assert!(connects(&acceptor));
+    }
+}

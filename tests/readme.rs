@@ -1,0 +1,111 @@
+//! The README tells the truth: its configurations are taken, its tables name every key and no other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+const README: &str = include_str!("../README.md");
+
+/// The fenced blocks of one language.
+fn blocks(language: &str) -> Vec<&'static str> {
+    let fence = format!("```{language}\n");
+    let found: Vec<&str> = README
+        .split(fence.as_str())
+        .skip(1)
+        .filter_map(|rest| rest.split("\n```").next())
+        .collect();
+    assert!(!found.is_empty(), "no {language} block");
+    found
+}
+
+fn load(yaml: Option<&str>, mut env: BTreeMap<String, String>) -> sidecast::config::Loaded {
+    if let Some(yaml) = yaml {
+        env.insert("SIDECAST_CONFIG_YAML".into(), yaml.into());
+    }
+    let mut read = |path: &Path| Err(std::io::Error::other(format!("{}", path.display())));
+    sidecast::config::load(None, &env, &mut read).unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+/// The text between one heading and the next.
+fn section(heading: &str) -> &'static str {
+    let (_, rest) = README
+        .split_once(&format!("\n### {heading}\n"))
+        .expect(heading);
+    rest.split("\n#").next().unwrap_or(rest)
+}
+
+/// The words in backticks in the first column of a section's table.
+fn keys_of(heading: &str) -> BTreeSet<&'static str> {
+    let rows = section(heading)
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `"));
+    rows.filter_map(|row| row.split(" | ").next())
+        .flat_map(|cell| cell.split('`').step_by(2))
+        .collect()
+}
+
+#[test]
+fn every_configuration_is_taken() {
+    for yaml in blocks("yaml") {
+        let loaded = load(Some(yaml), BTreeMap::new());
+        assert!(!loaded.config.apps.is_empty());
+    }
+}
+
+#[test]
+fn the_sidecars_environment_is_taken() {
+    let block = blocks("sh")
+        .into_iter()
+        .find(|block| block.contains("SIDECAST_APP_VIP"))
+        .unwrap();
+    let env = block
+        .split_whitespace()
+        .filter_map(|word| word.split_once('='))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    assert_eq!(load(None, env).config.apps.len(), 1);
+}
+
+#[test]
+fn every_key_is_documented_and_every_documented_key_exists() {
+    let text = include_str!("data/config/full.yaml");
+    let full: serde_yaml::Value = serde_yaml::from_str(text).unwrap();
+    let keys = |value: &serde_yaml::Value| -> BTreeSet<String> {
+        value
+            .as_mapping()
+            .unwrap()
+            .keys()
+            .map(|key| key.as_str().unwrap().to_owned())
+            .collect()
+    };
+    let mut app = keys(&full["apps"][0]);
+    app.extend(keys(&full["apps"][0]["vip_config"]));
+    let elsewhere = [
+        "remote_as",
+        "ttl_security",
+        "vip",
+        "vips",
+        "peers",
+        "password_file",
+        "api_token_file",
+        "consul_token_file",
+    ];
+    for (heading, known) in [
+        ("agent", keys(&full["agent"])),
+        ("bgp", keys(&full["bgp"])),
+        ("apps", app),
+    ] {
+        let documented = keys_of(heading);
+        for key in &known {
+            assert!(
+                section(heading).contains(&format!("`{key}`")),
+                "{heading}.{key} is not in the README"
+            );
+        }
+        for key in documented {
+            assert!(
+                known.contains(key) || elsewhere.contains(&key),
+                "the README documents {heading}.{key}, which does not exist"
+            );
+        }
+    }
+}

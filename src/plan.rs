@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::app::{Attributes, Protocol};
+use crate::app::{AppName, Attributes, Protocol};
 use crate::net::Prefix;
 
 /// What a VIP's address looks like in the kernel.
@@ -20,8 +20,10 @@ pub struct AddressSpec {
 }
 
 /// One destination NAT rule: `vip:listen` goes to `target:destination`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NatRule {
+    /// Whose it is: its packets count under that name, over all the app's VIPs.
+    pub app: AppName,
     pub vip: Prefix,
     pub protocol: Protocol,
     pub listen: u16,
@@ -264,6 +266,7 @@ mod tests {
 
     fn rule(vip: Prefix, chance: &mut Jitter) -> NatRule {
         NatRule {
+            app: "dns".parse().unwrap(),
             vip,
             protocol: Protocol::Udp,
             listen: 53,

@@ -1,11 +1,14 @@
 //! HTTP requests: answered at once by the api, or kept until a drain is done.
 
-use crate::api::{self, Reply, Response, World};
+use super::Executor;
+use crate::api::{self, NatCounters, Reply, Response, World};
 use crate::app::AppName;
 use crate::core::Core;
 use crate::io::http::Call;
 use crate::io::process;
 use crate::view::metrics::Reload;
+use smol::channel::{self, Receiver, Sender};
+use std::future::Future;
 use std::time::{Instant, SystemTime};
 
 /// Calls that wait for their apps to be drained, and what answers need besides the core.
@@ -19,6 +22,56 @@ struct Waiting {
     name: Option<AppName>,
     response: Response,
     call: Call,
+}
+
+/// Which listener a call came to.
+#[derive(Clone, Copy)]
+pub enum Door {
+    Api,
+    Metrics,
+}
+
+/// A call whose answer shows what the kernel has counted, and what that is.
+pub struct Counted {
+    pub door: Door,
+    pub call: Call,
+    pub nat: NatCounters,
+}
+
+/// Calls that wait for the kernel's counters.
+pub struct Counting {
+    executor: Executor,
+    out: Sender<Counted>,
+    done: Receiver<Counted>,
+}
+
+impl Counting {
+    pub fn new(executor: &Executor) -> Self {
+        let (out, done) = channel::unbounded();
+        Self {
+            executor: executor.clone(),
+            out,
+            done,
+        }
+    }
+
+    pub fn start(
+        &self,
+        door: Door,
+        call: Call,
+        counters: impl Future<Output = NatCounters> + 'static,
+    ) {
+        let out = self.out.clone();
+        let task = self.executor.spawn(async move {
+            let nat = counters.await;
+            let _ = out.send(Counted { door, call, nat }).await;
+        });
+        task.detach();
+    }
+
+    pub async fn next(&self) -> Option<Counted> {
+        self.done.recv().await.ok()
+    }
 }
 
 /// A call that asked for the configuration to be read again.
@@ -40,8 +93,14 @@ impl Calls {
     }
 
     /// Answers `call`, or keeps it; gives it back when it asks for what only the agent can do.
-    pub fn take(&mut self, core: &mut Core, now: Instant, call: Call) -> Option<ReloadCall> {
-        match api::handle(core, &self.world(now), &call.request) {
+    pub fn take(
+        &mut self,
+        core: &mut Core,
+        now: Instant,
+        call: Call,
+        nat: &NatCounters,
+    ) -> Option<ReloadCall> {
+        match api::handle(core, &self.world(now, nat), &call.request) {
             Reply::Now(response) => call.answer(response),
             Reply::WhenDrained { name, response } => self.waiting.push(Waiting {
                 name,
@@ -54,18 +113,19 @@ impl Calls {
     }
 
     /// Answers a call to the metrics listener.
-    pub fn take_metrics(&self, core: &Core, now: Instant, call: Call) {
-        let response = api::handle_metrics(core, &self.world(now), &call.request);
+    pub fn take_metrics(&self, core: &Core, now: Instant, call: Call, nat: &NatCounters) {
+        let response = api::handle_metrics(core, &self.world(now, nat), &call.request);
         call.answer(response);
     }
 
-    fn world(&self, now: Instant) -> World<'_> {
+    fn world<'a>(&self, now: Instant, nat: &'a NatCounters) -> World<'a> {
         World {
             now,
             wall: SystemTime::now(),
             process: &process::read,
             reload: self.reload,
             consul_up: None,
+            nat,
         }
     }
 

@@ -1,6 +1,7 @@
 //! The kernel's side: steps performed strictly in order, and a look at its tables whenever they change.
 
 use super::Executor;
+use crate::api::NatCounters;
 use crate::config::{Bgp, Config, Remote};
 use crate::core::{Event, Predecessor, StepError, StepId, StepResult};
 use crate::discovery;
@@ -13,6 +14,7 @@ use smol::Timer;
 use smol::channel::{self, Receiver, Sender};
 use smol::future::FutureExt;
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -51,6 +53,10 @@ enum Work {
     Step(StepId, Step),
     /// The NAT tables shall outlive this process.
     PersistNat,
+    /// What the NAT counters say.
+    CountNat(Sender<NatCounters>),
+    /// NAT that the process before us left, and that we did not want, is to go.
+    ClearLeftNat,
 }
 
 pub struct KernelTasks {
@@ -61,8 +67,11 @@ pub struct KernelTasks {
     dirty: Sender<()>,
     /// The changes that are watched have those of the neighbours among them.
     neighbours: bool,
+    /// There are NAT rules, or will be.
+    has_nat: bool,
     working: Option<smol::Task<()>>,
     watching: smol::Task<()>,
+    _clearing: smol::Task<()>,
     _looking: smol::Task<()>,
 }
 
@@ -88,8 +97,10 @@ impl KernelTasks {
         };
         let reader = Kernel::open().map_err(error)?;
         Ok(Self {
+            _clearing: executor.spawn(clear_left_nat(work.clone())),
             work,
             wanted,
+            has_nat: false,
             working: Some(working),
             _looking: executor.spawn(look_all(reader, wanted_in, dirty_in, events.clone())),
             watching: executor.spawn(watch(changes, dirty.clone(), events.clone())),
@@ -100,9 +111,29 @@ impl KernelTasks {
         })
     }
 
-    pub fn step(&self, id: StepId, step: Step) {
+    pub fn step(&mut self, id: StepId, step: Step) {
+        if let Step::ReplaceNat(table) = &step {
+            self.has_nat = !table.rules.is_empty();
+        }
         // The task lives as long as we do.
         let _ = self.work.try_send(Work::Step(id, step));
+    }
+
+    pub fn has_nat(&self) -> bool {
+        self.has_nat
+    }
+
+    /// What the NAT counters say; empty where the kernel takes too long, for whoever asks is answered
+    /// either way.
+    pub fn nat_counters(&self) -> impl Future<Output = NatCounters> + use<> {
+        let (reply, answer) = channel::bounded(1);
+        let _ = self.work.try_send(Work::CountNat(reply));
+        let answered = async move { answer.recv().await.unwrap_or_default() };
+        let too_late = async {
+            Timer::after(COUNT_WITHIN).await;
+            NatCounters::new()
+        };
+        answered.or(too_late)
     }
 
     /// To be done before [`KernelTasks::finish`] is over.
@@ -143,11 +174,12 @@ async fn perform_all(
     events: Sender<Event>,
 ) {
     while let Ok(work) = work.recv().await {
-        let Work::Step(id, step) = work else {
-            if let Err(error) = kernel.persist_nat().await {
-                log::warn!("the NAT rules go with this process: {error}");
+        let (id, step) = match work {
+            Work::Step(id, step) => (id, step),
+            other => {
+                see_to_nat(&mut kernel, &names, other).await;
+                continue;
             }
-            continue;
         };
         let result = perform(&mut kernel, &names, step)
             .await
@@ -158,6 +190,32 @@ async fn perform_all(
         if events.send(Event::Done { step: id, result }).await.is_err() {
             return;
         }
+    }
+}
+
+/// What is done beside the steps: nothing waits for it to succeed.
+async fn see_to_nat(kernel: &mut Kernel, names: &Names, work: Work) {
+    match work {
+        Work::PersistNat => {
+            if let Err(error) = kernel.persist_nat().await {
+                log::warn!("the NAT rules go with this process: {error}");
+            }
+        }
+        Work::CountNat(reply) => {
+            let counters = kernel.nat_counters().await.unwrap_or_else(|error| {
+                log::warn!("cannot read the NAT counters: {error}");
+                NatCounters::new()
+            });
+            let _ = reply.try_send(counters);
+        }
+        Work::ClearLeftNat => {
+            // A kernel without nf_tables has nothing to clear.
+            if let Err(error) = kernel.clear_left_nat(&names.nat_table).await {
+                log::debug!("NAT that may have been left: {error}");
+            }
+        }
+        // A step has an answer, and is performed where that is made.
+        Work::Step(..) => {}
     }
 }
 
@@ -199,14 +257,10 @@ async fn perform(
     }
 }
 
-/// The core's rules as nf_tables has them, each with a counter of its own.
+/// The core's rules as nf_tables has them. All VIPs of an app share one counter for a mapping.
 fn nft(table: NatTable, name: &str) -> nftables::NatTable {
     let rule = |rule: NatRule| nftables::NatRule {
-        counter: nftables::counter_name(
-            &rule.vip.addr().to_string(),
-            rule.protocol.number(),
-            rule.listen,
-        ),
+        counter: nftables::counter_name(rule.app.as_str(), rule.protocol.number(), rule.listen),
         vip: rule.vip,
         protocol: rule.protocol.number(),
         listen: rule.listen,
@@ -324,6 +378,12 @@ fn targets(bgp: &Bgp) -> BTreeSet<IpAddr> {
         .collect()
 }
 
+/// By then every app has had its first checks: rules that were left for us have been taken over.
+async fn clear_left_nat(work: Sender<Work>) {
+    Timer::after(CLEAR_LEFT_AFTER).await;
+    let _ = work.send(Work::ClearLeftNat).await;
+}
+
 async fn watch(mut changes: Changes, dirty: Sender<()>, events: Sender<Event>) {
     loop {
         match changes.next().await {
@@ -345,6 +405,9 @@ async fn watch(mut changes: Changes, dirty: Sender<()>, events: Sender<Event>) {
     }
 }
 
+const CLEAR_LEFT_AFTER: Duration = Duration::from_secs(8);
+/// How long an answer waits for the NAT counters.
+const COUNT_WITHIN: Duration = Duration::from_millis(500);
 /// How long leaving waits for the kernel.
 const FINISH: Duration = Duration::from_secs(1);
 /// How long the tables are left to settle before they are read again.

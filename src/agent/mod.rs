@@ -10,6 +10,7 @@ mod listening;
 mod maintenance;
 mod sessions;
 
+use crate::api::{self, NatCounters};
 use crate::bgp::peer;
 use crate::config::Config;
 use crate::config::Remote;
@@ -20,7 +21,7 @@ use crate::io::http::{self, Call, Listener};
 use crate::io::notify::Notify;
 use crate::io::router_advert::Advertiser;
 use crate::io::{process, signal};
-use calls::Calls;
+use calls::{Calls, Counted, Counting, Door};
 use checks::Checks;
 use hooks::Hooks;
 use kernel::KernelTasks;
@@ -91,14 +92,15 @@ struct Agent {
     ready: Readiness,
     reload: Reload,
     exit: Option<u8>,
+    counting: Counting,
     _servers: smol::Task<()>,
 }
 
 /// What woke the loop.
 enum Wake {
     Event(Event),
-    Call(Call),
-    Metrics(Call),
+    Call(Door, Call),
+    Counted(Counted),
     Accepted(Accepted),
     Signal(signal::Request),
     Bfd,
@@ -183,6 +185,7 @@ impl Agent {
             ready: Readiness::Waiting(now + READY_AT_LATEST),
             reload: start.reload,
             exit: None,
+            counting: Counting::new(executor),
             _servers: servers,
         })
     }
@@ -222,13 +225,17 @@ impl Agent {
             self.calls_in
                 .recv()
                 .await
-                .map_or(Wake::Deadline, Wake::Call)
+                .map_or(Wake::Deadline, |call| Wake::Call(Door::Api, call))
         };
         let metrics = async {
             self.metrics_in
                 .recv()
                 .await
-                .map_or(Wake::Deadline, Wake::Metrics)
+                .map_or(Wake::Deadline, |call| Wake::Call(Door::Metrics, call))
+        };
+        let counted = async {
+            let counted = self.counting.next().await;
+            counted.map_or(Wake::Deadline, Wake::Counted)
         };
         let accepted = async {
             let accepted = self.accepted_in.recv().await;
@@ -245,7 +252,7 @@ impl Agent {
             Wake::Bfd
         };
         let wake = signal.or(due).or(bfd).or(accepted).or(event);
-        let wake = wake.or(call).or(metrics).await;
+        let wake = wake.or(call).or(metrics).or(counted).await;
         if matches!(wake, Wake::Deadline) {
             self.timer_at = None;
         }
@@ -267,13 +274,12 @@ impl Agent {
         match wake {
             Wake::Event(event) => self.handle(now, event),
             Wake::Accepted(accepted) => self.admit(now, accepted),
-            Wake::Call(call) => {
-                if let Some(call) = self.calls.take(&mut self.core, now, call) {
-                    let outcome = self.read_again(now);
-                    call.answer(&outcome);
-                }
+            // The kernel is asked first for what the answer shows of it.
+            Wake::Call(door, call) if self.kernel.has_nat() && api::shows_nat(&call.request) => {
+                self.counting.start(door, call, self.kernel.nat_counters());
             }
-            Wake::Metrics(call) => self.calls.take_metrics(&self.core, now, call),
+            Wake::Call(door, call) => self.answer(now, door, call, &NatCounters::new()),
+            Wake::Counted(Counted { door, call, nat }) => self.answer(now, door, call, &nat),
             Wake::Signal(signal::Request::Stop) => {
                 self.notify.send("STOPPING=1");
                 self.core.handle(now, Event::Stop);
@@ -298,6 +304,18 @@ impl Agent {
             self.advertiser.again();
         }
         self.core.handle(now, event);
+    }
+
+    fn answer(&mut self, now: Instant, door: Door, call: Call, nat: &NatCounters) {
+        match door {
+            Door::Api => {
+                if let Some(call) = self.calls.take(&mut self.core, now, call, nat) {
+                    let outcome = self.read_again(now);
+                    call.answer(&outcome);
+                }
+            }
+            Door::Metrics => self.calls.take_metrics(&self.core, now, call, nat),
+        }
     }
 
     /// A connection that somebody opened to us.

@@ -6,6 +6,7 @@ mod changes;
 mod message;
 mod policy;
 
+use std::collections::BTreeMap;
 use std::time::{Instant, SystemTime};
 
 use serde_json::json;
@@ -14,7 +15,8 @@ pub use message::{JSON, Method, Request, RequestError, Response, TEXT, Via, asks
 pub use policy::Denied;
 
 use crate::app::AppName;
-use crate::core::Core;
+use crate::core::{AppView, Core, Counted};
+use crate::netlink::nftables::{self, Counter};
 use crate::view::metrics::{Extra, Process, Reload};
 use crate::view::{self, page};
 
@@ -28,7 +30,12 @@ pub struct World<'a> {
     pub reload: Reload,
     /// `None`: Consul is not configured.
     pub consul_up: Option<bool>,
+    /// What the kernel's NAT counters say; empty where nobody asked it.
+    pub nat: &'a NatCounters,
 }
+
+/// The kernel's NAT counters by their names.
+pub type NatCounters = BTreeMap<String, Counter>;
 
 /// What becomes of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +62,12 @@ pub fn handle(core: &mut Core, world: &World<'_>, request: &Request) -> Reply {
             perform(core, world, request, route)
         });
     outcome.unwrap_or_else(|refused| Reply::Now(refused.into_response(json)))
+}
+
+/// Whether the answer shows what NAT has carried: the kernel is to be asked first.
+pub fn shows_nat(request: &Request) -> bool {
+    let shows = |read: &Read| matches!(read, Read::Apps | Read::App(_) | Read::Metrics);
+    matches!(route(&request.path), Some(Route::Read(read)) if shows(&read))
 }
 
 /// Answers a request to the metrics listener, which knows three paths and changes nothing.
@@ -249,7 +262,8 @@ fn perform(
     match route {
         Route::Read(Read::App(name)) => {
             let view = name.parse().ok().and_then(|name| core.app(now, &name));
-            let view = view.ok_or_else(|| changes::unknown_app(&name))?;
+            let mut view = view.ok_or_else(|| changes::unknown_app(&name))?;
+            count(&mut view, world.nat);
             let body = view::json::app(&view, world.wall);
             Ok(Reply::Now(Response::json(200, &body)))
         }
@@ -283,7 +297,7 @@ fn show(core: &Core, world: &World<'_>, read: Read, json: bool) -> Response {
             .with_header("Referrer-Policy", "no-referrer"),
         Read::Info => Response::json(200, &view::json::info(&core.peers(now), world.wall)),
         Read::Apps | Read::App(_) => {
-            let apps = core.apps(now);
+            let apps = counted(core, world);
             let all = apps.iter().map(|app| view::json::app(app, world.wall));
             Response::json(200, &all.collect())
         }
@@ -299,9 +313,29 @@ fn show(core: &Core, world: &World<'_>, read: Read, json: bool) -> Response {
                 consul_up: world.consul_up,
                 reload: world.reload,
             };
-            let text = view::metrics::render(&core.apps(now), &core.peers(now), &extra);
+            let text = view::metrics::render(&counted(core, world), &core.peers(now), &extra);
             Response::new(200, view::metrics::CONTENT_TYPE, text)
         }
+    }
+}
+
+/// The apps with what their NAT has carried.
+fn counted(core: &Core, world: &World<'_>) -> Vec<AppView> {
+    let mut apps = core.apps(world.now);
+    for app in &mut apps {
+        count(app, world.nat);
+    }
+    apps
+}
+
+fn count(app: &mut AppView, counters: &NatCounters) {
+    for nat in &mut app.nats {
+        let (protocol, listen) = (nat.spec.protocol.number(), nat.spec.listen);
+        let name = nftables::counter_name(app.name.as_str(), protocol, listen);
+        nat.counted = counters.get(&name).map(|counter| Counted {
+            packets: counter.packets,
+            bytes: counter.bytes,
+        });
     }
 }
 

@@ -48,6 +48,7 @@ impl Fixture {
                 succeeded_at: SystemTime::UNIX_EPOCH,
             },
             consul_up: None,
+            nat: &BTreeMap::new(),
         };
         handle(&mut self.core, &world, request)
     }
@@ -433,6 +434,7 @@ fn the_metrics_listener_knows_three_paths() {
             succeeded_at: SystemTime::UNIX_EPOCH,
         },
         consul_up: Some(false),
+        nat: &BTreeMap::new(),
     };
     let ask = |method, target| handle_metrics(&f.core, &world, &request(method, target, &[]));
     assert_eq!(ask(Method::Get, "/healthz").status, 200);

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 pub use crate::plan::{AddressSpec, NatRule, NatTable, Step};
 pub use crate::registry::{
-    AppState, AppView, MonitorId, MonitorView, Refusal, Registered, VipView,
+    AppState, AppView, Counted, MonitorId, MonitorView, NatView, Refusal, Registered, VipView,
 };
 pub use event::{
     BfdPath, Event, NotAdmitted, Output, Predecessor, StepError, StepId, StepResult, Transition,

@@ -383,15 +383,35 @@ pub fn find_table(family: Family, name: &str) -> Result<Request, NetlinkError> {
 
 /// Whether a table of [`find_table`]'s answer belongs to a living socket.
 pub fn is_owned(payload: &[u8]) -> Result<bool, WireError> {
+    Ok(table_flags(payload)? & NFT_TABLE_F_OWNER != 0)
+}
+
+/// Whether its owner left it for whoever comes next, and nobody has taken it over.
+pub fn is_left(payload: &[u8]) -> Result<bool, WireError> {
+    let flags = table_flags(payload)?;
+    Ok(flags & (NFT_TABLE_F_OWNER | NFT_TABLE_F_PERSIST) == NFT_TABLE_F_PERSIST)
+}
+
+fn table_flags(payload: &[u8]) -> Result<u32, WireError> {
     let mut r = Reader::new(payload);
     r.take(4)?;
     for attr in Attrs::new(r.rest()) {
         let attr = attr?;
         if attr.kind == NFTA_TABLE_FLAGS {
-            return Ok(attr.u32_be()? & NFT_TABLE_F_OWNER != 0);
+            return attr.u32_be();
         }
     }
-    Ok(false)
+    Ok(0)
+}
+
+/// The batch that deletes these families' tables.
+pub fn delete(name: &str, families: &BTreeSet<Family>) -> Result<Batch, NetlinkError> {
+    let nothing = NatTable {
+        name: name.to_owned(),
+        rules: BTreeSet::new(),
+    };
+    let none = Standing::new();
+    replace(&nothing, &none, families, Ownership::Ordinary)
 }
 
 /// Packets and bytes of a named counter.

@@ -34,13 +34,13 @@ impl Registry {
                     want_address(&mut desired, vip, self.label(name, &vip), lifetime);
                 }
                 if entry.nat(&vip) {
-                    self.want_nat(&mut desired, vip, &entry.app.nats);
+                    self.want_nat(&mut desired, vip, name, &entry.app.nats);
                 }
             }
         }
         for (vip, leaving) in &self.leaving {
             want_address(&mut desired, *vip, leaving.label.clone(), lifetime);
-            self.want_nat(&mut desired, *vip, &leaving.nats);
+            self.want_nat(&mut desired, *vip, &leaving.app, &leaving.nats);
         }
         desired
     }
@@ -58,11 +58,18 @@ impl Registry {
         Some(label)
     }
 
-    fn want_nat(&self, desired: &mut Desired, vip: Prefix, nats: &BTreeSet<NatSpec>) {
+    fn want_nat(
+        &self,
+        desired: &mut Desired,
+        vip: Prefix,
+        app: &AppName,
+        nats: &BTreeSet<NatSpec>,
+    ) {
         let Some(target) = self.facts.nat_target.get(&vip.family()) else {
             return;
         };
         desired.nat.rules.extend(nats.iter().map(|nat| NatRule {
+            app: app.clone(),
             vip,
             protocol: nat.protocol,
             listen: nat.listen,

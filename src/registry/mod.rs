@@ -20,7 +20,7 @@ use log::{info, warn};
 pub use check::{MonitorId, Seen};
 pub use facts::{Facts, Problem};
 pub use policy::Refusal;
-pub use view::{AppView, MonitorView, VipView};
+pub use view::{AppView, Counted, MonitorView, NatView, VipView};
 
 use crate::app::{App, AppName, MonitorSpec, NatSpec, Source};
 use crate::config::Agent;
@@ -131,6 +131,7 @@ pub struct Registry {
 
 /// A VIP whose app does not want it any more: the route is withdrawn at once, the rest follows.
 struct Leaving {
+    app: AppName,
     until: Instant,
     label: Option<String>,
     nats: BTreeSet<NatSpec>,
@@ -318,6 +319,7 @@ impl Registry {
                 BTreeSet::new()
             };
             let leaving = Leaving {
+                app: entry.app.name.clone(),
                 until: now + wait,
                 label: self.label(&entry.app.name, &vip),
                 nats,

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use super::check::Check;
 use super::entry::Entry;
-use super::{AppView, MonitorView, Registry, VipView};
-use crate::app::{App, AppName, Source};
+use super::{AppView, MonitorView, NatView, Registry, VipView};
+use crate::app::{App, AppName, NatSpec, Source};
 use crate::health::Health;
 use crate::net::Prefix;
 
@@ -25,7 +25,8 @@ impl Registry {
         of_them.map(|app| app.name.clone()).collect()
     }
 
-    /// What is known here; whether VIPs are addressed and announced is the core's to add.
+    /// What is known here; whether VIPs are addressed and announced is the core's to add, what NAT has
+    /// carried the shell's.
     pub fn view(&self, now: Instant, name: &AppName) -> Option<AppView> {
         let entry = self.apps.get(name)?;
         let held = entry.held_until();
@@ -42,7 +43,7 @@ impl Registry {
             monitors: monitors
                 .map(|(index, check)| monitor_view(index, check, now))
                 .collect(),
-            nats: entry.app.nats.clone(),
+            nats: entry.app.nats.iter().map(nat_view).collect(),
             draining: entry.drain.is_some(),
             drained: entry.drain.is_some_and(|drain| drain.done),
             maintenance: entry.maintenance,
@@ -90,6 +91,13 @@ fn vip_view(entry: &Entry, prefix: Prefix) -> VipView {
         addressed: false,
         foreign: false,
         problem: entry.problems.get(&prefix).map(ToString::to_string),
+    }
+}
+
+fn nat_view(spec: &NatSpec) -> NatView {
+    NatView {
+        spec: *spec,
+        counted: None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! What is shown of an app: plain values, nothing that leads back in. Ages and waits are durations, so
 //! that nobody outside needs the core's clock.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::AppState;
@@ -24,7 +24,7 @@ pub struct AppView {
     pub why: String,
     pub vips: Vec<VipView>,
     pub monitors: Vec<MonitorView>,
-    pub nats: BTreeSet<NatSpec>,
+    pub nats: Vec<NatView>,
     /// Drained by name or with all others, in progress or done.
     pub draining: bool,
     pub drained: bool,
@@ -47,6 +47,21 @@ pub struct VipView {
     pub foreign: bool,
     /// Why it cannot be announced.
     pub problem: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct NatView {
+    pub spec: NatSpec,
+    /// `None`: the kernel was not asked, or has no rule for it now.
+    pub counted: Option<Counted>,
+}
+
+/// What a mapping has carried over all the app's VIPs. The kernel looks at the first packet of each flow
+/// and lets the others follow it, so these are flows begun, and the bytes of their first packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    pub packets: u64,
+    pub bytes: u64,
 }
 
 #[derive(Clone, Debug)]

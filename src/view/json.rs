@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::time::rfc3339;
 use crate::bgp::SessionType;
 use crate::bgp::peer::MessageCounts;
-use crate::core::{AppView, MonitorView, PeerView, Transition, VipView};
+use crate::core::{AppView, MonitorView, NatView, PeerView, Transition, VipView};
 use crate::health::Outcome;
 use crate::net::Family;
 
@@ -30,7 +30,7 @@ pub fn app(view: &AppView, wall: SystemTime) -> Value {
         "vips": view.vips.iter().map(|v| v.prefix.to_string()).collect::<Vec<_>>(),
         "vip_status": view.vips.iter().map(vip).collect::<Vec<_>>(),
         "monitors": view.monitors.iter().map(monitor).collect::<Vec<_>>(),
-        "nats": view.nats.iter().map(|n| json!({ "nat": n.to_string() })).collect::<Vec<_>>(),
+        "nats": view.nats.iter().map(nat).collect::<Vec<_>>(),
     })
 }
 
@@ -41,6 +41,15 @@ fn vip(view: &VipView) -> Value {
         "addressed": view.addressed,
         "foreign": view.foreign,
         "problem": view.problem,
+    })
+}
+
+/// `packets` and `bytes` are null while the kernel has no rule for it.
+fn nat(view: &NatView) -> Value {
+    json!({
+        "nat": view.spec.to_string(),
+        "packets": view.counted.map(|counted| counted.packets),
+        "bytes": view.counted.map(|counted| counted.bytes),
     })
 }
 
@@ -270,6 +279,9 @@ mod tests {
         assert_eq!(back["state"], "held_down");
         assert_eq!(back["held_for"], 1.25);
         assert_eq!(back["vip_status"][0]["problem"], "no next hop");
+        assert_eq!(back["nats"][0]["nat"], "udp:53:8053");
+        assert_eq!(back["nats"][0]["packets"], 7);
+        assert_eq!(back["nats"][0]["bytes"], 420);
         assert_eq!(back["monitors"][0]["monitor"], "http");
         assert_eq!(back["monitors"][0]["message"], "\"<b>\u{1b}");
         assert_eq!(back["monitors"][0]["age"], Value::Null);

@@ -47,6 +47,7 @@ pub fn render(apps: &[AppView], peers: &[PeerView], extra: &Extra) -> String {
     page.family("sidecast_build_info", GAUGE, "What is running.");
     page.sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
     of_apps(&mut page, apps);
+    of_nats(&mut page, apps);
     of_monitors(&mut page, apps);
     of_peers(&mut page, peers);
     if let Some(up) = extra.consul_up {
@@ -127,6 +128,34 @@ fn of_apps(page: &mut Page, apps: &[AppView]) {
         for (to, count) in &app.transitions {
             page.sample(&[("app", app.name.as_str()), ("to", to.as_str())], count);
         }
+    }
+}
+
+fn of_nats(page: &mut Page, apps: &[AppView]) {
+    let counted = || {
+        let nats = apps
+            .iter()
+            .flat_map(|app| app.nats.iter().map(move |nat| (app, nat)));
+        nats.filter_map(|(app, nat)| Some((app.name.as_str(), nat.spec.to_string(), nat.counted?)))
+    };
+    if counted().next().is_none() {
+        return;
+    }
+    page.family(
+        "sidecast_nat_packets_total",
+        COUNTER,
+        "First packets of flows that NAT sent on: the kernel counts no others.",
+    );
+    for (app, nat, counted) in counted() {
+        page.sample(&[("app", app), ("nat", &nat)], counted.packets);
+    }
+    page.family(
+        "sidecast_nat_bytes_total",
+        COUNTER,
+        "Bytes of those packets.",
+    );
+    for (app, nat, counted) in counted() {
+        page.sample(&[("app", app), ("nat", &nat)], counted.bytes);
     }
 }
 
@@ -363,6 +392,8 @@ mod tests {
             format!("sidecast_monitor_up{{{app},monitor=\"line\\nbreak\"}} 0"),
             format!("sidecast_monitor_duration_seconds{{{app},monitor=\"line\\nbreak\"}} 0.0015"),
             format!("sidecast_transitions_total{{{app},to=\"up\"}} 6"),
+            format!("sidecast_nat_packets_total{{{app},nat=\"udp:53:8053\"}} 7"),
+            format!("sidecast_nat_bytes_total{{{app},nat=\"udp:53:8053\"}} 420"),
             "sidecast_bgp_session_up{peer=\"10.0.0.1\"} 1".to_owned(),
             "sidecast_bgp_session_up{peer=\"fe80::1%eth0\"} 0".to_owned(),
             "sidecast_bgp_session_state{peer=\"10.0.0.1\"} 6".to_owned(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::app::Source;
 use crate::bgp::peer::{Counters, MessageCounts, StateName};
 use crate::bgp::{Negotiated, SessionType};
-use crate::core::{AppState, AppView, MonitorView, PeerView, VipView};
+use crate::core::{AppState, AppView, Counted, MonitorView, NatView, PeerView, VipView};
 use crate::discovery::PeerName;
 use crate::health::{Health, Outcome};
 use crate::net::{Asn, Family};
@@ -106,7 +106,13 @@ pub fn awkward() -> AppView {
             took: Some(Duration::from_micros(1_500)),
             age: None,
         }],
-        nats: BTreeSet::new(),
+        nats: vec![NatView {
+            spec: "udp:53:8053".parse().unwrap(),
+            counted: Some(Counted {
+                packets: 7,
+                bytes: 420,
+            }),
+        }],
         draining: false,
         drained: false,
         maintenance: false,

@@ -250,7 +250,7 @@ fn nat_rules_are_there_once_and_go_with_the_cleanup_timer() {
         bench.advance(secs(1));
     }
     assert_eq!(bench.nat.rules.len(), 1);
-    let rule = *bench.nat.rules.first().unwrap();
+    let rule = bench.nat.rules.first().unwrap().clone();
     assert_eq!((rule.listen, rule.destination), (53, 8053));
     assert_eq!(rule.target.to_string(), "10.0.0.2");
     bench.says(MONITOR, false);

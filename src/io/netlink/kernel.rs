@@ -350,6 +350,14 @@ impl Kernel {
         self.nat.insert(nat).replace(table).await
     }
 
+    /// Deletes what a process of this name left for us (Linux 6.9), where we have no NAT to take it over.
+    pub async fn clear_left_nat(&mut self, name: &str) -> Result<(), NetlinkError> {
+        match &self.nat {
+            Some(_) => Ok(()),
+            None => Nat::open()?.clear_left(name).await,
+        }
+    }
+
     /// Lets the NAT tables outlive this process (Linux 6.9).
     pub async fn persist_nat(&mut self) -> Result<(), NetlinkError> {
         match &mut self.nat {

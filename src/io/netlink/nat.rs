@@ -118,6 +118,28 @@ impl Nat {
         self.socket.batch(requests, last).await
     }
 
+    /// Deletes the tables of this name that a process left for the next one and nobody took over.
+    pub async fn clear_left(&mut self, name: &str) -> Result<(), NetlinkError> {
+        let mut left = BTreeSet::new();
+        for family in Family::ALL {
+            let request = nftables::find_table(family, name)?;
+            let each = |_, payload: &[u8]| nftables::is_left(payload).map(Some);
+            match self.socket.collect(&request, each).await {
+                Ok(answers) if answers.contains(&true) => {
+                    left.insert(family);
+                }
+                Ok(_) => {}
+                Err(error) if error.errno() == Some(ENOENT) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let batch = nftables::delete(name, &left)?;
+        if batch.is_empty {
+            return Ok(());
+        }
+        self.socket.batch(&batch.requests, batch.acknowledged).await
+    }
+
     /// The name that is free for us, and the families where a table of that name is left over from a
     /// process that is gone.
     async fn choose(

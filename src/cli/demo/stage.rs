@@ -1,10 +1,9 @@
 //! The demo's processes and what is seen of them.
 
 use super::{router, service};
-use crate::io::netlink::{Kernel, VipAddress};
+use crate::io::netlink::{Changes, Kernel, VipAddress};
 use crate::net::Prefix;
 use crate::netlink::NetlinkError;
-use smol::Timer;
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpStream};
@@ -247,6 +246,7 @@ async fn prepare_loopback() -> Result<(), NetlinkError> {
 
 /// Tells when the VIP comes and goes.
 async fn watch_loopback(sender: Sender<Seen>) -> Result<(), NetlinkError> {
+    let mut changes = Changes::open(false)?.with_own();
     let mut kernel = Kernel::open()?;
     let mut there = false;
     loop {
@@ -261,7 +261,7 @@ async fn watch_loopback(sender: Sender<Seen>) -> Result<(), NetlinkError> {
             return Ok(());
         }
         there = now_there;
-        Timer::after(LOOK_EVERY).await;
+        changes.next().await?;
     }
 }
 
@@ -283,8 +283,6 @@ fn watch_router(lines: impl Iterator<Item = String>, sender: &Sender<Seen>) {
 
 const ANNOUNCER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 53));
-/// How exact the times of the address are.
-const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// How long any one thing may take.
 const PATIENCE: Duration = Duration::from_secs(8);
 

@@ -34,6 +34,8 @@ pub enum Change {
 pub struct Changes {
     socket: Socket,
     queue: VecDeque<Change>,
+    /// Our own additions count too.
+    own: bool,
 }
 
 impl Changes {
@@ -54,7 +56,14 @@ impl Changes {
         Ok(Self {
             socket,
             queue: VecDeque::new(),
+            own: false,
         })
+    }
+
+    /// Reports also what sidecast itself adds.
+    #[must_use]
+    pub fn with_own(self) -> Self {
+        Self { own: true, ..self }
     }
 
     /// Waits for the next change. Dropping the future loses none.
@@ -72,9 +81,10 @@ impl Changes {
     }
 
     fn read(&mut self, length: usize) {
+        let own = self.own;
         let datagram = Messages::new(self.socket.received(length));
         // A message that cannot be read may have been anything.
-        let changes = datagram.filter_map(|m| m.map_or(Some(Change::Overrun), |m| change(&m)));
+        let changes = datagram.filter_map(|m| m.map_or(Some(Change::Overrun), |m| change(&m, own)));
         self.queue.extend(changes);
     }
 
@@ -97,7 +107,7 @@ impl Changes {
     }
 }
 
-fn change(message: &Message<'_>) -> Option<Change> {
+fn change(message: &Message<'_>, own: bool) -> Option<Change> {
     match message.kind {
         RTM_NEWLINK | RTM_DELLINK => Some(Change::Link),
         RTM_NEWADDR | RTM_DELADDR => {
@@ -112,7 +122,7 @@ fn change(message: &Message<'_>) -> Option<Change> {
             }
             // Our own renewals.
             let ours = address.proto == Some(IFAPROT_SIDECAST);
-            (!ours).then_some(Change::Address { removed: None })
+            (own || !ours).then_some(Change::Address { removed: None })
         }
         RTM_NEWROUTE | RTM_DELROUTE => {
             let Ok(route) = Route::decode(message.payload) else {

@@ -30,7 +30,13 @@ fn invalid(message: impl std::fmt::Display) -> Refused {
 }
 
 fn forbidden(key: &str, message: &str) -> Refused {
-    Refused::new(403, format!("{message} (set {key} to allow it)"))
+    // Most messages name the key themselves.
+    let hint = if message.contains(key) {
+        String::new()
+    } else {
+        format!(" (see {key})")
+    };
+    Refused::new(403, format!("{message}{hint}"))
 }
 
 /// GoCast's own checks, in its order and words. Where it has none for a mistake, the reason of the

@@ -71,7 +71,7 @@ impl Rules {
         Err(Refused {
             policy: Some("agent.allow_exec"),
             message: format!(
-                "exec monitors from {source} are not run: agent.allow_exec would have to hold {source}"
+                "exec monitors from {source} are not run; agent.allow_exec has to name {source}"
             ),
         })
     }

@@ -241,7 +241,8 @@ impl Registry {
             }
             None => {
                 info!("app {name}: registered by {}", app.source);
-                if app.monitors.is_empty() {
+                // The configuration's own apps are warned of when it is read.
+                if app.monitors.is_empty() && !matches!(app.source, Source::Config | Source::Env) {
                     warn!("app {name} has no monitors: it counts as healthy");
                 }
                 (Entry::new(app, checks, now), Registered::Added)

@@ -2,6 +2,7 @@
 //! outputs in order, sleeps to the one deadline or the next event, and then always lets the core see
 //! to its deadlines, so that a flood of events cannot starve one.
 
+mod bfd;
 mod calls;
 mod checks;
 mod hooks;
@@ -15,12 +16,12 @@ use crate::bgp::peer;
 use crate::config::Config;
 use crate::config::Remote;
 use crate::core::{Core, Event, Output};
-use crate::io::bfd::{BfdSockets, Datagram};
 use crate::io::bgp_listen::Accepted;
 use crate::io::http::{self, Call, Listener};
 use crate::io::notify::Notify;
 use crate::io::router_advert::Advertiser;
 use crate::io::{process, signal};
+use bfd::Bfd;
 use calls::{Calls, Counted, Counting, Door};
 use checks::Checks;
 use hooks::Hooks;
@@ -79,7 +80,7 @@ struct Agent {
     /// What `timer` is set to.
     timer_at: Option<Instant>,
     sessions: Sessions,
-    bfd: BfdSockets,
+    bfd: Bfd,
     listening: Listening,
     accepted_in: Receiver<Accepted>,
     advertiser: Advertiser,
@@ -172,7 +173,7 @@ impl Agent {
             timer: Timer::never(),
             timer_at: None,
             sessions: Sessions::new(executor, events_out.clone()),
-            bfd: BfdSockets::new(start.seed),
+            bfd: Bfd::new(start.seed),
             listening,
             accepted_in,
             advertiser,
@@ -207,9 +208,7 @@ impl Agent {
                 self.handle(now, event);
             }
             // What the kernel holds is heard before silence is judged.
-            let core = &mut self.core;
-            self.bfd
-                .receive(|datagram| core.handle(now, heard(datagram)));
+            self.bfd.receive(&mut self.core, now);
             self.core.handle_timeout(now);
         }
     }
@@ -377,7 +376,9 @@ impl Agent {
             } => {
                 self.sessions.set_user_timeout(peer, conn, timeout);
             }
-            Output::SendBfd { peer, path, bytes } => self.bfd.send(&peer, path, &bytes),
+            Output::SendBfd { peer, path, bytes } => {
+                self.bfd.send(&self.core, peer, path, bytes);
+            }
             Output::CloseBfd { peer } => self.bfd.close(&peer),
             Output::PeersChanged => self.listening.expect(&self.core),
             Output::AwaitAcknowledged => self.sessions.await_acknowledged(),
@@ -442,18 +443,12 @@ impl Agent {
         }
     }
 
-    /// Connections that were told to close get their NOTIFICATION out.
+    /// Connections that were told to close get their NOTIFICATION out; BFD's goodbye comes after it,
+    /// since a peer that hears it first may take it for the reason why the session ends.
     async fn close(&mut self) {
         self.sessions.finish().await;
         self.kernel.finish().await;
-    }
-}
-
-fn heard(datagram: Datagram) -> Event {
-    Event::Bfd {
-        from: datagram.from,
-        multihop: datagram.multihop,
-        bytes: datagram.bytes,
+        self.bfd.say_goodbye();
     }
 }
 

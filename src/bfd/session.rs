@@ -23,6 +23,8 @@ pub enum Event {
     Received(Packet),
     /// The operator takes the session down; the peer is told.
     AdminDown,
+    /// Another interval or multiplier, without a break (RFC 5880 §6.8.3).
+    Reconfigure { interval: Duration, multiplier: u8 },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +66,8 @@ pub struct Session {
     remote: Option<Remote>,
     /// A Poll Sequence is under way (RFC 5880 §6.5).
     polling: bool,
+    /// The interval before the one that is being told by the poll.
+    before: Option<Duration>,
     sent_at: Option<Instant>,
     transmit_at: Option<Instant>,
     detect_at: Option<Instant>,
@@ -80,6 +84,7 @@ impl Session {
             diagnostic: Diagnostic::NONE,
             remote: None,
             polling: false,
+            before: None,
             sent_at: None,
             transmit_at: Some(now),
             detect_at: None,
@@ -104,6 +109,10 @@ impl Session {
                 self.detect_at = None;
                 self.change_state(now, State::AdminDown);
             }
+            Event::Reconfigure {
+                interval,
+                multiplier,
+            } => self.reconfigure(now, interval, multiplier),
         }
     }
 
@@ -145,7 +154,7 @@ impl Session {
         };
         self.remote = Some(remote);
         if packet.r#final {
-            self.polling = false;
+            (self.polling, self.before) = (false, None);
         }
         self.follow(now, packet.state);
         self.detect_at = Some(now + self.detection_time(&remote));
@@ -154,6 +163,20 @@ impl Session {
         } else if self.transmit_interval() != paced_before {
             self.pace(now);
         }
+    }
+
+    /// Both ends keep to what was agreed before until the peer has answered the poll.
+    fn reconfigure(&mut self, now: Instant, interval: Duration, multiplier: u8) {
+        let old = std::mem::replace(&mut self.config.interval, interval);
+        self.config.multiplier = multiplier;
+        if self.state == State::AdminDown || self.remote.is_none() {
+            return;
+        }
+        if old != interval {
+            self.polling = true;
+            self.before = (self.state == State::Up).then_some(old);
+        }
+        self.transmit(now, false);
     }
 
     /// The state table of RFC 5880 §6.8.6.
@@ -196,6 +219,7 @@ impl Session {
         if from == to {
             return;
         }
+        self.before = None;
         let listening = self.remote.is_some() && to != State::AdminDown;
         self.polling = listening && self.desired_min_tx() != advertised;
         self.outputs.push_back(Output::StateChanged {
@@ -224,13 +248,17 @@ impl Session {
         let both_up = self.state == State::Up && remote.state == State::Up;
         let silent = remote.min_rx == 0 || (remote.demand && both_up && !self.polling);
         let asked = Duration::from_micros(remote.min_rx.into());
-        (!silent).then(|| self.desired_min_tx().max(asked))
+        let own = self.desired_min_tx();
+        let own = self.before.map_or(own, |before| own.min(before));
+        (!silent).then(|| own.max(asked))
     }
 
     /// §6.8.4, asynchronous mode: how long silence lasts before it means Down.
     fn detection_time(&self, remote: &Remote) -> Duration {
         let theirs = Duration::from_micros(remote.min_tx.into());
-        self.config.interval.max(theirs) * u32::from(remote.detect_mult)
+        let own = self.config.interval;
+        let own = self.before.map_or(own, |before| own.max(before));
+        own.max(theirs) * u32::from(remote.detect_mult)
     }
 
     fn transmit(&mut self, now: Instant, r#final: bool) {
@@ -427,6 +455,65 @@ mod tests {
         for gap in times.windows(2).map(|two| two[1] - two[0]) {
             assert!(gap >= 225 * MS && gap <= 300 * MS, "{gap:?}");
         }
+    }
+
+    /// RFC 5880 §6.8.3, both directions: slower and faster again, and no end ever sees silence.
+    #[test]
+    fn another_interval_needs_no_break() {
+        let mut pair = Pair::new();
+        pair.run(5 * Duration::from_secs(1));
+        pair.changes = Default::default();
+        for interval in [3000, 50, 300] {
+            let at = pair.now;
+            let changed = Event::Reconfigure {
+                interval: interval * MS,
+                multiplier: 3,
+            };
+            pair.ends[0].handle(at, changed);
+            pair.run(20 * MS);
+            assert!(!pair.ends[0].polling, "the poll is answered");
+            pair.sent = Default::default();
+            pair.run(30 * Duration::from_secs(1));
+            let most = interval.max(300) * MS;
+            let times: Vec<Instant> = pair.sent[0].iter().map(|(at, _)| *at).collect();
+            for gap in times.windows(2).map(|two| two[1] - two[0]) {
+                assert!(
+                    gap >= most * 3 / 4 && gap <= most,
+                    "{gap:?} at {interval} ms"
+                );
+            }
+        }
+        assert_eq!(pair.changes, [const { Vec::new() }; 2]);
+    }
+
+    #[test]
+    fn what_was_agreed_holds_until_the_poll_is_answered() {
+        let now = Instant::now();
+        let mut session = Session::new(now, config(1), 1);
+        let fast = |state| Packet {
+            required_min_rx: 1,
+            desired_min_tx: 1,
+            ..said(state)
+        };
+        session.handle(now, Event::Received(fast(State::Init)));
+        let reconfigure = |interval| Event::Reconfigure {
+            interval,
+            multiplier: 3,
+        };
+        session.handle(now, reconfigure(900 * MS));
+        assert_eq!(session.transmit_interval(), Some(300 * MS));
+        let done = Packet {
+            r#final: true,
+            ..fast(State::Up)
+        };
+        session.handle(now, Event::Received(done));
+        assert_eq!(session.transmit_interval(), Some(900 * MS));
+        session.handle(now, reconfigure(100 * MS));
+        session.handle(now, Event::Received(fast(State::Up)));
+        assert_eq!(session.detect_at, Some(now + 2700 * MS));
+        assert!(sends(&mut session).last().unwrap().poll);
+        session.handle(now, Event::Received(done));
+        assert_eq!(session.detect_at, Some(now + 300 * MS));
     }
 
     #[test]

@@ -98,9 +98,19 @@ impl Bfds {
         if entry.path.local.is_none() {
             entry.path.local = path.local;
         }
-        if entry.settings != settings || entry.path != path {
+        if entry.path != path {
             self.remove(now, name);
             self.add(now, name.clone(), settings, path);
+        } else if entry.settings != settings {
+            // Not a new session: some peers take BGP down when they hear of AdminDown.
+            let (interval, multiplier) = (settings.interval, settings.multiplier);
+            let event = bfd::Event::Reconfigure {
+                interval,
+                multiplier,
+            };
+            entry.settings = settings;
+            entry.session.handle(now, event);
+            self.drain(name);
         }
     }
 

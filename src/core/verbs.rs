@@ -120,6 +120,11 @@ impl Core {
         self.registry.is_known()
     }
 
+    /// [`Output::Exit`] has been given, or is about to be.
+    pub fn is_over(&self) -> bool {
+        self.life.is_over()
+    }
+
     /// Stopping, since SIGTERM or for another reason.
     pub fn is_stopping(&self) -> bool {
         !self.life.is_running()

@@ -311,15 +311,19 @@ fn settings_and_network_decide_which_sessions_there_are() {
     }));
     assert_eq!((link.bfd_up(), link.closed), (Some(true), 0));
     link.event(Event::Network(network()));
-    // Another interval: a new session, and the peer hears that nothing failed.
-    let changed = config_with("bfd: {interval: 500ms}", "", "");
-    link.core.reload(link.now, changed);
+    // Another interval goes into the session there is, another port does not.
+    link.core
+        .reload(link.now, config_with("bfd: {interval: 500ms}", "", ""));
+    link.event(Event::Network(network()));
+    assert_eq!((link.bfd_up(), link.closed), (Some(true), 0));
+    let (_, last) = link.sent.last().unwrap();
+    assert!(last.poll && last.desired_min_tx == 500_000);
+    link.core
+        .reload(link.now, config_with("bfd: {multihop: true}", "", ""));
     link.event(Event::Network(network()));
     assert_eq!(link.closed, 1);
     let states: Vec<State> = link.sent.iter().map(|(_, packet)| packet.state).collect();
     assert!(states.contains(&State::AdminDown));
-    link.run(secs(5));
-    assert_eq!(link.bfd_up(), Some(true));
     // Switched off: BGP stays.
     link.core.reload(link.now, config_with("", "", ""));
     link.event(Event::Network(network()));

@@ -61,6 +61,13 @@ impl Bird {
         Self::start(namespace, &format!("{ROUTER}{sessions}"))
     }
 
+    /// The same with further protocols.
+    #[track_caller]
+    pub fn router_with(namespace: &Namespace, more: &str, sessions: &[BirdSession<'_>]) -> Self {
+        let sessions: String = sessions.iter().map(BirdSession::text).collect();
+        Self::start(namespace, &format!("{ROUTER}{more}\n{sessions}"))
+    }
+
     /// With a configuration of its own.
     #[track_caller]
     pub fn start(namespace: &Namespace, config: &str) -> Self {

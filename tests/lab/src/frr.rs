@@ -1,4 +1,4 @@
-//! FRR (zebra and bgpd), as a router in a namespace.
+//! FRR (zebra and bgpd, with bfdd where asked), as a router in a namespace.
 
 use std::fs;
 use std::os::unix::fs::chown;
@@ -17,6 +17,7 @@ use crate::until::until;
 pub struct Frr {
     sockets: PathBuf,
     bgpd: Child,
+    _bfdd: Option<Child>,
     zebra: Child,
 }
 
@@ -24,6 +25,17 @@ impl Frr {
     /// Starts both with bgpd's configuration.
     #[track_caller]
     pub fn start(namespace: &Namespace, config: &str) -> Self {
+        Self::start_all(namespace, config, None)
+    }
+
+    /// Starts bfdd too, with its configuration.
+    #[track_caller]
+    pub fn start_with_bfd(namespace: &Namespace, config: &str, bfd: &str) -> Self {
+        Self::start_all(namespace, config, Some(bfd))
+    }
+
+    #[track_caller]
+    fn start_all(namespace: &Namespace, config: &str, bfd: Option<&str>) -> Self {
         let sockets = namespace.dir().join(format!("frr-{}", namespace.name()));
         fs::create_dir(&sockets).expect("a folder for FRR");
         // The daemons give up root before they open their sockets.
@@ -33,10 +45,15 @@ impl Frr {
         fs::write(sockets.join("zebra.conf"), "").expect("zebra.conf");
         fs::write(sockets.join("bgpd.conf"), config).expect("bgpd.conf");
         let zebra = Self::launch(namespace, &sockets, "zebra");
+        let bfdd = bfd.map(|config| {
+            fs::write(sockets.join("bfdd.conf"), config).expect("bfdd.conf");
+            Self::launch(namespace, &sockets, "bfdd")
+        });
         let bgpd = Self::launch(namespace, &sockets, "bgpd");
         Self {
             sockets,
             bgpd,
+            _bfdd: bfdd,
             zebra,
         }
     }
@@ -47,10 +64,12 @@ impl Frr {
         let vty = sockets.join(format!("{daemon}.vty"));
         // A killed daemon leaves its socket.
         let _ = fs::remove_file(&vty);
-        let mut child = Child::start(
-            namespace,
-            &format!("{daemon}-{}", namespace.name()),
-            &format!("/usr/lib/frr/{daemon}"),
+        let control = path("bfdd.sock");
+        let own: &[&str] = match daemon {
+            "bfdd" => &["--bfdctl", &control],
+            _ => &[],
+        };
+        let args = [
             &[
                 "--vty_socket",
                 &sockets.to_string_lossy(),
@@ -63,6 +82,13 @@ impl Frr {
                 "--log",
                 "stdout",
             ],
+            own,
+        ];
+        let mut child = Child::start(
+            namespace,
+            &format!("{daemon}-{}", namespace.name()),
+            &format!("/usr/lib/frr/{daemon}"),
+            &args.concat(),
             &[],
         );
         until(LIMIT, "the daemon opens its vty", || {

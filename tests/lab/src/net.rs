@@ -51,6 +51,16 @@ impl Lab {
         namespace
     }
 
+    /// The network of a process that somebody else started, as a container's.
+    pub fn adopt(&self, name: &str, pid: u32) -> Namespace {
+        let network = File::open(format!("/proc/{pid}/ns/net"));
+        Namespace {
+            name: name.to_owned(),
+            network: network.unwrap_or_else(|error| panic!("network of {name} ({pid}): {error}")),
+            dir: self.dir.clone(),
+        }
+    }
+
     /// A cable: `near` in `one`, `far` in `other`, both up. Addresses are "ADDRESS/LENGTH".
     pub fn cable(&self, one: (&Namespace, &str, &[&str]), other: (&Namespace, &str, &[&str])) {
         let far = format!(

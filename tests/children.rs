@@ -4,7 +4,7 @@
 
 use sidecast::app::{ExecCommand, MonitorSpec};
 use sidecast::health::Outcome;
-use sidecast::io::monitor::Checker;
+use sidecast::io::monitor::{Checker, Owner};
 use sidecast::io::reaper::{Exit, Reaper};
 use smol::future::FutureExt;
 use smol::{LocalExecutor, Timer};
@@ -252,4 +252,46 @@ fn members(group: i32) -> usize {
 fn children() -> usize {
     let me = std::process::id().to_string();
     stats().iter().filter(|s| s[1] == me).count()
+}
+
+#[test]
+fn a_command_knows_whose_it_is() {
+    with_reaper(|reaper| async {
+        let checker = Checker::new(reaper, 1);
+        let owner = Owner {
+            app: "dns".to_owned(),
+            monitor: "exec_1".to_owned(),
+        };
+        let spec = shell("echo $SIDECAST_APP $SIDECAST_MONITOR");
+        let outcome = checker.check_for(Some(&owner), &spec, LONG).await;
+        assert_eq!(outcome, Outcome::Pass("dns exec_1".to_owned()));
+    });
+}
+
+#[test]
+fn commands_take_turns_when_there_are_many() {
+    with_reaper(|reaper| async {
+        let checker = std::rc::Rc::new(Checker::new(reaper, 1));
+        let executor = LocalExecutor::new();
+        let spec = shell("sleep 0.3");
+        let run = || {
+            let (checker, spec) = (checker.clone(), spec.clone());
+            executor.spawn(async move { checker.check(&spec, LONG).await })
+        };
+        let checks: Vec<_> = (0..100).map(|_| run()).collect();
+        let most = std::cell::Cell::new(0);
+        let count = async {
+            loop {
+                most.set(most.get().max(children()));
+                Timer::after(Duration::from_millis(20)).await;
+            }
+        };
+        let all = async {
+            for check in checks {
+                assert_eq!(check.await, Outcome::pass());
+            }
+        };
+        executor.run(all.or(count)).await;
+        assert!((33..=64).contains(&most.get()), "{}", most.get());
+    });
 }

@@ -3,7 +3,7 @@
 use super::Executor;
 use crate::app::{MonitorSpec, Protocol};
 use crate::core::Event;
-use crate::io::monitor::Checker;
+use crate::io::monitor::{Checker, Owner};
 use crate::io::reaper::Reaper;
 use crate::io::sock_events::{SocketEvent, SocketEvents};
 use crate::registry::MonitorId;
@@ -59,11 +59,17 @@ impl Checks {
     }
 
     /// Performs one check and answers it with its result.
-    pub fn start(&self, monitor: MonitorId, spec: MonitorSpec, timeout: Duration) {
+    pub fn start(
+        &self,
+        monitor: MonitorId,
+        owner: Option<Owner>,
+        spec: MonitorSpec,
+        timeout: Duration,
+    ) {
         let (checker, events) = (self.checker.clone(), self.events.clone());
         let check = async move {
             let began = Instant::now();
-            let outcome = checker.check(&spec, timeout).await;
+            let outcome = checker.check_for(owner.as_ref(), &spec, timeout).await;
             let took = began.elapsed();
             // Without a receiver the agent is gone, and so is who asked.
             let _ = events

@@ -25,6 +25,14 @@ struct Wanted {
     vips: BTreeSet<Prefix>,
 }
 
+/// Whose addresses are on lo.
+#[derive(Clone, Copy)]
+enum Addresses {
+    Real,
+    /// A dry run's are nowhere: they count as being there.
+    Pretended,
+}
+
 /// What ours is called in the kernel.
 struct Names {
     /// Where the VIPs are.
@@ -95,6 +103,11 @@ impl KernelTasks {
             let kernel = Kernel::open().map_err(error)?;
             executor.spawn(perform_all(kernel, names, work_in, events.clone()))
         };
+        let addresses = if dry_run {
+            Addresses::Pretended
+        } else {
+            Addresses::Real
+        };
         let reader = Kernel::open().map_err(error)?;
         Ok(Self {
             _clearing: executor.spawn(clear_left_nat(work.clone())),
@@ -102,7 +115,13 @@ impl KernelTasks {
             wanted,
             has_nat: false,
             working: Some(working),
-            _looking: executor.spawn(look_all(reader, wanted_in, dirty_in, events.clone())),
+            _looking: executor.spawn(look_all(
+                reader,
+                addresses,
+                wanted_in,
+                dirty_in,
+                events.clone(),
+            )),
             watching: executor.spawn(watch(changes, dirty.clone(), events.clone())),
             executor: executor.clone(),
             events,
@@ -331,6 +350,7 @@ async fn perform_none(work: Receiver<Work>, events: Sender<Event>) {
 /// Looks at the tables when the core wants to know something else, or when they changed.
 async fn look_all(
     mut kernel: Kernel,
+    addresses: Addresses,
     wanted: Receiver<Wanted>,
     dirty: Receiver<()>,
     events: Sender<Event>,
@@ -345,7 +365,10 @@ async fn look_all(
         let targets = targets(&current.bgp);
         match kernel.snapshot(&targets).await {
             Ok(snapshot) => {
-                let network = discovery::network(&snapshot, &current.bgp, &current.vips);
+                let mut network = discovery::network(&snapshot, &current.bgp, &current.vips);
+                if let Addresses::Pretended = addresses {
+                    network.on_loopback.extend(&current.vips);
+                }
                 if events.send(Event::Network(network)).await.is_err() {
                     return;
                 }

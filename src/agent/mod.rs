@@ -12,12 +12,14 @@ mod maintenance;
 mod sessions;
 
 use crate::api::{self, NatCounters};
+use crate::app::MonitorSpec;
 use crate::bgp::peer;
 use crate::config::Config;
 use crate::config::Remote;
 use crate::core::{Core, Event, Output};
 use crate::io::bgp_listen::Accepted;
 use crate::io::http::{self, Call, Listener};
+use crate::io::monitor::Owner;
 use crate::io::notify::Notify;
 use crate::io::router_advert::Advertiser;
 use crate::io::{process, signal};
@@ -29,8 +31,8 @@ use kernel::KernelTasks;
 use listening::Listening;
 use maintenance::Maintenance;
 use sessions::Sessions;
-use smol::channel::{self, Receiver};
-use smol::future::FutureExt;
+use smol::channel::{self, Receiver, Sender};
+use smol::future::{self, FutureExt};
 use smol::{LocalExecutor, Timer};
 use std::collections::BTreeSet;
 use std::io;
@@ -75,7 +77,7 @@ struct Agent {
     calls: Calls,
     calls_in: Receiver<Call>,
     metrics_in: Receiver<Call>,
-    requests: signal::Requests,
+    signals: Receiver<signal::Request>,
     timer: Timer,
     /// What `timer` is set to.
     timer_at: Option<Instant>,
@@ -94,7 +96,10 @@ struct Agent {
     reload: Reload,
     exit: Option<u8>,
     counting: Counting,
+    /// Checks were begun since the loop last slept.
+    looking: bool,
     _servers: smol::Task<()>,
+    _signals: smol::Task<()>,
 }
 
 /// What woke the loop.
@@ -127,6 +132,7 @@ impl Agent {
         let (events_out, events) = channel::bounded(EVENTS);
         let (calls_out, calls_in) = channel::bounded(CALLS);
         let (metrics_out, metrics_in) = channel::bounded(CALLS);
+        let (signals_out, signals) = channel::unbounded();
         let reaper = checks::reaper(executor);
         let mut config = start.config;
         if start.dry_run {
@@ -169,7 +175,7 @@ impl Agent {
             calls: Calls::new(),
             calls_in,
             metrics_in,
-            requests: signal::Requests::open()?,
+            signals,
             timer: Timer::never(),
             timer_at: None,
             sessions: Sessions::new(executor, events_out.clone()),
@@ -187,7 +193,9 @@ impl Agent {
             reload: start.reload,
             exit: None,
             counting: Counting::new(executor),
+            looking: false,
             _servers: servers,
+            _signals: executor.spawn(forward_signals(signal::Requests::open()?, signals_out)),
         })
     }
 
@@ -214,6 +222,14 @@ impl Agent {
     }
 
     async fn wait(&mut self) -> Wake {
+        if std::mem::take(&mut self.looking) {
+            // Ports are looked up without waiting: their answers come before the timer is set, for
+            // nothing else moves a deadline as often.
+            future::yield_now().await;
+            if let Ok(event) = self.events.try_recv() {
+                return Wake::Event(event);
+            }
+        }
         let deadline = self.deadline();
         if deadline != self.timer_at {
             self.timer = deadline.map_or_else(Timer::never, Timer::at);
@@ -240,7 +256,12 @@ impl Agent {
             let accepted = self.accepted_in.recv().await;
             accepted.map_or(Wake::Deadline, Wake::Accepted)
         };
-        let signal = async { Wake::Signal(self.requests.next().await) };
+        let signal = async {
+            self.signals
+                .recv()
+                .await
+                .map_or(Wake::Deadline, Wake::Signal)
+        };
         let timer = &mut self.timer;
         let due = async {
             timer.await;
@@ -353,7 +374,16 @@ impl Agent {
                 monitor,
                 spec,
                 timeout,
-            } => self.checks.start(monitor, spec, timeout),
+            } => {
+                let is_command = matches!(spec, MonitorSpec::Exec(_));
+                let owner = self.core.owner(monitor).filter(|_| is_command);
+                let owner = owner.map(|(app, monitor)| Owner {
+                    app: app.to_string(),
+                    monitor,
+                });
+                self.checks.start(monitor, owner, spec, timeout);
+                self.looking = true;
+            }
             Output::PortsChanged => self.checks.watch_ports(&self.core.ports()),
             Output::MaintenanceFilesChanged => {
                 self.maintenance.watch(self.core.maintenance_files());
@@ -449,6 +479,15 @@ impl Agent {
         self.sessions.finish().await;
         self.kernel.finish().await;
         self.bfd.say_goodbye();
+    }
+}
+
+/// A task of its own, since asking for a signal costs system calls whatever else woke the loop.
+async fn forward_signals(mut requests: signal::Requests, signals: Sender<signal::Request>) {
+    loop {
+        if signals.send(requests.next().await).await.is_err() {
+            return;
+        }
     }
 }
 

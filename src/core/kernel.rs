@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use log::{debug, info, warn};
 
 use super::event::{StepError, StepId, StepResult};
-use crate::net::Prefix;
+use crate::net::{Family, Prefix};
 use crate::plan::{self, Applied, Desired, Move, Routes, Step, Subject};
 use crate::timer::{Backoff, Jitter, Soonest};
 
@@ -241,6 +241,18 @@ impl Kernel {
         warn!("{prefix} was removed by somebody else");
         self.leases.remove(&prefix);
         self.applied.lost.insert(prefix)
+    }
+
+    /// Addresses that should be there, with nothing under way; without IPv6 prefixes, which are routes.
+    pub fn settled(&self) -> impl Iterator<Item = Prefix> {
+        let applied = &self.applied;
+        let addresses = applied.addresses.keys().chain(&applied.foreign);
+        addresses.copied().filter(|prefix| {
+            let is_address = prefix.family() == Family::Ipv4 || prefix.is_host();
+            is_address
+                && !self.busy.contains(&Subject::Address(*prefix))
+                && !applied.lost.contains(prefix)
+        })
     }
 
     /// Frees what may be tried again; `true` where there is something to do.

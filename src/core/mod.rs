@@ -53,6 +53,8 @@ pub struct Core {
     network: Option<Network>,
     /// The settings changed and the network has not been read with them yet.
     reread: bool,
+    /// Addresses that the last look at the network did not find.
+    missing: BTreeSet<Prefix>,
     links: Links,
     acknowledgement: Acknowledgement,
     /// Until when routes wait for the first round of checks, after a quiet restart.
@@ -106,6 +108,7 @@ impl Core {
             life: Life::Running,
             network: None,
             reread: false,
+            missing: BTreeSet::new(),
             links: Links::NeverSeen,
             acknowledgement: Acknowledgement::Idle,
             first_round_by: None,
@@ -331,7 +334,11 @@ impl Core {
             (Links::Present, false) => Links::Gone { since: now },
             (links, false) => links,
         };
-        let changed = self.network.as_ref() != Some(&network);
+        self.find_lost(&network);
+        let changed = !self
+            .network
+            .as_ref()
+            .is_some_and(|known| self.alike(known, &network));
         let strict = std::mem::take(&mut self.reread);
         if !changed && !strict {
             return;
@@ -344,6 +351,42 @@ impl Core {
         }
         self.network = Some(network);
         self.refresh_facts(now);
+    }
+
+    /// VIPs of ours come and go by our own doing: no reason to try a peer again.
+    fn alike(&self, one: &Network, other: &Network) -> bool {
+        let ours = &self.shown.vips;
+        let without = |network: &Network| Network {
+            on_loopback: network.on_loopback.difference(ours).copied().collect(),
+            ..network.clone()
+        };
+        without(one) == without(other)
+    }
+
+    /// Compares the addresses on lo with those that should be there: where notifications were lost,
+    /// nobody has said that one was removed. The look may be older than an address that was added just
+    /// now, so what is missing is looked for once more before it counts as lost.
+    fn find_lost(&mut self, network: &Network) {
+        if self.config.agent.vip_interface.as_deref() != Some(LOOPBACK) {
+            return;
+        }
+        let there = &network.on_loopback;
+        let missing = self
+            .kernel
+            .settled()
+            .filter(|prefix| !there.contains(prefix));
+        let missing: BTreeSet<Prefix> = missing.collect();
+        let before = std::mem::take(&mut self.missing);
+        for prefix in missing {
+            if before.contains(&prefix) {
+                self.dirty |= self.kernel.lost(prefix);
+            } else {
+                self.missing.insert(prefix);
+            }
+        }
+        if !self.missing.is_empty() {
+            self.outputs.push_back(Output::NetworkWanted);
+        }
     }
 
     /// Tells the registry what the network and the sessions mean to the VIPs.
@@ -370,6 +413,8 @@ impl Core {
 #[cfg(test)]
 mod tests;
 
+/// The only interface whose addresses a [`Network`] has in full.
+const LOOPBACK: &str = "lo";
 const KEPT_TRANSITIONS: usize = 100;
 /// How long a namespace without interfaces is believed to be between two of them.
 const LINKS_GONE: Duration = Duration::from_secs(3);

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{AppView, Core, PeerView, Transition, VipView};
+use super::{AppView, Core, MonitorId, PeerView, Transition, VipView};
 use crate::app::AppName;
 use crate::net::Prefix;
 use crate::plan::Subject;
@@ -23,6 +23,11 @@ impl Core {
         }
         view.announced = view.vips.iter().any(|vip| vip.announced);
         Some(view)
+    }
+
+    /// Whose monitor this is, and its label.
+    pub fn owner(&self, monitor: MonitorId) -> Option<(&AppName, String)> {
+        self.registry.owner(monitor)
     }
 
     /// Adds what only the kernel and the peers know.

@@ -91,12 +91,33 @@ impl SocketEvents {
             match received {
                 Ok(count) => self.read(buf.get(..count).unwrap_or_default()),
                 Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => {
+                    self.drain()?;
                     return Ok(SocketEvent::Overrun);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// The kernel drops every further notification, without another word, until the queue was empty once:
+    /// only what is looked at after that is followed by notifications again.
+    fn drain(&self) -> io::Result<()> {
+        let mut buf = [0; 64];
+        for _ in 0..QUEUED_MAX {
+            match recv(
+                self.socket.get_ref().as_raw_fd(),
+                &mut buf,
+                MsgFlags::MSG_DONTWAIT,
+            ) {
+                Ok(_) | Err(Errno::ENOBUFS | Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        // Everything is looked at again anyway.
+        self.pending.borrow_mut().clear();
+        Ok(())
     }
 
     /// Takes a datagram apart. What cannot be read might have been ours, so it counts as lost.
@@ -167,3 +188,5 @@ sockopt_impl!(
 /// Bytes of notifications that may wait: about 400 of them.
 const RECEIVE_BUFFER: usize = 1 << 20;
 const DATAGRAM: usize = 4096;
+/// More notifications than the buffer can hold.
+const QUEUED_MAX: usize = 100_000;

@@ -1,4 +1,11 @@
 //! When one monitor looks, and what it last saw. One look at a time, every `interval` from the first.
+//!
+//! Ports are looked at more often when it matters, since the kernel answers for all of them at once and
+//! knows rather than guesses. One that was open and is found closed is looked at again [`CONFIRM`]
+//! later, and only then counts: a service that binds its port anew or hands it over is not dead. Further
+//! failures that `fall` asks for follow at the same distance. One that is not up is looked at every
+//! [`COMING_BACK`], at moments that all such ports share. `fast_interval`, where it is written, sets the
+//! distance between results that `rise` or `fall` count.
 
 use std::time::{Duration, Instant};
 
@@ -25,6 +32,15 @@ pub(super) struct Check {
     pub last: Option<Seen>,
     counter: Counter,
     phase: Phase,
+    /// A port that is up was found closed just now.
+    doubted: bool,
+}
+
+/// What decides on times beside the monitor itself.
+pub(super) struct Pace<'a> {
+    pub jitter: &'a mut Jitter,
+    /// Ports that are down are looked at whole multiples of [`COMING_BACK`] after this.
+    pub ticks: Instant,
 }
 
 #[derive(Clone, Debug)]
@@ -68,6 +84,7 @@ impl Check {
             last: None,
             counter,
             phase,
+            doubted: false,
         }
     }
 
@@ -114,28 +131,67 @@ impl Check {
         }
     }
 
-    /// Takes the answer; `false` where nobody asked or the health stays.
+    /// Takes the answer; `false` where nobody asked or it says what was known before.
     pub fn answer(
         &mut self,
         now: Instant,
         outcome: Outcome,
         took: Duration,
-        jitter: &mut Jitter,
+        pace: &mut Pace<'_>,
     ) -> bool {
         let Phase::UnderWay { since, again, .. } = self.phase else {
             return false;
         };
-        let first = self.last.is_none();
-        let changed = self.record(now, outcome, took);
-        let mut wait = self.interval();
-        // The kernel's tables answer all port monitors in one look; others are spread, so that many
-        // monitors of one age do not knock in step for ever.
-        if first && !matches!(self.monitor.spec, MonitorSpec::Port { .. }) {
-            wait = jitter.shorten(wait);
+        let doubts = self.doubts(&outcome);
+        let was_doubted = std::mem::replace(&mut self.doubted, doubts);
+        if self.doubted && !was_doubted {
+            self.phase = Phase::Waiting { at: now + CONFIRM };
+            return false;
         }
-        let at = if again { now } else { (since + wait).max(now) };
+        let first = self.last.is_none();
+        let news = self.last.as_ref().is_none_or(|l| l.outcome != outcome);
+        let changed = self.record(now, outcome, took);
+        self.doubted &= self.health() == Health::Up;
+        let at = self.next_look(now, since, first, pace);
+        let at = if again && !self.doubted { now } else { at };
         self.phase = Phase::Waiting { at };
-        matches!(changed, Due::Changed)
+        news || matches!(changed, Due::Changed)
+    }
+
+    /// Whether this speaks against a port that is up. Where it could not be found out, a doubt stays.
+    fn doubts(&self, outcome: &Outcome) -> bool {
+        let against = match outcome {
+            Outcome::Pass(_) => false,
+            Outcome::Fail(_) => true,
+            Outcome::Unavailable(_) => self.doubted,
+        };
+        against && self.is_port() && self.health() == Health::Up
+    }
+
+    /// When to look after an answer to the question of `since`.
+    fn next_look(&self, now: Instant, since: Instant, first: bool, pace: &mut Pace<'_>) -> Instant {
+        let Monitor {
+            interval,
+            fast_interval,
+            ..
+        } = self.monitor;
+        let changing = self.counter.is_changing();
+        let wait = match fast_interval.filter(|_| changing) {
+            Some(fast) => fast,
+            None if self.doubted && changing => return now + CONFIRM,
+            None if self.is_port() && (self.doubted || self.health() != Health::Up) => {
+                return next_tick(now, pace.ticks).min((since + interval).max(now));
+            }
+            // The kernel's tables answer all port monitors in one look; others are spread, so that
+            // many monitors of one age do not knock in step for ever.
+            None if first && !self.is_port() => pace.jitter.shorten(interval),
+            None => interval,
+        };
+        (since + wait).max(now)
+    }
+
+    fn is_port(&self) -> bool {
+        matches!(self.monitor.spec, MonitorSpec::Port { .. })
     }
 
     /// A heartbeat came in; `None` where this is no heartbeat monitor, else whether health changed.
@@ -153,16 +209,11 @@ impl Check {
     /// Looks again as soon as possible.
     pub fn recheck(&mut self, now: Instant) {
         match &mut self.phase {
+            // What is doubted is looked at in a moment, and not before.
+            Phase::Waiting { .. } if self.doubted => {}
             Phase::Waiting { at } => *at = now.min(*at),
             Phase::UnderWay { again, .. } => *again = true,
             Phase::Listening { .. } => {}
-        }
-    }
-
-    fn interval(&self) -> Duration {
-        match self.monitor.fast_interval {
-            Some(fast) if self.counter.is_changing() => fast,
-            _ => self.monitor.interval,
         }
     }
 
@@ -180,5 +231,17 @@ impl Check {
     }
 }
 
+/// The next moment at which all ports that are down are looked at.
+fn next_tick(now: Instant, ticks: Instant) -> Instant {
+    let passed = now.saturating_duration_since(ticks).as_nanos() / COMING_BACK.as_nanos();
+    let next = u32::try_from(passed + 1).unwrap_or(u32::MAX);
+    // After thirteen years the ports are still looked at, only not together.
+    (ticks + COMING_BACK * next).max(now)
+}
+
+/// How long a port that was open may be closed without being down.
+const CONFIRM: Duration = Duration::from_millis(2);
+/// How often a port that is down is looked at.
+const COMING_BACK: Duration = Duration::from_millis(100);
 /// What the shell may take beyond a check's timeout to kill it and to report.
 const GRACE: Duration = Duration::from_secs(5);

@@ -27,7 +27,7 @@ use crate::config::Agent;
 use crate::health::Outcome;
 use crate::net::Prefix;
 use crate::timer::{Jitter, Soonest};
-use check::{Check, Due};
+use check::{Check, Due, Pace};
 use entry::{Entry, Terms};
 
 /// What is shown of an app's life.
@@ -120,6 +120,8 @@ pub struct Registry {
     facts: Facts,
     next_monitor: u64,
     jitter: Jitter,
+    /// From when the looks at ports that are down are counted; set with the first answer.
+    ticks: Option<Instant>,
     outputs: VecDeque<Output>,
     /// What is desired may have changed.
     dirty: bool,
@@ -149,6 +151,7 @@ impl Registry {
             facts: Facts::default(),
             next_monitor: 0,
             jitter: Jitter::new(seed),
+            ticks: None,
             outputs: VecDeque::new(),
             dirty: false,
             redefined: false,
@@ -391,13 +394,18 @@ impl Registry {
 
     /// Takes a check's answer; one for a monitor that is gone finds nobody.
     pub fn answer(&mut self, now: Instant, monitor: MonitorId, outcome: Outcome, took: Duration) {
-        let jitter = &mut self.jitter;
+        let mut pace = Pace {
+            ticks: *self.ticks.get_or_insert(now),
+            jitter: &mut self.jitter,
+        };
         let asked = self.apps.iter_mut().find_map(|(name, entry)| {
             let check = entry.checks.iter_mut().find(|check| check.id == monitor)?;
-            check.answer(now, outcome.clone(), took, jitter);
-            Some(name.clone())
+            Some((name, check))
         });
-        if let Some(name) = asked {
+        if let Some((name, check)) = asked
+            && check.answer(now, outcome, took, &mut pace)
+        {
+            let name = name.clone();
             self.settle(now, &name);
         }
     }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::check::Check;
 use super::entry::Entry;
-use super::{AppView, MonitorView, NatView, Registry, VipView};
+use super::{AppView, MonitorId, MonitorView, NatView, Registry, VipView};
 use crate::app::{App, AppName, NatSpec, Source};
 use crate::health::Health;
 use crate::net::Prefix;
@@ -23,6 +23,15 @@ impl Registry {
         let apps = self.apps.values().map(|entry| &entry.app);
         let of_them = apps.filter(|app| sources.contains(&app.source));
         of_them.map(|app| app.name.clone()).collect()
+    }
+
+    /// The app of a monitor, and the monitor's label.
+    pub fn owner(&self, monitor: MonitorId) -> Option<(&AppName, String)> {
+        self.apps.iter().find_map(|(name, entry)| {
+            let index = entry.checks.iter().position(|c| c.id == monitor)?;
+            let check = entry.checks.get(index)?;
+            Some((name, check.monitor.label(index)))
+        })
     }
 
     /// What is known here; whether VIPs are addressed and announced is the core's to add, what NAT has

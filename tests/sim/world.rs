@@ -267,7 +267,11 @@ impl World {
             .push(format!("{:>8.3} {}", at.as_secs_f64(), what.into()));
     }
 
-    pub fn event(&mut self, event: Event) {
+    /// A look at the network shows the addresses that are there.
+    pub fn event(&mut self, mut event: Event) {
+        if let Event::Network(network) = &mut event {
+            network.on_loopback.extend(self.addresses.keys());
+        }
         self.core.handle(self.now, event);
         self.settle();
     }

@@ -141,7 +141,11 @@ impl Bench {
         self.outcomes.insert(monitor.to_owned(), outcome);
     }
 
-    pub fn event(&mut self, event: Event) {
+    /// A look at the network shows the addresses that are there.
+    pub fn event(&mut self, mut event: Event) {
+        if let Event::Network(network) = &mut event {
+            network.on_loopback.extend(self.addresses.keys());
+        }
         self.core.handle(self.now, event);
         self.settle();
     }

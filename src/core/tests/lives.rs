@@ -1,5 +1,7 @@
 //! Apps come, go up and down, drain, flap and leave.
 
+use std::time::Duration;
+
 use super::bench::{Bench, app, config, name, prefix, secs};
 use crate::core::{AppState, Event, Registered, StepError};
 use crate::health::Outcome;
@@ -8,6 +10,8 @@ use crate::net::Community;
 const DNS: &str = "{name: dns, vip: 192.0.2.53/32, monitors: [\"port:udp:53\"], interval: 1s}";
 const VIP: &str = "192.0.2.53/32";
 const MONITOR: &str = "port:udp:53";
+/// An interval, and the time for a second look.
+const FALL: Duration = Duration::from_millis(1010);
 
 fn dns(more: &str) -> String {
     DNS.replace('}', &format!(", {more}}}"))
@@ -71,7 +75,7 @@ fn a_withdraw_waits_for_nothing_and_the_address_lingers() {
     let mut bench = Bench::with_outcomes(config("", DNS), &[(MONITOR, true)]);
     bench.done();
     bench.says(MONITOR, false);
-    bench.advance(secs(1));
+    bench.advance(FALL);
     assert_eq!(bench.done(), [format!("withdraw {VIP}")]);
     bench.advance(secs(9));
     assert!(bench.has_address(VIP));
@@ -96,7 +100,107 @@ fn a_destroyed_socket_is_looked_at_at_once() {
     bench.event(port(54));
     assert!(bench.is_announced(VIP), "another port");
     bench.event(port(53));
+    bench.advance(Duration::from_millis(1));
+    assert!(bench.is_announced(VIP), "it may be bound anew");
+    bench.advance(Duration::from_millis(1));
     assert!(!bench.is_announced(VIP));
+}
+
+#[test]
+fn a_port_bound_anew_within_two_milliseconds_was_never_down() {
+    for fall in [1, 3] {
+        let app = dns(&format!("fall: {fall}"));
+        let mut bench = Bench::with_outcomes(config("", &app), &[(MONITOR, true)]);
+        bench.says(MONITOR, false);
+        bench.event(Event::SocketDestroyed {
+            protocol: crate::app::Protocol::Udp,
+            port: 53,
+        });
+        bench.advance(Duration::from_millis(1));
+        // A second report does not hasten the second look.
+        bench.event(Event::RecheckAll);
+        bench.says(MONITOR, true);
+        bench.advance(secs(3));
+        assert_eq!(bench.state("dns"), AppState::Up);
+        assert_eq!(bench.core.events().count(), 1, "it only ever came up");
+    }
+}
+
+#[test]
+fn fall_of_a_port_is_counted_in_quick_looks() {
+    let mut bench = Bench::with_outcomes(config("", &dns("fall: 3")), &[(MONITOR, true)]);
+    let before = bench.checks;
+    bench.says(MONITOR, false);
+    bench.event(Event::RecheckAll);
+    bench.advance(Duration::from_millis(5));
+    assert!(bench.is_announced(VIP));
+    bench.advance(Duration::from_millis(1));
+    assert!(!bench.is_announced(VIP));
+    assert_eq!(
+        bench.checks - before,
+        4,
+        "one look in doubt and three that count"
+    );
+}
+
+/// What cannot be found out says nothing, and is not asked for ever faster.
+#[test]
+fn a_doubt_that_cannot_be_settled_waits() {
+    let mut bench = Bench::with_outcomes(config("", DNS), &[(MONITOR, true)]);
+    bench.says(MONITOR, false);
+    bench.event(Event::RecheckAll);
+    let before = bench.checks;
+    let away = Outcome::unavailable("no descriptors left");
+    bench.outcomes.insert(MONITOR.to_owned(), away);
+    bench.advance(secs(1));
+    assert!(bench.is_announced(VIP));
+    assert!((9..=11).contains(&(bench.checks - before)));
+    bench.says(MONITOR, false);
+    bench.advance(Duration::from_millis(100));
+    assert!(!bench.is_announced(VIP));
+}
+
+#[test]
+fn ports_that_are_down_are_looked_at_together_ten_times_a_second() {
+    let app = |n: u16| {
+        format!(
+            "{{name: a{n}, vip: 192.0.2.{n}/32, monitors: [\"port:tcp:{n}\"], interval: 10s, rise: {}}}",
+            if n == 1 { 3 } else { 1 }
+        )
+    };
+    let apps = [app(1), app(2), app(3)].join(", ");
+    let mut bench = Bench::new(config("", &apps));
+    // Their first answers come at different times.
+    for (monitor, _) in std::mem::take(&mut bench.unanswered) {
+        bench.answer(monitor, Outcome::fail("nothing listens"));
+        bench.advance(Duration::from_millis(7));
+    }
+    for n in 1..=3 {
+        bench.says(&format!("port:tcp:{n}"), false);
+    }
+    let mut times = std::collections::BTreeSet::new();
+    let before = bench.checks;
+    for _ in 0..1000 {
+        let checks = bench.checks;
+        bench.advance(Duration::from_millis(1));
+        if bench.checks != checks {
+            assert_eq!(bench.checks - checks, 3, "all in one turn");
+            times.insert(bench.now);
+        }
+    }
+    assert_eq!((times.len(), bench.checks - before), (10, 30));
+    for n in 1..=2 {
+        bench.says(&format!("port:tcp:{n}"), true);
+    }
+    bench.advance(Duration::from_millis(100));
+    assert_eq!(bench.state("a2"), AppState::Up);
+    assert_eq!(bench.state("a1"), AppState::Down, "rise: 3");
+    bench.advance(Duration::from_millis(200));
+    assert_eq!(bench.state("a1"), AppState::Up);
+    // What is up is looked at every interval again.
+    let before = bench.checks;
+    bench.advance(secs(9));
+    assert_eq!(bench.checks - before, 90, "only the third");
 }
 
 #[test]
@@ -122,7 +226,7 @@ fn rise_fall_and_fast_interval_decide_when() {
     bench.says(MONITOR, false);
     bench.advance(secs(11));
     assert!(bench.is_announced(VIP));
-    bench.advance(secs(1));
+    bench.advance(FALL);
     assert!(!bench.is_announced(VIP));
 }
 
@@ -153,7 +257,7 @@ fn damping_limits_only_coming_back() {
     let mut bench = Bench::with_outcomes(config("", DNS), &[(MONITOR, true)]);
     for flap in 0..6 {
         bench.says(MONITOR, false);
-        bench.advance(secs(1));
+        bench.advance(FALL);
         assert!(
             !bench.is_announced(VIP),
             "flap {flap}: going is never delayed"
@@ -167,9 +271,9 @@ fn damping_limits_only_coming_back() {
     bench.advance(secs(1));
     assert!(bench.is_announced(VIP), "held for a second");
     bench.says(MONITOR, false);
-    bench.advance(secs(1));
+    bench.advance(FALL);
     bench.says(MONITOR, true);
-    bench.advance(secs(2));
+    bench.advance(Duration::from_millis(1900));
     assert!(!bench.is_announced(VIP), "then for two");
     bench.advance(secs(1));
     assert!(bench.is_announced(VIP));
@@ -197,7 +301,7 @@ fn a_down_app_is_announced_only_as_its_when_down_says() {
     let route = |bench: &Bench| bench.core.kernel.applied().routes[&prefix(VIP)].clone();
     assert_eq!(route(&bench).med, None);
     bench.says(MONITOR, false);
-    bench.advance(secs(1));
+    bench.advance(FALL);
     let down = route(&bench);
     assert_eq!(down.med, Some(1000));
     let communities = [Community::new(65001, 53), Community::GRACEFUL_SHUTDOWN];
@@ -496,7 +600,7 @@ fn when_draining_may_keep_the_route() {
     let route = &bench.core.kernel.applied().routes[&prefix(VIP)];
     assert_eq!(route.as_path_prepend, Some(3));
     bench.says(MONITOR, false);
-    bench.advance(secs(1));
+    bench.advance(FALL);
     assert!(
         !bench.is_announced(VIP),
         "down and draining: when_down withdraws"
@@ -617,6 +721,26 @@ fn an_address_that_vanishes_while_wanted_is_put_back_as_ours() {
     assert!(bench.is_announced(VIP));
 }
 
+/// Notifications may be lost; the look that follows tells, and a look older than the address does not.
+#[test]
+fn an_address_that_two_looks_do_not_find_is_put_back() {
+    use super::bench::network;
+    let mut bench = Bench::with_outcomes(config("", DNS), &[(MONITOR, true)]);
+    bench.done();
+    let there = std::mem::take(&mut bench.addresses);
+    bench.event(Event::Network(network()));
+    bench.addresses = there;
+    bench.event(Event::Network(network()));
+    assert_eq!(bench.done(), [""; 0], "the first look was too old");
+    bench.addresses.clear();
+    bench.event(Event::Network(network()));
+    bench.event(Event::Network(network()));
+    assert_eq!(bench.done(), [format!("add {VIP}")]);
+    bench.event(Event::Network(network()));
+    bench.event(Event::Network(network()));
+    assert_eq!(bench.done(), [""; 0]);
+}
+
 #[test]
 fn leases_are_renewed_at_a_third() {
     let mut bench = Bench::with_outcomes(config("", DNS), &[(MONITOR, true)]);
@@ -659,7 +783,7 @@ fn the_ring_keeps_the_last_hundred_transitions() {
         Bench::with_outcomes(config("", &dns("hold_down: \"off\"")), &[(MONITOR, true)]);
     for flap in 0..120 {
         bench.says(MONITOR, flap % 2 == 1);
-        bench.advance(secs(1));
+        bench.advance(FALL);
     }
     assert_eq!(bench.core.events().count(), 100);
     let last = bench.core.events().last().unwrap();

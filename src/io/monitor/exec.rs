@@ -1,11 +1,12 @@
 //! `exec:` — a command passes when it exits 0 in time.
 
-use super::is_own_want;
+use super::{Owner, is_own_want};
 use crate::app::ExecCommand;
 use crate::health::Outcome;
 use crate::io::reaper::{Child, Reaper};
 use smol::future::{self, FutureExt};
 use smol::io::AsyncReadExt;
+use smol::lock::Semaphore;
 use smol::{Async, Timer};
 use std::collections::VecDeque;
 use std::fs::File;
@@ -13,9 +14,47 @@ use std::io::{self, ErrorKind, Read};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// Runs the command in a process group of its own and kills the whole group at `timeout`.
-pub(super) async fn check(reaper: &Reaper, command: &ExecCommand, timeout: Duration) -> Outcome {
-    let (child, output) = match spawn(reaper, command) {
+/// Runs commands, a bounded number at a time.
+pub(super) struct Commands {
+    reaper: Reaper,
+    places: Semaphore,
+}
+
+impl Commands {
+    pub(super) fn new(reaper: Reaper) -> Self {
+        Self {
+            reaper,
+            places: Semaphore::new(COMMANDS),
+        }
+    }
+
+    /// Runs the command in a process group of its own and kills the whole group at `timeout`, which
+    /// begins when it starts. A command that finds no place was not checked.
+    pub(super) async fn check(
+        &self,
+        command: &ExecCommand,
+        owner: Option<&Owner>,
+        timeout: Duration,
+    ) -> Outcome {
+        let place = async { Some(self.places.acquire().await) };
+        let expired = async {
+            Timer::after(timeout.min(PATIENCE)).await;
+            None
+        };
+        match place.or(expired).await {
+            Some(_place) => check(&self.reaper, command, owner, timeout).await,
+            None => Outcome::unavailable(format!("{COMMANDS} commands are running already")),
+        }
+    }
+}
+
+async fn check(
+    reaper: &Reaper,
+    command: &ExecCommand,
+    owner: Option<&Owner>,
+    timeout: Duration,
+) -> Outcome {
+    let (child, output) = match spawn(reaper, command, owner) {
         Ok(started) => started,
         Err(outcome) => return outcome,
     };
@@ -52,7 +91,11 @@ fn with_line(what: String, line: &str) -> String {
 }
 
 /// The child, and the pipe that both its outputs go to.
-fn spawn(reaper: &Reaper, command: &ExecCommand) -> Result<(Child, Async<File>), Outcome> {
+fn spawn(
+    reaper: &Reaper,
+    command: &ExecCommand,
+    owner: Option<&Owner>,
+) -> Result<(Child, Async<File>), Outcome> {
     // Our own want (descriptors, processes, memory) says nothing about the service.
     let own_want = |error: io::Error| Outcome::unavailable(format!("cannot run a check: {error}"));
     let (ours, theirs) =
@@ -72,6 +115,11 @@ fn spawn(reaper: &Reaper, command: &ExecCommand) -> Result<(Child, Async<File>),
             .stdin(Stdio::null())
             .stdout(theirs.try_clone().map_err(own_want)?)
             .stderr(theirs.try_clone().map_err(own_want)?);
+        if let Some(owner) = owner {
+            command
+                .env("SIDECAST_APP", &owner.app)
+                .env("SIDECAST_MONITOR", &owner.monitor);
+        }
         match reaper.spawn(&mut command) {
             Ok(child) => return Ok((child, output)),
             Err(error)
@@ -145,6 +193,10 @@ impl Tail {
     }
 }
 
+/// Commands that run at a time; the others wait.
+const COMMANDS: usize = 64;
+/// How long a command waits for others to end: less than the core waits for an answer beyond the timeout.
+const PATIENCE: Duration = Duration::from_secs(4);
 /// Bytes of output kept to find the last line in.
 const KEPT_OUTPUT: usize = 4096;
 /// Bytes of output after which reading is slowed down, to 4 MiB a second.

@@ -32,9 +32,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// Whose check it is: commands find it as `SIDECAST_APP` and `SIDECAST_MONITOR`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    pub app: String,
+    /// Its label, as metrics have it.
+    pub monitor: String,
+}
+
 /// Performs checks, and remembers what one check has to know of the one before.
 pub struct Checker {
-    reaper: Reaper,
+    commands: exec::Commands,
     ports: Ports,
     /// Port checks that begin together share one look-up.
     round: RefCell<Rc<Round>>,
@@ -49,7 +57,7 @@ impl Checker {
     /// `seed` makes the ids of DNS queries hard to guess.
     pub fn new(reaper: Reaper, seed: u64) -> Self {
         Self {
-            reaper,
+            commands: exec::Commands::new(reaper),
             ports: Ports::default(),
             round: RefCell::default(),
             queues: RefCell::default(),
@@ -63,13 +71,23 @@ impl Checker {
     /// Performs one check. It answers within `timeout` and a little; dropping it ends the check, and
     /// kills what it runs.
     pub async fn check(&self, spec: &MonitorSpec, timeout: Duration) -> Outcome {
+        self.check_for(None, spec, timeout).await
+    }
+
+    /// The same on behalf of somebody.
+    pub async fn check_for(
+        &self,
+        owner: Option<&Owner>,
+        spec: &MonitorSpec,
+        timeout: Duration,
+    ) -> Outcome {
         match spec {
             MonitorSpec::Port {
                 protocol,
                 port,
                 accept_queue,
             } => self.port(*protocol, *port, *accept_queue, timeout).await,
-            MonitorSpec::Exec(command) => exec::check(&self.reaper, command, timeout).await,
+            MonitorSpec::Exec(command) => self.commands.check(command, owner, timeout).await,
             MonitorSpec::Tcp { host, port } => {
                 let check = tcp::check(host, *port, &self.blocking, timeout);
                 within(timeout, check).await

@@ -20,6 +20,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 /// What is known about a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +66,8 @@ pub(super) struct Ports {
     seq: Cell<u32>,
     /// Protocols for which the kernel has no sock_diag; said once.
     missing: RefCell<BTreeSet<Protocol>>,
+    /// What binding told a moment ago.
+    tested: RefCell<BTreeMap<(Protocol, u16), (Instant, PortState)>>,
     /// By cookie, whether a socket is our own. Cookies are never used again.
     ours: RefCell<BTreeMap<u64, bool>>,
 }
@@ -159,7 +162,7 @@ impl Ports {
 
     fn state_in(&self, protocol: Protocol, port: u16, found: &Found) -> PortState {
         let sockets = match found {
-            Found::NoSockDiag => return bind_test(protocol, port),
+            Found::NoSockDiag => return self.tested(protocol, port),
             Found::Failed(error) => {
                 return PortState::Unknown(format!("cannot list sockets: {}", error.desc()));
             }
@@ -170,6 +173,18 @@ impl Ports {
         let is_ours = |socket: &Socket| ours.get(&socket.cookie).copied().unwrap_or(false);
         let others: Vec<&Socket> = on_port.iter().copied().filter(|s| !is_ours(s)).collect();
         judge(protocol, port, !on_port.is_empty(), &others)
+    }
+
+    /// Binding could keep the service itself from binding: it is not done again for each look at a port
+    /// that is down.
+    fn tested(&self, protocol: Protocol, port: u16) -> PortState {
+        let now = Instant::now();
+        let mut tested = self.tested.borrow_mut();
+        tested.retain(|_, (at, _)| *at + TESTED_ANEW > now);
+        let (_, state) = tested
+            .entry((protocol, port))
+            .or_insert_with(|| (now, bind_test(protocol, port)));
+        state.clone()
     }
 
     /// Finds out which of these sockets this process holds. /proc is asked once in a socket's life.
@@ -381,6 +396,8 @@ fn try_bind(protocol: Protocol, family: Family, port: u16) -> Result<(), Errno> 
 const DATAGRAM: usize = 1 << 15;
 /// Ports in one look-up: so few that the kernel chooses, and mostly answers in one piece.
 const PORTS_AT_ONCE: usize = 128;
+/// How long the result of binding is good for.
+const TESTED_ANEW: Duration = Duration::from_millis(900);
 /// Sockets whose owner is remembered.
 const REMEMBERED_COOKIES: usize = 4096;
 

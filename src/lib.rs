@@ -9,7 +9,7 @@
 //! | 4 agent | `main.rs`, [`cli`], [`agent`] | the event loop and the commands |
 //! | 3 io | [`io`] | sockets, netlink, processes, files; the only async code below the agent |
 //! | 2 domain | [`core`], [`config`], [`app`], [`health`], [`registry`], [`plan`], [`discovery`], [`api`], [`view`] | what should be announced, and what is left to do |
-//! | 1 protocols | [`bgp`], [`bfd`], [`netlink`], [`dns`] | bytes to types and back, and RFC 4271 §8 |
+//! | 1 protocols | [`bgp`], [`bfd`], [`netlink`], [`consul`], [`dns`] | bytes to types and back, and RFC 4271 §8 |
 //! | 0 ground | [`wire`], [`net`], [`timer`] | reading input, routing nouns, deadlines |
 //!
 //! Where to look a standard up: messages and their errors (RFC 4271 §4, §6) in [`bgp::message`],
@@ -29,6 +29,7 @@ pub mod bfd;
 pub mod bgp;
 pub mod cli;
 pub mod config;
+pub mod consul;
 pub mod core;
 pub mod discovery;
 pub mod dns;

@@ -1,0 +1,326 @@
+//! The checks of a node, and what they mean for one service.
+
+use serde_json::Value;
+
+use super::{Answer, AnswerError};
+
+/// One check of a service or of the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    pub id: String,
+    pub name: String,
+    pub status: Status,
+    /// Empty: a check of the node itself, such as `serfHealth` and the node's maintenance mode.
+    pub service_id: String,
+    pub service_name: String,
+    /// The first line of what it last said.
+    pub output: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    Passing,
+    Warning,
+    /// Also whatever word is not known here.
+    Critical,
+    /// Critical only because the agent has just started and has not run it yet.
+    NotRun,
+}
+
+/// The checks of an answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Checks {
+    pub all: Vec<Check>,
+    /// `false`: there may be more.
+    pub complete: bool,
+}
+
+/// Reads `/v1/health/node/NODE`. A node with an agent has at least the check `serfHealth`, so nothing at
+/// all is not believed.
+pub fn node_checks(answer: &Answer) -> Result<Checks, AnswerError> {
+    const WANTED: AnswerError = AnswerError::Malformed("the checks of a node as JSON");
+    answer.check()?;
+    match serde_json::from_slice(&answer.body).map_err(|_| WANTED)? {
+        Value::Array(list) if !list.is_empty() => Ok(collect(answer, list.iter())),
+        Value::Array(_) | Value::Null => Err(AnswerError::NoChecks),
+        _ => Err(WANTED),
+    }
+}
+
+/// Reads `/v1/agent/checks`. An agent without checks of its own is an ordinary one.
+pub fn agent_checks(answer: &Answer) -> Result<Checks, AnswerError> {
+    const WANTED: AnswerError = AnswerError::Malformed("an agent's checks as JSON");
+    answer.check()?;
+    match serde_json::from_slice(&answer.body).map_err(|_| WANTED)? {
+        Value::Object(map) => Ok(collect(answer, map.values())),
+        _ => Err(WANTED),
+    }
+}
+
+fn collect<'v>(answer: &Answer, values: impl Iterator<Item = &'v Value>) -> Checks {
+    let mut checks = Checks {
+        all: Vec::new(),
+        complete: !answer.is_filtered(),
+    };
+    for value in values {
+        match check(value) {
+            Some(check) => checks.all.push(check),
+            None => checks.complete = false,
+        }
+    }
+    checks
+}
+
+fn check(value: &Value) -> Option<Check> {
+    let object = value.as_object()?;
+    let text = |name: &str| match object.get(name) {
+        None | Some(Value::Null) => Some(""),
+        Some(value) => value.as_str(),
+    };
+    let output = text("Output")?.trim();
+    let kind = text("Type")?;
+    let id = text("CheckID").filter(|id| !id.is_empty())?;
+    let status = match text("Status")? {
+        "passing" => Status::Passing,
+        "warning" => Status::Warning,
+        // These kinds always say something once they ran; a script or a TTL need not.
+        "critical" if output.is_empty() && OUTSPOKEN.contains(&kind) => Status::NotRun,
+        _ => Status::Critical,
+    };
+    Some(Check {
+        id: id.to_owned(),
+        name: text("Name")
+            .filter(|name| !name.is_empty())
+            .unwrap_or(id)
+            .to_owned(),
+        status,
+        service_id: text("ServiceID")?.to_owned(),
+        service_name: text("ServiceName")?.to_owned(),
+        output: output
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .chars()
+            .take(LINE)
+            .collect(),
+    })
+}
+
+/// What checks say of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Pass,
+    Fail(String),
+    /// They do not say.
+    Unknown(&'static str),
+}
+
+/// What these checks say of the service that `is_own` picks: all of its own and all of the node must
+/// pass, and it must have one of its own. `complete`: there are no others.
+pub fn judge<'c>(
+    checks: impl Iterator<Item = &'c Check>,
+    complete: bool,
+    warning_passes: bool,
+    is_own: impl Fn(&Check) -> bool,
+) -> Verdict {
+    let (mut own, mut node, mut not_run) = (false, false, false);
+    for check in checks {
+        let of_node = check.service_id.is_empty();
+        let of_service = !of_node && is_own(check);
+        if !of_node && !of_service {
+            continue;
+        }
+        let word = match check.status {
+            Status::Warning if !warning_passes => "warning",
+            Status::Critical => "critical",
+            Status::NotRun => {
+                not_run = true;
+                own |= of_service;
+                continue;
+            }
+            Status::Passing | Status::Warning => {
+                own |= of_service;
+                node |= of_node;
+                continue;
+            }
+        };
+        let Check { name, output, .. } = check;
+        let said = if output.is_empty() {
+            String::new()
+        } else {
+            format!(": {output}")
+        };
+        return Verdict::Fail(format!("Consul's check {name} is {word}{said}"));
+    }
+    match (own, not_run) {
+        (_, true) => Verdict::Unknown("Consul's agent has not run all checks yet"),
+        (true, _) if complete || node => Verdict::Pass,
+        (false, _) if complete => Verdict::Fail("Consul has no check for the service".to_owned()),
+        _ => Verdict::Unknown("Consul's token may not see all checks"),
+    }
+}
+
+/// Kinds of checks whose failures never come without a word.
+const OUTSPOKEN: [&str; 3] = ["http", "tcp", "grpc"];
+const LINE: usize = 200;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ok(body: &str) -> Answer {
+        Answer {
+            status: 200,
+            body: body.into(),
+            ..Answer::default()
+        }
+    }
+
+    /// From Consul 1.8.7, shortened.
+    const NODE: &str = r#"[{"Node": "n1", "CheckID": "serfHealth", "Name": "Serf Health Status", "Status": "passing",
+        "Output": "Agent alive and reachable", "ServiceID": "", "ServiceName": "", "ServiceTags": [], "Type": ""},
+      {"Node": "n1", "CheckID": "service:w1", "Name": "Service 'web' check", "Status": "critical", "Notes": "",
+        "Output": "dial tcp 127.0.0.1:1: refused\nmore", "ServiceID": "w1", "ServiceName": "web", "Type": "tcp"}]"#;
+
+    #[test]
+    fn a_nodes_checks_are_read() {
+        let checks = node_checks(&ok(NODE)).unwrap();
+        assert!(checks.complete);
+        assert_eq!(
+            checks.all[1],
+            Check {
+                id: "service:w1".into(),
+                name: "Service 'web' check".into(),
+                status: Status::Critical,
+                service_id: "w1".into(),
+                service_name: "web".into(),
+                output: "dial tcp 127.0.0.1:1: refused".into(),
+            }
+        );
+        for end in 0..NODE.len() {
+            assert!(node_checks(&ok(&NODE[..end])).is_err(), "{end}");
+        }
+    }
+
+    #[test]
+    fn nothing_at_all_is_not_believed_of_a_node_but_of_an_agent() {
+        for body in ["[]", "null"] {
+            assert_eq!(node_checks(&ok(body)), Err(AnswerError::NoChecks));
+        }
+        for body in ["{}", "1", "\"passing\"", "", "[", "not json"] {
+            assert!(node_checks(&ok(body)).is_err(), "{body}");
+        }
+        assert_eq!(
+            agent_checks(&ok("{}")).unwrap(),
+            Checks {
+                all: vec![],
+                complete: true
+            }
+        );
+        for body in ["[]", "null", "1", "", "{", r#"{"a": "#] {
+            assert!(agent_checks(&ok(body)).is_err(), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_check_that_cannot_be_read_may_be_the_one_that_fails() {
+        for odd in [
+            "1",
+            "null",
+            "[]",
+            "{}",
+            r#"{"CheckID": 1}"#,
+            r#"{"CheckID": "c", "Status": []}"#,
+            r#"{"CheckID": "c", "Status": "passing", "ServiceID": {}}"#,
+        ] {
+            let checks = agent_checks(&ok(&format!(r#"{{"c": {odd}}}"#))).unwrap();
+            assert_eq!(
+                checks,
+                Checks {
+                    all: vec![],
+                    complete: false
+                },
+                "{odd}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_checks_that_speak_when_they_fail_can_be_not_run_yet() {
+        let status = |kind: &str, status: &str, output: &str| {
+            let body = format!(
+                r#"{{"c": {{"CheckID": "c", "Status": "{status}", "Output": "{output}", "Type": "{kind}"}}}}"#
+            );
+            agent_checks(&ok(&body)).unwrap().all[0].status
+        };
+        assert_eq!(status("tcp", "critical", ""), Status::NotRun);
+        assert_eq!(status("http", "critical", "500"), Status::Critical);
+        assert_eq!(status("ttl", "critical", ""), Status::Critical);
+        assert_eq!(status("", "critical", ""), Status::Critical);
+        assert_eq!(status("", "maintenance", ""), Status::Critical);
+        assert_eq!(status("", "", ""), Status::Critical);
+    }
+
+    fn check(service: &str, status: Status) -> Check {
+        Check {
+            id: "c".into(),
+            name: "c".into(),
+            status,
+            service_id: service.into(),
+            service_name: service.trim_end_matches(char::is_numeric).into(),
+            output: String::new(),
+        }
+    }
+
+    fn verdict(checks: &[(&str, Status)], complete: bool, warning_passes: bool) -> Verdict {
+        let checks: Vec<Check> = checks
+            .iter()
+            .map(|(service, status)| check(service, *status))
+            .collect();
+        judge(checks.iter(), complete, warning_passes, |c| {
+            c.service_id == "w1"
+        })
+    }
+
+    #[test]
+    fn all_own_checks_and_the_nodes_must_pass() {
+        use Status::{Critical, NotRun, Passing, Warning};
+        let of = |checks: &[_]| verdict(checks, true, false);
+        assert_eq!(
+            of(&[("", Passing), ("w1", Passing), ("w2", Critical)]),
+            Verdict::Pass
+        );
+        assert!(matches!(
+            of(&[("w1", Passing), ("w1", Critical)]),
+            Verdict::Fail(_)
+        ));
+        assert!(matches!(
+            of(&[("", Critical), ("w1", Passing)]),
+            Verdict::Fail(_)
+        ));
+        assert!(matches!(of(&[("w1", Warning)]), Verdict::Fail(_)));
+        assert_eq!(verdict(&[("w1", Warning)], true, true), Verdict::Pass);
+        assert!(matches!(
+            of(&[("", Passing), ("w2", Passing)]),
+            Verdict::Fail(_)
+        ));
+        assert!(matches!(
+            of(&[("w1", NotRun), ("", Passing)]),
+            Verdict::Unknown(_)
+        ));
+        assert!(matches!(
+            of(&[("w1", NotRun), ("", Critical)]),
+            Verdict::Fail(_)
+        ));
+    }
+
+    #[test]
+    fn what_may_be_hidden_is_unknown_unless_it_fails_already() {
+        use Status::{Critical, Passing};
+        let of = |checks: &[_]| verdict(checks, false, false);
+        assert!(matches!(of(&[]), Verdict::Unknown(_)));
+        assert!(matches!(of(&[("w1", Passing)]), Verdict::Unknown(_)));
+        assert!(matches!(of(&[("w1", Critical)]), Verdict::Fail(_)));
+        assert_eq!(of(&[("", Passing), ("w1", Passing)]), Verdict::Pass);
+    }
+}

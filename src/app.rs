@@ -51,6 +51,21 @@ pub struct App {
 }
 
 impl App {
+    /// The service it is an instance of: its name, where it has no instances.
+    pub fn service(&self) -> &str {
+        let name = self.name.as_str();
+        let instance = self.instance_id.as_ref().and_then(|id| {
+            let (service, of) = name.rsplit_once('@')?;
+            (*of == *readable(id)).then_some(service)
+        });
+        instance.unwrap_or(name)
+    }
+
+    /// Whether `name` means this app: it is its name, or that of the service it is an instance of.
+    pub fn is_called(&self, name: &AppName) -> bool {
+        self.name == *name || self.service() == name.as_str()
+    }
+
     /// Whether the two mean the same, whoever registered them.
     pub fn same_definition(&self, other: &Self) -> bool {
         let mut other = other.clone();
@@ -68,6 +83,33 @@ impl AppName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+impl AppName {
+    /// A name made of any text, for what others have named: what no name may hold becomes `_`.
+    pub fn resembling(text: &str) -> Self {
+        let mut name = text.replace(|c: char| c.is_whitespace() || c.is_control(), "_");
+        while name.len() > 255 {
+            name.pop();
+        }
+        if name.is_empty() {
+            name.push('_');
+        }
+        Self(name)
+    }
+
+    /// The name of one instance of a service beside others.
+    pub fn of_instance(service: &str, id: &str) -> Self {
+        Self::resembling(&format!("{service}@{}", readable(id)))
+    }
+}
+
+/// An instance's id as a part of a name: the last `@` of the name stands before it.
+fn readable(id: &str) -> String {
+    id.replace(
+        |c: char| c.is_whitespace() || c.is_control() || c == '@',
+        "_",
+    )
 }
 
 impl fmt::Display for AppName {
@@ -483,6 +525,37 @@ mod tests {
         for text in ["", "a b", "a\nb", "\u{7f}", long.as_str()] {
             assert!(text.parse::<AppName>().is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn instances_know_their_service() {
+        let mut app = App {
+            name: "web".parse().unwrap(),
+            source: Source::Consul,
+            vips: BTreeSet::new(),
+            monitors: BTreeSet::new(),
+            nats: BTreeSet::new(),
+            attributes: Attributes::default(),
+            when_down: Reaction::default(),
+            when_draining: Reaction::default(),
+            start_delay: Duration::ZERO,
+            drain_time: Duration::ZERO,
+            damping: None,
+            maintenance_file: None,
+            vip_presence: VipPresence::default(),
+            instance_id: Some("web 1@x".to_owned()),
+        };
+        assert_eq!(app.service(), "web");
+        app.name = AppName::of_instance("web", "web 1@x");
+        assert_eq!(app.name.as_str(), "web@web_1_x");
+        assert_eq!(app.service(), "web");
+        assert!(app.is_called(&"web".parse().unwrap()) && app.is_called(&app.name.clone()));
+        app.name = AppName::of_instance("a@b", "i");
+        assert_eq!(app.service(), "a@b@i", "another instance's");
+        assert_eq!(AppName::resembling("a b\n").as_str(), "a_b_");
+        assert_eq!(AppName::resembling("").as_str(), "_");
+        let long = AppName::resembling(&"ä".repeat(300));
+        assert_eq!(long.as_str().parse(), Ok(long.clone()));
     }
 
     #[test]

@@ -100,7 +100,7 @@ impl Calls {
         call: Call,
         nat: &NatCounters,
     ) -> Option<ReloadCall> {
-        match api::handle(core, &self.world(now, nat), &call.request) {
+        match api::handle(core, &self.world(core, now, nat), &call.request) {
             Reply::Now(response) => call.answer(response),
             Reply::WhenDrained { name, response } => self.waiting.push(Waiting {
                 name,
@@ -114,17 +114,17 @@ impl Calls {
 
     /// Answers a call to the metrics listener.
     pub fn take_metrics(&self, core: &Core, now: Instant, call: Call, nat: &NatCounters) {
-        let response = api::handle_metrics(core, &self.world(now, nat), &call.request);
+        let response = api::handle_metrics(core, &self.world(core, now, nat), &call.request);
         call.answer(response);
     }
 
-    fn world<'a>(&self, now: Instant, nat: &'a NatCounters) -> World<'a> {
+    fn world<'a>(&self, core: &Core, now: Instant, nat: &'a NatCounters) -> World<'a> {
         World {
             now,
             wall: SystemTime::now(),
             process: &process::read,
             reload: self.reload,
-            consul_up: None,
+            consul_up: core.consul_up(),
             nat,
         }
     }

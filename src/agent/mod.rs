@@ -5,6 +5,7 @@
 mod bfd;
 mod calls;
 mod checks;
+mod consul;
 mod hooks;
 mod kernel;
 mod listening;
@@ -26,6 +27,7 @@ use crate::io::{process, signal};
 use bfd::Bfd;
 use calls::{Calls, Counted, Counting, Door};
 use checks::Checks;
+use consul::Follower;
 use hooks::Hooks;
 use kernel::KernelTasks;
 use listening::Listening;
@@ -98,6 +100,7 @@ struct Agent {
     counting: Counting,
     /// Checks were begun since the loop last slept.
     looking: bool,
+    _consul: Option<Follower>,
     _servers: smol::Task<()>,
     _signals: smol::Task<()>,
 }
@@ -168,6 +171,7 @@ impl Agent {
         if !start.dry_run {
             advertiser.set(&unnumbered(&config));
         }
+        let consul = Follower::open(executor, &events_out, &config.agent, start.seed);
         let before = kernel::predecessor(&config).await;
         Ok(Self {
             core: Core::new(config, start.seed, now).on_host(process::hostname(), before),
@@ -194,6 +198,7 @@ impl Agent {
             exit: None,
             counting: Counting::new(executor),
             looking: false,
+            _consul: consul,
             _servers: servers,
             _signals: executor.spawn(forward_signals(signal::Requests::open()?, signals_out)),
         })
@@ -494,10 +499,7 @@ async fn forward_signals(mut requests: signal::Requests, signals: Sender<signal:
 /// What is configured and not part of this version: said, so that nobody relies on it.
 fn without(config: &Config) -> Vec<String> {
     let agent = &config.agent;
-    let missing = [
-        ("agent.consul_addr", agent.consul.is_some()),
-        ("agent.state_file", agent.state_file.is_some()),
-    ];
+    let missing = [("agent.state_file", agent.state_file.is_some())];
     let missing = missing.into_iter().filter(|(_, set)| *set);
     missing
         .map(|(key, _)| format!("{key}: this version does not have it yet, it is ignored"))

@@ -190,10 +190,9 @@ fn consul(cx: &mut Cx<'_>, f: &Fields<'_>, env: &Env) -> Option<Consul> {
             })
             .unwrap_or(false),
     };
-    if written && consul.node.is_none() {
+    if written && consul.node.is_none() && !consul.is_local() {
         let place = f.place_of("consul_addr").clone();
-        let message =
-            "agent.consul_addr is set, but CONSUL_NODE, the name of this node in Consul, is not";
+        let message = "CONSUL_NODE, the name of this node in Consul, is not set, and only an agent on this host could be asked for it: nothing is discovered";
         cx.warn(&place, message);
     }
     if consul.cert_file.is_some() != consul.key_file.is_some() {
@@ -237,7 +236,14 @@ fn variable<'e>(env: &'e Env, name: &str) -> Option<(Place, &'e str)> {
 
 /// The address without a trailing `/v1`, which GoCast wants and people forget.
 fn read_consul_addr(text: &str) -> Result<String, String> {
-    const EXPECTED: &str = "should be a URL such as http://localhost:8500";
+    const EXPECTED: &str = "should be a URL such as http://localhost:8500, or unix:///path";
+    if let Some(path) = text.strip_prefix("unix:") {
+        let path = path.strip_prefix("//").unwrap_or(path);
+        let absolute = path.starts_with('/') && path.len() > 1;
+        return absolute
+            .then(|| format!("unix:{path}"))
+            .ok_or_else(|| EXPECTED.to_owned());
+    }
     let mut url: HttpUrl = text.parse().map_err(|_| EXPECTED.to_owned())?;
     if url.tls && !cfg!(feature = "tls") {
         return Err(

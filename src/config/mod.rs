@@ -15,18 +15,20 @@ mod params;
 mod policy;
 mod problem;
 mod render;
+mod tags;
 mod tree;
 
 pub use load::{Loaded, load};
 pub use params::{ParamError, parse_app_from_params};
 pub use problem::{Problem, Problems};
 pub use render::render;
+pub use tags::{is_tagged, parse_app_from_tags};
 pub use tree::Place;
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -177,9 +179,9 @@ impl fmt::Debug for Secret {
 /// Discovery of apps in Consul.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Consul {
-    /// Scheme, host and port, and a path before `/v1` if there is one; without `/v1`.
+    /// Scheme, host and port, and a path before `/v1` if there is one; without `/v1`. Or `unix:PATH`.
     pub addr: String,
-    /// `CONSUL_NODE`.
+    /// `CONSUL_NODE`; `None`: a local agent is asked for its node's name.
     pub node: Option<String>,
     pub token: Option<Secret>,
     /// `CONSUL_STALE=true`.
@@ -195,6 +197,23 @@ pub struct Consul {
     pub grace: Option<Duration>,
     /// A `warning` check counts as passing.
     pub warning_passes: bool,
+}
+
+impl Consul {
+    /// The socket of a local agent, where the address is one.
+    pub fn unix_path(&self) -> Option<&Path> {
+        self.addr.strip_prefix("unix:").map(Path::new)
+    }
+
+    /// Whether it is this host's own agent that is asked.
+    pub fn is_local(&self) -> bool {
+        let url = self.addr.parse::<crate::app::HttpUrl>();
+        let host = url.map(|url| url.host).unwrap_or_default();
+        let addr: Option<IpAddr> = host.parse().ok();
+        self.unix_path().is_some()
+            || host.eq_ignore_ascii_case("localhost")
+            || addr.is_some_and(|addr| addr.is_loopback())
+    }
 }
 
 /// The speaker.

@@ -10,11 +10,13 @@ mod answer;
 mod catalog;
 mod checks;
 mod index;
+mod request;
 
 pub use answer::{Answer, AnswerError, Headers};
 pub use catalog::{Catalog, Service, node_name};
 pub use checks::{Check, Checks, Status, Verdict, agent_checks, judge, node_checks};
 pub use index::{Index, Pace};
+pub use request::Scope;
 
 /// What is asked of Consul, each as a query of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

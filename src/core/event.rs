@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use super::Report;
 use crate::app::{AppName, MonitorSpec, Protocol};
 use crate::bgp::peer::{self, ConnId};
 use crate::config::Secret;
@@ -54,6 +55,8 @@ pub enum Event {
     Stop,
     /// SIGUSR2: leave without a withdraw and without a Cease.
     StopQuietly,
+    /// What Consul said, or that it said nothing.
+    Consul(Report),
     /// An app's maintenance file appeared or went.
     Maintenance {
         app: AppName,

@@ -6,6 +6,7 @@
 //! asking for the deadline: what follows from several events at once is worked out in one go there.
 
 mod bfd;
+mod consul;
 mod event;
 mod kernel;
 mod life;
@@ -25,6 +26,7 @@ pub use crate::plan::{AddressSpec, NatRule, NatTable, Step};
 pub use crate::registry::{
     AppState, AppView, Counted, MonitorId, MonitorView, NatView, Refusal, Registered, VipView,
 };
+pub use consul::Report;
 pub use event::{
     BfdPath, Event, NotAdmitted, Output, Predecessor, StepError, StepId, StepResult, Transition,
     Transport, Ttl,
@@ -38,6 +40,7 @@ use crate::net::{Family, Prefix};
 use crate::registry::{self, Facts, Registry};
 use crate::timer::Soonest;
 use bfd::{Bfds, Verdict};
+use consul::Discovery;
 use kernel::Kernel;
 use life::Life;
 use peers::{Host, Peers};
@@ -50,6 +53,7 @@ pub struct Core {
     bfd: Bfds,
     kernel: Kernel,
     life: Life,
+    discovery: Discovery,
     network: Option<Network>,
     /// The settings changed and the network has not been read with them yet.
     reread: bool,
@@ -64,6 +68,8 @@ pub struct Core {
     transition_seq: u64,
     now: Instant,
     dirty: bool,
+    /// What a restart has to know may have changed.
+    remembers: bool,
     outputs: VecDeque<Output>,
 }
 
@@ -106,6 +112,7 @@ impl Core {
             bfd: Bfds::new(seed.rotate_left(11)),
             kernel: Kernel::new(seed.rotate_left(42)),
             life: Life::Running,
+            discovery: Discovery::default(),
             network: None,
             reread: false,
             missing: BTreeSet::new(),
@@ -117,6 +124,7 @@ impl Core {
             transition_seq: 0,
             now,
             dirty: true,
+            remembers: false,
             outputs: VecDeque::from([Output::NetworkWanted]),
             config,
         };
@@ -179,6 +187,7 @@ impl Core {
             Event::Maintenance { app, present } => {
                 self.registry.set_maintenance(now, &app, present);
             }
+            Event::Consul(report) => self.take_report(now, report),
         }
         self.pump(now);
     }
@@ -190,6 +199,7 @@ impl Core {
             return;
         }
         self.registry.handle_timeout(now);
+        self.time_out_consul(now);
         self.peers.handle_timeout(now);
         self.bfd.keep(now, |name| self.peers.has(name));
         self.bfd.handle_timeout(now);
@@ -227,6 +237,7 @@ impl Core {
         soonest.add(self.bfd.poll_timeout(), ());
         soonest.add(self.kernel.poll_timeout(), ());
         soonest.add(self.life.poll_timeout(), ());
+        soonest.add(self.consul_deadline(), ());
         soonest.add(self.first_round_by, ());
         if let Links::Gone { since } = self.links {
             soonest.add(Some(since + LINKS_GONE), ());
@@ -251,9 +262,19 @@ impl Core {
         while let Some(output) = self.registry.poll_output() {
             match output {
                 registry::Output::Check {
+                    app,
+                    monitor,
+                    spec: MonitorSpec::Consul,
+                    ..
+                } => {
+                    let outcome = self.ask_consul(now, &app);
+                    self.registry.answer(now, monitor, outcome, Duration::ZERO);
+                }
+                registry::Output::Check {
                     monitor,
                     spec,
                     timeout,
+                    ..
                 } => {
                     self.outputs.push_back(Output::Check {
                         monitor,
@@ -267,6 +288,7 @@ impl Core {
         self.take_sessions_outputs();
         self.dirty |= self.registry.take_dirty();
         if self.registry.take_redefined() {
+            self.remembers = true;
             self.show();
         }
     }

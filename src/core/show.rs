@@ -19,7 +19,9 @@ impl Core {
     pub fn app(&self, now: Instant, name: &AppName) -> Option<AppView> {
         let mut view = self.registry.view(now, name)?;
         for vip in &mut view.vips {
-            self.complete(vip);
+            if self.registry.holds(name, &vip.prefix) {
+                self.complete(vip);
+            }
         }
         view.announced = view.vips.iter().any(|vip| vip.announced);
         Some(view)

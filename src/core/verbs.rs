@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use super::{Core, NotAdmitted, Output, Refusal, Registered, Transport, reload};
-use crate::app::{App, AppName, Protocol};
+use crate::app::{App, AppName, Protocol, Source};
 use crate::config::Config;
 use crate::discovery::PeerName;
 use crate::net::Prefix;
@@ -22,7 +22,16 @@ impl Core {
     /// `false`: there was none of that name.
     pub fn unregister(&mut self, now: Instant, name: &AppName) -> bool {
         self.now = now;
-        let known = self.registry.unregister(now, name);
+        // Consul would only bring it back.
+        let source = self.registry.definition(name).map(|app| app.source);
+        let known = if source == Some(Source::Consul) {
+            self.registry.drain(now, Some(name));
+            self.remembers = true;
+            self.dirty = true;
+            true
+        } else {
+            self.registry.unregister(now, name)
+        };
         self.pump(now);
         known
     }
@@ -31,6 +40,7 @@ impl Core {
     pub fn drain(&mut self, now: Instant, name: Option<&AppName>) {
         self.now = now;
         self.registry.drain(now, name);
+        self.remembers = true;
         self.dirty = true;
         self.pump(now);
     }
@@ -39,6 +49,7 @@ impl Core {
     pub fn undrain(&mut self, now: Instant, name: Option<&AppName>) {
         self.now = now;
         self.registry.undrain(now, name);
+        self.remembers = true;
         self.pump(now);
     }
 
@@ -65,6 +76,7 @@ impl Core {
             self.outputs.push_back(Output::NetworkWanted);
         }
         self.config = config;
+        self.sync_consul(now);
         self.dirty = true;
         self.pump(now);
         changes

@@ -3,6 +3,7 @@
 pub mod bfd;
 pub mod bgp;
 pub mod bgp_listen;
+pub mod consul;
 pub mod http;
 pub mod monitor;
 pub mod netlink;

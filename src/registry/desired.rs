@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::Registry;
 use super::entry::Entry;
-use crate::app::{AppName, MonitorSpec, NatSpec, Protocol};
+use crate::app::{App, AppName, MonitorSpec, NatSpec, Protocol};
 use crate::net::{Family, Prefix};
 use crate::plan::{AddressSpec, Desired, NatRule};
 
@@ -31,7 +31,7 @@ impl Registry {
                     desired.routes.insert(vip, attributes.clone());
                 }
                 if entry.addressed(&vip, now, &terms) {
-                    want_address(&mut desired, vip, self.label(name, &vip), lifetime);
+                    want_address(&mut desired, vip, self.label(&entry.app, &vip), lifetime);
                 }
                 if entry.nat(&vip) {
                     self.want_nat(&mut desired, vip, name, &entry.app.nats);
@@ -45,13 +45,14 @@ impl Registry {
         desired
     }
 
-    /// GoCast's label: `lo:NAME` in the 15 bytes that IFA_LABEL has room for. IPv6 has none.
-    pub(super) fn label(&self, name: &AppName, vip: &Prefix) -> Option<String> {
+    /// GoCast's label: `lo:NAME` in the 15 bytes that IFA_LABEL has room for, the same for all instances
+    /// of a service. IPv6 has none.
+    pub(super) fn label(&self, app: &App, vip: &Prefix) -> Option<String> {
         let interface = self.agent.vip_interface.as_ref()?;
         if vip.family() == Family::Ipv6 {
             return None;
         }
-        let mut label = format!("{interface}:{name}");
+        let mut label = format!("{interface}:{}", app.service());
         while label.len() > 15 {
             label.pop();
         }

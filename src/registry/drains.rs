@@ -1,11 +1,12 @@
 //! Drains: asked for by name or for all, and over when the peers have the withdraw and `drain_time` has
 //! passed. A drain belongs to the name and outlives the app.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::Registry;
 use super::entry::{Ack, Entry};
-use crate::app::AppName;
+use crate::app::{App, AppName};
 
 impl Registry {
     /// Drains one name, or all that are and will be; a drain belongs to the name and outlives the app.
@@ -16,7 +17,7 @@ impl Registry {
             }
             None => self.drain_all = true,
         }
-        let chosen = |entry: &&mut Entry| name.is_none_or(|name| entry.app.name == *name);
+        let chosen = |entry: &&mut Entry| name.is_none_or(|name| entry.app.is_called(name));
         self.apps
             .values_mut()
             .filter(chosen)
@@ -51,8 +52,9 @@ impl Registry {
                 self.drains.clear();
             }
         }
-        for (name, entry) in &mut self.apps {
-            if !self.drain_all && !self.drains.contains(name) {
+        let (all, drains) = (self.drain_all, &self.drains);
+        for entry in self.apps.values_mut() {
+            if !all && !drains.iter().any(|name| entry.app.is_called(name)) {
                 entry.drain = None;
             }
         }
@@ -91,12 +93,17 @@ impl Registry {
 
     /// Every drain that was asked for is over.
     pub fn is_drained(&self, name: Option<&AppName>) -> bool {
-        let chosen = |entry: &&Entry| name.is_none_or(|name| entry.app.name == *name);
+        let chosen = |entry: &&Entry| name.is_none_or(|name| entry.app.is_called(name));
         let done = |entry: &Entry| entry.drain.is_none_or(|drain| drain.done);
         self.apps.values().filter(chosen).all(done)
     }
 
-    pub fn is_draining(&self, name: &AppName) -> bool {
-        self.drain_all || self.drains.contains(name)
+    pub(super) fn is_draining(&self, app: &App) -> bool {
+        self.drain_all || self.drains.iter().any(|name| app.is_called(name))
+    }
+
+    /// What is drained by name, and whether all are.
+    pub fn drains(&self) -> (&BTreeSet<AppName>, bool) {
+        (&self.drains, self.drain_all)
     }
 }

@@ -19,7 +19,7 @@ pub(super) struct Entry {
     pub app: App,
     /// In the order of the app's monitors.
     pub checks: Vec<Check>,
-    /// Why policy keeps the whole app away; only apps of the configuration are kept like this.
+    /// Why the whole app is kept away; only those of the configuration and of Consul are kept like this.
     pub refusal: Option<String>,
     /// What stands against single VIPs.
     pub problems: BTreeMap<Prefix, Problem>,
@@ -175,6 +175,17 @@ impl Entry {
         self.hold
             .filter(|hold| hold.state == AppState::HeldDown)
             .map(|hold| hold.until)
+    }
+
+    /// Whether it could hold its VIPs now: healthy, and nothing stands against it.
+    pub fn serves(&self) -> bool {
+        let stands_by = self.problems.values().all(Problem::is_standby);
+        let leaves = self.drain.is_some() || self.maintenance;
+        self.health == Health::Up
+            && self.hold.is_none()
+            && !leaves
+            && stands_by
+            && self.refusal.is_none()
     }
 
     /// Whether `cleanup_timer` is over.
@@ -338,7 +349,8 @@ impl Entry {
         if let Some(reason) = &self.refusal {
             return (AppState::Invalid, reason.clone());
         }
-        if let Some(problem) = self.problems.values().next() {
+        let mut problems = self.problems.values();
+        if let Some(problem) = problems.find(|problem| !problem.is_standby()) {
             return (AppState::Invalid, problem.to_string());
         }
         match &self.drain {
@@ -368,6 +380,13 @@ impl Entry {
             }
             (Health::Up, None) if self.carried.is_some() => {
                 (AppState::Up, "waiting for the new monitors".to_owned())
+            }
+            (Health::Up, None) if !self.problems.is_empty() => {
+                let standby = self.problems.values().next();
+                (
+                    AppState::Up,
+                    standby.map(ToString::to_string).unwrap_or_default(),
+                )
             }
             (Health::Up, None) if self.checks.is_empty() => {
                 (AppState::Up, "it has no monitors".to_owned())

@@ -34,6 +34,11 @@ pub enum Problem {
         vip: Prefix,
         by: String,
     },
+    /// Another instance of the same service holds it, and this one stands by.
+    Standby {
+        vip: Prefix,
+        by: String,
+    },
     NoNatTarget {
         family: Family,
     },
@@ -45,7 +50,14 @@ pub enum Problem {
 
 impl Problem {
     pub fn cuts_off(&self) -> bool {
-        matches!(self, Self::CutsOff { .. } | Self::Held { .. })
+        matches!(
+            self,
+            Self::CutsOff { .. } | Self::Held { .. } | Self::Standby { .. }
+        )
+    }
+
+    pub fn is_standby(&self) -> bool {
+        matches!(self, Self::Standby { .. })
     }
 }
 
@@ -59,6 +71,7 @@ impl fmt::Display for Problem {
                 )
             }
             Self::Held { vip, by } => write!(f, "VIP {vip} is held by app {by}"),
+            Self::Standby { vip, by } => write!(f, "standby: VIP {vip} is held by {by}"),
             Self::NoNatTarget { family } => {
                 write!(
                     f,

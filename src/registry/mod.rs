@@ -7,6 +7,7 @@ mod desired;
 mod drains;
 mod entry;
 mod facts;
+mod instances;
 mod policy;
 mod show;
 mod view;
@@ -19,6 +20,7 @@ use log::{info, warn};
 
 pub use check::{MonitorId, Seen};
 pub use facts::{Facts, Problem};
+pub use instances::Found;
 pub use policy::Refusal;
 pub use view::{AppView, Counted, MonitorView, NatView, VipView};
 
@@ -100,6 +102,7 @@ pub struct Change {
 #[derive(Clone, Debug)]
 pub enum Output {
     Check {
+        app: AppName,
         monitor: MonitorId,
         spec: MonitorSpec,
         timeout: Duration,
@@ -245,14 +248,15 @@ impl Registry {
             None => {
                 info!("app {name}: registered by {}", app.source);
                 // The configuration's own apps are warned of when it is read.
-                if app.monitors.is_empty() && !matches!(app.source, Source::Config | Source::Env) {
+                let told = matches!(app.source, Source::Config | Source::Env);
+                if app.monitors.is_empty() && refusal.is_none() && !told {
                     warn!("app {name} has no monitors: it counts as healthy");
                 }
                 (Entry::new(app, checks, now), Registered::Added)
             }
         };
         entry.refusal = refusal;
-        if self.exiting || self.is_draining(&name) {
+        if self.exiting || self.is_draining(&entry.app) {
             entry.start_drain(now);
         }
         self.apps.insert(name.clone(), entry);
@@ -325,7 +329,7 @@ impl Registry {
             let leaving = Leaving {
                 app: entry.app.name.clone(),
                 until: now + wait,
-                label: self.label(&entry.app.name, &vip),
+                label: self.label(&entry.app, &vip),
                 nats,
             };
             self.leaving.insert(vip, leaving);
@@ -469,6 +473,7 @@ impl Registry {
                 match check.handle_timeout(now) {
                     Due::Nothing => {}
                     Due::Look => self.outputs.push_back(Output::Check {
+                        app: name.clone(),
                         monitor: check.id,
                         spec: check.monitor.spec.clone(),
                         timeout: check.monitor.timeout,
@@ -505,22 +510,27 @@ impl Registry {
     }
 
     fn settle(&mut self, now: Instant, name: &AppName) {
+        self.settle_alone(now, name);
+        self.hand_over(now, name);
+    }
+
+    fn settle_alone(&mut self, now: Instant, name: &AppName) {
         let terms = self.terms();
+        let Some(app) = self.apps.get(name).map(|entry| &entry.app) else {
+            return;
+        };
+        let problems = app.vips.iter().filter_map(|vip| {
+            let vip = vip.prefix();
+            let problem = match self.claims.get(&vip) {
+                Some(holder) if holder != name => Some(self.held(app, vip, holder)),
+                _ => self.facts.problem(app, &vip),
+            };
+            Some((vip, problem?))
+        });
+        let problems: BTreeMap<Prefix, Problem> = problems.collect();
         let Some(entry) = self.apps.get_mut(name) else {
             return;
         };
-        let vips: Vec<Prefix> = entry.vips().collect();
-        let problems = vips.iter().filter_map(|vip| {
-            let problem = match self.claims.get(vip) {
-                Some(holder) if holder != name => Some(Problem::Held {
-                    vip: *vip,
-                    by: holder.to_string(),
-                }),
-                _ => self.facts.problem(&entry.app, vip),
-            };
-            Some((*vip, problem?))
-        });
-        let problems: BTreeMap<Prefix, Problem> = problems.collect();
         entry.problems = problems;
         if let Some(change) = entry.settle(now, &terms) {
             self.outputs.push_back(Output::Changed(change));

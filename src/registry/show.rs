@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::check::Check;
 use super::entry::Entry;
 use super::{AppView, MonitorId, MonitorView, NatView, Registry, VipView};
-use crate::app::{App, AppName, NatSpec, Source};
+use crate::app::{App, AppName, MonitorSpec, NatSpec, Source};
 use crate::health::Health;
 use crate::net::Prefix;
 
@@ -16,6 +16,13 @@ impl Registry {
 
     pub fn definition(&self, name: &AppName) -> Option<&App> {
         self.apps.get(name).map(|entry| &entry.app)
+    }
+
+    /// Whether the app has such a monitor and it is up.
+    pub fn monitor_is_up(&self, name: &AppName, spec: &MonitorSpec) -> bool {
+        let checks = self.apps.get(name).map(|entry| entry.checks.as_slice());
+        let mut checks = checks.unwrap_or_default().iter();
+        checks.any(|check| check.monitor.spec == *spec && check.health() == Health::Up)
     }
 
     /// The names that these sources registered.
@@ -62,6 +69,11 @@ impl Registry {
         })
     }
 
+    /// Whether this app is the one that holds the VIP.
+    pub fn holds(&self, name: &AppName, vip: &Prefix) -> bool {
+        self.claims.get(vip) == Some(name)
+    }
+
     /// Every monitor has answered at least once.
     pub fn is_known(&self) -> bool {
         let known = |entry: &Entry| entry.health() != Health::Unknown;
@@ -81,7 +93,10 @@ impl Registry {
         if self.drain_all || (!self.apps.is_empty() && self.apps.values().all(leaving)) {
             return Err("draining".to_owned());
         }
-        match self.apps.values().find(|entry| !entry.was_announced) {
+        // A service whose tags are wrong is none of ours to wait for.
+        let counts = |entry: &&Entry| entry.app.source != Source::Consul || entry.refusal.is_none();
+        let mut counted = self.apps.values().filter(counts);
+        match counted.find(|entry| !entry.was_announced) {
             None => Ok(()),
             Some(entry) => Err(format!(
                 "app {} was not announced yet: {}, {}",

@@ -126,15 +126,15 @@ async fn read_more(stream: &mut TcpStream, received: &mut Vec<u8>) -> io::Result
 
 /// What a response's header says.
 #[derive(Debug, PartialEq, Eq)]
-struct Head {
-    status: u16,
-    length: usize,
-    framing: Framing,
+pub(in crate::io) struct Head {
+    pub(in crate::io) status: u16,
+    pub(in crate::io) length: usize,
+    pub(in crate::io) framing: Framing,
 }
 
 /// How the end of a body is known (RFC 9112 §6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Framing {
+pub(in crate::io) enum Framing {
     Chunked,
     Length(usize),
     UntilClose,
@@ -142,6 +142,14 @@ enum Framing {
 
 /// The header, or `None` while it is incomplete.
 fn read_head(bytes: &[u8]) -> io::Result<Option<Head>> {
+    read_head_noting(bytes, &mut |_, _| {})
+}
+
+/// The same; a whole header's fields are told to `note`.
+pub(in crate::io) fn read_head_noting(
+    bytes: &[u8],
+    note: &mut dyn FnMut(&str, &str),
+) -> io::Result<Option<Head>> {
     let mut headers = [httparse::EMPTY_HEADER; 128];
     let mut response = httparse::Response::new(&mut headers);
     let length = match response.parse(bytes).map_err(io::Error::other)? {
@@ -153,6 +161,11 @@ fn read_head(bytes: &[u8]) -> io::Result<Option<Head>> {
         let header = found.find(|h| h.name.eq_ignore_ascii_case(name))?;
         std::str::from_utf8(header.value).ok().map(str::trim)
     };
+    for header in &*response.headers {
+        if let Ok(text) = std::str::from_utf8(header.value) {
+            note(header.name, text);
+        }
+    }
     let chunked =
         value("transfer-encoding").is_some_and(|v| v.to_ascii_lowercase().ends_with("chunked"));
     let length_field = value("content-length").and_then(|v| v.parse().ok());
@@ -171,9 +184,9 @@ fn read_head(bytes: &[u8]) -> io::Result<Option<Head>> {
 
 /// A body as it comes in.
 #[derive(Debug)]
-struct Body {
+pub(in crate::io) struct Body {
     framing: Framing,
-    bytes: Vec<u8>,
+    pub(in crate::io) bytes: Vec<u8>,
     /// Of a chunked body: what is not taken apart yet.
     raw: Vec<u8>,
     /// Of a chunked body: bytes of the present chunk still to come, its line end included.
@@ -182,7 +195,7 @@ struct Body {
 }
 
 impl Body {
-    fn new(framing: Framing) -> Self {
+    pub(in crate::io) fn new(framing: Framing) -> Self {
         Self {
             framing,
             bytes: Vec::new(),
@@ -192,7 +205,7 @@ impl Body {
         }
     }
 
-    fn is_complete(&self) -> bool {
+    pub(in crate::io) fn is_complete(&self) -> bool {
         match self.framing {
             Framing::Chunked => self.ended,
             Framing::Length(length) => self.bytes.len() >= length,
@@ -200,7 +213,7 @@ impl Body {
         }
     }
 
-    fn push(&mut self, more: &[u8]) -> io::Result<()> {
+    pub(in crate::io) fn push(&mut self, more: &[u8]) -> io::Result<()> {
         match self.framing {
             Framing::Chunked => {
                 self.raw.extend_from_slice(more);
@@ -253,10 +266,10 @@ fn holds(body: &[u8], text: &str) -> bool {
     text.is_empty() || body.windows(text.len()).any(|part| part == text.as_bytes())
 }
 
-pub(super) const USER_AGENT: &str = concat!("sidecast/", env!("CARGO_PKG_VERSION"));
+pub(in crate::io) const USER_AGENT: &str = concat!("sidecast/", env!("CARGO_PKG_VERSION"));
 /// Bytes of a body that are looked at.
 pub(super) const MAX_BODY: usize = 256 * 1024;
-const MAX_HEAD: usize = 64 * 1024;
+pub(in crate::io) const MAX_HEAD: usize = 64 * 1024;
 const MAX_CHUNK_LINE: usize = 4096;
 const LINE_END: usize = 2;
 

@@ -100,7 +100,7 @@ fn agent(insecure: bool) -> Agent {
 
 /// The system's certificate authorities, for services of one's own; Mozilla's, built in, where the image
 /// has none.
-fn roots() -> RootCerts {
+pub(in crate::io) fn roots() -> RootCerts {
     let found = std::env::var_os("SSL_CERT_FILE")
         .into_iter()
         .chain(BUNDLES.iter().map(Into::into))

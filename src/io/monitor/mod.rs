@@ -6,9 +6,9 @@
 
 mod dns;
 mod exec;
-mod http;
+pub(in crate::io) mod http;
 #[cfg(feature = "tls")]
-mod https;
+pub(in crate::io) mod https;
 mod port;
 mod queue;
 mod tcp;

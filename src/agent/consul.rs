@@ -1,0 +1,251 @@
+//! Follows Consul: two long polls, and on this host's own agent a short one whenever they bring news.
+//! What was understood goes to the core as reports.
+
+use super::Executor;
+use crate::config::{Agent, Consul};
+use crate::consul::{
+    self, Answer, AnswerError, Catalog, Index, Pace, Query, Scope, agent_checks, node_checks,
+};
+use crate::core::{Event, Report};
+use crate::io::consul::Client;
+use crate::timer::{Backoff, Jitter};
+use smol::Timer;
+use smol::channel::{self, Receiver, Sender};
+use smol::future::FutureExt;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+pub struct Follower {
+    _task: smol::Task<()>,
+}
+
+impl Follower {
+    /// `None`: Consul is not configured.
+    pub fn open(
+        executor: &Executor,
+        events: &Sender<Event>,
+        agent: &Agent,
+        seed: u64,
+    ) -> Option<Self> {
+        let settings = agent.consul.clone()?;
+        let monitor_interval = agent.monitor_interval;
+        let (events, inner) = (events.clone(), executor.clone());
+        let task = executor.spawn(async move {
+            let client = match Client::new(&settings) {
+                Ok(client) => client,
+                Err(error) => return log::error!("agent.consul_addr: {error}"),
+            };
+            let mut poller = Poller {
+                client: Rc::new(client),
+                events,
+                scope: Scope {
+                    node: String::new(),
+                    datacenter: settings.datacenter.clone(),
+                    namespace: settings.namespace.clone(),
+                    stale: settings.stale,
+                },
+                wait: settings.query_interval.min(LONGEST_WAIT),
+                query_interval: settings.query_interval,
+                jitter: Jitter::new(seed),
+            };
+            let Some(node) = poller.node(&settings).await else {
+                return;
+            };
+            poller.scope.node = node;
+            let (poke, poked) = channel::bounded(1);
+            let services = inner.spawn(poller.fork().follow(Query::Services, poke.clone()));
+            let checks = inner.spawn(poller.fork().follow(Query::NodeChecks, poke));
+            if settings.is_local() {
+                let every = monitor_interval.clamp(SHORTEST_POLL, LONGEST_POLL);
+                poller.watch_agent(&poked, every).await;
+            }
+            services.await;
+            checks.await;
+        });
+        Some(Self { _task: task })
+    }
+}
+
+/// Asks one query after the other.
+struct Poller {
+    client: Rc<Client>,
+    events: Sender<Event>,
+    scope: Scope,
+    /// How long a long poll waits for news.
+    wait: Duration,
+    query_interval: Duration,
+    jitter: Jitter,
+}
+
+/// The agent is gone: there is nobody to tell.
+struct Gone;
+
+impl Poller {
+    fn fork(&mut self) -> Self {
+        Self {
+            client: self.client.clone(),
+            events: self.events.clone(),
+            scope: self.scope.clone(),
+            jitter: Jitter::new(self.jitter.next_u64()),
+            ..*self
+        }
+    }
+
+    /// The node's name: configured, or asked of this host's own agent until it says it.
+    async fn node(&mut self, settings: &Consul) -> Option<String> {
+        if let Some(node) = &settings.node {
+            return Some(node.clone());
+        }
+        if !settings.is_local() {
+            let why = "CONSUL_NODE is not set, and only an agent on this host is asked for it";
+            log::error!("agent.consul_addr: {why}: nothing is discovered");
+            self.fail(Query::Node, why.to_owned()).await.ok()?;
+            return None;
+        }
+        let mut backoff = backoff();
+        loop {
+            let answer = self.ask(Query::Node, None).await;
+            let why = match answer.map(|answer| consul::node_name(&answer)) {
+                Ok(Ok(name)) => {
+                    self.send(Report::Node(name.clone())).await.ok()?;
+                    return Some(name);
+                }
+                Ok(Err(error)) => error.to_string(),
+                Err(error) => error,
+            };
+            if backoff.began().is_none() {
+                log::error!("CONSUL_NODE is not set, and the agent does not say its name: {why}");
+            }
+            self.fail(Query::Node, why).await.ok()?;
+            Timer::after(backoff.delay(Instant::now(), &mut self.jitter)).await;
+        }
+    }
+
+    /// Asks over and over; the answer comes when there is news.
+    async fn follow(mut self, query: Query, poke: Sender<()>) {
+        let (mut index, mut pace, mut backoff) = (Index::default(), Pace::default(), backoff());
+        let mut last: Option<Report> = None;
+        let mut full_at = Instant::now();
+        loop {
+            let began = Instant::now();
+            if began.saturating_duration_since(full_at) >= self.query_interval {
+                index.reset();
+            }
+            if index.get().is_none() {
+                full_at = began;
+            }
+            let answer = self.ask(query, index.get()).await;
+            let read = answer.and_then(|answer| {
+                let report = self
+                    .read(query, &answer)
+                    .map_err(|error| error.to_string())?;
+                Ok((report, answer.headers.index))
+            });
+            let told = match read {
+                Ok((report, header)) => {
+                    index.take(header.as_deref());
+                    backoff.reset();
+                    let news = last.as_ref() != Some(&report);
+                    let mut told = Ok(());
+                    if news {
+                        last = Some(report.clone());
+                        told = self.send(report).await;
+                        // One that waits already is enough.
+                        let _ = poke.try_send(());
+                    }
+                    Timer::after(pace.wait(began.elapsed(), news)).await;
+                    told
+                }
+                Err(why) => {
+                    index.reset();
+                    last = None;
+                    let told = self.fail(query, why).await;
+                    let _ = poke.try_send(());
+                    Timer::after(backoff.delay(Instant::now(), &mut self.jitter)).await;
+                    told
+                }
+            };
+            if told.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The agent's own view cannot be waited for: it is asked when the others bring news, and now and
+    /// then, since it knows more than they when the cluster is out of its reach.
+    async fn watch_agent(&mut self, poked: &Receiver<()>, every: Duration) {
+        let mut backoff = backoff();
+        let mut last: Option<Report> = None;
+        loop {
+            let answer = self.ask(Query::AgentChecks, None).await;
+            let read = answer.and_then(|answer| {
+                let report = self.read(Query::AgentChecks, &answer);
+                report.map_err(|error| error.to_string())
+            });
+            let (told, wait) = match read {
+                Ok(report) => {
+                    backoff.reset();
+                    let mut told = Ok(());
+                    if last.as_ref() != Some(&report) {
+                        last = Some(report.clone());
+                        told = self.send(report).await;
+                    }
+                    (told, every)
+                }
+                Err(why) => {
+                    last = None;
+                    let told = self.fail(Query::AgentChecks, why).await;
+                    (told, backoff.delay(Instant::now(), &mut self.jitter))
+                }
+            };
+            if told.is_err() {
+                return;
+            }
+            let news = async {
+                // Both pollers are there as long as this is.
+                let _ = poked.recv().await;
+            };
+            let due = async {
+                Timer::after(wait).await;
+            };
+            news.or(due).await;
+        }
+    }
+
+    async fn ask(&self, query: Query, index: Option<u64>) -> Result<Answer, String> {
+        let path = self.scope.path(query, index, self.wait);
+        // Consul adds up to a sixteenth of the wait, so that not all come back at once.
+        let wait = index.map_or(Duration::ZERO, |_| self.wait + self.wait / 16);
+        let answer = self.client.get(&path, wait + PATIENCE).await;
+        answer.map_err(|error| error.to_string())
+    }
+
+    fn read(&self, query: Query, answer: &Answer) -> Result<Report, AnswerError> {
+        Ok(match query {
+            Query::Services => Report::Services(Catalog::read(answer, &self.scope.node)?),
+            Query::NodeChecks => Report::NodeChecks(node_checks(answer)?),
+            Query::AgentChecks => Report::AgentChecks(agent_checks(answer)?),
+            Query::Node => Report::Node(consul::node_name(answer)?),
+        })
+    }
+
+    async fn fail(&self, query: Query, why: String) -> Result<(), Gone> {
+        self.send(Report::Failed { query, why }).await
+    }
+
+    async fn send(&self, report: Report) -> Result<(), Gone> {
+        let sent = self.events.send(Event::Consul(report)).await;
+        sent.map_err(|_| Gone)
+    }
+}
+
+fn backoff() -> Backoff {
+    Backoff::new(Duration::from_millis(200), Duration::from_secs(5))
+}
+
+/// A long poll's wait, at most: an agent that vanished without a word is noticed no sooner.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// How long an answer may take beyond the wait (GoCast's limit).
+const PATIENCE: Duration = Duration::from_secs(10);
+const SHORTEST_POLL: Duration = Duration::from_secs(1);
+const LONGEST_POLL: Duration = Duration::from_secs(10);

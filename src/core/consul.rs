@@ -1,0 +1,415 @@
+//! What Consul says: which apps there are because of it, and what its checks say of them. Where it says
+//! nothing, what is known stays: for ever, or for `consul_grace`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use log::{debug, info, warn};
+
+use super::Core;
+use crate::app::{App, AppName, Attributes, MonitorSpec, Reaction, Source, VipPresence};
+use crate::config::{Consul, is_tagged, parse_app_from_tags};
+use crate::consul::{Catalog, Checks, Query, Service, Verdict, judge};
+use crate::health::Outcome;
+use crate::registry::Found;
+use crate::timer::Soonest;
+
+/// What came of a query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// The local agent said the node's name.
+    Node(String),
+    Services(Catalog),
+    NodeChecks(Checks),
+    AgentChecks(Checks),
+    /// It said nothing that could be believed.
+    Failed {
+        query: Query,
+        why: String,
+    },
+}
+
+/// All that is known from Consul.
+#[derive(Default)]
+pub(super) struct Discovery {
+    /// Those that ask for an announcement, by their ids.
+    services: BTreeMap<String, Service>,
+    /// The services were heard of from Consul itself, not only from the state file.
+    confirmed: bool,
+    /// Which instance goes by the service's own name.
+    plain: BTreeMap<String, String>,
+    node: Option<Checks>,
+    agent: Option<Checks>,
+    failures: BTreeMap<Query, Failure>,
+    outage: Option<Instant>,
+    /// What passed before a restart, by the services' ids: counts while Consul has not answered since.
+    passed: BTreeSet<String>,
+    /// `consul_grace` is over.
+    expired: bool,
+}
+
+struct Failure {
+    since: Instant,
+    why: String,
+    /// There was an answer, but not all of it.
+    partial: bool,
+}
+
+impl Core {
+    /// Whether Consul answers; `None` where it is not configured.
+    pub fn consul_up(&self) -> Option<bool> {
+        self.config.agent.consul.as_ref()?;
+        Some(self.discovery.confirmed && self.discovery.failures.is_empty())
+    }
+
+    pub(super) fn take_report(&mut self, now: Instant, report: Report) {
+        if self.config.agent.consul.is_none() {
+            return;
+        }
+        let state = &mut self.discovery;
+        match report {
+            Report::Node(name) => {
+                info!("Consul: this node is {name}");
+                state.succeed(Query::Node);
+            }
+            Report::Services(catalog) => {
+                state.answered(now, Query::Services, catalog.complete);
+                self.take_services(now, catalog);
+            }
+            Report::NodeChecks(checks) => {
+                state.answered(now, Query::NodeChecks, checks.complete);
+                self.discovery.node = Some(checks);
+                self.recheck_consul(now);
+            }
+            Report::AgentChecks(checks) => {
+                state.answered(now, Query::AgentChecks, checks.complete);
+                self.discovery.agent = Some(checks);
+                self.recheck_consul(now);
+            }
+            Report::Failed { query, why } => {
+                if state.fail(now, query, why, false) {
+                    self.recheck_consul(now);
+                }
+            }
+        }
+        self.discovery.note_outage(now);
+        self.time_out_consul(now);
+    }
+
+    fn take_services(&mut self, now: Instant, catalog: Catalog) {
+        let Some(settings) = &self.config.agent.consul else {
+            return;
+        };
+        let Catalog { services, complete } = catalog;
+        let seen: BTreeSet<String> = services.iter().map(|s| s.id.clone()).collect();
+        let tagged = services
+            .into_iter()
+            .filter(|service| is_tagged(&service.tags, &settings.match_tag));
+        let mut new: BTreeMap<String, Service> = tagged.map(|s| (s.id.clone(), s)).collect();
+        if !complete {
+            // What cannot be seen may be there all the same.
+            let known = self.discovery.services.iter();
+            let hidden = known.filter(|(id, _)| !seen.contains(*id));
+            new.extend(hidden.map(|(id, service)| (id.clone(), service.clone())));
+        }
+        let news = self.discovery.services != new || !self.discovery.confirmed;
+        self.discovery.services = new;
+        self.discovery.confirmed = true;
+        if news {
+            self.sync_consul(now);
+        }
+    }
+
+    /// Brings the apps in line with the services known.
+    pub(super) fn sync_consul(&mut self, now: Instant) {
+        if self.config.agent.consul.is_none() {
+            return;
+        }
+        let names = self.discovery.names();
+        let found = names
+            .into_iter()
+            .map(|(name, service)| self.found(name, &service));
+        let found = found.collect();
+        self.registry.discover(now, found);
+        self.recheck_consul(now);
+    }
+
+    fn found(&self, name: AppName, service: &Service) -> Found {
+        let Service { id, tags, .. } = service;
+        let app = parse_app_from_tags(name.clone(), id, tags, &self.config);
+        let away = self.discovery.expired.then(|| AWAY.to_owned());
+        match app {
+            Ok(app) => Found { app, refusal: away },
+            Err(why) => Found {
+                app: nothing(name, id),
+                refusal: Some(format!("service {id} in Consul: {why}")),
+            },
+        }
+    }
+
+    fn recheck_consul(&mut self, now: Instant) {
+        self.remembers = true;
+        self.registry
+            .recheck(now, |spec| *spec == MonitorSpec::Consul);
+    }
+
+    /// What Consul's checks say of an app.
+    pub(super) fn ask_consul(&self, _now: Instant, name: &AppName) -> Outcome {
+        let (Some(settings), Some(app)) =
+            (&self.config.agent.consul, self.registry.definition(name))
+        else {
+            return Outcome::unavailable("Consul is not configured");
+        };
+        self.discovery.outcome(app, settings)
+    }
+
+    /// When `consul_grace` is over for what has not been heard of since.
+    pub(super) fn consul_deadline(&self) -> Option<Instant> {
+        let grace = self.config.agent.consul.as_ref()?.grace?;
+        let failing = self
+            .discovery
+            .away_since()
+            .filter(|_| !self.discovery.expired)?;
+        Some(failing + grace)
+    }
+
+    pub(super) fn time_out_consul(&mut self, now: Instant) {
+        let Some(grace) = self.config.agent.consul.as_ref().and_then(|c| c.grace) else {
+            return;
+        };
+        let since = self.discovery.away_since();
+        let expired = since.is_some_and(|since| since + grace <= now);
+        if expired != self.discovery.expired {
+            if expired {
+                warn!(
+                    "Consul has been away for {grace:?}: what it said is not announced any longer"
+                );
+            }
+            self.discovery.expired = expired;
+            self.sync_consul(now);
+        }
+    }
+
+    /// What a restart while Consul is away has to know: its services, and whether they passed.
+    pub fn consul_memory(&self) -> Vec<(Service, bool)> {
+        let mut passing = BTreeSet::new();
+        for name in self.registry.of_sources(&[Source::Consul]) {
+            if self.registry.monitor_is_up(&name, &MonitorSpec::Consul) {
+                let app = self.registry.definition(&name);
+                passing.extend(app.and_then(|app| app.instance_id.clone()));
+            }
+        }
+        let services = self.discovery.services.values();
+        services
+            .map(|service| (service.clone(), passing.contains(&service.id)))
+            .collect()
+    }
+
+    /// Takes what was known before a restart, until Consul says otherwise.
+    pub fn remember_consul(&mut self, now: Instant, services: Vec<(Service, bool)>) {
+        if self.config.agent.consul.is_none() || self.discovery.confirmed {
+            return;
+        }
+        let passed = services.iter().filter(|(_, passed)| *passed);
+        self.discovery.passed = passed.map(|(service, _)| service.id.clone()).collect();
+        let services = services.into_iter().map(|(service, _)| service);
+        self.discovery.services = services.map(|s| (s.id.clone(), s)).collect();
+        self.sync_consul(now);
+        self.pump(now);
+    }
+}
+
+impl Discovery {
+    fn succeed(&mut self, query: Query) {
+        self.failures.remove(&query);
+    }
+
+    /// There was an answer; one that is not complete is only half of one.
+    fn answered(&mut self, now: Instant, query: Query, complete: bool) {
+        if complete {
+            self.succeed(query);
+        } else {
+            self.fail(now, query, PARTIAL.to_owned(), true);
+        }
+    }
+
+    /// Whether that is news.
+    fn fail(&mut self, now: Instant, query: Query, why: String, partial: bool) -> bool {
+        let same = |failure: &&Failure| failure.partial == partial;
+        let since = self
+            .failures
+            .get(&query)
+            .filter(same)
+            .map(|failure| failure.since);
+        debug!("Consul: {why}");
+        let since_or_now = since.unwrap_or(now);
+        let failure = Failure {
+            since: since_or_now,
+            why,
+            partial,
+        };
+        self.failures.insert(query, failure);
+        since.is_none()
+    }
+
+    /// One line when an outage begins, one when it is over.
+    fn note_outage(&mut self, now: Instant) {
+        match (self.outage, self.failures.iter().next()) {
+            (None, Some((query, failure))) => {
+                self.outage = Some(now);
+                let what = what(*query);
+                let why = &failure.why;
+                warn!("Consul does not say {what}: {why}; what is known stays, trying again");
+            }
+            (Some(since), None) => {
+                self.outage = None;
+                let lasted = now.saturating_duration_since(since);
+                info!("Consul answers again, after {:.1} s", lasted.as_secs_f64());
+            }
+            _ => {}
+        }
+    }
+
+    fn hears(&self, query: Query) -> bool {
+        self.failures
+            .get(&query)
+            .is_none_or(|failure| failure.partial)
+    }
+
+    /// Since when the services, or all that could say of checks, were not heard of.
+    fn away_since(&self) -> Option<Instant> {
+        let away = |query| {
+            let failure = self.failures.get(&query).filter(|failure| !failure.partial);
+            failure.map(|failure| failure.since)
+        };
+        let agent = self.agent.is_some() && self.hears(Query::AgentChecks);
+        let mut soonest = Soonest::new();
+        // Without the name nothing else is asked.
+        soonest.add(away(Query::Node), ());
+        soonest.add(away(Query::Services), ());
+        soonest.add(away(Query::NodeChecks).filter(|_| !agent), ());
+        soonest.get().map(|(since, ())| since)
+    }
+
+    /// Every service with the name its app has: the service's own where it is the only one or the first
+    /// that was there, `SERVICE@ID` for the others.
+    fn names(&mut self) -> BTreeMap<AppName, Service> {
+        let mut groups: BTreeMap<&str, Vec<&Service>> = BTreeMap::new();
+        for service in self.services.values() {
+            groups.entry(&service.name).or_default().push(service);
+        }
+        let mut plain = BTreeMap::new();
+        let mut names = BTreeMap::new();
+        for (name, group) in groups {
+            let held = self.plain.get(name);
+            let holder = group.iter().find(|s| Some(&s.id) == held).or(group.first());
+            let Some(holder) = holder else { continue };
+            plain.insert(name.to_owned(), holder.id.clone());
+            for service in &group {
+                let own = AppName::resembling(name);
+                let taken = service.id != holder.id || names.contains_key(&own);
+                let app = if taken {
+                    AppName::of_instance(name, &service.id)
+                } else {
+                    own
+                };
+                names.insert(app, (*service).clone());
+            }
+        }
+        self.plain = plain;
+        names
+    }
+
+    fn outcome(&self, app: &App, settings: &Consul) -> Outcome {
+        if self.expired {
+            return Outcome::fail(AWAY);
+        }
+        let is_own = |check: &crate::consul::Check| match &app.instance_id {
+            Some(id) => check.service_id == *id,
+            None => check.service_name == app.service(),
+        };
+        let node = self.node.as_ref().filter(|_| self.hears(Query::NodeChecks));
+        let agent = self
+            .agent
+            .as_ref()
+            .filter(|_| self.hears(Query::AgentChecks));
+        let verdict = match (agent, node) {
+            (Some(agent), node) => {
+                // The agent does not know whether the cluster sees its node.
+                let of_cluster = node.into_iter().flat_map(|node| &node.all);
+                let alive = of_cluster.filter(|check| check.id == SERF);
+                let own = agent.all.iter().any(is_own);
+                let complete = agent.complete && (own || node.is_some());
+                judge(
+                    agent.all.iter().chain(alive),
+                    complete,
+                    settings.warning_passes,
+                    is_own,
+                )
+            }
+            (None, Some(node)) => judge(
+                node.all.iter(),
+                node.complete,
+                settings.warning_passes,
+                is_own,
+            ),
+            (None, None) => return self.unheard(app),
+        };
+        match verdict {
+            Verdict::Pass => Outcome::pass(),
+            Verdict::Fail(why) => Outcome::Fail(why),
+            Verdict::Unknown(why) => Outcome::unavailable(why),
+        }
+    }
+
+    /// Consul says nothing of its checks.
+    fn unheard(&self, app: &App) -> Outcome {
+        let failure = self.failures.values().find(|failure| !failure.partial);
+        let Some(failure) = failure else {
+            return Outcome::unavailable("Consul has not answered yet");
+        };
+        let passed = app
+            .instance_id
+            .as_ref()
+            .is_some_and(|id| self.passed.contains(id));
+        if passed && self.node.is_none() && self.agent.is_none() {
+            let message = format!("as before the restart; Consul is away: {}", failure.why);
+            return Outcome::Pass(message);
+        }
+        Outcome::Unavailable(format!("Consul is away: {}", failure.why))
+    }
+}
+
+fn what(query: Query) -> &'static str {
+    match query {
+        Query::Node => "the node's name",
+        Query::Services => "the services",
+        Query::NodeChecks => "the node's checks",
+        Query::AgentChecks => "the agent's checks",
+    }
+}
+
+/// What is shown of a service whose tags are no app.
+fn nothing(name: AppName, id: &str) -> App {
+    App {
+        name,
+        source: Source::Consul,
+        vips: BTreeSet::new(),
+        monitors: BTreeSet::new(),
+        nats: BTreeSet::new(),
+        attributes: Attributes::default(),
+        when_down: Reaction::Withdraw,
+        when_draining: Reaction::Withdraw,
+        start_delay: std::time::Duration::ZERO,
+        drain_time: std::time::Duration::ZERO,
+        damping: None,
+        maintenance_file: None,
+        vip_presence: VipPresence::Healthy,
+        instance_id: Some(id.to_owned()),
+    }
+}
+
+const AWAY: &str = "Consul has been away for longer than agent.consul_grace";
+const PARTIAL: &str = "the token may not see all of it (node:read, service:read); what is missing is believed to be there";
+/// The cluster's own check of a node.
+const SERF: &str = "serfHealth";

@@ -1,0 +1,105 @@
+//! Asking Consul: one request, one whole answer. Over TCP and a unix socket on our own asynchronous
+//! sockets; over TLS by ureq, on threads of the blocking pool and at most [`BLOCKING`] at a time.
+//!
+//! Left out: proxies (an agent is a neighbour), compression, connections that are kept.
+
+mod http;
+#[cfg(feature = "tls")]
+mod tls;
+
+use crate::app::HttpUrl;
+use crate::config::{Consul, Secret};
+use crate::consul::Answer;
+use smol::Timer;
+use smol::future::FutureExt;
+use smol::net::TcpStream;
+use smol::net::unix::UnixStream;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Knows where Consul is and how to get in.
+pub struct Client {
+    place: Place,
+    token: Option<Secret>,
+}
+
+enum Place {
+    Tcp(HttpUrl),
+    Unix(PathBuf),
+    #[cfg(feature = "tls")]
+    Tls(HttpUrl, tls::Client),
+}
+
+impl Client {
+    pub fn new(settings: &Consul) -> io::Result<Self> {
+        let place = match settings.unix_path() {
+            Some(path) => Place::Unix(path.to_owned()),
+            None => {
+                let url: HttpUrl = settings.addr.parse().map_err(io::Error::other)?;
+                if url.tls {
+                    #[cfg(feature = "tls")]
+                    let place = Place::Tls(url, tls::Client::new(settings));
+                    #[cfg(not(feature = "tls"))]
+                    let place = return Err(io::Error::other("built without TLS"));
+                    place
+                } else {
+                    Place::Tcp(url)
+                }
+            }
+        };
+        Ok(Self {
+            place,
+            token: settings.token.clone(),
+        })
+    }
+
+    /// `GET path`; an error where no whole answer came within `limit`.
+    pub async fn get(&self, path: &str, limit: Duration) -> io::Result<Answer> {
+        let late = async {
+            Timer::after(limit).await;
+            let message = format!("no answer within {:.1} s", limit.as_secs_f64());
+            Err(io::Error::new(io::ErrorKind::TimedOut, message))
+        };
+        self.ask(path, limit).or(late).await
+    }
+
+    async fn ask(&self, path: &str, limit: Duration) -> io::Result<Answer> {
+        let token = self.token.as_ref().map(Secret::expose);
+        match &self.place {
+            Place::Tcp(url) => {
+                let stream = TcpStream::connect((url.host.as_str(), url.port));
+                let stream = stream.await.map_err(|error| at(&url.authority(), &error))?;
+                let path = join(url, path);
+                http::exchange(stream, &url.authority(), &path, token).await
+            }
+            Place::Unix(socket) => {
+                let stream = UnixStream::connect(socket).await;
+                let stream = stream.map_err(|error| at(&socket.display().to_string(), &error))?;
+                http::exchange(stream, "localhost", path, token).await
+            }
+            #[cfg(feature = "tls")]
+            Place::Tls(url, client) => {
+                let asked = format!("https://{}{}", url.authority(), join(url, path));
+                client
+                    .get(asked, token.map(str::to_owned), limit)
+                    .await
+                    .map_err(|error| at(&url.authority(), &error))
+            }
+        }
+    }
+}
+
+/// A path below the address's own.
+fn join(url: &HttpUrl, path: &str) -> String {
+    format!("{}{path}", url.path.trim_end_matches('/'))
+}
+
+fn at(place: &str, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{place}: {error}"))
+}
+
+/// Calls on threads at a time: the two long polls, a short one, and one that is being given up.
+pub const BLOCKING: usize = 4;
+/// Bytes of an answer: a node with thousands of services has a few million.
+const MAX_BODY: usize = 32 * 1024 * 1024;

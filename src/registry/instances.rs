@@ -1,0 +1,135 @@
+//! Apps discovered in Consul: all of them at once, and several instances of one service. Instances
+//! that want the same VIP are one VIP with a standby: whichever passes first holds it, another takes
+//! over in place, so that neither route nor address goes away in between.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use log::{info, warn};
+
+use super::{Problem, Registry, policy};
+use crate::app::{App, AppName, Source};
+use crate::net::Prefix;
+
+/// An app that was discovered, and what stands against it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    pub app: App,
+    /// Shown instead of announcing it.
+    pub refusal: Option<String>,
+}
+
+impl Registry {
+    /// From now on exactly these are Consul's apps. What did not change goes on undisturbed.
+    pub fn discover(&mut self, now: Instant, found: Vec<Found>) {
+        for Found { app, .. } in &found {
+            self.rename(app);
+        }
+        let wanted: BTreeSet<&AppName> = found.iter().map(|found| &found.app.name).collect();
+        // First what goes: its VIPs may have a new owner.
+        for name in self.of_sources(&[Source::Consul]) {
+            if !wanted.contains(&name) {
+                self.unregister(now, &name);
+            }
+        }
+        for found in found {
+            self.find(now, found);
+        }
+    }
+
+    fn find(&mut self, now: Instant, found: Found) {
+        let Found { app, refusal } = found;
+        let permitted = || policy::permit(&app, &self.agent).err();
+        let refusal = refusal.or_else(|| permitted().map(|refused| refused.to_string()));
+        if let Some(held) = self.apps.get(&app.name) {
+            if held.app.source.precedence() > app.source.precedence() {
+                info!(
+                    "app {}: defined by {}, which wins over {}",
+                    app.name, held.app.source, app.source
+                );
+                return;
+            }
+            if held.app == app && held.refusal == refusal {
+                return;
+            }
+        }
+        if let Some(refusal) = &refusal {
+            warn!("app {} is not announced: {refusal}", app.name);
+        }
+        self.place(now, app, refusal);
+    }
+
+    /// An instance that goes by another name now, since others came or went, stays what it is.
+    fn rename(&mut self, app: &App) {
+        if app.instance_id.is_none() || self.apps.contains_key(&app.name) {
+            return;
+        }
+        let same = |held: &App| {
+            held.source == app.source
+                && held.instance_id == app.instance_id
+                && held.service() == app.service()
+        };
+        let old = self.apps.values().find(|entry| same(&entry.app));
+        let Some(old) = old.map(|entry| entry.app.name.clone()) else {
+            return;
+        };
+        let Some(mut entry) = self.apps.remove(&old) else {
+            return;
+        };
+        info!("app {old}: is {} from now on", app.name);
+        entry.app.name = app.name.clone();
+        self.apps.insert(app.name.clone(), entry);
+        let held = self.claims.values_mut().filter(|holder| **holder == old);
+        held.for_each(|holder| *holder = app.name.clone());
+        self.redefined = true;
+    }
+
+    /// What it means to `app` that another one holds its VIP.
+    pub(super) fn held(&self, app: &App, vip: Prefix, holder: &AppName) -> Problem {
+        let by = holder.to_string();
+        let holder = self.apps.get(holder).map(|entry| &entry.app);
+        if holder.is_some_and(|holder| are_instances(app, holder)) {
+            Problem::Standby { vip, by }
+        } else {
+            Problem::Held { vip, by }
+        }
+    }
+
+    /// Gives VIPs that this app's service holds to an instance that passes, where the holder does not.
+    pub(super) fn hand_over(&mut self, now: Instant, name: &AppName) {
+        let Some(entry) = self.apps.get(name) else {
+            return;
+        };
+        if entry.app.instance_id.is_none() {
+            return;
+        }
+        let app = entry.app.clone();
+        for vip in app.vips.iter().map(|vip| vip.prefix()) {
+            let Some(holder) = self.claims.get(&vip).and_then(|name| self.apps.get(name)) else {
+                continue;
+            };
+            if holder.serves() || !are_instances(&app, &holder.app) {
+                continue;
+            }
+            let old = holder.app.name.clone();
+            let wants = |other: &App| other.vips.iter().any(|v| v.prefix() == vip);
+            let mut others = self.apps.range(AppName::resembling(app.service())..);
+            let next = others.find(|(_, entry)| {
+                entry.serves() && are_instances(&app, &entry.app) && wants(&entry.app)
+            });
+            let Some(next) = next.map(|(name, _)| name.clone()) else {
+                continue;
+            };
+            info!("VIP {vip}: app {next} takes over from {old}");
+            self.claims.insert(vip, next.clone());
+            self.dirty = true;
+            self.settle_alone(now, &old);
+            self.settle_alone(now, &next);
+        }
+    }
+}
+
+fn are_instances(one: &App, other: &App) -> bool {
+    let instances = one.instance_id.is_some() && other.instance_id.is_some();
+    instances && one.source == other.source && one.service() == other.service()
+}

@@ -2,7 +2,7 @@
 //! because root or a program is missing. Understands the arguments `cargo test` passes on.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -222,9 +222,16 @@ fn next(
 }
 
 fn installed(program: &str) -> bool {
-    FOLDERS
-        .iter()
-        .any(|folder| Path::new(folder).join(program).is_file())
+    find(program).is_some()
+}
+
+/// Where a program is: installed, or put into the cache by `tests/setup`.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
+    let cache = cache.or_else(home).map(|cache| cache.join("sidecast-tests/bin"));
+    let folders = FOLDERS.iter().map(PathBuf::from).chain(cache);
+    folders.map(|folder| folder.join(program)).find(|path| path.is_file())
 }
 
 static BINARY: OnceLock<&'static str> = OnceLock::new();

@@ -12,6 +12,7 @@
 mod announcer;
 mod bird;
 mod child;
+mod consul;
 mod frr;
 mod harness;
 mod http;
@@ -27,6 +28,7 @@ mod watch;
 pub use announcer::Sidecast;
 pub use bird::{Bird, BirdSession, attribute};
 pub use child::Child;
+pub use consul::Consul;
 pub use frr::Frr;
 pub use harness::{Test, begin, binary, main};
 pub use http::{Reply, get, request};

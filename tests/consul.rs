@@ -2,14 +2,25 @@
 //! whose kernel table tells what is announced. Where a real Consul cannot be made to give an answer, a
 //! small server gives it.
 
+use std::io::{Read, Write};
+use std::net::{IpAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use sidecast_lab::{Bird, Consul, Routes, Sidecast, Site, expect, until};
+use sidecast_lab::{
+    Bird, Change, Consul, Namespace, Routes, Service, Sidecast, Site, Transport, expect, until,
+};
 
 sidecast_lab::tests! {
     needs ["consul", "bird", "birdc", "ip"]:
-        tags_and_checks_decide_what_is_announced;
+        tags_and_checks_decide_what_is_announced,
+        a_dead_agent_takes_nothing_with_it,
+        a_standby_takes_over_in_place,
+        what_cannot_be_announced_says_why;
+    needs ["bird", "birdc", "ip"]:
+        odd_answers_change_nothing,
+        grace_ends_and_consul_brings_it_back;
 }
 
 /// Register, checks, tags, maintenance, deregister: each acts within a second.
@@ -43,7 +54,7 @@ fn tags_and_checks_decide_what_is_announced() {
         town.routed("192.0.2.1");
     }
     // A tag is edited: what both definitions have in common never goes away.
-    let vips = Routes::listen(&town.site.router);
+    let routes = Routes::listen(&town.site.router);
     let more = [
         &web[..],
         &["gocast_vip=192.0.2.2/32", "gocast_vip_communities=65001:7"],
@@ -56,7 +67,8 @@ fn tags_and_checks_decide_what_is_announced() {
         let route = town.router.route("192.0.2.1/32").unwrap_or_default();
         expect(route.contains("(65001,7)"), route)
     });
-    drop(vips);
+    let seen = routes.seen(addr("192.0.2.1"));
+    assert!(!seen.contains(&Change::Removed), "{seen:?}");
     town.consul()
         .register(town.host(), "web", "web-1", &web, "passing");
     town.unrouted("192.0.2.2");
@@ -67,6 +79,277 @@ fn tags_and_checks_decide_what_is_announced() {
         let reply = sidecast.get(town.host(), "/apps/web");
         expect(reply.status == 404, reply.body)
     });
+}
+
+/// An agent that dies takes nothing with it: what is known stays, and is followed again afterwards.
+fn a_dead_agent_takes_nothing_with_it() {
+    let mut town = Town::new(&json!({}));
+    let sidecast = town.sidecast("");
+    let tags = |vip: &str| {
+        [
+            "enable_gocast".to_owned(),
+            format!("gocast_vip={vip}/32"),
+            "gocast_monitor=consul".to_owned(),
+        ]
+    };
+    // What a TTL check was told survives, a check that the agent makes has to be made again.
+    let service = Service::start(town.host(), Transport::Tcp, Site::TCP_PORT);
+    let target = format!("127.0.0.1:{}", Site::TCP_PORT);
+    town.consul().put(
+        town.host(),
+        "/v1/agent/service/register",
+        &json!({"Name": "web", "ID": "web-1", "Tags": tags("192.0.2.1"), "Check": {"TCP": target, "Interval": "2s"}}),
+    );
+    town.routed("192.0.2.1");
+    let dns = tags("192.0.2.2");
+    let dns: Vec<&str> = dns.iter().map(String::as_str).collect();
+    town.consul()
+        .register(town.host(), "dns", "dns-1", &dns, "critical");
+    town.check("pass", "dns-1");
+    town.routed("192.0.2.2");
+    town.metric(&sidecast, "sidecast_consul_up 1");
+    let routes = Routes::listen(&town.site.router);
+    town.consul.as_mut().expect("it runs").kill();
+    town.metric(&sidecast, "sidecast_consul_up 0");
+    until(SOON, "the app says so", || {
+        let app = town.state(&sidecast, "web", "up");
+        let message = app["monitors"][0]["message"].as_str().unwrap_or_default();
+        expect(message.contains("Consul is away"), message)
+    });
+    let host = &town.site.a.network;
+    town.consul.as_mut().expect("it ran").start_again(host);
+    town.metric(&sidecast, "sidecast_consul_up 1");
+    until(SOON, "what happens afterwards is followed", || {
+        expect(sidecast.log().contains("Consul answers again"), "not yet")
+    });
+    for vip in ["192.0.2.1", "192.0.2.2"] {
+        assert!(town.is_routed(vip), "{vip}: {}", sidecast.log());
+    }
+    assert_eq!(
+        routes.seen(addr("192.0.2.1")),
+        [],
+        "nothing came or went in between"
+    );
+    town.check("fail", "dns-1");
+    town.unrouted("192.0.2.2");
+    assert!(town.is_routed("192.0.2.1"));
+    drop(service);
+    town.unrouted("192.0.2.1");
+    let log = sidecast.log();
+    let count = |text: &str| log.matches(text).count();
+    assert_eq!(
+        (count("Consul does not say"), count("Consul answers again")),
+        (1, 1),
+        "{log}"
+    );
+}
+
+/// Whatever else comes back, it is not the end of what was known.
+fn odd_answers_change_nothing() {
+    let town = Town::without_consul();
+    let script = Script::start(town.host());
+    let sidecast = town.sidecast("consul_addr: http://127.0.0.1:8600");
+    town.routed("192.0.2.1");
+    let routes = Routes::listen(&town.site.router);
+    let ok = |body: &'static str| ("200 OK", "X-Consul-Index: 5\r\n", body);
+    let odd = [
+        ("500 Internal Server Error", "", "No cluster leader"),
+        ("403 Forbidden", "", "ACL not found"),
+        ("429 Too Many Requests", "", ""),
+        ok("null"),
+        ok("[]"),
+        ok("{}"),
+        ok("<html>"),
+        ok("{\"Node\": {\"Node\": \"host-a\"}, \"Services\": "),
+        ok("{\"Node\": {\"Node\": \"another\"}, \"Services\": {}}"),
+        ok("{\"Node\": {\"Node\": \"host-a\"}, \"Services\": [7, null]}"),
+        (
+            "200 OK",
+            "Content-Length: 900\r\n",
+            "{\"Node\": {\"Node\": \"host-a\"}",
+        ),
+        (
+            "200 OK",
+            "X-Consul-KnownLeader: false\r\n",
+            "{\"Node\": {\"Node\": \"host-a\"}, \"Services\": {}}",
+        ),
+        (
+            "200 OK",
+            "X-Consul-Results-Filtered-By-ACLs: true\r\n",
+            "{\"Node\": {\"Node\": \"host-a\"}, \"Services\": {}}",
+        ),
+    ];
+    for answer in odd {
+        script.say(Some(answer));
+        town.metric(&sidecast, "sidecast_consul_up 0");
+        script.say(None);
+        town.metric(&sidecast, "sidecast_consul_up 1");
+    }
+    assert_eq!(
+        routes.seen(addr("192.0.2.1")),
+        [],
+        "nothing came or went in between"
+    );
+    // An index that goes backwards starts over, and what is said then counts.
+    script.index(900);
+    script.vip("192.0.2.3");
+    town.routed("192.0.2.3");
+    script.index(3);
+    script.vip("192.0.2.4");
+    town.routed("192.0.2.4");
+    until(SOON, "it is followed from there", || {
+        let asked = script.asked();
+        let after = |path: &str| asked.iter().any(|line| line.contains(path));
+        expect(after("index=900") && after("index=3&"), asked.join("\n"))
+    });
+    // Nothing is asked over and over without a pause.
+    script.index(0);
+    let before = script.asked().len();
+    let begun = Instant::now();
+    until(SOON, "time passes", || {
+        expect(begun.elapsed() > Duration::from_secs(3), "")
+    });
+    let more = script.asked().len() - before;
+    assert!(more < 60, "{more} queries in three seconds");
+}
+
+/// `consul_grace` ends what Consul said when it is away for too long.
+fn grace_ends_and_consul_brings_it_back() {
+    let town = Town::without_consul();
+    let script = Script::start(town.host());
+    let _sidecast = town.sidecast("consul_addr: http://127.0.0.1:8600\nconsul_grace: 2s");
+    town.routed("192.0.2.1");
+    script.say(Some(("500 Internal Server Error", "", "No cluster leader")));
+    let took = town.unrouted("192.0.2.1");
+    assert!(took > Duration::from_millis(1500), "{took:?}");
+    script.say(None);
+    town.routed("192.0.2.1");
+}
+
+/// Two instances with one VIP: the second takes over in place, and NAT follows.
+fn a_standby_takes_over_in_place() {
+    let town = Town::new(&json!({}));
+    let sidecast = town.sidecast("");
+    let tags = |nat: &str| {
+        let all = [
+            "enable_gocast",
+            "gocast_vip=192.0.2.1/32",
+            "gocast_monitor=consul",
+        ];
+        let mut all: Vec<String> = all.iter().map(|tag| (*tag).to_owned()).collect();
+        all.push(format!("gocast_nat={nat}"));
+        all
+    };
+    let register = |id: &str, nat: &str| {
+        let tags = tags(nat);
+        let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
+        town.consul()
+            .register(town.host(), "web", id, &tags, "passing");
+    };
+    register("web-1", "tcp:80:8001");
+    town.routed("192.0.2.1");
+    register("web-2", "tcp:80:8002");
+    let standby = town.state(&sidecast, "web@web-2", "up");
+    assert!(
+        standby["why"]
+            .as_str()
+            .is_some_and(|why| why.starts_with("standby")),
+        "{standby}"
+    );
+    assert_eq!(standby["announced"], false, "{standby}");
+    town.nat_goes_to(8001);
+    let routes = Routes::listen(&town.site.router);
+    let lo = town.host().ip("-4 addr show dev lo");
+    town.check("fail", "web-1");
+    town.nat_goes_to(8002);
+    // It comes back, and the other keeps the VIP until that fails or goes.
+    town.check("pass", "web-1");
+    town.state(&sidecast, "web", "up");
+    town.nat_goes_to(8002);
+    town.consul().deregister(town.host(), "web-2");
+    town.nat_goes_to(8001);
+    register("web-2", "tcp:80:8002");
+    town.state(&sidecast, "web@web-2", "up");
+    town.consul().deregister(town.host(), "web-1");
+    town.nat_goes_to(8002);
+    // The one that is left goes by the service's own name.
+    town.state(&sidecast, "web", "up");
+    assert_eq!(routes.seen(addr("192.0.2.1")), [], "the route never went");
+    let label = |text: &str| text.matches("lo:web").count();
+    assert_eq!(
+        (label(&lo), label(&town.host().ip("-4 addr show dev lo"))),
+        (1, 1)
+    );
+    // With VIPs of their own they are two apps.
+    let other = ["enable_gocast", "gocast_vip=192.0.2.9/32"];
+    town.consul()
+        .register(town.host(), "web", "web-3", &other, "passing");
+    town.routed("192.0.2.9");
+    town.state(&sidecast, "web@web-3", "up");
+    // A drain by the service's name drains all of it.
+    let reply = sidecast.get(town.host(), "/drain?name=web");
+    assert_eq!(reply.status, 200, "{}", reply.body);
+    assert!(!town.is_routed("192.0.2.1") && !town.is_routed("192.0.2.9"));
+}
+
+/// Bad tags are refused with the reason, the others go on; who registered otherwise stays or gives way.
+fn what_cannot_be_announced_says_why() {
+    let town = Town::new(&json!({}));
+    let config = town.config("") + "apps: [{name: mine, vip: 192.0.2.7/32, monitors: [consul]}]\n";
+    let mut sidecast = town.launch(&config, &[("CONSUL_NODE", Consul::NODE)]);
+    sidecast.wait_for_api(town.host());
+    let register = |name: &str, tags: &[&str]| {
+        let tags = [&["enable_gocast"], tags].concat();
+        town.consul()
+            .register(town.host(), name, &format!("{name}-1"), &tags, "passing");
+    };
+    for (name, tags, why) in [
+        ("bare", vec!["gocast_vip=192.0.2.1"], "need ip/mask"),
+        (
+            "shell",
+            vec!["gocast_vip=192.0.2.1/32", "gocast_monitor=exec:/bin/true"],
+            "agent.allow_exec",
+        ),
+        (
+            "wide",
+            vec!["gocast_vip=192.0.2.0/24"],
+            "agent.allowed_vips",
+        ),
+        (
+            "typo",
+            vec!["gocast_vip=192.0.2.1/32", "gocast_monitr=consul"],
+            "did you mean",
+        ),
+        ("router", vec!["gocast_vip=10.0.1.1/32"], "10.0.1.1"),
+        ("taken", vec!["gocast_vip=192.0.2.7/32"], "held by app mine"),
+    ] {
+        register(name, &tags);
+        let app = town.state(&sidecast, name, "invalid");
+        assert!(
+            app["why"].as_str().is_some_and(|said| said.contains(why)),
+            "{app}"
+        );
+    }
+    register("good", &["gocast_vip=192.0.2.1/32"]);
+    town.routed("192.0.2.1");
+    // The configuration's app asks Consul by its own name, and is not replaced.
+    register("mine", &["gocast_vip=192.0.2.8/32"]);
+    town.routed("192.0.2.7");
+    assert!(!town.is_routed("192.0.2.8"));
+    town.check("fail", "mine-1");
+    town.unrouted("192.0.2.7");
+    // HTTP gives way to Consul.
+    let reply = sidecast.get(town.host(), "/register?name=both&vip=192.0.2.3/32");
+    assert_eq!(reply.status, 200, "{}", reply.body);
+    town.routed("192.0.2.3");
+    register("both", &["gocast_vip=192.0.2.4/32"]);
+    town.unrouted("192.0.2.3");
+    town.routed("192.0.2.4");
+    let reply = sidecast.get(town.host(), "/register?name=both&vip=192.0.2.3/32");
+    assert_eq!(reply.status, 409, "{}", reply.body);
+    sidecast.get(town.host(), "/unregister?name=both");
+    town.unrouted("192.0.2.4");
+    town.state(&sidecast, "both", "drained");
 }
 
 /// A site with a router, a host with Consul on it, and what is asked of both.
@@ -89,7 +372,40 @@ impl Town {
         }
     }
 
-    fn host(&self) -> &sidecast_lab::Namespace {
+    #[track_caller]
+    fn without_consul() -> Self {
+        let site = Site::new();
+        let router = Bird::router(&site.router, &[site.a.session("a")]);
+        Self {
+            consul: None,
+            router,
+            site,
+        }
+    }
+
+    #[track_caller]
+    fn metric(&self, sidecast: &Sidecast, line: &str) {
+        until(SOON, line, || {
+            let metrics = sidecast.get(self.host(), "/metrics").body;
+            let said = metrics
+                .lines()
+                .find(|l| l.starts_with("sidecast_consul_up"));
+            expect(
+                metrics.lines().any(|l| l == line),
+                said.unwrap_or("no such metric"),
+            )
+        });
+    }
+
+    #[track_caller]
+    fn nat_goes_to(&self, port: u16) {
+        until(SOON, &format!("NAT goes to port {port}"), || {
+            let rules = self.host().run("nft", &["list", "ruleset"]);
+            expect(rules.contains(&format!(":{port}")), rules)
+        });
+    }
+
+    fn host(&self) -> &Namespace {
         &self.site.a.network
     }
 
@@ -169,6 +485,134 @@ impl Town {
         });
         begun.elapsed()
     }
+}
+
+fn addr(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+/// A stand-in for Consul on port 8600 of a namespace: a node with one service, unless it is told to say
+/// something else.
+struct Script {
+    told: Arc<Mutex<Told>>,
+}
+
+/// Status line, headers, body.
+type Answer = (&'static str, &'static str, &'static str);
+
+struct Told {
+    instead: Option<Answer>,
+    index: u64,
+    vip: &'static str,
+    asked: Vec<String>,
+}
+
+impl Script {
+    fn start(namespace: &Namespace) -> Self {
+        let listener = namespace
+            .enter(|| TcpListener::bind("127.0.0.1:8600"))
+            .expect("a free port");
+        let told = Arc::new(Mutex::new(Told {
+            instead: None,
+            index: 5,
+            vip: "192.0.2.1",
+            asked: vec![],
+        }));
+        let shared = told.clone();
+        // Ends with the process; its listener is in a network that is gone by then.
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let told = shared.clone();
+                std::thread::spawn(move || answer(stream, &told));
+            }
+        });
+        Self { told }
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().expect("no panic while it is held")
+    }
+
+    fn say(&self, instead: Option<Answer>) {
+        let mut told = self.told();
+        told.instead = instead;
+        told.index += 1;
+    }
+
+    fn vip(&self, vip: &'static str) {
+        self.told().vip = vip;
+    }
+
+    fn index(&self, index: u64) {
+        self.told().index = index;
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.told().asked.clone()
+    }
+}
+
+/// Answers one request; a blocking query when the index is another, or the answer is to be odd.
+fn answer(mut stream: TcpStream, told: &Mutex<Told>) {
+    let mut request = Vec::new();
+    let mut buf = [0; 4096];
+    while !request.ends_with(b"\r\n\r\n") {
+        match stream.read(&mut buf) {
+            Ok(count) if count > 0 => request.extend_from_slice(&buf[..count]),
+            _ => return,
+        }
+    }
+    let request = String::from_utf8_lossy(&request).into_owned();
+    let line = request.lines().next().unwrap_or_default().to_owned();
+    let from = line
+        .split("index=")
+        .nth(1)
+        .and_then(|rest| rest.split('&').next()?.parse::<u64>().ok());
+    let lock = || told.lock().expect("no panic while it is held");
+    lock().asked.push(line.clone());
+    let begun = Instant::now();
+    let (status, headers, body) = loop {
+        let told = lock();
+        let waits = from == Some(told.index) && begun.elapsed() < Duration::from_secs(20);
+        if let Some((status, headers, body)) = told.instead.filter(|_| !waits) {
+            break (status, headers.to_owned(), body.to_owned());
+        }
+        if !waits {
+            let vip = told.vip;
+            let check = |id: &str, service: &str| {
+                json!({"Node": "host-a", "CheckID": id, "Name": id, "Status": "passing", "Output": "",
+                    "ServiceID": service, "ServiceName": service, "Type": "ttl"})
+            };
+            let (node, own) = (check("serfHealth", ""), check("c", "web"));
+            let body = if line.contains("/v1/catalog/node/") {
+                let tags = [
+                    "enable_gocast",
+                    "gocast_monitor=consul",
+                    &format!("gocast_vip={vip}/32"),
+                ];
+                json!({"Node": {"Node": "host-a"}, "Services": {"web": {"ID": "web", "Service": "web", "Tags": tags}}})
+            } else if line.contains("/v1/health/node/") {
+                json!([node, own])
+            } else {
+                json!({"c": own})
+            };
+            let headers = format!(
+                "X-Consul-Index: {}\r\nX-Consul-KnownLeader: true\r\n",
+                told.index
+            );
+            break ("200 OK", headers, body.to_string());
+        }
+        drop(told);
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    let length = if headers.contains("Content-Length") {
+        String::new()
+    } else {
+        format!("Content-Length: {}\r\n", body.len())
+    };
+    // The asker may have given up.
+    let _ =
+        stream.write_all(format!("HTTP/1.1 {status}\r\n{headers}{length}\r\n{body}").as_bytes());
 }
 
 /// Far more than a change may take: labs run on machines that have other things to do.

@@ -333,16 +333,16 @@ impl Discovery {
             .agent
             .as_ref()
             .filter(|_| self.hears(Query::AgentChecks));
+        // One that the agent does not know of is as the cluster says: the agent may just have started.
+        let agent = agent.filter(|agent| agent.all.iter().any(is_own));
         let verdict = match (agent, node) {
             (Some(agent), node) => {
                 // The agent does not know whether the cluster sees its node.
                 let of_cluster = node.into_iter().flat_map(|node| &node.all);
                 let alive = of_cluster.filter(|check| check.id == SERF);
-                let own = agent.all.iter().any(is_own);
-                let complete = agent.complete && (own || node.is_some());
                 judge(
                     agent.all.iter().chain(alive),
-                    complete,
+                    agent.complete,
                     settings.warning_passes,
                     is_own,
                 )

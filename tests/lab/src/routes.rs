@@ -45,6 +45,20 @@ impl Routes {
         Self { socket }
     }
 
+    /// What became of the host route to this address, counted from changes not yet waited for.
+    pub fn seen(&self, address: IpAddr) -> Vec<Change> {
+        let mut space = [0; 32 * 1024];
+        let mut seen = Vec::new();
+        while let Ok(length) = recv(self.socket.as_raw_fd(), &mut space, MsgFlags::empty()) {
+            let received = space.get(..length).unwrap_or_default();
+            for message in messages(received) {
+                let changes = [Change::Added, Change::Removed].into_iter();
+                seen.extend(changes.filter(|change| is(message, *change, address)));
+            }
+        }
+        seen
+    }
+
     /// When the host route to this address is added or removed, counted from changes not yet waited for.
     #[track_caller]
     pub fn wait(&self, change: Change, address: IpAddr, limit: Duration) -> Instant {

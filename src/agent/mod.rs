@@ -76,6 +76,8 @@ pub fn run(start: Start) -> io::Result<u8> {
 struct Agent {
     core: Core,
     events: Receiver<Event>,
+    /// What the peers send, apart from everything else: a full table must hold nothing up.
+    from_peers: Receiver<Event>,
     calls: Calls,
     calls_in: Receiver<Call>,
     metrics_in: Receiver<Call>,
@@ -133,6 +135,7 @@ impl Agent {
     async fn open(executor: &Executor, start: Start) -> io::Result<Self> {
         let now = Instant::now();
         let (events_out, events) = channel::bounded(EVENTS);
+        let (peers_out, from_peers) = channel::bounded(FROM_PEERS);
         let (calls_out, calls_in) = channel::bounded(CALLS);
         let (metrics_out, metrics_in) = channel::bounded(CALLS);
         let (signals_out, signals) = channel::unbounded();
@@ -176,13 +179,14 @@ impl Agent {
         Ok(Self {
             core: Core::new(config, start.seed, now).on_host(process::hostname(), before),
             events,
+            from_peers,
             calls: Calls::new(),
             calls_in,
             metrics_in,
             signals,
             timer: Timer::never(),
             timer_at: None,
-            sessions: Sessions::new(executor, events_out.clone()),
+            sessions: Sessions::new(executor, peers_out),
             bfd: Bfd::new(start.seed),
             listening,
             accepted_in,
@@ -220,6 +224,12 @@ impl Agent {
                 };
                 self.handle(now, event);
             }
+            for _ in 0..FROM_PEERS {
+                let Ok(event) = self.from_peers.try_recv() else {
+                    break;
+                };
+                self.handle(now, event);
+            }
             // What the kernel holds is heard before silence is judged.
             self.bfd.receive(&mut self.core, now);
             self.core.handle_timeout(now);
@@ -241,6 +251,10 @@ impl Agent {
             self.timer_at = deadline;
         }
         let event = async { self.events.recv().await.map_or(Wake::Deadline, Wake::Event) };
+        let from_peers = async {
+            let event = self.from_peers.recv().await;
+            event.map_or(Wake::Deadline, Wake::Event)
+        };
         let call = async {
             self.calls_in
                 .recv()
@@ -277,7 +291,7 @@ impl Agent {
             Wake::Bfd
         };
         let wake = signal.or(due).or(bfd).or(accepted).or(event);
-        let wake = wake.or(call).or(metrics).or(counted).await;
+        let wake = wake.or(call).or(metrics).or(counted).or(from_peers).await;
         if matches!(wake, Wake::Deadline) {
             self.timer_at = None;
         }
@@ -481,7 +495,12 @@ impl Agent {
     /// Connections that were told to close get their NOTIFICATION out; BFD's goodbye comes after it,
     /// since a peer that hears it first may take it for the reason why the session ends.
     async fn close(&mut self) {
-        self.sessions.finish().await;
+        // They end only if somebody takes what they still have to say.
+        let hear = async {
+            while self.from_peers.recv().await.is_ok() {}
+            future::pending().await
+        };
+        self.sessions.finish().or(hear).await;
         self.kernel.finish().await;
         self.bfd.say_goodbye();
     }
@@ -520,6 +539,8 @@ fn unnumbered(config: &Config) -> BTreeSet<String> {
 const ACCEPTED: usize = 16;
 /// Events waiting for the loop; whoever has more to say waits too.
 const EVENTS: usize = 128;
+/// Pieces of what the peers sent, up to 16 KiB each, waiting for the loop, and taken in one turn.
+const FROM_PEERS: usize = 4;
 /// Requests waiting for the loop.
 const CALLS: usize = 64;
 /// Events taken in one turn before deadlines are looked at.

@@ -102,7 +102,7 @@ impl AdjRibOut {
             session.fill_withdrawals(room, &mut filled);
             let room = room.saturating_sub(filled.bytes.len() + WITHDRAW_RESERVE);
             // A short tail of room makes short UPDATEs: wait until a whole one fits.
-            if room >= MAX_LEN {
+            if room >= update_len(&session.negotiated) {
                 session.fill_announcements(&self.wanted, room, &mut filled);
             }
         }
@@ -136,6 +136,14 @@ impl AdjRibOut {
 
 /// Room that announcements leave free, so that a withdrawal need not wait behind them.
 pub const WITHDRAW_RESERVE: usize = 2 * MAX_LEN;
+
+/// The longest UPDATE we make: as long as negotiated (RFC 8654), but a withdrawal must still find room
+/// behind it in what a connection may hold unsent.
+fn update_len(negotiated: &Negotiated) -> usize {
+    negotiated.max_len().min(LONGEST_UPDATE)
+}
+
+const LONGEST_UPDATE: usize = 48 * 1024;
 
 /// Equal attributes are kept once.
 fn share(
@@ -213,7 +221,12 @@ impl Session {
         self.unsendable.remove(&prefix);
         let after = after.filter(|attributes| {
             let exported = export(attributes, &self.negotiated);
-            let fits = sendable(&prefix, &exported, &self.negotiated, MAX_LEN);
+            let fits = sendable(
+                &prefix,
+                &exported,
+                &self.negotiated,
+                update_len(&self.negotiated),
+            );
             if !fits {
                 self.unsendable.insert(prefix);
             }
@@ -252,7 +265,8 @@ impl Session {
             return;
         }
         let nothing = BTreeMap::new();
-        for packed in Packer::new(&chunk, &nothing, &self.negotiated, MAX_LEN) {
+        let longest = update_len(&self.negotiated);
+        for packed in Packer::new(&chunk, &nothing, &self.negotiated, longest) {
             if filled.bytes.len() + packed.bytes.len() > room {
                 return;
             }
@@ -321,7 +335,7 @@ impl Table {
     fn fill(&mut self, negotiated: &Negotiated, limit: usize, filled: &mut Filled) -> bool {
         let (mut waiting, routes) = self.next_routes(negotiated, limit);
         let nothing = BTreeSet::new();
-        for packed in Packer::new(&nothing, &routes, negotiated, MAX_LEN) {
+        for packed in Packer::new(&nothing, &routes, negotiated, update_len(negotiated)) {
             if filled.bytes.len() + packed.bytes.len() > limit {
                 return false;
             }

@@ -171,8 +171,10 @@ impl Core {
                 self.dirty = true;
             }
             Event::Bgp { peer, event } => {
-                self.peers.handle(now, &peer, event);
-                self.refresh_facts(now);
+                // Most of what comes in a flood of routes changes nothing.
+                if self.peers.handle(now, &peer, event) {
+                    self.refresh_facts(now);
+                }
             }
             Event::Bfd { from, multihop, bytes } => {
                 self.bfd.receive(now, from, multihop, &bytes);

@@ -202,14 +202,16 @@ impl Peers {
         }
     }
 
-    pub fn handle(&mut self, now: Instant, name: &PeerName, event: Event) {
+    /// Says whether anything came of it.
+    pub fn handle(&mut self, now: Instant, name: &PeerName, event: Event) -> bool {
         let Some(session) = self.sessions.get_mut(name) else {
-            return;
+            return false;
         };
-        if let Some(event) = session.inward(event) {
-            session.peer.handle(now, event);
-            self.drain(now, name);
-        }
+        let Some(event) = session.inward(event) else {
+            return false;
+        };
+        session.peer.handle(now, event);
+        self.drain(now, name)
     }
 
     /// The peer that a connection from this address is from.
@@ -299,14 +301,16 @@ impl Peers {
     }
 
     /// Translates what the machine wants into what the shell does.
-    fn drain(&mut self, now: Instant, name: &PeerName) {
+    fn drain(&mut self, now: Instant, name: &PeerName) -> bool {
+        let mut any = false;
         loop {
             let Some(session) = self.sessions.get_mut(name) else {
-                return;
+                return any;
             };
             let Some(output) = session.peer.poll_output() else {
-                return;
+                return any;
             };
+            any = true;
             let established = matches!(output, PeerOutput::Established { .. });
             if let Some(output) = session.outward(now, name, output) {
                 self.outputs.push_back(output);

@@ -99,13 +99,13 @@ fn same(a: &Capability, b: &Capability) -> bool {
     }
 }
 
-/// Extended messages (RFC 8654) are not offered: what we receive is dropped, and what we send fits.
 fn capabilities(config: &PeerConfig, restarted: bool) -> Vec<Capability> {
     let families = config.families.iter().map(|family| AfiSafi::from(*family));
     let mut capabilities: Vec<_> = families.clone().map(Capability::Multiprotocol).collect();
     capabilities.push(Capability::FourOctetAs(config.local_as.get()));
     capabilities.push(Capability::RouteRefresh);
     capabilities.push(Capability::EnhancedRouteRefresh);
+    capabilities.push(Capability::ExtendedMessage);
     if config.families.contains(&Family::Ipv4) {
         let over_ipv6 = vec![ExtendedNextHop::IPV4_OVER_IPV6];
         capabilities.push(Capability::ExtendedNextHop(over_ipv6));

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::bgp::peer::{ConnId, Event, Output, Peer, PeerConfig};
 use crate::bgp::{
-    DecodeContext, Framer, MAX_LEN, Message, Negotiated, Notification, PathAttributes, Type, decode,
+    DecodeContext, Framer, MAX_LEN_EXTENDED, Message, Negotiated, Notification, PathAttributes,
+    Type, decode,
 };
 use crate::net::Prefix;
 use crate::timer::Jitter;
@@ -358,7 +359,7 @@ impl World {
         };
         let side = &mut self.sides[to];
         pipe.framers[to].push(&bytes);
-        while let Some(frame) = pipe.framers[to].next(MAX_LEN).unwrap() {
+        while let Some(frame) = pipe.framers[to].next(MAX_LEN_EXTENDED).unwrap() {
             let up = side.peer.established().is_some_and(|c| c.id == conn);
             side.hear(&frame, up);
         }

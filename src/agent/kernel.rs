@@ -4,7 +4,7 @@ use super::Executor;
 use crate::api::NatCounters;
 use crate::config::{Bgp, Config, Remote};
 use crate::core::{Event, Predecessor, StepError, StepId, StepResult};
-use crate::discovery;
+use crate::discovery::{self, Snapshot};
 use crate::io::netlink::{Added, Change, Changes, Kernel, Removed, VipAddress};
 use crate::net::Prefix;
 use crate::netlink::address::{self, Address, IFAPROT_SIDECAST};
@@ -109,6 +109,7 @@ impl KernelTasks {
             Addresses::Real
         };
         let reader = Kernel::open().map_err(error)?;
+        let ours = config.agent.vip_interface.clone().filter(|_| !dry_run);
         Ok(Self {
             _clearing: executor.spawn(clear_left_nat(work.clone())),
             work,
@@ -121,6 +122,7 @@ impl KernelTasks {
                 wanted_in,
                 dirty_in,
                 events.clone(),
+                ours,
             )),
             watching: executor.spawn(watch(changes, dirty.clone(), events.clone())),
             executor: executor.clone(),
@@ -354,6 +356,8 @@ async fn look_all(
     wanted: Receiver<Wanted>,
     dirty: Receiver<()>,
     events: Sender<Event>,
+    // What to bring up where it is down, while there are VIPs; a dry run changes nothing.
+    interface: Option<String>,
 ) {
     let Ok(mut current) = wanted.recv().await else {
         return;
@@ -365,6 +369,9 @@ async fn look_all(
         let targets = targets(&current.bgp);
         match kernel.snapshot(&targets).await {
             Ok(snapshot) => {
+                if let Some(interface) = interface.as_ref().filter(|_| !current.vips.is_empty()) {
+                    bring_up(&mut kernel, &snapshot, interface).await;
+                }
                 let mut network = discovery::network(&snapshot, &current.bgp, &current.vips);
                 if let Addresses::Pretended = addresses {
                     network.on_loopback.extend(&current.vips);
@@ -388,6 +395,14 @@ async fn look_all(
             Ok(None) => {}
             Err(_) => return,
         }
+    }
+}
+
+async fn bring_up(kernel: &mut Kernel, snapshot: &Snapshot, interface: &str) {
+    match kernel.bring_up(&snapshot.links, interface).await {
+        Ok(false) => {}
+        Ok(true) => log::warn!("{interface} was down: it is up now"),
+        Err(error) => log::warn!("cannot bring {interface} up: {error}"),
     }
 }
 

@@ -120,8 +120,8 @@ fn read_lease(text: &str) -> Result<Lease, String> {
             .map_err(|e| format!("{e}, off, or 0 for one that is derived"))?
         {
             Duration::ZERO => Ok(Lease::Auto),
-            short if short < Duration::from_secs(10) => {
-                Err("should be at least 10s: it is renewed every third of that".to_owned())
+            short if short < Duration::from_secs(5) => {
+                Err("should be at least 5s: it is renewed every third of that".to_owned())
             }
             long if long > LONGEST_LEASE => Err("should be at most 8760h".to_owned()),
             fixed => Ok(Lease::Fixed(fixed)),

@@ -176,7 +176,7 @@ fn each_problem_is_told_with_its_line_key_and_value() {
         ),
         (
             agent("vip_lease: 1s"),
-            "f.yaml:3: agent.vip_lease: 1s: should be at least 10s",
+            "f.yaml:3: agent.vip_lease: 1s: should be at least 5s",
         ),
         (
             agent("vip_linger: never"),

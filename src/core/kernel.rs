@@ -267,6 +267,12 @@ impl Kernel {
         due
     }
 
+    /// Something changed in the kernel: what failed may be tried at once; `true` where there is any.
+    pub fn retry_now(&mut self) -> bool {
+        let waiting = self.retries.values_mut().filter(|r| r.at.is_some());
+        waiting.map(|retry| retry.at = None).count() > 0
+    }
+
     pub fn poll_timeout(&self) -> Option<Instant> {
         let mut soonest = Soonest::new();
         for retry in self.retries.values() {

@@ -353,6 +353,7 @@ impl Core {
     }
 
     fn take_network(&mut self, now: Instant, network: Network) {
+        self.dirty |= self.kernel.retry_now();
         self.links = match (self.links, network.links_present) {
             (_, true) => Links::Present,
             (Links::Present, false) => Links::Gone { since: now },

@@ -157,6 +157,20 @@ impl Kernel {
         Ok(addresses)
     }
 
+    /// Brings the VIPs' interface up where that is for us to do: a loopback that is down serves nobody.
+    pub async fn bring_up(
+        &mut self,
+        links: &[Link],
+        interface: &str,
+    ) -> Result<bool, NetlinkError> {
+        let down = |link: &&Link| link.name == interface && link.loopback && !link.up;
+        let Some(link) = links.iter().find(down) else {
+            return Ok(false);
+        };
+        self.route.acknowledged(&link::set_up(link.index)?).await?;
+        Ok(true)
+    }
+
     /// Adds a VIP, or renews its lease when it is there and ours.
     pub async fn add_address(&mut self, vip: &VipAddress) -> Result<Added, NetlinkError> {
         let link = self.interface(&vip.interface).await?;

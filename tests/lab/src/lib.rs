@@ -1,6 +1,6 @@
 //! Private networks for the integration tests: network namespaces tied together by veth pairs, real
-//! routers (BIRD, FRR), services that answer with their host's name, the real sidecast, and a harness
-//! that knows "skipped".
+//! routers (BIRD, FRR, GoBGP, OpenBGPD, ExaBGP), services that answer with their host's name, the real
+//! sidecast, and a harness that knows "skipped".
 //!
 //! A library of its own, so that each scenario uses what it needs and nothing is compiled twice. A
 //! namespace is entered by the test's thread (`setns` is per thread), so tests run in parallel, each
@@ -13,11 +13,14 @@ mod announcer;
 mod bird;
 mod child;
 mod consul;
+mod exabgp;
 mod frr;
+mod gobgp;
 mod harness;
 mod http;
 mod keeper;
 mod net;
+mod openbgpd;
 mod probe;
 mod routes;
 mod service;
@@ -29,10 +32,13 @@ pub use announcer::Sidecast;
 pub use bird::{Bird, BirdSession, attribute};
 pub use child::Child;
 pub use consul::Consul;
+pub use exabgp::Exabgp;
 pub use frr::Frr;
+pub use gobgp::Gobgp;
 pub use harness::{Test, begin, binary, main};
 pub use http::{Reply, get, request};
 pub use net::{Lab, Namespace};
+pub use openbgpd::Openbgpd;
 pub use probe::{ask_tcp, ask_udp};
 pub use routes::{Change, Routes};
 pub use service::{Service, Transport};

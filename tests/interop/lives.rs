@@ -1,0 +1,340 @@
+//! What happens to one session: wrong passwords, cuts, refreshes, strangers, rivals, goodbyes.
+
+use std::io::Read;
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use sidecast_lab::{Bird, Frr, Sidecast, expect, until};
+
+use crate::PATIENCE;
+use crate::kinds::Speaker;
+use crate::street::{House, Street};
+
+/// BIRD in AS 65000 with one eBGP session over IPv4 to the host.
+pub fn bird(street: &Street, options: &str, ipv4: &str) -> Bird {
+    let house = street.house();
+    Bird::start(
+        &street.router,
+        &format!(
+            "log stderr all; router id 10.255.0.1; protocol device {{ scan time 1; }}
+             protocol kernel {{ ipv4 {{ import none; export where source = RTS_BGP; }}; }}
+             protocol kernel {{ ipv6 {{ import none; export where source = RTS_BGP; }}; }}
+             protocol bgp h1 {{ local {} as 65000; neighbor {} as 65001; connect delay time 1; {options}
+               ipv4 {{ import all; export none; {ipv4} }}; ipv6 {{ import all; export none; }}; }}\n",
+            house.router4(),
+            house.host4(),
+        ),
+    )
+}
+
+fn frr(street: &Street) -> Frr {
+    let host = street.house().host4();
+    Frr::start(
+        &street.router,
+        &format!(
+            "router bgp 65000\n bgp router-id 10.255.0.1\n no bgp ebgp-requires-policy\n \
+             neighbor {host} remote-as 65001\n neighbor {host} timers connect 1\n"
+        ),
+    )
+}
+
+#[track_caller]
+pub fn arrives(router: &impl Speaker, house: &House, vip: &str) {
+    until(PATIENCE, &format!("{vip} arrives"), || {
+        router.seen(house, vip).ok_or("not yet")
+    });
+}
+
+#[track_caller]
+fn says(sidecast: &Sidecast, words: &str) {
+    until(PATIENCE, &format!("sidecast says {words:?}"), || {
+        let log = sidecast.log();
+        expect(log.contains(words), log)
+    });
+}
+
+/// Over both directions: its own SYN is not answered, the router's is not heard. A reload with the right
+/// password mends both.
+pub fn a_wrong_password_is_named_and_mended_by_a_reload() {
+    let street = Street::new(1);
+    let house = street.house();
+    let router = bird(&street, "password \"right\";", "");
+    let config =
+        |password: &str| house.config(&format!(", listen: \"[::]:179\", password: {password}"));
+    let sidecast = Sidecast::start(&house.network, &config("wrong"));
+    says(&sidecast, "a wrong TCP MD5 password looks like this");
+    assert!(!router.established("h1"), "{}", router.session("h1"));
+    Sidecast::write(&house.network, &config("right"));
+    sidecast.signal(Signal::SIGHUP);
+    arrives(&router, house, &house.vip4());
+}
+
+/// Keys on the listening socket follow the configuration.
+pub fn a_passive_side_takes_a_new_password_by_a_reload() {
+    let street = Street::new(1);
+    let house = street.house();
+    let passive = ", listen: \"[::]:179\", passive: true";
+    let config = |password: &str| house.config(&format!("{passive}, password: {password}"));
+    let sidecast = Sidecast::start(&house.network, &config("old"));
+    says(&sidecast, "sessions are accepted");
+    let router = bird(&street, "password \"new\";", "");
+    until(PATIENCE, "BIRD tries", || {
+        let session = router.session("h1");
+        expect(session.contains("Connect"), session)
+    });
+    assert!(!router.established("h1"));
+    Sidecast::write(&house.network, &config("new"));
+    sidecast.signal(Signal::SIGHUP);
+    arrives(&router, house, &house.vip4());
+}
+
+pub fn strangers_get_connection_rejected() {
+    let street = Street::new(1);
+    let house = street.house();
+    // The peer is somebody else, so that the router is a stranger.
+    let config = format!(
+        "bgp: {{local_as: 65001, listen: \"[::]:179\", passive: true, peer_as: 65000, \
+         peer_ip: [10.0.1.77, \"{}\"]}}\n{}",
+        house.router6(),
+        house.apps("")
+    );
+    let sidecast = Sidecast::start(&house.network, &config);
+    says(&sidecast, "dns: pending -> up");
+    let rejected = |to: SocketAddr| {
+        let stream = street.router.enter(|| TcpStream::connect(to));
+        let mut stream = stream.expect("the port is open");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let mut answer = Vec::new();
+        stream
+            .read_to_end(&mut answer)
+            .expect("an answer and an end");
+        // Length 21, NOTIFICATION, Cease, Connection Rejected (RFC 4486).
+        assert_eq!(answer[16..], [0, 21, 3, 6, 5], "{to}");
+    };
+    let addr = |text: String| SocketAddr::new(text.parse().expect("an address"), 179);
+    rejected(addr(house.host4()));
+    says(
+        &sidecast,
+        "connection from 10.0.1.1 refused: no peer of ours",
+    );
+    // A peer, but at an address that may be another host's the next time.
+    let vip6 = house.vip6();
+    street
+        .router
+        .ip(&format!("-6 route add {vip6} via {}", house.host6()));
+    until(PATIENCE, "the address is there", || {
+        let addresses = house.network.addresses("lo");
+        expect(addresses.contains(&vip6), format!("{addresses:?}"))
+    });
+    rejected(addr(vip6.replace("/128", "")));
+    says(&sidecast, "it came to a VIP");
+}
+
+/// Two speakers on one address: the router has one session with it. The one that is turned away says
+/// why, and does not hammer.
+pub fn a_second_speaker_on_the_address_is_told_so_by_frr() {
+    let street = Street::new(1);
+    let house = street.house();
+    let router = frr(&street);
+    let _first = Sidecast::start(&house.network, &house.config(""));
+    arrives(&router, house, &house.vip4());
+    let second = Sidecast::start(&house.network, &house.config(""));
+    says(&second, "another BGP speaker");
+    assert!(
+        router.established(&house.host4()),
+        "the first session stays"
+    );
+}
+
+/// A cut shorter than the hold time, with something unacknowledged all the while.
+pub fn a_cut_shorter_than_the_hold_time_keeps_the_session() {
+    let street = Street::new(1);
+    let house = street.house();
+    let router = bird(&street, "", "");
+    let mut sidecast = Sidecast::start(&house.network, &house.config(", hold_time: 12s"));
+    arrives(&router, house, &house.vip4());
+    let since = |text: String| {
+        text.lines()
+            .find(|line| line.starts_with("h1 "))
+            .map(str::to_owned)
+    };
+    let before = since(router.session("h1"));
+    house.network.nft(
+        "table inet cut {
+           chain in { type filter hook input priority 0; iifname eth0 drop; }
+           chain out { type filter hook output priority 0; oifname eth0 drop; }
+         }",
+    );
+    sidecast.wait_for_api(&house.network);
+    let cut = Instant::now();
+    let reply = sidecast.get(&house.network, "/register?name=late&vip=192.0.2.99/32");
+    assert_eq!(reply.status, 200, "{}", reply.body);
+    until(PATIENCE, "a third of the hold time passes", || {
+        expect(cut.elapsed() > Duration::from_secs(4), "not yet")
+    });
+    house.network.nft("delete table inet cut");
+    arrives(&router, house, "192.0.2.99/32");
+    assert_eq!(since(router.session("h1")), before, "the very same session");
+}
+
+/// RFC 2918 from FRR, RFC 7313 from BIRD.
+pub fn a_peer_that_asks_for_a_refresh_gets_everything_again() {
+    let street = Street::new(1);
+    let house = street.house();
+    let host = house.host4();
+    {
+        let router = frr(&street);
+        let mut sidecast = Sidecast::start(&house.network, &house.config(""));
+        arrives(&router, house, &house.vip4());
+        let updates = || router.neighbor(&host)["messageStats"]["updatesRecv"].as_u64();
+        let before = updates();
+        router.ask(&format!("clear bgp ipv4 unicast {host} in"));
+        until(PATIENCE, "FRR hears the route again", || {
+            expect(updates() > before, format!("{:?}", updates()))
+        });
+        assert!(router.established(&host));
+        sidecast.signal(Signal::SIGTERM);
+        sidecast.wait(PATIENCE);
+    }
+    let router = bird(&street, "", "");
+    let _sidecast = Sidecast::start(&house.network, &house.config(""));
+    arrives(&router, house, &house.vip4());
+    let updates = || {
+        let session = router.session("h1");
+        let line = session
+            .lines()
+            .find(|line| line.contains("Import updates:"));
+        line.map(str::to_owned)
+    };
+    let before = updates();
+    router.ask("reload in h1");
+    until(PATIENCE, "BIRD hears the route again", || {
+        expect(updates() != before, format!("{:?}", updates()))
+    });
+    assert!(router.established("h1"));
+    arrives(&router, house, &house.vip4());
+}
+
+pub fn a_peers_prefix_limit_is_named_and_not_hammered() {
+    let street = Street::new(1);
+    let house = street.house();
+    let router = bird(&street, "", "import limit 1 action restart;");
+    let config = format!(
+        "{}  - {{name: more, vip: 192.0.2.200/32}}\n",
+        house
+            .config("")
+            .replace("apps: [{", "apps:\n  - {")
+            .replace("}]\n", "}\n")
+    );
+    let sidecast = Sidecast::start(&house.network, &config);
+    says(&sidecast, "raise its prefix limit");
+    let begun = Instant::now();
+    until(PATIENCE, "three seconds pass", || {
+        expect(begun.elapsed() > Duration::from_secs(3), "not yet")
+    });
+    assert!(!router.established("h1"));
+    let sessions = sidecast.log().matches("established -> ").count();
+    assert_eq!(sessions, 1, "{}", sidecast.log());
+}
+
+/// RFC 9003, both ways.
+pub fn operators_hear_each_other() {
+    let street = Street::new(1);
+    let house = street.house();
+    let router = bird(&street, "", "");
+    let mut sidecast = Sidecast::start(&house.network, &house.config(""));
+    arrives(&router, house, &house.vip4());
+    router.ask("disable h1 \"new line card tonight\"");
+    says(&sidecast, "new line card tonight");
+    router.ask("enable h1");
+    arrives(&router, house, &house.vip4());
+    sidecast.signal(Signal::SIGTERM);
+    assert!(sidecast.wait(PATIENCE).success());
+    let log = router.log();
+    assert!(log.contains("sidecast is stopping"), "{log}");
+}
+
+/// RFC 8326: less attractive first, gone later.
+pub fn a_graceful_shutdown_marks_the_routes_before_they_go() {
+    let street = Street::new(1);
+    let house = street.house();
+    let router = bird(&street, "", "");
+    let draining =
+        ", drain_time: 30s, vip_config: {when_draining: {bgp_communities: [graceful-shutdown]}}";
+    let config = house
+        .config("")
+        .replace(&house.apps(""), &house.apps(draining));
+    let mut sidecast = Sidecast::start(&house.network, &config);
+    arrives(&router, house, &house.vip4());
+    sidecast.signal(Signal::SIGTERM);
+    for vip in [house.vip4(), house.vip6()] {
+        until(PATIENCE, "the router sees the community", || {
+            let route = router.route(&vip).unwrap_or_default();
+            expect(route.contains("(65535,0)"), route)
+        });
+    }
+    sidecast.must_run();
+    sidecast.signal(Signal::SIGTERM);
+    assert!(sidecast.wait(PATIENCE).success());
+    assert_eq!(router.route(&house.vip4()), None);
+}
+
+/// Two sessions to one router, each for a family and with attributes of its own.
+pub fn each_peer_has_its_own_families_and_attributes() {
+    let street = Street::new(1);
+    let house = street.house();
+    let channel = "ipv4 { import all; export none; }; ipv6 { import all; export none; };";
+    let (router4, router6) = (house.router4(), house.router6());
+    let router = Bird::start(
+        &street.router,
+        &format!(
+            "log stderr all; router id 10.255.0.1; protocol device {{ }}
+             protocol bgp four {{ local {router4} as 65000; neighbor {} as 65001; {channel} }}
+             protocol bgp six {{ local {router6} as 65000; neighbor {} as 65001; password \"six\"; {channel} }}",
+            house.host4(),
+            house.host6(),
+        ),
+    );
+    let config = format!(
+        "bgp:\n  local_as: 65001\n  peer_as: 65000\n  peers:\n    \
+         - {{peer_ip: {router4}, families: [ipv4], med: 4}}\n    \
+         - {{peer_ip: \"{router6}\", families: [ipv6], password: six, as_path_prepend: 2, local_ip: \"{}\"}}\n{}",
+        house.host6(),
+        house.apps("")
+    );
+    let _sidecast = Sidecast::start(&house.network, &config);
+    let of = |prefix: &str, protocol: &str, words: &str| {
+        until(PATIENCE, &format!("{prefix} from {protocol}"), || {
+            let route = router.route_from(prefix, protocol).unwrap_or_default();
+            expect(route.contains(words), route)
+        });
+    };
+    of(&house.vip4(), "four", "BGP.med: 4");
+    of(&house.vip6(), "six", "BGP.as_path: 65001 65001 65001");
+    assert_eq!(router.route_from(&house.vip4(), "six"), None);
+    assert_eq!(router.route_from(&house.vip6(), "four"), None);
+}
+
+/// A router that comes and goes: at the end the routes are there.
+pub fn a_storm_of_router_restarts_ends_with_the_routes() {
+    let street = Street::new(1);
+    let house = street.house();
+    let mut router = bird(&street, "", "");
+    let mut sidecast = Sidecast::start(&house.network, &house.config(", listen: \"[::]:179\""));
+    for signal in [
+        Signal::SIGKILL,
+        Signal::SIGKILL,
+        Signal::SIGKILL,
+        Signal::SIGKILL,
+    ] {
+        until(PATIENCE, "a session", || {
+            expect(router.established("h1"), router.session("h1"))
+        });
+        router.stop(signal);
+        router.start_again(&street.router);
+    }
+    arrives(&router, house, &house.vip4());
+    arrives(&router, house, &house.vip6());
+    sidecast.must_run();
+}

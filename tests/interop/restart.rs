@@ -1,0 +1,158 @@
+//! A planned restart (SIGUSR2): the router never loses a route. A stop (SIGTERM) always withdraws.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use sidecast_lab::{Frr, Sidecast, Watch, expect, until};
+
+use crate::PATIENCE;
+use crate::kinds::Speaker;
+use crate::lives::{arrives, bird};
+use crate::street::{House, Street};
+
+const RESTART: &str = ", graceful_restart: 60s";
+
+pub fn a_planned_restart_keeps_the_routes_in_bird() {
+    let street = Street::new(1);
+    let router = bird(&street, "", "");
+    restart(&street, &router, || {
+        let session = router.session("h1");
+        let up = router.established("h1");
+        expect(
+            up && !session.contains("Neighbor graceful restart active"),
+            session,
+        )
+    });
+}
+
+pub fn a_planned_restart_keeps_the_routes_in_frr() {
+    let street = Street::new(1);
+    let house = street.house();
+    let host = house.host4();
+    let router = Frr::start(
+        &street.router,
+        &format!(
+            "router bgp 65000\n bgp router-id 10.255.0.1\n no bgp ebgp-requires-policy\n \
+             neighbor {host} remote-as 65001\n neighbor {host} timers connect 1\n \
+             address-family ipv6 unicast\n  neighbor {host} activate\n exit-address-family\n"
+        ),
+    );
+    restart(&street, &router, || {
+        expect(router.established(&host), router.neighbor(&host))
+    });
+}
+
+fn restart(street: &Street, router: &impl Speaker, settled: impl Fn() -> Result<(), String>) {
+    let house = street.house();
+    let config = house.config(RESTART);
+    let vips = [house.vip4(), house.vip6()];
+    let mut sidecast = Sidecast::start(&house.network, &config);
+    vips.iter().for_each(|vip| arrives(router, house, vip));
+    let plain = |vip: &String| vip.split('/').next().unwrap_or_default().to_owned();
+    until(PATIENCE, "the kernel routes them", || {
+        let all = vips
+            .iter()
+            .all(|vip| street.router.gateway(&plain(vip)).is_some());
+        expect(all, "not yet")
+    });
+    let fib = Watch::start(&street.router);
+    let addresses = Watch::start(&house.network);
+    sidecast.signal(Signal::SIGUSR2);
+    let all_there = || {
+        for vip in &vips {
+            assert!(router.seen(house, vip).is_some(), "the router lost {vip}");
+        }
+    };
+    until(PATIENCE, "it leaves", || {
+        all_there();
+        let log = sidecast.log();
+        expect(log.contains("left quietly"), log)
+    });
+    assert!(sidecast.wait(PATIENCE).success());
+    all_there();
+    let next = Sidecast::start(&house.network, &config);
+    until(PATIENCE, "the next one takes over", || {
+        all_there();
+        let log = next.log();
+        expect(
+            log.contains("taking over") && log.matches("established").count() >= 2,
+            log,
+        )
+    });
+    until(PATIENCE, "the router has what it wants", || {
+        all_there();
+        settled()
+    });
+    for vip in &vips {
+        let vip = plain(vip);
+        assert_eq!(fib.seen(&["Deleted", &vip]), None, "the FIB lost {vip}");
+        assert_eq!(addresses.seen(&["Deleted", &vip]), None, "lo lost {vip}");
+    }
+    stops(router, house, next);
+}
+
+fn stops(router: &impl Speaker, house: &House, mut sidecast: Sidecast) {
+    sidecast.signal(Signal::SIGTERM);
+    for vip in [house.vip4(), house.vip6()] {
+        until(Duration::from_secs(2), "SIGTERM withdraws at once", || {
+            expect(router.seen(house, &vip).is_none(), "it is there")
+        });
+    }
+    assert!(sidecast.wait(PATIENCE).success());
+    let left = house.network.addresses("lo");
+    assert!(left.is_empty(), "left: {left:?}");
+}
+
+/// The service died while nobody looked: End-of-RIB after the first checks ends the route, long before
+/// the restart time does.
+pub fn what_is_dead_after_the_restart_goes_with_the_first_checks() {
+    let street = Street::new(1);
+    let house = street.house();
+    let router = bird(&street, "", "");
+    let config = |check: &str| {
+        let apps = house.apps(&format!(", monitors: [\"exec:{check}\"], interval: 200ms"));
+        house.config(RESTART).replace(&house.apps(""), &apps)
+    };
+    let mut sidecast = Sidecast::start(&house.network, &config("true"));
+    arrives(&router, house, &house.vip4());
+    sidecast.signal(Signal::SIGUSR2);
+    assert!(sidecast.wait(PATIENCE).success());
+    assert!(router.seen(house, &house.vip4()).is_some());
+    let _next = Sidecast::start(&house.network, &config("false"));
+    for vip in [house.vip4(), house.vip6()] {
+        until(PATIENCE, "the dead one's route goes", || {
+            expect(router.seen(house, &vip).is_none(), "it is there")
+        });
+    }
+}
+
+/// The translation is there without the process, and the next one takes it over.
+pub fn a_nat_table_outlives_a_planned_restart() {
+    let street = Street::new(1);
+    let house = street.house();
+    let router = bird(&street, "", "");
+    let apps = house.apps(", nats: [\"udp:53:8053\"]");
+    let config = house.config(RESTART).replace(&house.apps(""), &apps);
+    let mut sidecast = Sidecast::start(&house.network, &config);
+    arrives(&router, house, &house.vip4());
+    let rules = || house.network.run("nft", &["list", "ruleset"]);
+    assert!(rules().contains("8053"), "{}", rules());
+    sidecast.signal(Signal::SIGUSR2);
+    assert!(sidecast.wait(PATIENCE).success());
+    assert!(rules().contains("8053"), "{}", rules());
+    let mut next = Sidecast::start(&house.network, &config);
+    arrives(&router, house, &house.vip4());
+    until(
+        PATIENCE,
+        "one table is left, and it is the next one's",
+        || {
+            let rules = rules();
+            let tables = rules.matches("table ip sidecast").count();
+            let taken = next.log().contains("taking over") && router.established("h1");
+            expect(taken && tables == 1, rules)
+        },
+    );
+    next.signal(Signal::SIGTERM);
+    assert!(next.wait(PATIENCE).success());
+    assert!(!rules().contains("8053"), "{}", rules());
+}

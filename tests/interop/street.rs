@@ -1,0 +1,116 @@
+//! A router and hosts, each host on a cable of its own and with VIPs of its own.
+//!
+//! ```text
+//! router h1 ---- eth0 host 1
+//!        h2 ---- eth0 host 2   …
+//! ```
+
+use std::net::IpAddr;
+
+use sidecast_lab::{Lab, Namespace};
+
+pub struct Street {
+    pub router: Namespace,
+    pub houses: Vec<House>,
+    /// Last, so that the folder outlives what is written into it.
+    _lab: Lab,
+}
+
+pub struct House {
+    pub network: Namespace,
+    pub number: usize,
+}
+
+impl Street {
+    pub fn new(houses: usize) -> Self {
+        let street = Self::unnumbered(houses);
+        for house in &street.houses {
+            let device = house.device();
+            let network = &house.network;
+            network.ip(&format!("addr add {}/24 dev eth0", house.host4()));
+            network.ip(&format!("addr add {}/64 dev eth0", house.host6()));
+            let router = &street.router;
+            router.ip(&format!("addr add {}/24 dev {device}", house.router4()));
+            router.ip(&format!("addr add {}/64 dev {device}", house.router6()));
+        }
+        street
+    }
+
+    /// Cables with nothing but link-local addresses on them.
+    pub fn unnumbered(houses: usize) -> Self {
+        let lab = Lab::new();
+        let router = lab.namespace("router");
+        router.forward();
+        let house = |number| {
+            let network = lab.namespace(&format!("host{number}"));
+            let house = House { network, number };
+            let device = house.device();
+            lab.cable((&house.network, "eth0", &[]), (&router, &device, &[]));
+            house
+        };
+        let houses = (1..=houses).map(house).collect();
+        Self {
+            router,
+            houses,
+            _lab: lab,
+        }
+    }
+
+    /// The only one.
+    pub fn house(&self) -> &House {
+        &self.houses[0]
+    }
+}
+
+impl House {
+    /// The router's interface towards it.
+    pub fn device(&self) -> String {
+        format!("h{}", self.number)
+    }
+
+    pub fn router4(&self) -> String {
+        format!("10.0.{}.1", self.number)
+    }
+
+    pub fn host4(&self) -> String {
+        format!("10.0.{}.2", self.number)
+    }
+
+    pub fn router6(&self) -> String {
+        format!("2001:db8:{}::1", self.number)
+    }
+
+    pub fn host6(&self) -> String {
+        format!("2001:db8:{}::2", self.number)
+    }
+
+    pub fn vip4(&self) -> String {
+        format!("192.0.2.{}/32", self.number)
+    }
+
+    pub fn vip6(&self) -> String {
+        format!("2001:db8:53::{}/128", self.number)
+    }
+
+    /// `apps:` with both VIPs, and nothing that could fail.
+    pub fn apps(&self, options: &str) -> String {
+        let (vip4, vip6) = (self.vip4(), self.vip6());
+        format!("apps: [{{name: dns, vips: [{vip4}, \"{vip6}\"]{options}}}]\n")
+    }
+
+    /// A sidecast with one eBGP session over IPv4; `options` are further keys of the peer.
+    pub fn config(&self, options: &str) -> String {
+        format!(
+            "bgp: {{local_as: 65001, peer_as: 65000, peer_ip: {}{options}}}\n{}",
+            self.router4(),
+            self.apps("")
+        )
+    }
+
+    /// The link-local address of an interface.
+    pub fn link_local(network: &Namespace, device: &str) -> Option<IpAddr> {
+        let links = network.ip_json(&format!("-6 addr show dev {device} scope link"));
+        let info = links[0]["addr_info"].as_array()?.first()?.clone();
+        info["local"].as_str()?.parse().ok()
+    }
+}

@@ -159,6 +159,8 @@ impl Core {
         match event {
             Event::Checked { monitor, outcome, took } => {
                 self.registry.answer(now, monitor, outcome, took);
+                // The last answer of the first round counts also where it changes nothing.
+                self.dirty |= self.first_round_by.is_some();
             }
             Event::SocketDestroyed { protocol, port } => self.registry.recheck(now, |spec| {
                 matches!(spec, MonitorSpec::Port { protocol: p, port: n, .. } if (*p, *n) == (protocol, port))

@@ -27,7 +27,7 @@ impl Core {
             let plan = self.kernel.plan(now, &desired);
             // The first set, even an empty one, must be said: End-of-RIB waits for it.
             let news = plan.routes.is_some() || !self.peers.is_advertising();
-            if !self.waits_for_first_round() && news {
+            if !self.waits_for_first_round(&desired) && news {
                 self.peers
                     .advertise(now, self.kernel.applied().routes.clone());
             }
@@ -40,8 +40,13 @@ impl Core {
         self.ask_acknowledgement(now);
     }
 
-    fn waits_for_first_round(&mut self) -> bool {
-        if self.first_round_by.is_some() && self.registry.is_known() {
+    /// Peers that kept a predecessor's routes drop what End-of-RIB does not leave: it waits for the
+    /// checks, and for the addresses of what they found healthy.
+    fn waits_for_first_round(&mut self, desired: &Desired) -> bool {
+        if self.first_round_by.is_some()
+            && self.registry.is_known()
+            && self.kernel.applied().routes == desired.routes
+        {
             self.first_round_by = None;
         }
         self.first_round_by.is_some()

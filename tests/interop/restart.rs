@@ -11,6 +11,8 @@ use crate::lives::{arrives, bird};
 use crate::street::{House, Street};
 
 const RESTART: &str = ", graceful_restart: 60s";
+/// Less than what End-of-RIB waits for a check without an answer.
+const SOON: Duration = Duration::from_secs(4);
 
 pub fn a_planned_restart_keeps_the_routes_in_bird() {
     let street = Street::new(1);
@@ -44,7 +46,9 @@ pub fn a_planned_restart_keeps_the_routes_in_frr() {
 
 fn restart(street: &Street, router: &impl Speaker, settled: impl Fn() -> Result<(), String>) {
     let house = street.house();
-    let config = house.config(RESTART);
+    // The session is up before the check has passed: nothing may be said until then.
+    let apps = house.apps(", monitors: [\"exec:sleep 0.5\"]");
+    let config = house.config(RESTART).replace(&house.apps(""), &apps);
     let vips = [house.vip4(), house.vip6()];
     let mut sidecast = Sidecast::start(&house.network, &config);
     vips.iter().for_each(|vip| arrives(router, house, vip));
@@ -73,9 +77,11 @@ fn restart(street: &Street, router: &impl Speaker, settled: impl Fn() -> Result<
     let next = Sidecast::start(&house.network, &config);
     until(PATIENCE, "the next one takes over", || {
         all_there();
+        // One file for both.
         let log = next.log();
+        let up = log.matches("pending -> up").count() >= 2;
         expect(
-            log.contains("taking over") && log.matches("established").count() >= 2,
+            up && log.contains("taking over") && log.matches("established").count() >= 2,
             log,
         )
     });
@@ -120,7 +126,7 @@ pub fn what_is_dead_after_the_restart_goes_with_the_first_checks() {
     assert!(router.seen(house, &house.vip4()).is_some());
     let _next = Sidecast::start(&house.network, &config("false"));
     for vip in [house.vip4(), house.vip6()] {
-        until(PATIENCE, "the dead one's route goes", || {
+        until(SOON, "the dead one's route goes", || {
             expect(router.seen(house, &vip).is_none(), "it is there")
         });
     }

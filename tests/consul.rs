@@ -7,6 +7,7 @@ use std::net::{IpAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use sidecast_lab::{
     Bird, Change, Consul, Namespace, Routes, Service, Sidecast, Site, Transport, expect, until,
@@ -17,7 +18,11 @@ sidecast_lab::tests! {
         tags_and_checks_decide_what_is_announced,
         a_dead_agent_takes_nothing_with_it,
         a_standby_takes_over_in_place,
-        what_cannot_be_announced_says_why;
+        what_cannot_be_announced_says_why,
+        tokens_let_in_or_are_said_to_be_wrong,
+        tls_with_a_private_ca_and_a_client_certificate,
+        other_ways_to_consul,
+        changes_arrive_at_once_also_among_300_services;
     needs ["bird", "birdc", "ip"]:
         odd_answers_change_nothing,
         grace_ends_and_consul_brings_it_back;
@@ -352,6 +357,252 @@ fn what_cannot_be_announced_says_why() {
     town.state(&sidecast, "both", "drained");
 }
 
+/// A token that may not, one that may, and one that is taken away.
+fn tokens_let_in_or_are_said_to_be_wrong() {
+    const MASTER: &str = "11111111-2222-3333-4444-555555555555";
+    let acl = json!({"acl": {
+        "enabled": true, "default_policy": "deny", "enable_token_persistence": false,
+        "tokens": {"master": MASTER, "agent": MASTER},
+    }});
+    let town = Town::new(&acl);
+    let web = [
+        "enable_gocast",
+        "gocast_vip=192.0.2.1/32",
+        "gocast_monitor=consul",
+    ];
+    town.consul()
+        .register(town.host(), "web", "web-1", &web, "passing");
+    let rules = "node_prefix \"\" { policy = \"read\" } service_prefix \"\" { policy = \"read\" }";
+    let put = |path: &str, body: Value| town.consul().put(town.host(), path, &body);
+    put("/v1/acl/policy", json!({"Name": "reader", "Rules": rules}));
+    let token = put("/v1/acl/token", json!({"Policies": [{"Name": "reader"}]})).json();
+    let (secret, accessor) = (&token["SecretID"], &token["AccessorID"]);
+    let secret = secret.as_str().expect("a token");
+    let file = town.host().dir().join("token");
+    std::fs::write(&file, format!("{secret}\n")).expect("a file");
+    let file = format!("consul_token_file: {}", file.display());
+    for (agent, why) in [
+        (
+            "consul_token: 99999999-2222-3333-4444-555555555555",
+            "the ACLs do not allow it",
+        ),
+        ("", "the token may not see"),
+    ] {
+        let sidecast = town.sidecast(agent);
+        until(SOON, why, || {
+            expect(sidecast.log().contains(why), sidecast.log())
+        });
+        town.metric(&sidecast, "sidecast_consul_up 0");
+        assert!(!sidecast.log().contains("99999999"), "a token in the log");
+    }
+    assert!(!town.is_routed("192.0.2.1"));
+    let sidecast = town.sidecast(&file);
+    town.routed("192.0.2.1");
+    town.metric(&sidecast, "sidecast_consul_up 1");
+    let routes = Routes::listen(&town.site.router);
+    let path = format!("/v1/acl/token/{}", accessor.as_str().expect("its name"));
+    let reply = town
+        .consul()
+        .ask(town.host(), "DELETE", &path, "")
+        .expect("Consul answers");
+    assert_eq!(reply.status, 200, "{}", reply.body);
+    town.consul().deregister(town.host(), "web-1");
+    town.metric(&sidecast, "sidecast_consul_up 0");
+    assert_eq!(routes.seen(addr("192.0.2.1")), [], "nothing was seen to go");
+}
+
+/// A private CA and a client certificate; without them nothing is asked.
+fn tls_with_a_private_ca_and_a_client_certificate() {
+    let site = Site::new();
+    let host = &site.a.network;
+    for args in [
+        "tls ca create",
+        "tls cert create -server",
+        "tls cert create -client",
+    ] {
+        Consul::run(host, args);
+    }
+    let file = |name: &str| host.dir().join(name).display().to_string();
+    let (ca, cert) = (file("consul-agent-ca.pem"), file("dc1-server-consul-0.pem"));
+    let tls = json!({
+        "ca_file": ca, "cert_file": cert, "key_file": file("dc1-server-consul-0-key.pem"),
+        "verify_incoming_https": true, "ports": {"dns": -1, "https": 8501},
+    });
+    let town = Town::on(site, Some(&tls));
+    let web = [
+        "enable_gocast",
+        "gocast_vip=192.0.2.1/32",
+        "gocast_monitor=consul",
+    ];
+    town.consul()
+        .register(town.host(), "web", "web-1", &web, "passing");
+    let file = |name: &str| town.host().dir().join(name).display().to_string();
+    let address = "consul_addr: https://127.0.0.1:8501/v1";
+    let trusting = format!("{address}\nconsul_ca_file: {ca}");
+    for agent in [address, trusting.as_str()] {
+        let sidecast = town.sidecast(agent);
+        until(SOON, "it is said", || {
+            let log = sidecast.log();
+            expect(log.contains("Consul does not say"), log)
+        });
+    }
+    let sidecast = town.sidecast(&format!(
+        "{trusting}\nconsul_cert_file: {}\nconsul_key_file: {}",
+        file("dc1-client-consul-0.pem"),
+        file("dc1-client-consul-0-key.pem"),
+    ));
+    town.routed("192.0.2.1");
+    town.check("fail", "web-1");
+    town.unrouted("192.0.2.1");
+    town.metric(&sidecast, "sidecast_consul_up 1");
+    let begun = Instant::now();
+    sidecast.signal(Signal::SIGTERM);
+    let mut sidecast = sidecast;
+    let status = sidecast.wait(SOON);
+    assert!(status.success(), "{status}");
+    // Long polls are under way on threads: they are not waited for.
+    assert!(
+        begun.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+/// By a unix socket, where the agent says its node's name; from another host, by the cluster's view.
+fn other_ways_to_consul() {
+    let site = Site::new();
+    let socket = site
+        .a
+        .network
+        .dir()
+        .join("consul.sock")
+        .display()
+        .to_string();
+    let remote = site.a.addresses.host4;
+    let consul = json!({"addresses": {"http": format!("127.0.0.1 {remote} unix://{socket}")}});
+    let town = Town::on(site, Some(&consul));
+    let web = [
+        "enable_sidecast",
+        "sidecast_vip=192.0.2.1/32",
+        "sidecast_monitor=consul",
+    ];
+    town.consul()
+        .register(town.host(), "web", "web-1", &web, "passing");
+    for (address, node) in [
+        (format!("consul_addr: unix://{socket}"), None),
+        (
+            format!("consul_addr: http://{remote}:8500"),
+            Some(Consul::NODE),
+        ),
+    ] {
+        let env: Vec<(&str, &str)> = node.into_iter().map(|node| ("CONSUL_NODE", node)).collect();
+        let stale = [&env[..], &[("CONSUL_STALE", "true")]].concat();
+        let sidecast = town.launch(&town.config(&address), &stale);
+        town.routed("192.0.2.1");
+        town.check("fail", "web-1");
+        town.unrouted("192.0.2.1");
+        town.check("pass", "web-1");
+        town.routed("192.0.2.1");
+        let put = |on: bool| {
+            let path = format!("/v1/agent/maintenance?enable={on}");
+            town.consul().put(town.host(), &path, &Value::Null);
+        };
+        put(true);
+        town.unrouted("192.0.2.1");
+        put(false);
+        town.routed("192.0.2.1");
+        drop(sidecast);
+        town.unrouted("192.0.2.1");
+    }
+    // Nobody else's agent is asked for a name that would not be this node's.
+    let sidecast = town.launch(
+        &town.config(&format!("consul_addr: http://{remote}:8500")),
+        &[],
+    );
+    until(SOON, "it is an error", || {
+        let log = sidecast.log();
+        expect(
+            log.contains("ERROR agent.consul_addr: CONSUL_NODE is not set"),
+            log,
+        )
+    });
+}
+
+/// From Consul's change to the router's kernel, with one service and with 300.
+fn changes_arrive_at_once_also_among_300_services() {
+    let town = Town::new(&json!({}));
+    let sidecast = town.sidecast("");
+    let tags = |vip: &str| {
+        [
+            "enable_gocast".to_owned(),
+            format!("gocast_vip={vip}/32"),
+            "gocast_monitor=consul".to_owned(),
+        ]
+    };
+    let register = |id: &str, vip: &str| {
+        let tags = tags(vip);
+        let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
+        town.consul()
+            .register(town.host(), id, id, &tags, "passing");
+    };
+    let measure = |what: &str| {
+        let routes = Routes::listen(&town.site.router);
+        let mut times: [Vec<Duration>; 4] = Default::default();
+        for _ in 0..10 {
+            let steps: [(&dyn Fn(), Change); 4] = [
+                (&|| register("timed", "192.0.2.1"), Change::Added),
+                (&|| town.check("fail", "timed"), Change::Removed),
+                (&|| town.check("pass", "timed"), Change::Added),
+                (
+                    &|| town.consul().deregister(town.host(), "timed"),
+                    Change::Removed,
+                ),
+            ];
+            for ((act, change), times) in steps.into_iter().zip(&mut times) {
+                let begun = Instant::now();
+                act();
+                let at = routes.wait(change, addr("192.0.2.1"), SOON);
+                times.push(at.saturating_duration_since(begun));
+            }
+        }
+        let medians = times.map(|mut times| {
+            times.sort();
+            times[times.len() / 2]
+        });
+        let [register, fail, pass, deregister] = medians;
+        println!(
+            "{what}: medians from Consul's change to the router's FIB: register {register:.1?}, \
+             critical {fail:.1?}, passing {pass:.1?}, deregister {deregister:.1?}"
+        );
+        let slowest = medians.into_iter().max().unwrap_or_default();
+        assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+    };
+    measure("one service");
+    let begun = Instant::now();
+    for number in 0..300 {
+        register(
+            &format!("s{number}"),
+            &format!("198.51.{}.{}", 100 + number / 250, 1 + number % 250),
+        );
+    }
+    let registered = begun.elapsed();
+    until(Duration::from_secs(60), "all are announced", || {
+        let count = town.router.ask("show route count");
+        expect(
+            count.contains("300 of 300 routes for 300 networks in table master4")
+                || count.contains(" for 303 networks in table master4"),
+            count,
+        )
+    });
+    println!(
+        "300 services: registered in {registered:.1?}, all routed after {:.1?}",
+        begun.elapsed()
+    );
+    measure("300 services");
+    let apps = sidecast.get(town.host(), "/apps").json();
+    assert_eq!(apps.as_array().map(Vec::len), Some(300), "one for each");
+}
+
 /// A site with a router, a host with Consul on it, and what is asked of both.
 struct Town {
     consul: Option<Consul>,
@@ -362,9 +613,13 @@ struct Town {
 impl Town {
     #[track_caller]
     fn new(consul: &Value) -> Self {
-        let site = Site::new();
+        Self::on(Site::new(), Some(consul))
+    }
+
+    #[track_caller]
+    fn on(site: Site, consul: Option<&Value>) -> Self {
         let router = Bird::router(&site.router, &[site.a.session("a")]);
-        let consul = Some(Consul::start(&site.a.network, consul));
+        let consul = consul.map(|more| Consul::start(&site.a.network, more));
         Self {
             consul,
             router,
@@ -374,13 +629,7 @@ impl Town {
 
     #[track_caller]
     fn without_consul() -> Self {
-        let site = Site::new();
-        let router = Bird::router(&site.router, &[site.a.session("a")]);
-        Self {
-            consul: None,
-            router,
-            site,
-        }
+        Self::on(Site::new(), None)
     }
 
     #[track_caller]

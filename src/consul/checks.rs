@@ -111,6 +111,8 @@ fn check(value: &Value) -> Option<Check> {
 pub enum Verdict {
     Pass,
     Fail(String),
+    /// The service has none of its own, which counts as failing.
+    NoCheck,
     /// They do not say.
     Unknown(&'static str),
 }
@@ -155,7 +157,7 @@ pub fn judge<'c>(
     match (own, not_run) {
         (_, true) => Verdict::Unknown("Consul's agent has not run all checks yet"),
         (true, _) if complete || node => Verdict::Pass,
-        (false, _) if complete => Verdict::Fail("Consul has no check for the service".to_owned()),
+        (false, _) if complete => Verdict::NoCheck,
         _ => Verdict::Unknown("Consul's token may not see all checks"),
     }
 }
@@ -300,10 +302,7 @@ mod tests {
         ));
         assert!(matches!(of(&[("w1", Warning)]), Verdict::Fail(_)));
         assert_eq!(verdict(&[("w1", Warning)], true, true), Verdict::Pass);
-        assert!(matches!(
-            of(&[("", Passing), ("w2", Passing)]),
-            Verdict::Fail(_)
-        ));
+        assert_eq!(of(&[("", Passing), ("w2", Passing)]), Verdict::NoCheck);
         assert!(matches!(
             of(&[("w1", NotRun), ("", Passing)]),
             Verdict::Unknown(_)

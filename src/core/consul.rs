@@ -2,7 +2,7 @@
 //! nothing, what is known stays: for ever, or for `consul_grace`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
 
@@ -34,6 +34,8 @@ pub enum Report {
 pub(super) struct Discovery {
     /// Those that ask for an announcement, by their ids.
     services: BTreeMap<String, Service>,
+    /// When those were first seen that are new: their checks may be on the way still.
+    new: BTreeMap<String, Instant>,
     /// The services were heard of from Consul itself, not only from the state file.
     confirmed: bool,
     /// Which instance goes by the service's own name.
@@ -113,6 +115,14 @@ impl Core {
             new.extend(hidden.map(|(id, service)| (id.clone(), service.clone())));
         }
         let news = self.discovery.services != new || !self.discovery.confirmed;
+        let known = &self.discovery.services;
+        let first = new.keys().filter(|id| !known.contains_key(*id));
+        let first: Vec<String> = first.cloned().collect();
+        let recent = |at: &Instant| *at + ON_THE_WAY > now;
+        self.discovery.new.retain(|_, at| recent(at));
+        self.discovery
+            .new
+            .extend(first.into_iter().map(|id| (id, now)));
         self.discovery.services = new;
         self.discovery.confirmed = true;
         if news {
@@ -154,13 +164,13 @@ impl Core {
     }
 
     /// What Consul's checks say of an app.
-    pub(super) fn ask_consul(&self, _now: Instant, name: &AppName) -> Outcome {
+    pub(super) fn ask_consul(&self, now: Instant, name: &AppName) -> Outcome {
         let (Some(settings), Some(app)) =
             (&self.config.agent.consul, self.registry.definition(name))
         else {
             return Outcome::unavailable("Consul is not configured");
         };
-        self.discovery.outcome(app, settings)
+        self.discovery.outcome(now, app, settings)
     }
 
     /// When `consul_grace` is over for what has not been heard of since.
@@ -320,7 +330,7 @@ impl Discovery {
         names
     }
 
-    fn outcome(&self, app: &App, settings: &Consul) -> Outcome {
+    fn outcome(&self, now: Instant, app: &App, settings: &Consul) -> Outcome {
         if self.expired {
             return Outcome::fail(AWAY);
         }
@@ -355,7 +365,12 @@ impl Discovery {
             ),
             (None, None) => return self.unheard(app),
         };
+        let seen = app.instance_id.as_ref().and_then(|id| self.new.get(id));
         match verdict {
+            Verdict::NoCheck if seen.is_some_and(|at| now < *at + ON_THE_WAY) => {
+                Outcome::unavailable("Consul has not said its checks yet")
+            }
+            Verdict::NoCheck => Outcome::fail("Consul has no check for the service"),
             Verdict::Pass => Outcome::pass(),
             Verdict::Fail(why) => Outcome::Fail(why),
             Verdict::Unknown(why) => Outcome::unavailable(why),
@@ -400,8 +415,8 @@ fn nothing(name: AppName, id: &str) -> App {
         attributes: Attributes::default(),
         when_down: Reaction::Withdraw,
         when_draining: Reaction::Withdraw,
-        start_delay: std::time::Duration::ZERO,
-        drain_time: std::time::Duration::ZERO,
+        start_delay: Duration::ZERO,
+        drain_time: Duration::ZERO,
         damping: None,
         maintenance_file: None,
         vip_presence: VipPresence::Healthy,
@@ -409,6 +424,8 @@ fn nothing(name: AppName, id: &str) -> App {
     }
 }
 
+/// How much later a service's checks may come than the service.
+const ON_THE_WAY: Duration = Duration::from_secs(2);
 const AWAY: &str = "Consul has been away for longer than agent.consul_grace";
 const PARTIAL: &str = "the token may not see all of it (node:read, service:read); what is missing is believed to be there";
 /// The cluster's own check of a node.

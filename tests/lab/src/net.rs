@@ -102,7 +102,8 @@ impl Namespace {
         &self.name
     }
 
-    pub(crate) fn dir(&self) -> &Path {
+    /// The test's folder.
+    pub fn dir(&self) -> &Path {
         &self.dir
     }
 

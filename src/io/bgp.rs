@@ -215,13 +215,19 @@ async fn carry<T>(
 
 async fn read<T>(
     conn: ConnId,
-    mut stream: &Async<TcpStream>,
+    stream: &Async<TcpStream>,
     events: &Sender<T>,
     wrap: &impl Fn(Event) -> T,
 ) -> String {
     let mut buffer = vec![0; READ_BUFFER];
     loop {
-        match stream.read(&mut buffer).await {
+        // Waiting before reading, not after it was in vain: most reads bring one keepalive.
+        if let Err(error) = stream.readable().await {
+            return error.to_string();
+        }
+        let mut socket = stream.get_ref();
+        match io::Read::read(&mut socket, &mut buffer) {
+            Err(error) if is_nothing(&error) => {}
             Ok(0) => return "closed by the peer".to_owned(),
             Ok(n) => {
                 let bytes = buffer.iter().take(n).copied().collect();
@@ -236,6 +242,13 @@ async fn read<T>(
             Err(error) => return error.to_string(),
         }
     }
+}
+
+fn is_nothing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
 }
 
 /// Ends with a reason when writing fails, with none when told to close.

@@ -43,6 +43,25 @@ pub fn dump(
     })
 }
 
+/// Asks for the TCP listeners of both families on `ports` with one request: the older form
+/// (`TCPDIAG_GETSOCK`, `struct inet_diag_req`), whose dump the kernel does not limit to a family.
+///
+/// ```text
+/// 0 family  1 src_len  2 dst_len  3 ext  4 inet_diag_sockid  52 states  56 dbs
+/// ```
+pub fn dump_tcp_listeners(ports: &BTreeSet<u16>) -> Result<Request, NetlinkError> {
+    let ranges = ranges(ports);
+    Request::new("list the TCP listeners", TCPDIAG_GETSOCK, NLM_F_DUMP, |w| {
+        w.raw(&[AF_INET, 0, 0, 0]);
+        w.raw(&[0; SOCKID]);
+        w.raw(&(1u32 << TCP_LISTEN).to_ne_bytes());
+        w.raw(&[0; 4]);
+        if !ranges.is_empty() && ranges.len() <= MAX_RANGES {
+            w.bytes(INET_DIAG_REQ_BYTECODE, &port_bytecode(&ranges));
+        }
+    })
+}
+
 /// A socket, in the answer to [`dump`] or in a notification of its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Socket {
@@ -220,6 +239,7 @@ pub const TCP_LISTEN: u8 = 10;
 pub const DESTROY_GROUPS: [u32; 4] = [1, 2, 3, 4];
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const TCPDIAG_GETSOCK: u16 = 18;
 const SOCKID: usize = 48;
 const INET_DIAG_REQ_BYTECODE: u16 = 1;
 const INET_DIAG_PROTOCOL: u16 = 10;
@@ -302,6 +322,22 @@ mod tests {
             let request = dump(family, protocol, states, &ports).unwrap();
             assert_eq!(vec![request.encode(SS_SEQ)], sent, "{ports:?}");
         }
+    }
+
+    /// By hand from `linux/inet_diag.h`: no tool of today sends it.
+    #[test]
+    fn the_older_request_has_the_states_behind_the_socket() {
+        let request = dump_tcp_listeners(&[80].into()).unwrap().encode(7);
+        let (header, body) = request.split_at(16);
+        assert_eq!(header[..4], (16 + 60 + 4 + 16u32).to_ne_bytes());
+        assert_eq!(header[4..6], 18u16.to_ne_bytes());
+        assert_eq!(body[..4], [AF_INET, 0, 0, 0]);
+        assert_eq!(body[52..60], [0, 4, 0, 0, 0, 0, 0, 0]);
+        let newer = dump(Family::Ipv4, IPPROTO_TCP, 1 << TCP_LISTEN, &[80].into());
+        assert!(
+            newer.unwrap().encode(7).ends_with(&body[60..]),
+            "the filter"
+        );
     }
 
     #[test]

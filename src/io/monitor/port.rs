@@ -1,4 +1,5 @@
-//! `port:` — which ports have a listener, by one sock_diag look-up for each protocol and family.
+//! `port:` — which ports have a listener, by one sock_diag look-up for all TCP ports, and one for each
+//! family's UDP ports.
 //!
 //! A look-up costs tens of microseconds and the kernel answers it at once, so it is made without
 //! waiting. Where the kernel has no sock_diag, binding is tried instead, which knows less: it cannot
@@ -133,9 +134,14 @@ impl Ports {
         };
         let mut sockets = Vec::new();
         let mut split = false;
-        for family in Family::ALL {
-            let request = sock_diag::dump(family, protocol.number(), 1 << state, ports)
-                .map_err(|_| Errno::EMSGSIZE)?;
+        let requests = match protocol {
+            Protocol::Tcp => vec![sock_diag::dump_tcp_listeners(ports)],
+            Protocol::Udp => Family::ALL
+                .map(|family| sock_diag::dump(family, protocol.number(), 1 << state, ports))
+                .into(),
+        };
+        for request in requests {
+            let request = request.map_err(|_| Errno::EMSGSIZE)?;
             split |= self.ask(&request, &mut sockets)? > 1;
         }
         sockets.retain(|s| s.state == state && ports.contains(&s.source_port));

@@ -277,6 +277,9 @@ mod tests {
     fn removing_is_what_ip_sends_and_the_kernel_refuses_in_words() {
         let ours = remove(1, "192.0.2.53/32".parse().unwrap()).unwrap();
         same(&ours, &golden("ip-addr-del4").requests()[0], 8, &[]);
+        let ours = remove(1, "2001:db8::53/128".parse().unwrap()).unwrap();
+        let golden6 = golden("ip-addr-del6");
+        same(&ours, golden6.requests().last().unwrap(), 8, &[]);
         let absent = golden("ip-addr-del-absent");
         let answer = absent.answers()[0].answer();
         let message = Some("ipv4: Address not found".to_owned());
@@ -287,6 +290,9 @@ mod tests {
     #[test]
     fn the_kernels_list_is_read() {
         let golden = golden("ip-addr-show");
+        let requests = golden.requests();
+        let tool = requests.iter().find(|m| m.kind == RTM_GETADDR).unwrap();
+        same(&dump().unwrap(), tool, 8, &[]);
         let addresses: Vec<Address> = golden
             .answers()
             .iter()

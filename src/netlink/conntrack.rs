@@ -193,7 +193,7 @@ const F_PROTO_DST_PORT: u32 = 1 << 5;
 
 #[cfg(test)]
 mod tests {
-    use super::super::golden::{attrs, golden, message, truncations};
+    use super::super::golden::{attrs, golden, message, same, truncations};
     use super::super::nftables::{IPPROTO_TCP, IPPROTO_UDP};
     use super::*;
 
@@ -228,6 +228,43 @@ mod tests {
         let (ours, theirs) = (attrs(ours.payload, 4), attrs(tool.payload, 4));
         assert_eq!(ours[&CTA_TUPLE_ORIG], theirs[&CTA_TUPLE_ORIG]);
         assert_eq!(ours.len(), 1);
+    }
+
+    #[test]
+    fn asking_for_all_is_what_conntrack_asks() {
+        let golden = golden("conntrack-list");
+        same(
+            &dump(Family::Ipv4, None).unwrap(),
+            &golden.requests()[0],
+            4,
+            &[],
+        );
+    }
+
+    /// No tool here writes a filter: `ctnetlink_alloc_filter` and `nf_internals.h` of Linux say what it
+    /// is, and tests/kernel.rs asks a real one.
+    #[test]
+    fn a_filter_is_a_tuple_in_part_and_which_parts_count() {
+        let rule = NatRule {
+            vip: "192.0.2.53/32".parse().unwrap(),
+            protocol: IPPROTO_UDP,
+            listen: 53,
+            target: "10.0.0.2".parse().unwrap(),
+            destination: 8053,
+            counter: "dns_udp_53".to_owned(),
+        };
+        let bytes = dump(Family::Ipv4, Some(&rule)).unwrap().encode(1);
+        let ours = attrs(message(&bytes).payload, 4);
+        let flags = [8, 0, 1, 0, 0x2a, 0, 0, 0];
+        assert_eq!(ours[&CTA_FILTER], flags);
+        // Protocol and port in network order, behind the address.
+        let tuple = [
+            &[12, 0, 1, 0x80, 8, 0, 2, 0, 192, 0, 2, 53][..],
+            &[
+                20, 0, 2, 0x80, 5, 0, 1, 0, 17, 0, 0, 0, 6, 0, 3, 0, 0, 53, 0, 0,
+            ],
+        ];
+        assert_eq!(ours[&CTA_TUPLE_ORIG], tuple.concat());
     }
 
     #[test]

@@ -87,7 +87,7 @@ const IFF_LOWER_UP: u32 = 0x1_0000;
 
 #[cfg(test)]
 mod tests {
-    use super::super::golden::{golden, same, truncations};
+    use super::super::golden::{attrs, golden, message, same, truncations};
     use super::*;
 
     #[test]
@@ -99,6 +99,19 @@ mod tests {
         let mut ours = set_up(1).unwrap();
         ours.flags = tool.flags;
         same(&ours, tool, 16, &[]);
+        let listing = super::super::golden::golden("ip-link-show");
+        let asking = super::super::golden::golden("ip-link-show-dev");
+        for (ours, tool) in [
+            (dump(), listing.requests()[1]),
+            (by_name("lo"), asking.requests()[1]),
+        ] {
+            let bytes = ours.unwrap().encode(1);
+            let ours = message(&bytes);
+            assert_eq!((ours.kind, ours.flags), (tool.kind, tool.flags));
+            // `ip` wants other parts of the answer than we do (IFLA_EXT_MASK).
+            let names = [ours, tool].map(|m| attrs(m.payload, 16).remove(&IFLA_IFNAME));
+            assert_eq!(names[0], names[1]);
+        }
     }
 
     #[test]

@@ -78,12 +78,17 @@ const NUD_FAILED: u16 = 0x20;
 
 #[cfg(test)]
 mod tests {
-    use super::super::golden::{golden, truncations};
+    use super::super::golden::{golden, message, truncations};
     use super::*;
 
     #[test]
     fn the_kernels_list_is_read() {
         let golden = golden("ip-neigh-show");
+        let tool = golden.requests()[0];
+        let bytes = dump().unwrap().encode(1);
+        let ours = message(&bytes);
+        assert_eq!((ours.kind, ours.flags), (tool.kind, tool.flags));
+        assert_eq!(ours.payload, tool.payload);
         let answers = golden.answers();
         let neighbours: Vec<Neighbour> = answers
             .iter()

@@ -280,7 +280,7 @@ const USER_HZ: u32 = 100;
 
 #[cfg(test)]
 mod tests {
-    use super::super::golden::{Golden, golden, same, truncations};
+    use super::super::golden::{Golden, golden, message, same, truncations};
     use super::*;
 
     fn routes(golden: &Golden) -> Vec<Route> {
@@ -320,12 +320,46 @@ mod tests {
         };
         let add = golden("ip-route-local6");
         same(&route.add().unwrap(), &add.requests()[0], 12, &[]);
+        let renewed = LocalRoute {
+            lifetime: Some(Duration::from_secs(180)),
+            ..route.clone()
+        };
+        let replace = golden("ip-route-replace6");
+        let requests = replace.requests();
+        same(
+            &renewed.replace().unwrap(),
+            requests.last().unwrap(),
+            12,
+            &[],
+        );
         let without = LocalRoute {
             lifetime: None,
             ..route
         };
         let del = golden("ip-route-del6");
         same(&without.remove().unwrap(), &del.requests()[0], 12, &[]);
+    }
+
+    #[test]
+    fn asking_for_all_is_what_ip_asks() {
+        for (name, family) in [
+            ("ip-route-show4", Family::Ipv4),
+            ("ip-route-show6", Family::Ipv6),
+        ] {
+            let golden = golden(name);
+            let mut tool = golden.requests()[0].payload.to_vec();
+            // Of IPv4 `ip` asks with the rest, for any family.
+            if family == Family::Ipv4 {
+                tool[0] = AF_INET;
+            }
+            let bytes = dump(family).unwrap().encode(1);
+            let ours = message(&bytes);
+            assert_eq!(
+                (ours.kind, ours.flags),
+                (RTM_GETROUTE, golden.requests()[0].flags)
+            );
+            assert_eq!(ours.payload, tool);
+        }
     }
 
     #[test]

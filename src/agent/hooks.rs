@@ -16,22 +16,37 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 pub struct Hooks {
+    executor: Executor,
+    reaper: Reaper,
+    command: Vec<String>,
+    /// `None`: there is no program to tell.
     queue: Option<Sender<String>>,
-    _task: Option<smol::Task<()>>,
 }
 
 impl Hooks {
-    pub fn new(executor: &Executor, reaper: Reaper, command: Vec<String>) -> Self {
-        let (queue, task) = if command.is_empty() {
-            (None, None)
-        } else {
-            let (sender, receiver) = channel::bounded(QUEUE);
-            (
-                Some(sender),
-                Some(executor.spawn(run(reaper, command, receiver))),
-            )
+    pub fn new(executor: &Executor, reaper: Reaper, command: &[String]) -> Self {
+        let mut hooks = Self {
+            executor: executor.clone(),
+            reaper,
+            command: Vec::new(),
+            queue: None,
         };
-        Self { queue, _task: task }
+        hooks.follow(command);
+        hooks
+    }
+
+    /// Tells this program from now on. What waits for the one before it is still told to that.
+    pub fn follow(&mut self, command: &[String]) {
+        if self.command == command {
+            return;
+        }
+        self.command = command.to_vec();
+        self.queue = (!command.is_empty()).then(|| {
+            let (sender, receiver) = channel::bounded(QUEUE);
+            let running = run(self.reaper.clone(), self.command.clone(), receiver);
+            self.executor.spawn(running).detach();
+            sender
+        });
     }
 
     pub fn changed(&self, transition: &Transition) {

@@ -98,6 +98,7 @@ struct Agent {
     watchdog: Option<Watchdog>,
     ready: Readiness,
     reload: Reload,
+    dry_run: bool,
     exit: Option<u8>,
     counting: Counting,
     /// Checks were begun since the loop last slept.
@@ -143,13 +144,7 @@ impl Agent {
         let mut config = start.config;
         if start.dry_run {
             log::info!("dry run: no BGP session, no change in the kernel");
-            // Passive, without anybody who listens: the rest of the core runs as ever.
-            config
-                .bgp
-                .peers
-                .iter_mut()
-                .for_each(|peer| (peer.passive, peer.bfd) = (true, None));
-            config.bgp.listen = None;
+            silence(&mut config);
         }
         let limits = http::Limits {
             connections: config.agent.max_connections,
@@ -163,7 +158,7 @@ impl Agent {
             .for_each(|warning| log::warn!("{warning}"));
         let kernel = KernelTasks::open(executor, events_out.clone(), &config, start.dry_run)?;
         let checks = Checks::open(executor, events_out.clone(), reaper.clone(), start.seed);
-        let hooks = Hooks::new(executor, reaper, config.agent.on_change.clone());
+        let hooks = Hooks::new(executor, reaper, &config.agent.on_change);
         let api = http::serve(start.api, limits, calls_out);
         let metrics = http::serve(start.metrics, limits, metrics_out);
         let servers = executor.spawn(api.or(metrics));
@@ -199,6 +194,7 @@ impl Agent {
             watchdog: start.watchdog.map(|every| Watchdog { every, at: now }),
             ready: Readiness::Waiting(now + READY_AT_LATEST),
             reload: start.reload,
+            dry_run: start.dry_run,
             exit: None,
             counting: Counting::new(executor),
             looking: false,
@@ -342,6 +338,9 @@ impl Agent {
         if let Event::Network(_) = event {
             self.advertiser.again();
         }
+        if let Event::Bgp { peer, event } = &event {
+            self.sessions.take_note(peer, event);
+        }
         self.core.handle(now, event);
     }
 
@@ -442,7 +441,10 @@ impl Agent {
     /// Reads the configuration again: what changed, or what is wrong with it.
     fn read_again(&mut self, now: Instant) -> Result<Vec<String>, String> {
         self.notify.send("RELOADING=1");
-        let result = (self.reload)().map(|config| {
+        let result = (self.reload)().map(|mut config| {
+            if self.dry_run {
+                silence(&mut config);
+            }
             config
                 .warnings
                 .iter()
@@ -466,7 +468,10 @@ impl Agent {
     /// What the shell itself has from the configuration.
     fn follow_config(&mut self) {
         let config = self.core.config();
-        self.advertiser.set(&unnumbered(config));
+        self.hooks.follow(&config.agent.on_change);
+        if !self.dry_run {
+            self.advertiser.set(&unnumbered(config));
+        }
         if let Err(error) = self.listening.move_to(config.bgp.listen) {
             log::error!("{error}");
         }
@@ -513,6 +518,14 @@ async fn forward_signals(mut requests: signal::Requests, signals: Sender<signal:
             return;
         }
     }
+}
+
+/// For a dry run: passive peers, without anybody who listens. The rest of the core runs as ever.
+fn silence(config: &mut Config) {
+    for peer in &mut config.bgp.peers {
+        (peer.passive, peer.bfd) = (true, None);
+    }
+    config.bgp.listen = None;
 }
 
 /// What is configured and not part of this version: said, so that nobody relies on it.

@@ -1,7 +1,7 @@
 //! The connections of all peers.
 
 use super::Executor;
-use crate::bgp::peer::ConnId;
+use crate::bgp::peer::{self, ConnId};
 use crate::core::{Event, Transport, Ttl};
 use crate::discovery::PeerName;
 use crate::io::bgp::{Link, Target};
@@ -98,6 +98,14 @@ impl Sessions {
             .extend(link.and_then(|link| link.close(&self.executor)));
     }
 
+    /// A connection or an attempt that ended by itself is nobody's to close: its socket goes here.
+    pub fn take_note(&mut self, peer: &PeerName, event: &peer::Event) {
+        use peer::Event::{Closed, ConnectFailed};
+        if let Closed { conn, .. } | ConnectFailed { conn, .. } = event {
+            self.links.borrow_mut().remove(&(peer.clone(), *conn));
+        }
+    }
+
     pub fn set_user_timeout(&mut self, peer: PeerName, conn: ConnId, timeout: Option<Duration>) {
         if let Some(link) = self.links.borrow().get(&(peer, conn)) {
             link.set_user_timeout(timeout);
@@ -152,3 +160,57 @@ const CLOSING_MOST: usize = 64;
 const ACKNOWLEDGED_EVERY: Duration = Duration::from_millis(5);
 /// A little over the second that the core waits.
 const ACKNOWLEDGED_LOOKS: u32 = 220;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use smol::channel;
+    use std::net::{SocketAddr, TcpListener};
+
+    fn transport(remote: SocketAddr) -> Transport {
+        Transport {
+            remote,
+            local: None,
+            interface: None,
+            password: None,
+            ttl: Ttl::System,
+        }
+    }
+
+    /// The event as the agent takes it.
+    async fn next(sessions: &mut Sessions, events: &channel::Receiver<Event>) -> peer::Event {
+        let Event::Bgp { peer, event } = events.recv().await.unwrap() else {
+            panic!("of something else");
+        };
+        sessions.take_note(&peer, &event);
+        event
+    }
+
+    #[test]
+    fn what_ended_by_itself_leaves_no_socket_behind() {
+        let executor = Executor::default();
+        let (out, events) = channel::bounded(8);
+        let mut sessions = Sessions::new(&executor, out);
+        let name = PeerName::new(std::net::IpAddr::from([127, 0, 0, 1]), None);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let transport = transport(listener.local_addr().unwrap());
+        smol::block_on(executor.run(async {
+            sessions.connect(name.clone(), ConnId(1), &transport);
+            let event = next(&mut sessions, &events).await;
+            assert!(matches!(event, peer::Event::Connected { .. }), "{event:?}");
+            assert_eq!(sessions.links.borrow().len(), 1);
+            drop(listener.accept().unwrap());
+            let event = next(&mut sessions, &events).await;
+            assert!(matches!(event, peer::Event::Closed { .. }), "{event:?}");
+            assert!(sessions.links.borrow().is_empty());
+            drop(listener);
+            sessions.connect(name.clone(), ConnId(2), &transport);
+            let event = next(&mut sessions, &events).await;
+            assert!(
+                matches!(event, peer::Event::ConnectFailed { .. }),
+                "{event:?}"
+            );
+            assert!(sessions.links.borrow().is_empty());
+        }));
+    }
+}

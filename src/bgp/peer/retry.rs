@@ -1,6 +1,7 @@
 //! When the next attempt is made: soon after a failure, slowly after a peer that said it does not want
 //! us (the IdleHoldTimer of RFC 4271 §8.1.1 DampPeerOscillations).
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crate::bgp::{Cease, Notification};
@@ -12,6 +13,8 @@ pub(super) struct Retry {
     /// The last slow wait, before jitter.
     slow: Option<Duration>,
     last_attempt: Option<Instant>,
+    /// What the log has heard of this outage.
+    told: BTreeSet<String>,
     jitter: Jitter,
 }
 
@@ -22,6 +25,7 @@ impl Retry {
             backoff: Backoff::new(FIRST, limit.max(FIRST)),
             slow: None,
             last_attempt: None,
+            told: BTreeSet::new(),
             jitter: Jitter::new(jitter_seed),
         }
     }
@@ -60,6 +64,18 @@ impl Retry {
     pub(super) fn forget(&mut self) {
         self.backoff.reset();
         self.slow = None;
+        self.told.clear();
+    }
+
+    /// Whether the log has not heard this since the last session. A router that is away for a night
+    /// fails in turns: no answer, no route to it, no answer.
+    pub(super) fn is_news(&mut self, what: &str) -> bool {
+        self.told.len() < TOLD && self.told.insert(what.to_owned())
+    }
+
+    /// There is a session.
+    pub(super) fn is_up(&mut self) {
+        self.told.clear();
     }
 
     /// A session lasted for `uptime`. A short one does not end an outage: a peer that drops us as soon
@@ -81,6 +97,8 @@ const SLOW_AFTER_UP: Duration = Duration::from_secs(10);
 const SLOW: Duration = Duration::from_secs(30);
 const SLOW_LIMIT: Duration = Duration::from_secs(120);
 const STABLE: Duration = Duration::from_secs(10);
+/// Causes of one outage that are told; a peer may find words for many.
+const TOLD: usize = 16;
 
 /// For a NOTIFICATION after which there is no hurry, what has most likely happened.
 pub(super) fn likely_cause(notification: &Notification) -> Option<&'static str> {
@@ -126,6 +144,20 @@ mod tests {
         let shutdown = Notification::cease(Cease::AdministrativeShutdown, None);
         let hard = likely_cause(&Notification::hard_reset(&shutdown));
         assert_eq!(hard, cause(2));
+    }
+
+    #[test]
+    fn a_cause_is_news_once_in_an_outage() {
+        let mut retry = Retry::new(Duration::from_secs(5), 1);
+        let turns = ["no answer", "no route", "no answer", "no route"];
+        assert_eq!(
+            turns.map(|what| retry.is_news(what)),
+            [true, true, false, false]
+        );
+        retry.is_up();
+        assert!(retry.is_news("no route"));
+        let told = (0..100).filter(|n| retry.is_news(&n.to_string())).count();
+        assert!(told < TOLD);
     }
 
     #[test]

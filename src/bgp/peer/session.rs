@@ -66,6 +66,7 @@ impl Peer {
         };
         self.since = Some(now);
         self.last_error = None;
+        self.retry.is_up();
         let timeout = negotiated.hold_time;
         self.outputs
             .push_back(Output::SetUserTimeout { conn, timeout });
@@ -171,7 +172,7 @@ impl Peer {
 
     pub(super) fn attempt_failed(&mut self, now: Instant, error: String) {
         self.unanswered = 0;
-        if self.last_error.as_ref() != Some(&error) {
+        if self.retry.is_news(&error) {
             log::info!("peer {}: no connection: {error}", self.config.name);
         }
         self.last_error = Some(error);
@@ -188,7 +189,9 @@ impl Peer {
             } else {
                 "no answer; the peer is away, drops our packets, or wants a TCP MD5 password"
             };
-            log::warn!("peer {name}: {why}");
+            if self.retry.is_news(why) {
+                log::warn!("peer {name}: {why}");
+            }
             self.last_error = Some(why.to_owned());
         }
         self.connect(now);
@@ -424,7 +427,7 @@ impl Peer {
                 self.wait(now);
             }
             None => {
-                if !was_up {
+                if !was_up && self.retry.is_news(&end.to_string()) {
                     log::info!("peer {name}: no session: {end}");
                 }
                 self.wait(now);

@@ -18,6 +18,8 @@ pub(super) struct Kernel {
     retries: BTreeMap<Subject, Retry>,
     /// Vanished while a step was adding or renewing them: which came first is not known.
     doubtful: BTreeSet<Prefix>,
+    /// Removed by us of late: the kernel's own report of it, on another socket, may be still to come.
+    removed: BTreeMap<Prefix, Instant>,
     /// When an address's lease is due for renewal.
     leases: BTreeMap<Prefix, Instant>,
     next: u64,
@@ -47,6 +49,7 @@ impl Kernel {
             busy: BTreeSet::new(),
             retries: BTreeMap::new(),
             doubtful: BTreeSet::new(),
+            removed: BTreeMap::new(),
             leases: BTreeMap::new(),
             next: 0,
             jitter: Jitter::new(seed),
@@ -177,13 +180,17 @@ impl Kernel {
         }
         if let Step::RemoveAddress { prefix } = step {
             self.leases.remove(prefix);
+            self.removed.retain(|_, at| now < *at + ECHO);
+            if !self.applied.lost.contains(prefix) {
+                self.removed.insert(*prefix, now);
+            }
         }
         debug!("{}: {result:?}", words(step));
         self.applied.apply(step);
         if let Step::AddAddress { prefix, .. } = step
             && self.doubtful.remove(prefix)
         {
-            self.lost(*prefix);
+            self.lost(now, *prefix);
         }
     }
 
@@ -227,7 +234,9 @@ impl Kernel {
     }
 
     /// An address went that was ours or served us; `false` where it is none of our business.
-    pub fn lost(&mut self, prefix: Prefix) -> bool {
+    pub fn lost(&mut self, now: Instant, prefix: Prefix) -> bool {
+        let echo = self.removed.remove(&prefix);
+        let echo = echo.is_some_and(|at| now < at + ECHO);
         let under_way = |step: &&Step| step.subject() == Subject::Address(prefix);
         match self.under_way.values().find(under_way) {
             // It is what we asked for, or makes it needless.
@@ -238,7 +247,12 @@ impl Kernel {
         if !self.applied.addressed(&prefix) {
             return false;
         }
-        warn!("{prefix} was removed by somebody else");
+        if echo {
+            // Most likely our own doing before we put it back; to put it back once more does no harm.
+            debug!("{prefix} was removed, by us or by somebody else");
+        } else {
+            warn!("{prefix} was removed by somebody else");
+        }
         self.leases.remove(&prefix);
         self.applied.lost.insert(prefix)
     }
@@ -303,3 +317,5 @@ fn words(step: &Step) -> String {
 const FIRST: Duration = Duration::from_millis(200);
 const LONGEST: Duration = Duration::from_secs(10);
 const PERMANENT: Duration = Duration::from_secs(30);
+/// How long the report of a removal may be on its way.
+const ECHO: Duration = Duration::from_secs(1);

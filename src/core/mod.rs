@@ -167,7 +167,7 @@ impl Core {
             }),
             Event::RecheckAll => self.registry.recheck(now, |_| true),
             Event::Network(network) => self.take_network(now, network),
-            Event::AddressLost(prefix) => self.dirty |= self.kernel.lost(prefix),
+            Event::AddressLost(prefix) => self.dirty |= self.kernel.lost(now, prefix),
             Event::Done { step, result } => {
                 self.kernel.done(now, step, result);
                 self.dirty = true;

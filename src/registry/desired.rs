@@ -38,9 +38,13 @@ impl Registry {
                 }
             }
         }
+        // Whoever has it now may not want it yet: the clients of the one before are still there.
         for (vip, leaving) in &self.leaving {
             want_address(&mut desired, *vip, leaving.label.clone(), lifetime);
-            self.want_nat(&mut desired, *vip, &leaving.app, &leaving.nats);
+            let holder = self.claims.get(vip).and_then(|name| self.apps.get(name));
+            if !holder.is_some_and(|entry| entry.nat(vip)) {
+                self.want_nat(&mut desired, *vip, &leaving.app, &leaving.nats);
+            }
         }
         desired
     }
@@ -116,6 +120,7 @@ fn want_address(
     if !desired.unaddressed {
         desired
             .addresses
-            .insert(vip, AddressSpec { label, lifetime });
+            .entry(vip)
+            .or_insert(AddressSpec { label, lifetime });
     }
 }

@@ -354,7 +354,6 @@ impl Registry {
         };
         for vip in entry.vips() {
             self.claims.entry(vip).or_insert_with(|| name.clone());
-            self.leaving.remove(&vip);
         }
     }
 

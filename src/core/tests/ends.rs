@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::bench::{Bench, config, network, secs};
 use crate::core::{Event, Predecessor, StepError};
+use crate::health::Outcome;
 
 const DNS: &str = "{name: dns, vip: 192.0.2.53/32, nats: [\"udp:53:8053\"]}";
 const VIP: &str = "192.0.2.53/32";
@@ -161,4 +162,31 @@ fn after_a_quiet_restart_the_peers_hear_nothing_before_the_first_checks() {
     bench.event(Event::Network(network()));
     bench.advance(secs(5));
     assert!(bench.core.peers.is_advertising(), "not for ever");
+}
+
+/// A service that registers anew while its last clients are still served.
+#[test]
+fn an_address_on_its_way_out_stays_for_whoever_comes_next() {
+    let mut bench = Bench::new(config("drain_time: 2s", ""));
+    let params = [("name", "a"), ("vip", VIP), ("monitor", "port:tcp:1")];
+    bench.register(&params).unwrap();
+    bench.answer_all(Outcome::pass());
+    assert!(bench.is_announced(VIP));
+    bench.done();
+    bench.unregister("a");
+    bench.register(&params).unwrap();
+    bench.advance(secs(1));
+    assert!(!bench.is_announced(VIP), "nothing is known of it yet");
+    assert!(bench.has_address(VIP));
+    bench.answer_all(Outcome::pass());
+    bench.advance(secs(5));
+    assert!(bench.is_announced(VIP));
+    let done = bench.done();
+    let removed = done.iter().any(|did| did.starts_with("remove"));
+    assert!(!removed, "{done:?}");
+    bench.unregister("a");
+    bench.register(&params).unwrap();
+    bench.answer_all(Outcome::fail("refused"));
+    bench.advance(secs(5));
+    assert!(!bench.has_address(VIP), "drain_time is over");
 }

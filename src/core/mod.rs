@@ -406,7 +406,7 @@ impl Core {
         let before = std::mem::take(&mut self.missing);
         for prefix in missing {
             if before.contains(&prefix) {
-                self.dirty |= self.kernel.lost(prefix);
+                self.dirty |= self.kernel.lost(self.now, prefix);
             } else {
                 self.missing.insert(prefix);
             }

@@ -237,7 +237,10 @@ fn two_pods_behind_a_speaker_on_the_node() {
             &format!("{name} answers the client"),
             || match ask_tcp(&client, web) {
                 Ok(answer) => expect(answer == name, answer.clone()),
-                Err(error) => Err(format!("{error}\n{}", on_node.ask("show protocols all upstream"))),
+                Err(error) => Err(format!(
+                    "{error}\n{}",
+                    on_node.ask("show protocols all upstream")
+                )),
             },
         )
     };

@@ -1,0 +1,159 @@
+//! The fuzz targets' bodies on the stable toolchain: what is known of real speakers and kernels, what
+//! the fuzzer found worth keeping, and seeded damage to both, for a few seconds. `tests/fuzz/run` is the
+//! long way.
+
+#[path = "fuzz/bodies.rs"]
+mod bodies;
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use sidecast::timer::Jitter;
+
+#[test]
+fn frames() {
+    smoke(
+        "frames",
+        &messages(|message| [&[7, 0][..], message].concat()),
+    );
+}
+
+#[test]
+fn open() {
+    smoke("open", &messages(|message| message[19..].to_vec()));
+}
+
+#[test]
+fn update() {
+    smoke(
+        "update",
+        &messages(|message| [&[0], &message[19..]].concat()),
+    );
+}
+
+#[test]
+fn bfd() {
+    let packet = |state: u8, your: u8| {
+        [
+            &[40, 0x20, state << 6, 3, 24, 0, 0, 0, 9, 0, 0, 0, your][..],
+            &[0, 4, 0x93, 0xe0, 0, 4, 0x93, 0xe0, 0, 0, 0, 0],
+        ]
+        .concat()
+    };
+    let life = [packet(1, 0), packet(2, 1), packet(3, 1), packet(0, 1)].concat();
+    smoke("bfd", &[life]);
+}
+
+#[test]
+fn netlink() {
+    let mut seeds = Vec::new();
+    for text in files("tests/data/netlink") {
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        let digits: String = lines
+            .map(|line| line.trim_start_matches(['<', '>', ' ']))
+            .collect();
+        seeds.push(hex(&digits));
+    }
+    smoke("netlink", &seeds);
+}
+
+#[test]
+fn http() {
+    let seeds = [
+        "\u{5}GET /register?name=a&vip=192.0.2.1%2f32&monitor=port:tcp:80 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        "\u{3}POST /drain HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Type: application/json\r\n\r\n\
+         9;x=y\r\n{\"name\":1\r\n1\r\n}\r\n0\r\n\r\n",
+        "\u{9}POST /heartbeat HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: 6\r\n\
+         Content-Type: application/x-www-form-urlencoded\r\n\r\nname=aGET / HTTP/1.1\r\nHost: b\r\n\r\n",
+    ];
+    smoke("http", &seeds.map(|text| text.as_bytes().to_vec()));
+}
+
+/// The seeds and the corpus as they are, then damaged.
+fn smoke(name: &str, seeds: &[Vec<u8>]) {
+    let (_, body) = bodies::TARGETS
+        .into_iter()
+        .find(|(target, _)| *target == name)
+        .expect("a target");
+    let corpus =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fuzz/corpus/{name}.hex"));
+    let corpus = fs::read_to_string(corpus).unwrap_or_default();
+    let mut inputs = seeds.to_vec();
+    inputs.extend(corpus.lines().map(hex));
+    assert!(!inputs.is_empty());
+    inputs.iter().for_each(|input| body(input));
+    let mut chance = Jitter::new(0x51de_ca57);
+    let begun = Instant::now();
+    for _ in 0..ROUNDS {
+        let input = damaged(&inputs, &mut chance);
+        if let Err(panic) = std::panic::catch_unwind(|| body(&input)) {
+            let digits: String = input.iter().map(|byte| format!("{byte:02x}")).collect();
+            eprintln!("input: {digits}");
+            std::panic::resume_unwind(panic);
+        }
+        if begun.elapsed() > LIMIT {
+            break;
+        }
+    }
+}
+
+fn damaged(inputs: &[Vec<u8>], chance: &mut Jitter) -> Vec<u8> {
+    let mut below = |bound: usize| {
+        let bound = u64::try_from(bound).unwrap_or(1);
+        usize::try_from(chance.below(bound)).unwrap_or(0)
+    };
+    let mut bytes = inputs[below(inputs.len())].clone();
+    for _ in 0..=below(4) {
+        let at = below(bytes.len() + 1);
+        match below(6) {
+            0 => bytes.truncate(at),
+            1 => bytes.insert(at, [0, 1, 0x7f, 0x80, 0xff][below(5)]),
+            2 => {
+                let other = &inputs[below(inputs.len())];
+                bytes.splice(at.., other[below(other.len() + 1)..].iter().copied());
+            }
+            3 if at < bytes.len() => drop(bytes.remove(at)),
+            4 if at < bytes.len() => bytes[at] ^= 1 << below(8),
+            _ if at < bytes.len() => bytes[at] = [0, 1, 4, 0x40, 0xfe, 0xff][below(6)],
+            _ => {}
+        }
+    }
+    bytes
+}
+
+/// The golden messages of `tests/data/bgp`.
+fn messages(input: impl Fn(&[u8]) -> Vec<u8>) -> Vec<Vec<u8>> {
+    let texts = files("tests/data/bgp").into_iter();
+    let digits = texts.map(|text| text.lines().skip(1).collect::<String>());
+    digits.map(|digits| input(&hex(&digits))).collect()
+}
+
+fn files(folder: &str) -> Vec<String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let mut paths: Vec<_> = fs::read_dir(folder)
+        .expect("the folder is there")
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
+    paths.sort();
+    let texts: Vec<String> = paths
+        .iter()
+        .map(|path| fs::read_to_string(path).expect("text"))
+        .collect();
+    assert!(!texts.is_empty());
+    texts
+}
+
+fn hex(text: &str) -> Vec<u8> {
+    let digits: Vec<char> = text.chars().filter(|c| !c.is_whitespace()).collect();
+    digits
+        .chunks(2)
+        .map(|pair| {
+            let pair: String = pair.iter().collect();
+            u8::from_str_radix(&pair, 16).expect("hexadecimal")
+        })
+        .collect()
+}
+
+const ROUNDS: usize = 200_000;
+const LIMIT: Duration = Duration::from_secs(3);

@@ -107,7 +107,8 @@ fn close_connections(stop: &AtomicBool, closed: &AtomicU64) {
     }
 }
 
-/// The kernel tells of the listener's end only when the SYN-ACK timers of its half-open connections run.
+/// The kernel tells of the listener's end only when the SYN-ACK timers of its half-open connections run:
+/// for a connection half-open for more than a second that takes two seconds, then four, then eight.
 fn half_open_clients_do_not_hide_a_death() {
     let _turn = turn();
     let stage = Stage::new();
@@ -132,7 +133,7 @@ fn half_open_clients_do_not_hide_a_death() {
             expect(list.lines().count() >= 3, list)
         });
         // They are of different ages when it happens.
-        std::thread::sleep(Duration::from_millis(150 * run));
+        std::thread::sleep(Duration::from_millis(850 * run));
         stage.kill_once(&mut figures);
         stage.bring_back(&mut figures);
     }

@@ -7,7 +7,9 @@ use crate::io::monitor::{Checker, Owner};
 use crate::io::reaper::Reaper;
 use crate::io::sock_events::{SocketEvent, SocketEvents};
 use crate::registry::MonitorId;
+use smol::Timer;
 use smol::channel::Sender;
+use smol::future::{self, FutureExt};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -93,13 +95,33 @@ impl Checks {
 }
 
 async fn watch(sockets: Rc<SocketEvents>, events: Sender<Event>) {
+    let mut ask_at = Some(Instant::now());
     loop {
-        let event = match sockets.next().await {
-            Ok(SocketEvent::Destroyed { protocol, port }) => {
+        let next = async { Some(sockets.next().await) };
+        let ask = async {
+            match ask_at {
+                Some(at) => drop(Timer::at(at).await),
+                None => future::pending().await,
+            }
+            None
+        };
+        let event = match ask.or(next).await {
+            None => {
+                ask_at = None;
+                if let Err(error) = sockets.watch_clients() {
+                    log::warn!("socket filter: {error}");
+                }
+                continue;
+            }
+            Some(Ok(SocketEvent::Destroyed { protocol, port })) => {
                 Event::SocketDestroyed { protocol, port }
             }
-            Ok(SocketEvent::Overrun) => Event::RecheckAll,
-            Err(error) => {
+            Some(Ok(SocketEvent::Used)) => {
+                ask_at = Some(Instant::now() + CLIENTS_ANEW);
+                Event::ClientsSeen
+            }
+            Some(Ok(SocketEvent::Overrun)) => Event::RecheckAll,
+            Some(Err(error)) => {
                 log::warn!("destroyed sockets are not seen any more, ports are polled: {error}");
                 return;
             }
@@ -109,3 +131,6 @@ async fn watch(sockets: Rc<SocketEvents>, events: Sender<Event>) {
         }
     }
 }
+
+/// How long the sight of one client is good for: less than the core believes in it.
+const CLIENTS_ANEW: Duration = Duration::from_secs(60);

@@ -28,6 +28,9 @@ pub enum Event {
         protocol: Protocol,
         port: u16,
     },
+    /// Clients come to a monitored TCP port. The kernel reports a listener's end late when some of their
+    /// connections are half-open: ports are looked at every second or so for a while.
+    ClientsSeen,
     /// Every monitor looks again at once (events may have been lost).
     RecheckAll,
     /// The kernel's tables, as far as they concern us.

@@ -14,7 +14,7 @@ use nix::sys::socket::{
 };
 use nix::{libc, setsockopt_impl, sockopt_impl};
 use smol::Async;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -25,6 +25,9 @@ pub enum SocketEvent {
     /// A listener, or a bound and unconnected socket, on a watched port is gone. Others may still be
     /// there: look.
     Destroyed { protocol: Protocol, port: u16 },
+    /// A connection to a watched port has ended: there are clients. Said once for each
+    /// [`SocketEvents::watch_clients`].
+    Used,
     /// Notifications were lost: look at everything.
     Overrun,
 }
@@ -34,6 +37,8 @@ pub enum SocketEvent {
 pub struct SocketEvents {
     socket: Async<OwnedFd>,
     ports: RefCell<BTreeSet<(Protocol, u16)>>,
+    /// Whether the next end of a connection is to be told.
+    clients: Cell<bool>,
     pending: RefCell<VecDeque<SocketEvent>>,
 }
 
@@ -52,7 +57,7 @@ impl SocketEvents {
         setsockopt(&fd, RcvBufForce, &RECEIVE_BUFFER)
             .or_else(|_| setsockopt(&fd, RcvBuf, &RECEIVE_BUFFER))?;
         // The filter comes first: a busy host would fill the buffer before it.
-        attach(&fd, &BTreeSet::new())?;
+        attach(&fd, &BTreeSet::new(), false)?;
         let groups = DESTROY_GROUPS
             .iter()
             .fold(0, |mask, group| mask | 1 << (group - 1));
@@ -60,6 +65,7 @@ impl SocketEvents {
         Ok(Self {
             socket: Async::new_nonblocking(fd)?,
             ports: RefCell::default(),
+            clients: Cell::new(false),
             pending: RefCell::default(),
         })
     }
@@ -69,12 +75,20 @@ impl SocketEvents {
         if *self.ports.borrow() == *ports {
             return Ok(());
         }
-        attach(
-            self.socket.get_ref(),
-            &ports.iter().map(|(_, port)| *port).collect(),
-        )?;
         self.ports.replace(ports.clone());
-        Ok(())
+        self.filter()
+    }
+
+    /// Asks to be told of the next client, once: a host may close thousands of connections a second.
+    pub fn watch_clients(&self) -> io::Result<()> {
+        self.clients.set(true);
+        self.filter()
+    }
+
+    fn filter(&self) -> io::Result<()> {
+        let ports = self.ports.borrow().iter().map(|(_, port)| *port).collect();
+        // Without ports there is nothing to be told.
+        attach(self.socket.get_ref(), &ports, self.clients.get())
     }
 
     /// Waits for the next event. Dropping the future loses none.
@@ -89,7 +103,11 @@ impl SocketEvents {
                 .read_with(|fd| Ok(recv(fd.as_raw_fd(), &mut buf, MsgFlags::MSG_DONTWAIT)?))
                 .await;
             match received {
-                Ok(count) => self.read(buf.get(..count).unwrap_or_default()),
+                Ok(count) => {
+                    if self.read(buf.get(..count).unwrap_or_default()) {
+                        self.filter()?;
+                    }
+                }
                 Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => {
                     self.drain()?;
                     return Ok(SocketEvent::Overrun);
@@ -120,8 +138,10 @@ impl SocketEvents {
         Ok(())
     }
 
-    /// Takes a datagram apart. What cannot be read might have been ours, so it counts as lost.
-    fn read(&self, datagram: &[u8]) {
+    /// Takes a datagram apart. What cannot be read might have been ours, so it counts as lost. `true`: the
+    /// filter is to change, for a client was seen.
+    fn read(&self, datagram: &[u8]) -> bool {
+        let mut used = false;
         let ports = self.ports.borrow();
         let mut pending = self.pending.borrow_mut();
         for message in Messages::new(datagram) {
@@ -130,15 +150,23 @@ impl SocketEvents {
                 Ok(Some(Ok(socket))) => {
                     let protocol = protocol_of(&socket);
                     let port = socket.source_port;
-                    if socket.destination_port != 0 || !ports.contains(&(protocol, port)) {
+                    if !ports.contains(&(protocol, port)) {
                         continue;
                     }
-                    SocketEvent::Destroyed { protocol, port }
+                    if socket.destination_port == 0 {
+                        SocketEvent::Destroyed { protocol, port }
+                    } else if protocol == Protocol::Tcp && self.clients.replace(false) {
+                        used = true;
+                        SocketEvent::Used
+                    } else {
+                        continue;
+                    }
                 }
                 Ok(Some(Err(_))) | Err(_) => SocketEvent::Overrun,
             };
             pending.push_back(event);
         }
+        used
     }
 }
 
@@ -157,8 +185,11 @@ fn protocol_of(socket: &Socket) -> Protocol {
 }
 
 /// Replaces the filter; the kernel does it in one step.
-fn attach(fd: &OwnedFd, ports: &BTreeSet<u16>) -> io::Result<()> {
-    let mut ops: Vec<libc::sock_filter> = destroy_filter(ports).iter().map(kernel_op).collect();
+fn attach(fd: &OwnedFd, ports: &BTreeSet<u16>, clients: bool) -> io::Result<()> {
+    let mut ops: Vec<libc::sock_filter> = destroy_filter(ports, clients)
+        .iter()
+        .map(kernel_op)
+        .collect();
     let program = libc::sock_fprog {
         len: u16::try_from(ops.len()).map_err(io::Error::other)?,
         filter: ops.as_mut_ptr(),

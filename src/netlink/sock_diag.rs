@@ -158,17 +158,20 @@ pub struct FilterOp {
 ///
 /// It sees a message from its `nlmsghdr` on. TCP and UDP are not told apart here. Where the ports make
 /// more than [`MAX_FILTER_RANGES`] ranges, everything without a destination comes through.
-pub fn destroy_filter(ports: &BTreeSet<u16>) -> Vec<FilterOp> {
+///
+/// With `clients` also the connections that were served: to learn that there are any.
+pub fn destroy_filter(ports: &BTreeSet<u16>, clients: bool) -> Vec<FilterOp> {
     let op = |code, jt, jf, k| FilterOp { code, jt, jf, k };
     let drop = op(RETURN, 0, 0, 0);
     let accept = op(RETURN, 0, 0, u32::MAX);
-    let mut program = vec![
-        op(LOAD_HALF, 0, 0, OFFSET_DPORT),
-        op(JUMP_EQUAL, 1, 0, 0),
-        drop,
-        op(LOAD_HALF, 0, 0, OFFSET_SPORT),
-    ];
+    let mut program = Vec::new();
     let ranges = ranges(ports);
+    if !clients || ranges.len() > MAX_FILTER_RANGES {
+        program.push(op(LOAD_HALF, 0, 0, OFFSET_DPORT));
+        program.push(op(JUMP_EQUAL, 1, 0, 0));
+        program.push(drop);
+    }
+    program.push(op(LOAD_HALF, 0, 0, OFFSET_SPORT));
     if ranges.len() > MAX_FILTER_RANGES {
         program.push(accept);
         return program;
@@ -413,7 +416,7 @@ mod tests {
         let ports: BTreeSet<u16> = (0..3000).map(|i| 2 * i + 1).collect();
         let all = dump(Family::Ipv4, IPPROTO_UDP, 1, &BTreeSet::new()).unwrap();
         assert_eq!(dump(Family::Ipv4, IPPROTO_UDP, 1, &ports).unwrap(), all);
-        let filter = destroy_filter(&ports);
+        let filter = destroy_filter(&ports, false);
         assert!(run(&filter, 4, 0) && !run(&filter, 5, 80));
     }
 
@@ -440,15 +443,17 @@ mod tests {
     #[test]
     fn the_filter_lets_through_our_ports_without_a_destination() {
         let ports: BTreeSet<u16> = [53, 80, 81, 82, 443, 65535].into();
-        let filter = destroy_filter(&ports);
+        let filter = destroy_filter(&ports, false);
         for port in 0..=u16::MAX {
             assert_eq!(run(&filter, port, 0), ports.contains(&port), "{port}");
             assert!(!run(&filter, port, 40000));
         }
-        let none = destroy_filter(&BTreeSet::new());
+        let clients = destroy_filter(&[80].into(), true);
+        assert!(run(&clients, 80, 5) && run(&clients, 80, 0) && !run(&clients, 81, 5));
+        let none = destroy_filter(&BTreeSet::new(), false);
         assert!(!run(&none, 0, 0) && !run(&none, 53, 0));
         let odd: BTreeSet<u16> = (0..1000).map(|i| 2 * i + 1).collect();
-        let filter = destroy_filter(&odd);
+        let filter = destroy_filter(&odd, false);
         assert!(filter.len() <= 4096);
         assert!(run(&filter, 1999, 0) && !run(&filter, 2000, 0));
     }

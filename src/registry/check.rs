@@ -6,10 +6,15 @@
 //! failures that `fall` asks for follow at the same distance. One that is not up is looked at every
 //! [`COMING_BACK`], at moments that all such ports share. `fast_interval`, where it is written, sets the
 //! distance between results that `rise` or `fall` count.
+//!
+//! The kernel reports the end of a TCP listener only when the last of its half-open connections is gone,
+//! which is when their SYN-ACK timers run: a second after the SYN, then two, four and more. So TCP ports
+//! that have clients are looked at every [`USED`]; one that nobody used for a minute has the timers and
+//! the interval.
 
 use std::time::{Duration, Instant};
 
-use crate::app::{Monitor, MonitorSpec};
+use crate::app::{Monitor, MonitorSpec, Protocol};
 use crate::health::{Counter, Health, Outcome};
 use crate::timer::Jitter;
 
@@ -39,6 +44,8 @@ pub(super) struct Check {
 /// What decides on times beside the monitor itself.
 pub(super) struct Pace<'a> {
     pub jitter: &'a mut Jitter,
+    /// Clients come to the ports.
+    pub used: bool,
     /// Ports that are down are looked at whole multiples of [`COMING_BACK`] after this.
     pub ticks: Instant,
 }
@@ -184,10 +191,26 @@ impl Check {
             }
             // The kernel's tables answer all port monitors in one look; others are spread, so that
             // many monitors of one age do not knock in step for ever.
+            None if pace.used && self.is_tcp_port() => interval.min(USED),
             None if first && !self.is_port() => pace.jitter.shorten(interval),
             None => interval,
         };
         (since + wait).max(now)
+    }
+
+    /// A port with clients is looked at soon, whatever the interval.
+    pub fn clients_seen(&mut self, now: Instant) {
+        let tcp = self.is_tcp_port();
+        if let Phase::Waiting { at } = &mut self.phase
+            && tcp
+        {
+            *at = (now + USED).min(*at);
+        }
+    }
+
+    fn is_tcp_port(&self) -> bool {
+        let tcp = Protocol::Tcp;
+        matches!(self.monitor.spec, MonitorSpec::Port { protocol, .. } if protocol == tcp)
     }
 
     fn is_port(&self) -> bool {
@@ -243,5 +266,8 @@ fn next_tick(now: Instant, ticks: Instant) -> Instant {
 const CONFIRM: Duration = Duration::from_millis(2);
 /// How often a port that is down is looked at.
 const COMING_BACK: Duration = Duration::from_millis(100);
+/// How often a TCP port with clients is looked at: within 1.5 s its death is known and withdrawn, also when
+/// half-open connections keep the kernel from reporting it.
+const USED: Duration = Duration::from_millis(1200);
 /// What the shell may take beyond a check's timeout to kill it and to report.
 const GRACE: Duration = Duration::from_secs(5);

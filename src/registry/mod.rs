@@ -125,6 +125,8 @@ pub struct Registry {
     jitter: Jitter,
     /// From when the looks at ports that are down are counted; set with the first answer.
     ticks: Option<Instant>,
+    /// Until when clients are believed to come to the ports.
+    used_until: Option<Instant>,
     outputs: VecDeque<Output>,
     /// What is desired may have changed.
     dirty: bool,
@@ -155,6 +157,7 @@ impl Registry {
             next_monitor: 0,
             jitter: Jitter::new(seed),
             ticks: None,
+            used_until: None,
             outputs: VecDeque::new(),
             dirty: false,
             redefined: false,
@@ -399,6 +402,7 @@ impl Registry {
     pub fn answer(&mut self, now: Instant, monitor: MonitorId, outcome: Outcome, took: Duration) {
         let mut pace = Pace {
             ticks: *self.ticks.get_or_insert(now),
+            used: self.used_until.is_some_and(|until| now < until),
             jitter: &mut self.jitter,
         };
         let asked = self.apps.iter_mut().find_map(|(name, entry)| {
@@ -411,6 +415,13 @@ impl Registry {
             let name = name.clone();
             self.settle(now, &name);
         }
+    }
+
+    /// Clients come to the ports: for a while these are looked at more often.
+    pub fn clients_seen(&mut self, now: Instant) {
+        self.used_until = Some(now + USED_FOR);
+        let checks = self.apps.values_mut().flat_map(|entry| &mut entry.checks);
+        checks.for_each(|check| check.clients_seen(now));
     }
 
     /// The monitors that `concerned` picks look again at once.
@@ -544,3 +555,6 @@ impl Registry {
         }
     }
 }
+
+/// How long one sight of a client is believed: more than the shell takes to look for the next.
+const USED_FOR: Duration = Duration::from_secs(65);

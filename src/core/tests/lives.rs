@@ -160,6 +160,30 @@ fn a_doubt_that_cannot_be_settled_waits() {
     assert!(!bench.is_announced(VIP));
 }
 
+/// Half-open connections keep the kernel from reporting a listener's end.
+#[test]
+fn tcp_ports_with_clients_are_looked_at_every_second_or_so() {
+    let app = |name: &str, vip: &str, kind: &str| {
+        format!("{{name: {name}, vip: {vip}/32, monitors: [\"port:{kind}:1\"], interval: 100s}}")
+    };
+    let apps = [app("a", "192.0.2.1", "tcp"), app("b", "192.0.2.2", "udp")].join(", ");
+    let passing = [("port:tcp:1", true), ("port:udp:1", true)];
+    let mut bench = Bench::with_outcomes(config("", &apps), &passing);
+    bench.advance(secs(50));
+    assert_eq!(bench.checks, 2);
+    bench.event(Event::ClientsSeen);
+    bench.advance(secs(12));
+    assert_eq!(bench.checks, 12, "only the TCP port");
+    bench.says("port:tcp:1", false);
+    bench.advance(Duration::from_millis(1300));
+    assert_eq!(bench.state("a"), AppState::Down);
+    bench.says("port:tcp:1", true);
+    bench.advance(secs(70));
+    let before = bench.checks;
+    bench.advance(secs(20));
+    assert_eq!(bench.checks, before, "nobody came any more");
+}
+
 #[test]
 fn ports_that_are_down_are_looked_at_together_ten_times_a_second() {
     let app = |n: u16| {

@@ -777,6 +777,24 @@ mod tests {
         assert_eq!(peer.next_hop6, "2001:db8:1::2".parse().ok());
     }
 
+    /// A router without a network in common would not know the way to it.
+    #[test]
+    fn an_address_of_the_host_alone_is_no_next_hop_on_an_unnumbered_link() {
+        let remote = Remote::Addr(addr("fe80::1"), Some("eth0".to_owned()));
+        let hops = |cidrs: &[&str]| {
+            let snapshot = Snapshot {
+                links: vec![link(2, "eth0")],
+                addresses: cidrs.iter().map(|cidr| address(2, cidr)).collect(),
+                ..Snapshot::default()
+            };
+            let network = network(&snapshot, &bgp(std::slice::from_ref(&remote)), &vips(&[]));
+            let peer = network.peers.into_values().next().unwrap();
+            (peer.next_hop4.is_some(), peer.next_hop6.is_some())
+        };
+        assert_eq!(hops(&["10.0.0.2/24", "2001:db8::2/64"]), (true, true));
+        assert_eq!(hops(&["10.0.0.2/32", "2001:db8::2/128"]), (false, false));
+    }
+
     #[test]
     fn an_unnumbered_peer_is_else_where_the_ipv6_default_route_goes() {
         let mut host = host();

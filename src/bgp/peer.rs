@@ -265,9 +265,14 @@ impl Peer {
     /// is emptied); `local_pref` goes out on iBGP only and is 100 where it is `None`. Only differences
     /// to what was said before are sent; an equal set sends nothing.
     pub fn advertise(&mut self, now: Instant, routes: BTreeMap<Prefix, PathAttributes>) {
-        self.rib.replace(routes);
         self.routes_unknown = false;
         self.rib.release_end_of_rib();
+        self.advertise_some(now, routes);
+    }
+
+    /// The same for a set that is not known to be whole yet: after a restart End-of-RIB still waits.
+    pub fn advertise_some(&mut self, now: Instant, routes: BTreeMap<Prefix, PathAttributes>) {
+        self.rib.replace(routes);
         self.send_routes(now);
         self.tell_unsendable();
     }

@@ -30,8 +30,8 @@ pub(super) struct Host {
 pub(super) struct Peers {
     sessions: BTreeMap<PeerName, Session>,
     routes: Routes,
-    /// Nothing is said to the peers before the first set of routes is known.
-    advertising: bool,
+    /// What is in `routes` is all there is to announce; after a restart that takes a while to be known.
+    complete: bool,
     host: Host,
     jitter: Jitter,
     /// How many machines there have been: connections are numbered anew by each.
@@ -64,7 +64,7 @@ impl Peers {
         Self {
             sessions: BTreeMap::new(),
             routes: Routes::new(),
-            advertising: false,
+            complete: false,
             host: Host::default(),
             jitter: Jitter::new(seed),
             machines: 0,
@@ -264,17 +264,17 @@ impl Peers {
         self.outputs.pop_front()
     }
 
-    /// Whether the peers have been told of any set, be it empty.
-    pub fn is_advertising(&self) -> bool {
-        self.advertising
+    /// Whether the peers have been told a whole set, be it empty.
+    pub fn is_complete(&self) -> bool {
+        self.complete
     }
 
-    /// The whole set of routes from now on.
-    pub fn advertise(&mut self, now: Instant, routes: Routes) {
-        if self.advertising && routes == self.routes {
+    /// The set of routes from now on; `complete`: nothing of it is still to be found out.
+    pub fn advertise(&mut self, now: Instant, routes: Routes, complete: bool) {
+        if self.complete == complete && routes == self.routes {
             return;
         }
-        self.advertising = true;
+        self.complete = complete;
         self.routes = routes;
         let names: Vec<PeerName> = self.sessions.keys().cloned().collect();
         for name in names {
@@ -284,9 +284,13 @@ impl Peers {
     }
 
     fn tell(&mut self, now: Instant, name: &PeerName) {
-        if let Some(session) = self.sessions.get_mut(name).filter(|_| self.advertising) {
+        if let Some(session) = self.sessions.get_mut(name) {
             let routes = session.routing.routes(&self.routes, session.facts());
-            session.peer.advertise(now, routes);
+            if self.complete {
+                session.peer.advertise(now, routes);
+            } else {
+                session.peer.advertise_some(now, routes);
+            }
         }
     }
 

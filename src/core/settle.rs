@@ -26,10 +26,10 @@ impl Core {
             let desired = self.desired(now);
             let plan = self.kernel.plan(now, &desired);
             // The first set, even an empty one, must be said: End-of-RIB waits for it.
-            let news = plan.routes.is_some() || !self.peers.is_advertising();
-            if !self.waits_for_first_round(&desired) && news {
-                self.peers
-                    .advertise(now, self.kernel.applied().routes.clone());
+            let complete = !self.waits_for_first_round(&desired);
+            if plan.routes.is_some() || complete != self.peers.is_complete() {
+                let routes = self.kernel.applied().routes.clone();
+                self.peers.advertise(now, routes, complete);
             }
             let steps = plan.steps.into_iter();
             self.pump(now);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::bench::{Bench, config, network, secs};
-use crate::core::{Event, Predecessor, StepError};
+use crate::core::{Event, NotAdmitted, Predecessor, StepError};
 use crate::health::Outcome;
 
 const DNS: &str = "{name: dns, vip: 192.0.2.53/32, nats: [\"udp:53:8053\"]}";
@@ -142,9 +142,22 @@ fn nothing_is_ready_before_it_was_announced_nor_while_it_leaves() {
     assert_eq!(bench.core.ready(), Err("stopping".to_owned()));
 }
 
+#[test]
+fn a_connection_is_admitted_by_where_it_comes_from_and_where_it_goes() {
+    let bench = announcing("", DNS);
+    let admit = |local: &str, remote: &str| {
+        let addr = |text: &str| std::net::SocketAddr::new(text.parse().unwrap(), 4711);
+        let admitted = bench.core.admit(addr(local), addr(remote));
+        admitted.map(|(peer, _)| peer.to_string())
+    };
+    assert_eq!(admit("10.0.0.2", "10.0.0.1"), Ok("10.0.0.1".to_owned()));
+    assert_eq!(admit("10.0.0.2", "10.0.0.9"), Err(NotAdmitted::Unknown));
+    assert_eq!(admit("192.0.2.53", "10.0.0.1"), Err(NotAdmitted::ToVip));
+}
+
 /// Routers that kept our routes over a quiet restart drop what the first End-of-RIB does not hold.
 #[test]
-fn after_a_quiet_restart_the_peers_hear_nothing_before_the_first_checks() {
+fn after_a_quiet_restart_the_routes_are_not_whole_before_the_first_checks() {
     let app = "{name: dns, vip: 192.0.2.53/32, monitors: [\"port:tcp:1\"]}";
     let mut bench = Bench::new(config("", ""));
     let before = Some(Predecessor { forwarding: true });
@@ -153,15 +166,15 @@ fn after_a_quiet_restart_the_peers_hear_nothing_before_the_first_checks() {
     bench.core = restarted(&bench);
     bench.event(Event::Network(network()));
     bench.advance(secs(1));
-    assert!(!bench.core.peers.is_advertising());
+    assert!(!bench.core.peers.is_complete());
     let (monitor, _) = bench.unanswered.pop().unwrap();
     bench.answer(monitor, crate::health::Outcome::pass());
     bench.settle();
-    assert!(bench.core.peers.is_advertising());
+    assert!(bench.core.peers.is_complete());
     bench.core = restarted(&bench);
     bench.event(Event::Network(network()));
     bench.advance(secs(5));
-    assert!(bench.core.peers.is_advertising(), "not for ever");
+    assert!(bench.core.peers.is_complete(), "not for ever");
 }
 
 /// A service that registers anew while its last clients are still served.

@@ -686,6 +686,51 @@ fn a_refresh_is_answered_between_its_markers() {
 }
 
 #[test]
+fn forwarding_is_preserved_only_where_it_was() {
+    let flag = |restarting, forwarding_preserved| {
+        let mut config = config();
+        config.graceful_restart = 120;
+        (config.restarting, config.forwarding_preserved) = (restarting, forwarding_preserved);
+        let script = Script::connected(config);
+        let open = script.open.unwrap();
+        let mut capabilities = open.capabilities.into_iter();
+        let restart = capabilities.find_map(|c| match c {
+            Capability::GracefulRestart(restart) => Some(restart),
+            _ => None,
+        });
+        restart
+            .unwrap()
+            .families
+            .iter()
+            .all(|family| family.forwarding)
+    };
+    assert!(flag(true, true));
+    assert!(!flag(true, false), "its NAT rules went with the process");
+    assert!(!flag(false, true), "there was no restart");
+}
+
+#[test]
+fn attempts_without_an_answer_name_the_password_where_there_is_one() {
+    for signed in [true, false] {
+        let mut config = config();
+        config.signed = signed;
+        let mut script = Script::new(config);
+        script.event(Event::Start);
+        script.until(2500);
+        assert_eq!(script.peer.last_error(), None, "some patience");
+        script.until(3500);
+        let error = script.peer.last_error().unwrap();
+        assert!(error.starts_with("no answer"), "{error}");
+        let wrong = error.contains("a wrong TCP MD5 password looks like this");
+        assert_eq!(wrong, signed, "{error}");
+        script.connect(ConnId(4));
+        script.hear(ConnId(4), &open(9));
+        script.hear(ConnId(4), &Message::Keepalive);
+        assert_eq!(script.peer.last_error(), None);
+    }
+}
+
+#[test]
 fn after_a_planned_restart_end_of_rib_waits_for_the_first_routes() {
     let mut config = config();
     config.graceful_restart = 120;
@@ -708,8 +753,10 @@ fn after_a_planned_restart_end_of_rib_waits_for_the_first_routes() {
     script.hear(FIRST, &open(9));
     let up = script.hear(FIRST, &Message::Keepalive);
     assert_eq!(up, ["openconfirm -> established", "up"]);
-    let first = script.advertise(routes([1], 0));
-    assert_eq!(first.len(), 3, "{first:?}");
+    script.peer.advertise_some(script.now, routes([1], 0));
+    assert_eq!(script.outputs(), ["#1 UPDATE +192.0.2.1/32"], "not all yet");
+    let whole = script.advertise(routes([1, 2], 0));
+    assert_eq!(whole.len(), 3, "the other, and End-of-RIB twice: {whole:?}");
     script.hear(FIRST, &notification(6, 6));
     script.until(300);
     script.connect(ConnId(2));

@@ -1,6 +1,6 @@
 //! The sessions: one machine for each peer that the network has, from start on.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use super::routes::{Routing, SessionFacts};
 use super::view::PeerView;
 use crate::bgp::peer::{ConnId, Event, Output as PeerOutput, Peer, PeerConfig, StateName};
 use crate::bgp::{Cease, Notification};
-use crate::config::{Bgp, PeerSettings};
+use crate::config::{Bgp, PeerSettings, Remote};
 use crate::discovery::{Network, PeerName, PeerNetwork};
 use crate::net::{Family, Prefix};
 use crate::plan::Routes;
@@ -32,6 +32,8 @@ pub(super) struct Peers {
     routes: Routes,
     /// What is in `routes` is all there is to announce; after a restart that takes a while to be known.
     complete: bool,
+    /// Settings that the network shows nobody for.
+    unseen: BTreeSet<Remote>,
     host: Host,
     jitter: Jitter,
     /// How many machines there have been: connections are numbered anew by each.
@@ -65,6 +67,7 @@ impl Peers {
             sessions: BTreeMap::new(),
             routes: Routes::new(),
             complete: false,
+            unseen: BTreeSet::new(),
             host: Host::default(),
             jitter: Jitter::new(seed),
             machines: 0,
@@ -79,6 +82,7 @@ impl Peers {
     /// Brings the sessions in line with the network. What did not change keeps its session. A peer
     /// that vanished is given up after a while, or at once where `strict` says that the settings changed.
     pub fn set(&mut self, now: Instant, network: &Network, bgp: &Bgp, strict: bool) {
+        self.name_unseen(network, bgp);
         let mut setups = self.setups(now, network, bgp);
         let names: Vec<PeerName> = self.sessions.keys().cloned().collect();
         for name in names {
@@ -95,6 +99,20 @@ impl Peers {
         for (name, setup) in setups {
             self.add(now, name, setup);
         }
+    }
+
+    fn name_unseen(&mut self, network: &Network, bgp: &Bgp) {
+        let seen: BTreeSet<usize> = network.peers.values().map(|p| p.settings_index).collect();
+        let settings = bgp.peers.iter().enumerate();
+        let unseen = settings.filter(|(index, _)| !seen.contains(index));
+        let unseen: BTreeSet<Remote> = unseen.map(|(_, peer)| peer.remote.clone()).collect();
+        for remote in unseen.difference(&self.unseen) {
+            match remote {
+                Remote::Gateway => info!("no peer yet: there is no default route through a router"),
+                _ => info!("peer {remote}: no router is seen there yet"),
+            }
+        }
+        self.unseen = unseen;
     }
 
     fn setups(&self, now: Instant, network: &Network, bgp: &Bgp) -> BTreeMap<PeerName, Setup> {

@@ -63,11 +63,16 @@ impl Docker {
     }
 
     /// An image whose file system is this folder, extended attributes included.
-    pub fn import(&self, what: &str, tree: &Path) -> String {
+    /// `changes` are instructions of a Dockerfile.
+    pub fn import(&self, what: &str, tree: &Path, changes: &[&str]) -> String {
         let name = self.name(what);
         let tar = tree.with_extension("tar");
         pack(tree, ".", &tar);
-        docker(&["import", &tar.display().to_string(), &name]);
+        let tar = tar.display().to_string();
+        let mut args = vec!["import"];
+        args.extend(changes.iter().flat_map(|change| ["-c", change]));
+        args.extend([&*tar, &name]);
+        docker(&args);
         name
     }
 

@@ -162,7 +162,7 @@ impl Images {
         fs::write(tools.join("etc/bird.conf"), ROUTER).expect("a file");
         Self {
             sidecast,
-            tools: docker.import("tools", &tools),
+            tools: docker.import("tools", &tools, &[]),
         }
     }
 }
@@ -179,7 +179,7 @@ fn sidecast_image(docker: &Docker, dir: &Path) -> String {
         println!(
             "image: with libraries; for the real one set SIDECAST_BIN to what tests/musl makes"
         );
-        return docker.import("sidecast", &folder);
+        return docker.import("sidecast", &folder, &AS_IN_THE_DOCKERFILE);
     }
     fs::copy(binary(), &program).expect("a copy");
     set_capabilities(&program);
@@ -426,6 +426,10 @@ protocol bgp pods {
   ipv4 { import all; export none; };
 }
 ";
+const AS_IN_THE_DOCKERFILE: [&str; 2] = [
+    "ENTRYPOINT [\"/sidecast\"]",
+    "HEALTHCHECK CMD [\"/sidecast\", \"healthcheck\"]",
+];
 const DNS_VIP: &str = "192.0.2.53";
 const SYSLOG_VIP: &str = "192.0.2.14";
 const IDLE: &[&str] = &["sleep", "infinity"];

@@ -22,6 +22,7 @@ sidecast_lab::tests! {
         tokens_let_in_or_are_said_to_be_wrong,
         tls_with_a_private_ca_and_a_client_certificate,
         other_ways_to_consul,
+        a_restart_during_an_outage_announces,
         changes_arrive_at_once_also_among_300_services;
     needs ["bird", "birdc", "ip"]:
         odd_answers_change_nothing,
@@ -601,6 +602,58 @@ fn changes_arrive_at_once_also_among_300_services() {
     measure("300 services");
     let apps = sidecast.get(town.host(), "/apps").json();
     assert_eq!(apps.as_array().map(Vec::len), Some(300), "one for each");
+}
+
+/// Killed while Consul is away, sidecast announces what was known; drains and HTTP's apps are there too.
+fn a_restart_during_an_outage_announces() {
+    let mut town = Town::new(&json!({}));
+    let file = town.host().dir().join("state.yaml");
+    let agent = format!("state_file: {}", file.display());
+    let mut sidecast = town.sidecast(&agent);
+    let web = [
+        "enable_gocast",
+        "gocast_vip=192.0.2.1/32",
+        "gocast_monitor=consul",
+    ];
+    town.consul()
+        .register(town.host(), "web", "web-1", &web, "critical");
+    town.check("pass", "web-1");
+    for (name, vip) in [("kept", "192.0.2.2"), ("out", "192.0.2.3")] {
+        let reply = sidecast.get(
+            town.host(),
+            &format!("/register?name={name}&vip={vip}/32&monitor=port:tcp:8000"),
+        );
+        assert_eq!(reply.status, 200, "{}", reply.body);
+    }
+    let _service = Service::start(town.host(), Transport::Tcp, Site::TCP_PORT);
+    for vip in ["192.0.2.1", "192.0.2.2", "192.0.2.3"] {
+        town.routed(vip);
+    }
+    sidecast.get(town.host(), "/drain?name=out");
+    town.unrouted("192.0.2.3");
+    until(SOON, "the file holds it all", || {
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        let all = ["passing: true", "\"kept\"", "drains: [\"out\"]"];
+        expect(all.iter().all(|part| text.contains(part)), text)
+    });
+    town.consul.as_mut().expect("it runs").kill();
+    sidecast.kill();
+    drop(sidecast);
+    for vip in ["192.0.2.1", "192.0.2.2"] {
+        town.unrouted(vip);
+    }
+    let sidecast = town.sidecast(&agent);
+    for vip in ["192.0.2.1", "192.0.2.2"] {
+        town.routed(vip);
+    }
+    town.state(&sidecast, "out", "drained");
+    let host = &town.site.a.network;
+    town.consul.as_mut().expect("it ran").start_again(host);
+    town.metric(&sidecast, "sidecast_consul_up 1");
+    assert!(town.is_routed("192.0.2.1"), "{}", sidecast.log());
+    town.consul().deregister(town.host(), "web-1");
+    town.unrouted("192.0.2.1");
+    assert!(town.is_routed("192.0.2.2"));
 }
 
 /// A site with a router, a host with Consul on it, and what is asked of both.

@@ -10,6 +10,7 @@ mod hooks;
 mod kernel;
 mod listening;
 mod maintenance;
+mod memory;
 mod sessions;
 
 use crate::api::{self, NatCounters};
@@ -32,6 +33,7 @@ use hooks::Hooks;
 use kernel::KernelTasks;
 use listening::Listening;
 use maintenance::Maintenance;
+use memory::StateFile;
 use sessions::Sessions;
 use smol::channel::{self, Receiver, Sender};
 use smol::future::{self, FutureExt};
@@ -103,6 +105,7 @@ struct Agent {
     counting: Counting,
     /// Checks were begun since the loop last slept.
     looking: bool,
+    state_file: Option<StateFile>,
     _consul: Option<Follower>,
     _servers: smol::Task<()>,
     _signals: smol::Task<()>,
@@ -150,11 +153,9 @@ impl Agent {
             connections: config.agent.max_connections,
             ..http::Limits::default()
         };
-        let without = without(&config);
         config
             .warnings
             .iter()
-            .chain(&without)
             .for_each(|warning| log::warn!("{warning}"));
         let kernel = KernelTasks::open(executor, events_out.clone(), &config, start.dry_run)?;
         let checks = Checks::open(executor, events_out.clone(), reaper.clone(), start.seed);
@@ -171,8 +172,10 @@ impl Agent {
         }
         let consul = Follower::open(executor, &events_out, &config.agent, start.seed);
         let before = kernel::predecessor(&config).await;
+        let mut core = Core::new(config, start.seed, now).on_host(process::hostname(), before);
+        let state_file = StateFile::open(&mut core, now);
         Ok(Self {
-            core: Core::new(config, start.seed, now).on_host(process::hostname(), before),
+            core,
             events,
             from_peers,
             calls: Calls::new(),
@@ -198,6 +201,7 @@ impl Agent {
             exit: None,
             counting: Counting::new(executor),
             looking: false,
+            state_file,
             _consul: consul,
             _servers: servers,
             _signals: executor.spawn(forward_signals(signal::Requests::open()?, signals_out)),
@@ -229,6 +233,9 @@ impl Agent {
             // What the kernel holds is heard before silence is judged.
             self.bfd.receive(&mut self.core, now);
             self.core.handle_timeout(now);
+            if let Some(file) = &mut self.state_file {
+                file.keep(&mut self.core, now);
+            }
         }
     }
 
@@ -302,7 +309,11 @@ impl Agent {
             Readiness::Told => None,
         };
         let watchdog = self.watchdog.as_ref().map(|watchdog| watchdog.at);
-        [core, ready, watchdog].into_iter().flatten().min()
+        let state_file = self.state_file.as_ref().and_then(StateFile::deadline);
+        [core, ready, watchdog, state_file]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn take(&mut self, now: Instant, wake: Wake) {
@@ -500,6 +511,9 @@ impl Agent {
     /// Connections that were told to close get their NOTIFICATION out; BFD's goodbye comes after it,
     /// since a peer that hears it first may take it for the reason why the session ends.
     async fn close(&mut self) {
+        if let Some(file) = &mut self.state_file {
+            file.close(&mut self.core, Instant::now());
+        }
         // They end only if somebody takes what they still have to say.
         let hear = async {
             while self.from_peers.recv().await.is_ok() {}
@@ -520,22 +534,13 @@ async fn forward_signals(mut requests: signal::Requests, signals: Sender<signal:
     }
 }
 
-/// For a dry run: passive peers, without anybody who listens. The rest of the core runs as ever.
+/// For a dry run: passive peers, without anybody who listens, nothing remembered. The rest of the core runs as ever.
 fn silence(config: &mut Config) {
     for peer in &mut config.bgp.peers {
         (peer.passive, peer.bfd) = (true, None);
     }
     config.bgp.listen = None;
-}
-
-/// What is configured and not part of this version: said, so that nobody relies on it.
-fn without(config: &Config) -> Vec<String> {
-    let agent = &config.agent;
-    let missing = [("agent.state_file", agent.state_file.is_some())];
-    let missing = missing.into_iter().filter(|(_, set)| *set);
-    missing
-        .map(|(key, _)| format!("{key}: this version does not have it yet, it is ignored"))
-        .collect()
+    config.agent.state_file = None;
 }
 
 /// The interfaces with a peer that is known by nothing else.

@@ -10,6 +10,7 @@ mod env;
 mod fields;
 mod keys;
 mod load;
+mod memory;
 mod monitor;
 mod params;
 mod policy;
@@ -19,6 +20,7 @@ mod tags;
 mod tree;
 
 pub use load::{Loaded, load};
+pub use memory::Memory;
 pub use params::{ParamError, parse_app_from_params};
 pub use problem::{Problem, Problems};
 pub use render::render;

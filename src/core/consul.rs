@@ -33,11 +33,11 @@ pub enum Report {
 #[derive(Default)]
 pub(super) struct Discovery {
     /// Those that ask for an announcement, by their ids.
-    services: BTreeMap<String, Service>,
+    pub(super) services: BTreeMap<String, Service>,
     /// When those were first seen that are new: their checks may be on the way still.
     new: BTreeMap<String, Instant>,
     /// The services were heard of from Consul itself, not only from the state file.
-    confirmed: bool,
+    pub(super) confirmed: bool,
     /// Which instance goes by the service's own name.
     plain: BTreeMap<String, String>,
     node: Option<Checks>,
@@ -45,7 +45,7 @@ pub(super) struct Discovery {
     failures: BTreeMap<Query, Failure>,
     outage: Option<Instant>,
     /// What passed before a restart, by the services' ids: counts while Consul has not answered since.
-    passed: BTreeSet<String>,
+    pub(super) passed: BTreeSet<String>,
     /// `consul_grace` is over.
     expired: bool,
 }
@@ -198,34 +198,6 @@ impl Core {
             self.discovery.expired = expired;
             self.sync_consul(now);
         }
-    }
-
-    /// What a restart while Consul is away has to know: its services, and whether they passed.
-    pub fn consul_memory(&self) -> Vec<(Service, bool)> {
-        let mut passing = BTreeSet::new();
-        for name in self.registry.of_sources(&[Source::Consul]) {
-            if self.registry.monitor_is_up(&name, &MonitorSpec::Consul) {
-                let app = self.registry.definition(&name);
-                passing.extend(app.and_then(|app| app.instance_id.clone()));
-            }
-        }
-        let services = self.discovery.services.values();
-        services
-            .map(|service| (service.clone(), passing.contains(&service.id)))
-            .collect()
-    }
-
-    /// Takes what was known before a restart, until Consul says otherwise.
-    pub fn remember_consul(&mut self, now: Instant, services: Vec<(Service, bool)>) {
-        if self.config.agent.consul.is_none() || self.discovery.confirmed {
-            return;
-        }
-        let passed = services.iter().filter(|(_, passed)| *passed);
-        self.discovery.passed = passed.map(|(service, _)| service.id.clone()).collect();
-        let services = services.into_iter().map(|(service, _)| service);
-        self.discovery.services = services.map(|s| (s.id.clone(), s)).collect();
-        self.sync_consul(now);
-        self.pump(now);
     }
 }
 

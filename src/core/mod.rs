@@ -10,6 +10,7 @@ mod consul;
 mod event;
 mod kernel;
 mod life;
+mod memory;
 mod peers;
 mod reload;
 mod routes;

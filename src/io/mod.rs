@@ -15,3 +15,4 @@ pub mod router_advert;
 pub mod signal;
 pub mod sock_events;
 pub mod sockopt;
+pub mod state_file;

@@ -2,6 +2,7 @@
 
 mod bench;
 mod bfd;
+mod consul;
 mod ends;
 mod lives;
 mod policy;

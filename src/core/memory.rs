@@ -1,0 +1,91 @@
+//! What outlives a restart.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use log::{info, warn};
+
+use super::Core;
+use crate::app::{MonitorSpec, Source};
+use crate::config::Memory;
+use crate::consul::Service;
+
+impl Core {
+    /// Whether [`Core::memory`] may have changed since this was last asked.
+    pub fn take_remembers(&mut self) -> bool {
+        std::mem::take(&mut self.remembers)
+    }
+
+    pub fn memory(&self) -> Memory {
+        let (drains, drain_all) = self.registry.drains();
+        let names = self.registry.of_sources(&[Source::Http]);
+        let apps = names
+            .iter()
+            .filter_map(|name| self.registry.definition(name));
+        Memory {
+            drain_all,
+            drains: drains.clone(),
+            apps: apps.cloned().collect(),
+            services: self.consul_memory(),
+        }
+    }
+
+    /// Takes what was remembered; to be said right after the start.
+    pub fn remember(&mut self, now: Instant, memory: Memory) {
+        self.now = now;
+        let Memory {
+            drain_all,
+            drains,
+            apps,
+            services,
+        } = memory;
+        info!(
+            "remembered: {} apps of HTTP, {} services of Consul, {} drains",
+            apps.len(),
+            services.len(),
+            drains.len()
+        );
+        if drain_all {
+            self.drain(now, None);
+        }
+        for name in drains {
+            self.drain(now, Some(&name));
+        }
+        // Consul wins over HTTP.
+        self.remember_consul(now, services);
+        for app in apps {
+            let name = app.name.clone();
+            if let Err(refusal) = self.register(now, app) {
+                warn!("app {name}: not taken from the state file: {refusal}");
+            }
+        }
+    }
+
+    /// What a restart while Consul is away has to know: its services, and whether they passed.
+    fn consul_memory(&self) -> Vec<(Service, bool)> {
+        let mut passing = BTreeSet::new();
+        for name in self.registry.of_sources(&[Source::Consul]) {
+            if self.registry.monitor_is_up(&name, &MonitorSpec::Consul) {
+                let app = self.registry.definition(&name);
+                passing.extend(app.and_then(|app| app.instance_id.clone()));
+            }
+        }
+        let services = self.discovery.services.values();
+        services
+            .map(|service| (service.clone(), passing.contains(&service.id)))
+            .collect()
+    }
+
+    /// Takes what was known before a restart, until Consul says otherwise.
+    fn remember_consul(&mut self, now: Instant, services: Vec<(Service, bool)>) {
+        if self.config.agent.consul.is_none() || self.discovery.confirmed {
+            return;
+        }
+        let passed = services.iter().filter(|(_, passed)| *passed);
+        self.discovery.passed = passed.map(|(service, _)| service.id.clone()).collect();
+        let services = services.into_iter().map(|(service, _)| service);
+        self.discovery.services = services.map(|s| (s.id.clone(), s)).collect();
+        self.sync_consul(now);
+        self.pump(now);
+    }
+}

@@ -1,0 +1,286 @@
+//! Apps that come from Consul.
+
+use super::bench::{Bench, config, config_with, secs};
+use crate::config::Config;
+use crate::consul::{Catalog, Check, Checks, Query, Service, Status};
+use crate::core::{AppState, Core, Event, Report};
+use crate::health::Outcome;
+
+const VIP: &str = "192.0.2.1/32";
+
+fn settings(more: &str) -> Config {
+    config(&format!("consul_addr: 'http://localhost:8500', {more}"), "")
+}
+
+fn service(id: &str, tags: &[&str]) -> Service {
+    let all = ["enable_gocast", "gocast_monitor=consul"]
+        .iter()
+        .chain(tags);
+    Service {
+        id: id.to_owned(),
+        name: id
+            .trim_end_matches(|c: char| c.is_numeric() || c == '-')
+            .to_owned(),
+        tags: all.map(|tag| (*tag).to_owned()).collect(),
+    }
+}
+
+fn web(id: &str) -> Service {
+    service(id, &["gocast_vip=192.0.2.1/32"])
+}
+
+fn check(id: &str, status: Status) -> Check {
+    Check {
+        id: format!("service:{id}"),
+        name: id.to_owned(),
+        status,
+        service_id: id.to_owned(),
+        service_name: String::new(),
+        output: String::new(),
+    }
+}
+
+impl Bench {
+    fn services(&mut self, services: &[Service]) {
+        let services = services.to_vec();
+        self.report(Report::Services(Catalog {
+            services,
+            complete: true,
+        }));
+    }
+
+    fn passing(&mut self, ids: &[&str]) {
+        let all = ids.iter().map(|id| check(id, Status::Passing)).collect();
+        self.report(Report::NodeChecks(Checks {
+            all,
+            complete: true,
+        }));
+    }
+
+    fn report(&mut self, report: Report) {
+        self.event(Event::Consul(report));
+        self.advance(secs(0));
+    }
+
+    fn away(&mut self) {
+        for query in [Query::Services, Query::NodeChecks] {
+            let why = "gone".to_owned();
+            self.report(Report::Failed { query, why });
+        }
+    }
+}
+
+#[test]
+fn a_service_comes_and_goes_with_its_tags_and_checks() {
+    let mut bench = Bench::new(settings(""));
+    assert_eq!(bench.core.consul_up(), Some(false));
+    bench.services(&[web("web-1")]);
+    assert_eq!(bench.state("web"), AppState::Pending);
+    bench.passing(&["web-1"]);
+    assert!(bench.is_announced(VIP));
+    assert_eq!(bench.core.consul_up(), Some(true));
+    bench.passing(&["other"]);
+    bench.advance(secs(10));
+    assert_eq!(bench.state("web"), AppState::Down, "no check of its own");
+    bench.passing(&["web-1"]);
+    assert!(bench.is_announced(VIP));
+    bench.services(&[]);
+    assert!(!bench.is_announced(VIP));
+    assert_eq!(bench.core.apps(bench.now).len(), 0);
+}
+
+#[test]
+fn the_agents_view_counts_where_it_knows_the_service() {
+    let mut bench = Bench::new(settings(""));
+    bench.services(&[web("web-1")]);
+    bench.passing(&["web-1"]);
+    let agent = |all: Vec<Check>| {
+        Report::AgentChecks(Checks {
+            all,
+            complete: true,
+        })
+    };
+    bench.report(agent(vec![check("web-1", Status::Critical)]));
+    assert!(!bench.is_announced(VIP));
+    bench.report(agent(vec![]));
+    assert!(bench.is_announced(VIP), "as the cluster says");
+    let mut serf = check("", Status::Critical);
+    serf.id = "serfHealth".to_owned();
+    let all = vec![serf];
+    bench.report(Report::NodeChecks(Checks {
+        all,
+        complete: true,
+    }));
+    bench.report(agent(vec![check("web-1", Status::Passing)]));
+    assert!(
+        !bench.is_announced(VIP),
+        "the cluster does not see the node"
+    );
+}
+
+#[test]
+fn a_standby_takes_over_without_a_withdraw() {
+    let mut bench = Bench::new(settings(""));
+    let nat = |id: &str, port: u16| {
+        service(
+            id,
+            &[
+                "gocast_vip=192.0.2.1/32",
+                &format!("gocast_nat=tcp:80:{port}"),
+            ],
+        )
+    };
+    let both = [nat("web-1", 8001), nat("web-2", 8002)];
+    bench.services(&both);
+    bench.passing(&["web-1", "web-2"]);
+    assert!(bench.is_announced(VIP));
+    let target = |bench: &Bench| bench.nat.rules.first().map(|rule| rule.destination);
+    assert_eq!(target(&bench), Some(8001));
+    assert_eq!(bench.state("web@web-2"), AppState::Up);
+    let addressed = |app: &str| bench.app(app).vips[0].addressed;
+    assert!(!addressed("web@web-2") && addressed("web"));
+    bench.advance(secs(5));
+    bench.log.clear();
+    bench.passing(&["web-2"]);
+    assert_eq!(target(&bench), Some(8002));
+    bench.passing(&["web-1", "web-2"]);
+    assert_eq!(target(&bench), Some(8002), "it stays where it is");
+    bench.services(&both[1..]);
+    assert_eq!(target(&bench), Some(8002));
+    assert_eq!(
+        bench.state("web"),
+        AppState::Up,
+        "by the service's own name again"
+    );
+    bench.services(&both);
+    bench.services(&both[..1]);
+    assert_eq!(target(&bench), Some(8001));
+    assert!(
+        !bench.log.iter().any(|line| !line.starts_with("nat")),
+        "{:?}",
+        bench.log
+    );
+    bench.advance(secs(5));
+    bench.passing(&["none"]);
+    assert!(!bench.is_announced(VIP));
+}
+
+#[test]
+fn a_drain_of_the_service_drains_all_its_instances() {
+    let mut bench = Bench::new(settings(""));
+    bench.services(&[web("web-1"), web("web-2")]);
+    bench.passing(&["web-1", "web-2"]);
+    bench.core.unregister(bench.now, &"web".parse().unwrap());
+    bench.advance(secs(5));
+    assert!(!bench.is_announced(VIP));
+    assert_eq!(bench.state("web@web-2"), AppState::Drained);
+    bench.services(&[web("web-1"), web("web-2"), web("web-3")]);
+    bench.passing(&["web-1", "web-2", "web-3"]);
+    assert!(!bench.is_announced(VIP), "a drain belongs to the name");
+    bench.core.undrain(bench.now, Some(&"web".parse().unwrap()));
+    bench.advance(secs(0));
+    assert!(bench.is_announced(VIP));
+}
+
+#[test]
+fn while_consul_is_away_everything_stays() {
+    let mut bench = Bench::new(settings(""));
+    bench.services(&[web("web-1")]);
+    bench.passing(&["web-1"]);
+    bench.away();
+    assert_eq!(bench.core.consul_up(), Some(false));
+    bench.advance(secs(10_000));
+    assert!(bench.is_announced(VIP));
+    let last = bench.app("web").monitors[0].last.clone();
+    assert!(matches!(last, Some(Outcome::Unavailable(_))), "{last:?}");
+    // Half of an answer takes nothing away, but what it holds counts.
+    let catalog = Catalog {
+        services: vec![service("dns", &["gocast_vip=192.0.2.2/32"])],
+        complete: false,
+    };
+    bench.report(Report::Services(catalog));
+    assert!(bench.is_announced(VIP) && bench.app("dns").source == crate::app::Source::Consul);
+    bench.passing(&["web-1", "dns"]);
+    assert_eq!(bench.core.consul_up(), Some(false), "not all was said");
+    bench.services(&[web("web-1")]);
+    assert_eq!(bench.core.consul_up(), Some(true));
+}
+
+#[test]
+fn grace_ends_what_consul_said() {
+    let mut bench = Bench::new(settings("consul_grace: 1m"));
+    let port = Service {
+        tags: vec!["enable_gocast".into(), "gocast_vip=192.0.2.2/32".into()],
+        ..web("p")
+    };
+    bench.services(&[web("web-1"), port]);
+    bench.passing(&["web-1"]);
+    bench.away();
+    bench.advance(secs(59));
+    assert!(bench.is_announced(VIP) && bench.is_announced("192.0.2.2/32"));
+    bench.advance(secs(2));
+    assert!(!bench.is_announced(VIP) && !bench.is_announced("192.0.2.2/32"));
+    assert_eq!(bench.state("web"), AppState::Invalid);
+    bench.services(&[web("web-1")]);
+    bench.passing(&["web-1"]);
+    assert!(bench.is_announced(VIP));
+}
+
+#[test]
+fn a_restart_during_an_outage_announces_what_passed() {
+    let mut bench = Bench::new(settings(""));
+    bench.services(&[web("web-1"), service("dns", &["gocast_vip=192.0.2.2/32"])]);
+    bench.passing(&["web-1"]);
+    bench
+        .register(&[("name", "http"), ("vip", "192.0.2.3/32")])
+        .unwrap();
+    bench
+        .register(&[("name", "out"), ("vip", "192.0.2.4/32")])
+        .unwrap();
+    bench.core.drain(bench.now, Some(&"out".parse().unwrap()));
+    assert!(bench.core.take_remembers() && !bench.core.take_remembers());
+    let memory = bench.core.memory();
+    let restart = |bench: &mut Bench| {
+        bench.core = Core::new(settings(""), 3, bench.now);
+        bench.core.remember(bench.now, memory.clone());
+        bench.event(Event::Network(super::bench::network()));
+        bench.advance(secs(1));
+    };
+    restart(&mut bench);
+    assert!(
+        !bench.is_announced(VIP),
+        "nobody has said that Consul is away"
+    );
+    assert!(bench.is_announced("192.0.2.3/32") && !bench.is_announced("192.0.2.4/32"));
+    bench.away();
+    assert!(bench.is_announced(VIP) && !bench.is_announced("192.0.2.2/32"));
+    assert_eq!(bench.core.memory(), memory);
+    bench.services(&[web("web-1")]);
+    bench.passing(&["dns"]);
+    bench.advance(secs(10));
+    assert!(!bench.is_announced(VIP), "now Consul has said so");
+    restart(&mut bench);
+    bench.services(&[]);
+    bench.away();
+    assert!(!bench.is_announced(VIP));
+}
+
+#[test]
+fn higher_sources_keep_their_names_and_vips() {
+    let text = "{name: web, vip: 192.0.2.9/32}, {name: mine, vip: 192.0.2.1/32}";
+    let agent = "consul_addr: 'http://localhost:8500'";
+    let mut bench = Bench::new(config_with("", agent, text));
+    bench.services(&[web("web-1"), web("other-1")]);
+    bench.passing(&["web-1", "other-1"]);
+    assert_eq!(bench.app("web").source, crate::app::Source::Config);
+    assert_eq!(bench.state("other"), AppState::Invalid);
+    assert!(bench.app("other").why.contains("held by app mine"));
+    bench.services(&[Service {
+        tags: vec!["enable_gocast".into()],
+        ..web("bad-1")
+    }]);
+    assert_eq!(bench.state("bad"), AppState::Invalid);
+    assert!(
+        bench.core.ready().is_ok() || bench.core.ready().is_err_and(|why| !why.contains("bad"))
+    );
+}

@@ -56,6 +56,8 @@ pub struct Peer {
     last_error: Option<String>,
     /// Attempts in a row that nobody answered.
     unanswered: u32,
+    /// Connections in a row that the peer closed without a word.
+    turned_away: u32,
     flaps: u64,
     /// How many routes the log has last said cannot be announced in this session.
     told_unsendable: usize,
@@ -166,6 +168,7 @@ impl Peer {
             since: None,
             last_error: None,
             unanswered: 0,
+            turned_away: 0,
             flaps: 0,
             told_unsendable: 0,
             config,

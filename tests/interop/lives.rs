@@ -147,6 +147,19 @@ pub fn a_second_speaker_on_the_address_is_told_so_by_frr() {
     );
 }
 
+/// BIRD closes the second connection without a NOTIFICATION.
+pub fn a_second_speaker_on_the_address_is_told_so_beside_bird() {
+    let street = Street::new(1);
+    let house = street.house();
+    let router = bird(&street, "", "");
+    let _first = Sidecast::start(&house.network, &house.config(""));
+    arrives(&router, house, &house.vip4());
+    let options = ", connect_retry: 500ms";
+    let second = Sidecast::start(&house.network, &house.config(options));
+    says(&second, "another BGP speaker");
+    assert!(router.established("h1"), "the first session stays");
+}
+
 /// A cut shorter than the hold time, with something unacknowledged all the while.
 pub fn a_cut_shorter_than_the_hold_time_keeps_the_session() {
     let street = Street::new(1);

@@ -29,6 +29,7 @@ sidecast_lab::tests! {
         strangers_get_connection_rejected,
         a_cut_shorter_than_the_hold_time_keeps_the_session,
         a_peers_prefix_limit_is_named_and_not_hammered,
+        a_second_speaker_on_the_address_is_told_so_beside_bird,
         operators_hear_each_other,
         a_graceful_shutdown_marks_the_routes_before_they_go,
         each_peer_has_its_own_families_and_attributes,

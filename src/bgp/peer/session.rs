@@ -66,6 +66,7 @@ impl Peer {
         };
         self.since = Some(now);
         self.last_error = None;
+        self.turned_away = 0;
         self.retry.is_up();
         let timeout = negotiated.hold_time;
         self.outputs
@@ -427,11 +428,28 @@ impl Peer {
                 self.wait(now);
             }
             None => {
-                if !was_up && self.retry.is_news(&end.to_string()) {
-                    log::info!("peer {name}: no session: {end}");
+                if !was_up {
+                    self.closed_early(end);
                 }
                 self.wait(now);
             }
+        }
+    }
+
+    /// There was a connection and no session.
+    fn closed_early(&mut self, end: &End) {
+        let name = &self.config.name;
+        let lost = matches!(end, End::Lost(_));
+        self.turned_away = self.turned_away.saturating_add(u32::from(lost));
+        if self.retry.is_news(&end.to_string()) {
+            log::info!("peer {name}: no session: {end}");
+        }
+        // BIRD turns away whom it does not expect without a NOTIFICATION.
+        if lost && self.turned_away == TURNED_AWAY {
+            log::warn!(
+                "peer {name}: it closes every connection; most likely it does not know us as a neighbor, \
+                 or another BGP speaker on this address has the session it allows"
+            );
         }
     }
 
@@ -484,6 +502,8 @@ impl fmt::Display for End {
 const ATTEMPT: Duration = Duration::from_secs(1);
 /// So many of them in a row are told to the operator.
 const UNANSWERED: u32 = 3;
+/// So many connections closed in a row have a cause.
+const TURNED_AWAY: u32 = 3;
 
 /// By then the peer must have seen that a session is up.
 const SETTLED: Duration = Duration::from_secs(5);

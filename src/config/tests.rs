@@ -1096,3 +1096,59 @@ fn without_tls_https_is_refused_with_a_sentence() {
         );
     }
 }
+
+#[test]
+fn consul_is_found_by_url_or_by_a_unix_socket() {
+    let consul = |addr: &str| {
+        let text = format!("agent: {{consul_addr: '{addr}'}}\nbgp: {{local_as: 1}}\n");
+        let config = good(&text);
+        let warned = config.warnings.iter().any(|w| w.contains("CONSUL_NODE"));
+        let consul = config.agent.consul.unwrap();
+        assert_eq!(warned, !consul.is_local(), "{addr}");
+        (
+            consul.addr.clone(),
+            consul.is_local(),
+            consul.unix_path().is_some(),
+        )
+    };
+    for (written, addr, local, unix) in [
+        (
+            "http://localhost:8500/v1",
+            "http://localhost:8500",
+            true,
+            false,
+        ),
+        (
+            "http://127.0.0.2:8500/",
+            "http://127.0.0.2:8500",
+            true,
+            false,
+        ),
+        ("http://[::1]:8500", "http://[::1]:8500", true, false),
+        (
+            "http://consul.example:8500",
+            "http://consul.example:8500",
+            false,
+            false,
+        ),
+        ("http://10.0.0.1:8500", "http://10.0.0.1:8500", false, false),
+        (
+            "unix:///run/consul.sock",
+            "unix:/run/consul.sock",
+            true,
+            true,
+        ),
+        ("unix:/run/consul.sock", "unix:/run/consul.sock", true, true),
+    ] {
+        assert_eq!(consul(written), (addr.to_owned(), local, unix), "{written}");
+    }
+    for bad in ["unix://", "unix:run/x", "localhost:8500", "http://c/?x"] {
+        let text = format!("agent: {{consul_addr: '{bad}'}}\nbgp: {{local_as: 1}}\n");
+        assert!(
+            problems(&text)
+                .iter()
+                .any(|p| p.contains("should be a URL")),
+            "{bad}"
+        );
+    }
+}

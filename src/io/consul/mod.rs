@@ -4,7 +4,7 @@
 //! Left out: proxies (an agent is a neighbour), compression, connections that are kept.
 
 mod http;
-#[cfg(feature = "tls")]
+#[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
 mod tls;
 
 use crate::app::HttpUrl;
@@ -27,7 +27,6 @@ pub struct Client {
 enum Place {
     Tcp(HttpUrl),
     Unix(PathBuf),
-    #[cfg(feature = "tls")]
     Tls(HttpUrl, tls::Client),
 }
 
@@ -38,11 +37,7 @@ impl Client {
             None => {
                 let url: HttpUrl = settings.addr.parse().map_err(io::Error::other)?;
                 if url.tls {
-                    #[cfg(feature = "tls")]
-                    let place = Place::Tls(url, tls::Client::new(settings));
-                    #[cfg(not(feature = "tls"))]
-                    let place = return Err(io::Error::other("built without TLS"));
-                    place
+                    Place::Tls(url, tls::Client::new(settings))
                 } else {
                     Place::Tcp(url)
                 }
@@ -78,7 +73,6 @@ impl Client {
                 let stream = stream.map_err(|error| at(&socket.display().to_string(), &error))?;
                 http::exchange(stream, "localhost", path, token).await
             }
-            #[cfg(feature = "tls")]
             Place::Tls(url, client) => {
                 let asked = format!("https://{}{}", url.authority(), join(url, path));
                 client

@@ -126,6 +126,19 @@ fn a_background_process_does_not_hold_a_finished_check_up() {
 }
 
 #[test]
+fn what_a_finished_check_left_in_the_background_goes_with_it() {
+    with_reaper(|reaper| async {
+        let checker = Checker::new(reaper, 1);
+        let outcome = checker.check(&shell("sleep 1000 & echo $$"), LONG).await;
+        let Outcome::Pass(group) = outcome else {
+            panic!("{outcome:?}");
+        };
+        let group: i32 = group.trim().parse().expect("a pid");
+        until(|| members(group) == 0).await;
+    });
+}
+
+#[test]
 fn endless_output_starves_nobody_and_is_not_an_error() {
     with_reaper(|reaper| async {
         let checker = Checker::new(reaper, 1);

@@ -420,6 +420,12 @@ fn a_full_house_refuses_with_503() {
     let answer = server.exchange(b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n");
     assert_eq!(status_of(&answer), 503);
     assert!(answer.contains("Retry-After: 1"));
+    let probe = server.exchange(b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert_eq!(
+        status_of(&probe),
+        200,
+        "idle clients do not make a probe fail"
+    );
     drop(held);
     let began = Instant::now();
     while server.status(b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n") != 200 {

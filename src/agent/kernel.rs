@@ -124,7 +124,7 @@ impl KernelTasks {
                 events.clone(),
                 ours,
             )),
-            watching: executor.spawn(watch(changes, dirty.clone(), events.clone())),
+            watching: executor.spawn(watch(changes, neighbours, dirty.clone(), events.clone())),
             executor: executor.clone(),
             events,
             dirty,
@@ -167,7 +167,7 @@ impl KernelTasks {
             match Changes::open(true) {
                 Ok(changes) => {
                     let (dirty, events) = (self.dirty.clone(), self.events.clone());
-                    self.watching = self.executor.spawn(watch(changes, dirty, events));
+                    self.watching = self.executor.spawn(watch(changes, true, dirty, events));
                     self.neighbours = true;
                 }
                 Err(error) => log::warn!("cannot watch the neighbours: {error}"),
@@ -367,6 +367,7 @@ async fn look_all(
             current = newer;
         }
         let targets = targets(&current.bgp);
+        let mut failed = false;
         match kernel.snapshot(&targets).await {
             Ok(snapshot) => {
                 if let Some(interface) = interface.as_ref().filter(|_| !current.vips.is_empty()) {
@@ -380,8 +381,18 @@ async fn look_all(
                     return;
                 }
             }
-            Err(error) => log::warn!("cannot read the kernel's tables: {error}"),
+            Err(error) => {
+                log::warn!("cannot read the kernel's tables, trying again: {error}");
+                failed = true;
+            }
         }
+        let again = async {
+            if !failed {
+                std::future::pending().await
+            }
+            Timer::after(LOOK_AGAIN).await;
+            Ok(None)
+        };
         let newer = async { wanted.recv().await.map(Some) };
         let changed = async {
             let _ = dirty.recv().await;
@@ -390,7 +401,7 @@ async fn look_all(
             let _ = dirty.try_recv();
             Ok(None)
         };
-        match smol::future::or(newer, changed).await {
+        match smol::future::or(newer, smol::future::or(changed, again)).await {
             Ok(Some(newer)) => current = newer,
             Ok(None) => {}
             Err(_) => return,
@@ -422,7 +433,7 @@ async fn clear_left_nat(work: Sender<Work>) {
     let _ = work.send(Work::ClearLeftNat).await;
 }
 
-async fn watch(mut changes: Changes, dirty: Sender<()>, events: Sender<Event>) {
+async fn watch(mut changes: Changes, neighbours: bool, dirty: Sender<()>, events: Sender<Event>) {
     loop {
         match changes.next().await {
             Ok(Change::Address {
@@ -434,8 +445,9 @@ async fn watch(mut changes: Changes, dirty: Sender<()>, events: Sender<Event>) {
             }
             Ok(_) => {}
             Err(error) => {
-                log::warn!("changes in the kernel's tables are not seen any more: {error}");
-                return;
+                log::warn!("changes in the kernel's tables are not seen for the moment: {error}");
+                changes = reopen(neighbours).await;
+                log::info!("changes in the kernel's tables are seen again");
             }
         }
         // A full channel says already that there is something to look at.
@@ -443,6 +455,19 @@ async fn watch(mut changes: Changes, dirty: Sender<()>, events: Sender<Event>) {
     }
 }
 
+/// A new subscription, however long it takes; what was missed is looked at afterwards.
+async fn reopen(neighbours: bool) -> Changes {
+    loop {
+        Timer::after(LOOK_AGAIN).await;
+        match Changes::open(neighbours) {
+            Ok(changes) => return changes,
+            Err(error) => log::debug!("netlink: {error}"),
+        }
+    }
+}
+
+/// After a failed look at the tables, or a broken subscription.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const CLEAR_LEFT_AFTER: Duration = Duration::from_secs(8);
 /// How long an answer waits for the NAT counters.
 const COUNT_WITHIN: Duration = Duration::from_millis(500);

@@ -494,6 +494,9 @@ impl Agent {
         let Readiness::Waiting(at_latest) = self.ready else {
             return;
         };
+        if self.core.is_stopping() {
+            return;
+        }
         if now >= at_latest || self.core.is_known() {
             self.ready = Readiness::Told;
             self.notify.send("READY=1");

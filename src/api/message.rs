@@ -86,7 +86,7 @@ impl fmt::Display for RequestError {
                 f,
                 "`{key}` in the JSON body has to be a text, a number, a boolean or a list of those"
             ),
-            Self::Form => f.write_str("the form body is not UTF-8"),
+            Self::Form => f.write_str("the query or the form is not UTF-8"),
         }
     }
 }
@@ -124,6 +124,15 @@ impl Request {
         };
         if method == Method::Post && !body.is_empty() {
             request.add_body(body)?;
+        }
+        // The form decoder puts U+FFFD where bytes were no UTF-8: two names must not become one.
+        let broken = |text: &String| text.contains(char::REPLACEMENT_CHARACTER);
+        if request
+            .params
+            .iter()
+            .any(|(key, value)| broken(key) || broken(value))
+        {
+            return Err(RequestError::Form);
         }
         Ok(request)
     }

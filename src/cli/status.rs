@@ -77,8 +77,9 @@ fn fetch(client: &Client) -> Result<Status, Trouble> {
 impl Status {
     fn code(&self) -> u8 {
         let established = |p: &Value| p["state"]["session_state"] == 6;
-        let up = |a: &Value| a["state"] == "up";
-        u8::from(!(self.peers.iter().all(established) && self.apps.iter().all(up)))
+        let up = |a: &Value| a["state"] == "up" && a["announced"] == true;
+        let peers = !self.peers.is_empty() && self.peers.iter().all(established);
+        u8::from(!(peers && self.apps.iter().all(up)))
     }
 
     fn render(&self, json: bool) -> String {
@@ -264,7 +265,7 @@ mod tests {
                           "peer_as": 65000, "announced": 2, "last_error": "old"},
             })],
             apps: vec![json!({
-                "name": "dns", "state": "up", "age": 3.5, "why": "all monitors pass",
+                "name": "dns", "state": "up", "announced": true, "age": 3.5, "why": "all monitors pass",
                 "vip_status": [
                     {"vip": "192.0.2.53/32", "announced": true, "problem": null},
                     {"vip": "2001:db8::53/128", "announced": false, "problem": "no next hop"},
@@ -305,6 +306,12 @@ dns  exec_1       none yet             a [2Jb
         let mut idle = status();
         idle.peers[0]["state"]["session_state"] = json!(3);
         assert_eq!(idle.code(), 1);
+        let mut alone = status();
+        alone.peers.clear();
+        assert_eq!(alone.code(), 1, "without a peer nobody is told");
+        let mut unheard = status();
+        unheard.apps[0]["announced"] = json!(false);
+        assert_eq!(unheard.code(), 1);
         assert!(idle.render(false).contains("old"));
     }
 

@@ -22,9 +22,9 @@ impl Core {
     /// `false`: there was none of that name.
     pub fn unregister(&mut self, now: Instant, name: &AppName) -> bool {
         self.now = now;
-        // Consul would only bring it back.
+        // What is configured or in Consul would only come back, and its name is not free meanwhile.
         let source = self.registry.definition(name).map(|app| app.source);
-        let known = if source == Some(Source::Consul) {
+        let known = if source.is_some_and(|source| source != Source::Http) {
             self.registry.drain(now, Some(name));
             self.remembers = true;
             self.dirty = true;

@@ -8,7 +8,7 @@
 use async_signal::{Signal, Signals};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal as Kill, killpg};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 use smol::stream::StreamExt;
 use std::cell::RefCell;
@@ -92,20 +92,32 @@ impl Reaper {
         }
     }
 
-    /// Collects everybody who has died; one signal may stand for many.
+    /// Collects everybody who has died; one signal may stand for many. A child's whole group is killed
+    /// while its number is still its own: what it left in the background goes with it.
     fn sweep(&self) {
         loop {
-            let (pid, exit) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, code)) => (pid, Exit::Code(code)),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, Exit::Signal(signal as i32)),
+            let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+            let pid = match waitid(Id::All, peek) {
                 Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
-                Ok(_) | Err(Errno::EINTR) => continue,
+                Ok(status) => status.pid(),
+                Err(Errno::EINTR) => continue,
                 Err(error) => {
                     log::warn!("cannot collect exit statuses: {error}");
                     return;
                 }
             };
-            self.collected(pid, exit);
+            let Some(pid) = pid else { return };
+            if self.children.borrow().contains_key(&pid.as_raw()) {
+                // It fails only where nobody else is left in the group.
+                let _ = killpg(pid, Kill::SIGKILL);
+            }
+            match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, code)) => self.collected(pid, Exit::Code(code)),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => {
+                    self.collected(pid, Exit::Signal(signal as i32));
+                }
+                Ok(_) | Err(_) => {}
+            }
         }
     }
 

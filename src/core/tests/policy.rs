@@ -171,6 +171,21 @@ fn a_configured_app_that_is_refused_is_shown_as_invalid() {
     assert!(bench.is_announced(VIP));
 }
 
+/// Contract: an app from the configuration is withdrawn and drained, its name stays taken.
+#[test]
+fn an_app_of_the_configuration_that_is_unregistered_is_drained_and_keeps_its_name() {
+    let mut bench = Bench::new(config("", DNS));
+    bench.settle();
+    bench.unregister("dns");
+    bench.advance(secs(5));
+    assert_eq!(bench.state("dns"), AppState::Drained);
+    assert!(
+        bench
+            .register(&[("name", "dns"), ("vip", "192.0.2.99/32")])
+            .is_err()
+    );
+}
+
 #[test]
 fn a_reload_tells_what_changed_and_touches_nothing_else() {
     let apps =

@@ -71,12 +71,33 @@ pub(super) async fn converse(
     linger(stream).await;
 }
 
-/// Tells a client that there are too many, and closes.
-pub(super) async fn refuse(mut stream: Box<dyn Duplex>) {
-    if write_all(&mut stream, &too_many(), LINGER).await.is_ok() {
+/// Answers a client for whom there is no place: what engines and balancers live by is answered all the
+/// same, lest idle clients get a healthy announcer restarted; everybody else is told to come again.
+pub(super) async fn squeeze(
+    mut stream: Box<dyn Duplex>,
+    via: Via,
+    limits: Limits,
+    calls: Sender<Call>,
+) {
+    let hurried = Limits {
+        request: LINGER.min(limits.request),
+        ..limits
+    };
+    let mut parser = Parser::new(limits.sizes, via);
+    let answer = match read_request(&mut stream, &mut parser, hurried, true).await {
+        Ok(Some(Next::Call(asked))) if PROBES.contains(&asked.call.path.as_str()) => {
+            let response = ask(*asked.call, limits, &calls).await;
+            encode(&response, asked.is_head, false)
+        }
+        _ => too_many(),
+    };
+    if write_all(&mut stream, &answer, LINGER).await.is_ok() {
         linger(stream).await;
     }
 }
+
+/// Looks that change nothing and cost little.
+const PROBES: [&str; 2] = ["/healthz", "/readyz"];
 
 /// The same without waiting for anything: a fresh socket has room for so short an answer. What the
 /// client sent already is read first, else the kernel would answer it with a reset.

@@ -1,4 +1,4 @@
-//! The HTTP server: bytes to [`Request`]s and [`Response`]s back (RFC 9112), with every resource a
+//! The HTTP server: bytes to [`crate::api::Request`]s and [`crate::api::Response`]s back (RFC 9112), with every resource a
 //! client can hold bounded in size and time. What a request means is the api's business; each goes
 //! over one bounded channel, so that a flood of clients waits and the agent does not.
 
@@ -28,7 +28,7 @@ use listen::Socket;
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     pub sizes: Sizes,
-    /// Connections at once over all listeners; further ones get 503.
+    /// Connections at once over all listeners; further ones get 503, but for /healthz and /readyz.
     pub connections: usize,
     /// From the first byte (or the connection) to the end of the head, and again for the body.
     pub request: Duration,
@@ -155,10 +155,11 @@ impl Shared {
                 })
                 .detach();
         } else if let Some(slot) = Slot::take(&self.refusing, limits.connections) {
+            let calls = self.calls.clone();
             executor
                 .spawn(async move {
                     let _slot = slot;
-                    connection::refuse(stream).await;
+                    connection::squeeze(stream, via, limits, calls).await;
                 })
                 .detach();
         } else {

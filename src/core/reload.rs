@@ -16,7 +16,12 @@ pub(super) fn reload(
 ) -> Vec<String> {
     let mut changes = agent(&old.agent, &new.agent);
     changes.extend(bgp(&old.bgp, &new.bgp));
-    registry.set_agent(now, new.agent.clone());
+    // Consul is followed with the old settings until the next start.
+    let agent = Agent {
+        consul: old.agent.consul.clone(),
+        ..new.agent.clone()
+    };
+    registry.set_agent(now, agent);
     let wanted: BTreeMap<&AppName, &App> = new.apps.iter().map(|app| (&app.name, app)).collect();
     // First what goes: its VIPs may have a new owner.
     for name in registry.of_sources(&[Source::Config, Source::Env]) {

@@ -75,7 +75,9 @@ impl Core {
             self.reread = true;
             self.outputs.push_back(Output::NetworkWanted);
         }
+        let consul = std::mem::take(&mut self.config.agent.consul);
         self.config = config;
+        self.config.agent.consul = consul;
         self.sync_consul(now);
         self.dirty = true;
         self.pump(now);

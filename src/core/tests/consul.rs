@@ -266,6 +266,24 @@ fn a_restart_during_an_outage_announces_what_passed() {
 }
 
 #[test]
+fn a_reload_keeps_what_consul_said_and_judges_it_anew() {
+    let mut bench = Bench::new(settings(""));
+    bench.services(&[web("web-1")]);
+    bench.passing(&["web-1"]);
+    bench.core.reload(bench.now, config("", ""));
+    bench.advance(secs(10));
+    assert!(bench.is_announced(VIP), "taken at the next start");
+    bench
+        .core
+        .reload(bench.now, settings("allowed_vips: [198.51.100.0/24]"));
+    bench.advance(secs(0));
+    assert!(!bench.is_announced(VIP));
+    bench.core.reload(bench.now, settings(""));
+    bench.advance(secs(0));
+    assert!(bench.is_announced(VIP));
+}
+
+#[test]
 fn higher_sources_keep_their_names_and_vips() {
     let text = "{name: web, vip: 192.0.2.9/32}, {name: mine, vip: 192.0.2.1/32}";
     let agent = "consul_addr: 'http://localhost:8500'";

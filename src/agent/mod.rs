@@ -7,17 +7,18 @@ mod calls;
 mod checks;
 mod consul;
 mod hooks;
+mod inbox;
 mod kernel;
 mod listening;
 mod maintenance;
+mod manager;
 mod memory;
 mod sessions;
 
 use crate::api::{self, NatCounters};
 use crate::app::MonitorSpec;
 use crate::bgp::peer;
-use crate::config::Config;
-use crate::config::Remote;
+use crate::config::{Config, Remote};
 use crate::core::{Core, Event, Output};
 use crate::io::bgp_listen::Accepted;
 use crate::io::http::{self, Call, Listener};
@@ -30,14 +31,16 @@ use calls::{Calls, Counted, Counting, Door};
 use checks::Checks;
 use consul::Follower;
 use hooks::Hooks;
+use inbox::{Inbox, Wake};
 use kernel::KernelTasks;
 use listening::Listening;
 use maintenance::Maintenance;
+use manager::Manager;
 use memory::StateFile;
 use sessions::Sessions;
-use smol::channel::{self, Receiver, Sender};
-use smol::future::{self, FutureExt};
-use smol::{LocalExecutor, Timer};
+use smol::LocalExecutor;
+use smol::channel::Sender;
+use smol::future::FutureExt;
 use std::collections::BTreeSet;
 use std::io;
 use std::rc::Rc;
@@ -77,28 +80,17 @@ pub fn run(start: Start) -> io::Result<u8> {
 
 struct Agent {
     core: Core,
-    events: Receiver<Event>,
-    /// What the peers send, apart from everything else: a full table must hold nothing up.
-    from_peers: Receiver<Event>,
+    inbox: Inbox,
     calls: Calls,
-    calls_in: Receiver<Call>,
-    metrics_in: Receiver<Call>,
-    signals: Receiver<signal::Request>,
-    timer: Timer,
-    /// What `timer` is set to.
-    timer_at: Option<Instant>,
     sessions: Sessions,
     bfd: Bfd,
     listening: Listening,
-    accepted_in: Receiver<Accepted>,
     advertiser: Advertiser,
     kernel: KernelTasks,
     checks: Checks,
     maintenance: Maintenance,
     hooks: Hooks,
-    notify: Notify,
-    watchdog: Option<Watchdog>,
-    ready: Readiness,
+    manager: Manager,
     reload: Reload,
     dry_run: bool,
     exit: Option<u8>,
@@ -111,38 +103,10 @@ struct Agent {
     _signals: smol::Task<()>,
 }
 
-/// What woke the loop.
-enum Wake {
-    Event(Event),
-    Call(Door, Call),
-    Counted(Counted),
-    Accepted(Accepted),
-    Signal(signal::Request),
-    Bfd,
-    Deadline,
-}
-
-/// The next sign of life to the service manager.
-struct Watchdog {
-    every: Duration,
-    at: Instant,
-}
-
-/// Whether the service manager has been told that we are ready.
-enum Readiness {
-    /// Told at this time at the latest, when some first check has no answer yet.
-    Waiting(Instant),
-    Told,
-}
-
 impl Agent {
     async fn open(executor: &Executor, start: Start) -> io::Result<Self> {
         let now = Instant::now();
-        let (events_out, events) = channel::bounded(EVENTS);
-        let (peers_out, from_peers) = channel::bounded(FROM_PEERS);
-        let (calls_out, calls_in) = channel::bounded(CALLS);
-        let (metrics_out, metrics_in) = channel::bounded(CALLS);
-        let (signals_out, signals) = channel::unbounded();
+        let (letters, inbox) = inbox::open();
         let reaper = checks::reaper(executor);
         let mut config = start.config;
         if start.dry_run {
@@ -157,45 +121,35 @@ impl Agent {
             .warnings
             .iter()
             .for_each(|warning| log::warn!("{warning}"));
-        let kernel = KernelTasks::open(executor, events_out.clone(), &config, start.dry_run)?;
-        let checks = Checks::open(executor, events_out.clone(), reaper.clone(), start.seed);
+        let kernel = KernelTasks::open(executor, letters.events.clone(), &config, start.dry_run)?;
+        let checks = Checks::open(executor, letters.events.clone(), reaper.clone(), start.seed);
         let hooks = Hooks::new(executor, reaper, &config.agent.on_change);
-        let api = http::serve(start.api, limits, calls_out);
-        let metrics = http::serve(start.metrics, limits, metrics_out);
+        let api = http::serve(start.api, limits, letters.calls);
+        let metrics = http::serve(start.metrics, limits, letters.metrics);
         let servers = executor.spawn(api.or(metrics));
-        let (accepted_out, accepted_in) = channel::bounded(ACCEPTED);
-        let mut listening = Listening::new(executor, accepted_out);
+        let mut listening = Listening::new(executor, letters.accepted);
         listening.move_to(config.bgp.listen)?;
         let mut advertiser = Advertiser::new(executor);
         if !start.dry_run {
             advertiser.set(&unnumbered(&config));
         }
-        let consul = Follower::open(executor, &events_out, &config.agent, start.seed);
+        let consul = Follower::open(executor, &letters.events, &config.agent, start.seed);
         let before = kernel::predecessor(&config).await;
         let mut core = Core::new(config, start.seed, now).on_host(process::hostname(), before);
         let state_file = StateFile::open(&mut core, now);
         Ok(Self {
             core,
-            events,
-            from_peers,
+            inbox,
             calls: Calls::new(),
-            calls_in,
-            metrics_in,
-            signals,
-            timer: Timer::never(),
-            timer_at: None,
-            sessions: Sessions::new(executor, peers_out),
+            sessions: Sessions::new(executor, letters.from_peers),
             bfd: Bfd::new(start.seed),
             listening,
-            accepted_in,
             advertiser,
             kernel,
             checks,
-            maintenance: Maintenance::new(executor, events_out),
+            maintenance: Maintenance::new(executor, letters.events),
             hooks,
-            notify: start.notify,
-            watchdog: start.watchdog.map(|every| Watchdog { every, at: now }),
-            ready: Readiness::Waiting(now + READY_AT_LATEST),
+            manager: Manager::new(now, start.notify, start.watchdog),
             reload: start.reload,
             dry_run: start.dry_run,
             exit: None,
@@ -204,7 +158,7 @@ impl Agent {
             state_file,
             _consul: consul,
             _servers: servers,
-            _signals: executor.spawn(forward_signals(signal::Requests::open()?, signals_out)),
+            _signals: executor.spawn(forward_signals(signal::Requests::open()?, letters.signals)),
         })
     }
 
@@ -218,16 +172,8 @@ impl Agent {
             let now = Instant::now();
             self.take(now, wake);
             // What else has arrived goes along, but no more than a handful before deadlines and outputs.
-            for _ in 0..BATCH {
-                let Ok(event) = self.events.try_recv() else {
-                    break;
-                };
-                self.handle(now, event);
-            }
-            for _ in 0..FROM_PEERS {
-                let Ok(event) = self.from_peers.try_recv() else {
-                    break;
-                };
+            let rest: Vec<Event> = self.inbox.rest().collect();
+            for event in rest {
                 self.handle(now, event);
             }
             // What the kernel holds is heard before silence is judged.
@@ -243,77 +189,22 @@ impl Agent {
         if std::mem::take(&mut self.looking) {
             // Ports are looked up without waiting: their answers come before the timer is set, for
             // nothing else moves a deadline as often.
-            future::yield_now().await;
-            if let Ok(event) = self.events.try_recv() {
+            if let Some(event) = self.inbox.soon().await {
                 return Wake::Event(event);
             }
         }
         let deadline = self.deadline();
-        if deadline != self.timer_at {
-            self.timer = deadline.map_or_else(Timer::never, Timer::at);
-            self.timer_at = deadline;
-        }
-        let event = async { self.events.recv().await.map_or(Wake::Deadline, Wake::Event) };
-        let from_peers = async {
-            let event = self.from_peers.recv().await;
-            event.map_or(Wake::Deadline, Wake::Event)
-        };
-        let call = async {
-            self.calls_in
-                .recv()
-                .await
-                .map_or(Wake::Deadline, |call| Wake::Call(Door::Api, call))
-        };
-        let metrics = async {
-            self.metrics_in
-                .recv()
-                .await
-                .map_or(Wake::Deadline, |call| Wake::Call(Door::Metrics, call))
-        };
-        let counted = async {
-            let counted = self.counting.next().await;
-            counted.map_or(Wake::Deadline, Wake::Counted)
-        };
-        let accepted = async {
-            let accepted = self.accepted_in.recv().await;
-            accepted.map_or(Wake::Deadline, Wake::Accepted)
-        };
-        let signal = async {
-            self.signals
-                .recv()
-                .await
-                .map_or(Wake::Deadline, Wake::Signal)
-        };
-        let timer = &mut self.timer;
-        let due = async {
-            timer.await;
-            Wake::Deadline
-        };
-        let bfd = async {
-            self.bfd.readable().await;
-            Wake::Bfd
-        };
-        let wake = signal.or(due).or(bfd).or(accepted).or(event);
-        let wake = wake.or(call).or(metrics).or(counted).or(from_peers).await;
-        if matches!(wake, Wake::Deadline) {
-            self.timer_at = None;
-        }
-        wake
+        self.inbox
+            .next(deadline, &self.bfd, &mut self.counting)
+            .await
     }
 
     /// The soonest of the core's deadline and the few of our own.
     fn deadline(&self) -> Option<Instant> {
         let core = self.core.poll_timeout();
-        let ready = match self.ready {
-            Readiness::Waiting(at) => Some(at),
-            Readiness::Told => None,
-        };
-        let watchdog = self.watchdog.as_ref().map(|watchdog| watchdog.at);
         let state_file = self.state_file.as_ref().and_then(StateFile::deadline);
-        [core, ready, watchdog, state_file]
-            .into_iter()
-            .flatten()
-            .min()
+        let all = [core, self.manager.deadline(), state_file];
+        all.into_iter().flatten().min()
     }
 
     fn take(&mut self, now: Instant, wake: Wake) {
@@ -327,11 +218,11 @@ impl Agent {
             Wake::Call(door, call) => self.answer(now, door, call, &NatCounters::new()),
             Wake::Counted(Counted { door, call, nat }) => self.answer(now, door, call, &nat),
             Wake::Signal(signal::Request::Stop) => {
-                self.notify.send("STOPPING=1");
+                self.manager.stopping();
                 self.core.handle(now, Event::Stop);
             }
             Wake::Signal(signal::Request::StopQuietly) => {
-                self.notify.send("STOPPING=1");
+                self.manager.stopping();
                 self.kernel.persist_nat();
                 self.core.handle(now, Event::StopQuietly);
             }
@@ -341,8 +232,7 @@ impl Agent {
             }
             Wake::Bfd | Wake::Deadline => {}
         }
-        self.tell_ready(now);
-        self.feed_watchdog(now);
+        self.manager.tick(now, self.core.is_known());
     }
 
     fn handle(&mut self, now: Instant, event: Event) {
@@ -451,7 +341,7 @@ impl Agent {
 
     /// Reads the configuration again: what changed, or what is wrong with it.
     fn read_again(&mut self, now: Instant) -> Result<Vec<String>, String> {
-        self.notify.send("RELOADING=1");
+        self.manager.reloading();
         let result = (self.reload)().map(|mut config| {
             if self.dry_run {
                 silence(&mut config);
@@ -472,7 +362,7 @@ impl Agent {
             Err(problems) => log::error!("reload: nothing was changed:\n{problems}"),
         }
         self.calls.reloaded(result.is_ok());
-        self.notify.send("READY=1");
+        self.manager.reloaded();
         result
     }
 
@@ -489,28 +379,6 @@ impl Agent {
         self.listening.expect(&self.core);
     }
 
-    /// READY comes after the first round of checks, or after five seconds; it waits for no session.
-    fn tell_ready(&mut self, now: Instant) {
-        let Readiness::Waiting(at_latest) = self.ready else {
-            return;
-        };
-        if self.core.is_stopping() {
-            return;
-        }
-        if now >= at_latest || self.core.is_known() {
-            self.ready = Readiness::Told;
-            self.notify.send("READY=1");
-        }
-    }
-
-    /// It is fed from the loop itself: a loop that hangs is noticed.
-    fn feed_watchdog(&mut self, now: Instant) {
-        if let Some(watchdog) = self.watchdog.as_mut().filter(|watchdog| watchdog.at <= now) {
-            watchdog.at = now + watchdog.every;
-            self.notify.send("WATCHDOG=1");
-        }
-    }
-
     /// Connections that were told to close get their NOTIFICATION out; BFD's goodbye comes after it,
     /// since a peer that hears it first may take it for the reason why the session ends.
     async fn close(&mut self) {
@@ -518,11 +386,7 @@ impl Agent {
             file.close(&mut self.core, Instant::now());
         }
         // They end only if somebody takes what they still have to say.
-        let hear = async {
-            while self.from_peers.recv().await.is_ok() {}
-            future::pending().await
-        };
-        self.sessions.finish().or(hear).await;
+        self.sessions.finish().or(self.inbox.forget_peers()).await;
         self.kernel.finish().await;
         self.bfd.say_goodbye();
     }
@@ -555,16 +419,3 @@ fn unnumbered(config: &Config) -> BTreeSet<String> {
     });
     names.collect()
 }
-
-/// Accepted connections waiting for the loop; the others wait in the kernel.
-const ACCEPTED: usize = 16;
-/// Events waiting for the loop; whoever has more to say waits too.
-const EVENTS: usize = 128;
-/// Pieces of what the peers sent, up to 16 KiB each, waiting for the loop, and taken in one turn.
-const FROM_PEERS: usize = 4;
-/// Requests waiting for the loop.
-const CALLS: usize = 64;
-/// Events taken in one turn before deadlines are looked at.
-const BATCH: usize = 32;
-/// `READY=1` waits no longer for first checks.
-const READY_AT_LATEST: Duration = Duration::from_secs(5);

@@ -63,15 +63,26 @@ impl Consul {
         let program = harness::find("consul").expect("the test says that it needs it");
         let file = format!("-config-file={}", config.display());
         let name = format!("consul-{}", namespace.name());
-        Child::start(namespace, &name, &program.to_string_lossy(), &["agent", &file], &[])
+        Child::start(
+            namespace,
+            &name,
+            &program.to_string_lossy(),
+            &["agent", &file],
+            &[],
+        )
     }
 
     #[track_caller]
     fn wait_for_leader(&self, namespace: &Namespace) {
         until(Duration::from_secs(20), "Consul has a leader", || {
             let path = format!("/v1/catalog/node/{}", Self::NODE);
-            let reply = self.ask(namespace, "GET", &path, "").map_err(|e| e.to_string())?;
-            expect(reply.status == 200 && reply.head.contains("Knownleader: true"), &reply.body)?;
+            let reply = self
+                .ask(namespace, "GET", &path, "")
+                .map_err(|e| e.to_string())?;
+            expect(
+                reply.status == 200 && reply.head.contains("Knownleader: true"),
+                &reply.body,
+            )?;
             expect(reply.body.contains("Services"), &reply.body)
         });
     }
@@ -80,7 +91,11 @@ impl Consul {
     #[track_caller]
     pub fn run(namespace: &Namespace, args: &str) {
         let program = harness::find("consul").expect("the test says that it needs it");
-        let line = format!("cd {} && {} {args}", namespace.dir().display(), program.display());
+        let line = format!(
+            "cd {} && {} {args}",
+            namespace.dir().display(),
+            program.display()
+        );
         namespace.run("sh", &["-c", &line]);
     }
 
@@ -107,7 +122,11 @@ impl Consul {
     /// `PUT`, which must succeed.
     #[track_caller]
     pub fn put(&self, namespace: &Namespace, path: &str, body: &Value) -> Reply {
-        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let body = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
+        };
         let reply = self.ask(namespace, "PUT", path, &body);
         let reply = reply.unwrap_or_else(|error| panic!("PUT {path}: {error}"));
         assert_eq!(reply.status, 200, "PUT {path}: {}", reply.body);
@@ -116,7 +135,14 @@ impl Consul {
 
     /// Registers a service with these tags and one TTL check, `service:ID`, that is `status` at first.
     #[track_caller]
-    pub fn register(&self, namespace: &Namespace, name: &str, id: &str, tags: &[&str], status: &str) {
+    pub fn register(
+        &self,
+        namespace: &Namespace,
+        name: &str,
+        id: &str,
+        tags: &[&str],
+        status: &str,
+    ) {
         self.put(
             namespace,
             "/v1/agent/service/register",
@@ -130,12 +156,20 @@ impl Consul {
     /// Sets a TTL check: `pass`, `warn` or `fail`.
     #[track_caller]
     pub fn check(&self, namespace: &Namespace, verb: &str, id: &str) {
-        self.put(namespace, &format!("/v1/agent/check/{verb}/service:{id}"), &Value::Null);
+        self.put(
+            namespace,
+            &format!("/v1/agent/check/{verb}/service:{id}"),
+            &Value::Null,
+        );
     }
 
     #[track_caller]
     pub fn deregister(&self, namespace: &Namespace, id: &str) {
-        self.put(namespace, &format!("/v1/agent/service/deregister/{id}"), &Value::Null);
+        self.put(
+            namespace,
+            &format!("/v1/agent/service/deregister/{id}"),
+            &Value::Null,
+        );
     }
 
     /// SIGKILL, as a crash.

@@ -30,7 +30,10 @@ impl Exabgp {
         );
         fs::write(&script, helper).expect("a script");
         fs::set_permissions(&script, Permissions::from_mode(0o755)).expect("our own file");
-        let process = format!("process watch {{ run {}; encoder json; }}\n", script.display());
+        let process = format!(
+            "process watch {{ run {}; encoder json; }}\n",
+            script.display()
+        );
         fs::write(&config, process + neighbors).expect("a configuration file");
         let env = [
             ("exabgp.daemon.drop", "false"),
@@ -48,7 +51,9 @@ impl Exabgp {
     /// Everything it has told so far.
     pub fn events(&self) -> Vec<Value> {
         let text = fs::read_to_string(&self.events).unwrap_or_default();
-        let events = text.lines().filter_map(|line| serde_json::from_str(line).ok());
+        let events = text
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok());
         events.collect()
     }
 }

@@ -36,7 +36,9 @@ impl<'a> Gobgp<'a> {
     /// What `gobgp -j` answers.
     #[track_caller]
     pub fn json(&self, args: &[&str]) -> Value {
-        let text = self.try_ask(args).unwrap_or_else(|error| panic!("gobgp: {error}"));
+        let text = self
+            .try_ask(args)
+            .unwrap_or_else(|error| panic!("gobgp: {error}"));
         serde_json::from_str(&text).unwrap_or_default()
     }
 

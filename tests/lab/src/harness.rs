@@ -229,9 +229,13 @@ fn installed(program: &str) -> bool {
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
-    let cache = cache.or_else(home).map(|cache| cache.join("sidecast-tests/bin"));
+    let cache = cache
+        .or_else(home)
+        .map(|cache| cache.join("sidecast-tests/bin"));
     let folders = FOLDERS.iter().map(PathBuf::from).chain(cache);
-    folders.map(|folder| folder.join(program)).find(|path| path.is_file())
+    folders
+        .map(|folder| folder.join(program))
+        .find(|path| path.is_file())
 }
 
 static BINARY: OnceLock<&'static str> = OnceLock::new();

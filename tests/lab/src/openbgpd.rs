@@ -32,10 +32,14 @@ impl Openbgpd {
         fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("our own file");
         let args = ["-d", "-f", &path.to_string_lossy()];
         let mut child = Child::start(namespace, &name, "/usr/sbin/bgpd", &args, &[]);
-        until(Duration::from_secs(10), "bgpd opens its control socket", || {
-            child.must_run();
-            control.exists().then_some(()).ok_or("no socket")
-        });
+        until(
+            Duration::from_secs(10),
+            "bgpd opens its control socket",
+            || {
+                child.must_run();
+                control.exists().then_some(()).ok_or("no socket")
+            },
+        );
         Self {
             control,
             _child: child,

@@ -329,6 +329,58 @@ pub fn each_peer_has_its_own_families_and_attributes() {
     assert_eq!(router.route_from(&house.vip6(), "four"), None);
 }
 
+/// BIRD by eBGP and FRR by iBGP with a four-octet AS: both have the routes, neither minds the other's end.
+pub fn two_routers_at_once_each_hear_everything() {
+    let street = Street::new(1);
+    let house = street.house();
+    let second = street.second_router();
+    let mut first = Bird::start(
+        &street.router,
+        &format!(
+            "log stderr all; router id 10.255.0.1; protocol device {{ scan time 1; }}
+             protocol bgp h1 {{ local {} as 65000; neighbor {} as 4200000001; connect delay time 1;
+               ipv4 {{ import all; export none; }}; ipv6 {{ import all; export none; }}; }}\n",
+            house.router4(),
+            house.host4(),
+        ),
+    );
+    let other = Frr::start(
+        &second,
+        "router bgp 4200000001\n bgp router-id 10.255.0.9\n neighbor 10.0.9.2 remote-as 4200000001\n \
+         address-family ipv6 unicast\n  neighbor 10.0.9.2 activate\n exit-address-family\n",
+    );
+    let config = format!(
+        "bgp:\n  local_as: 4200000001\n  peers:\n    \
+         - {{peer_ip: {}, peer_as: 65000}}\n    - {{peer_ip: 10.0.9.1, peer_as: 4200000001}}\n{}",
+        house.router4(),
+        house.apps("")
+    );
+    let mut sidecast = Sidecast::start(&house.network, &config);
+    let at_frr = |vip: &str| {
+        other
+            .paths(vip)
+            .into_iter()
+            .find(|path| path["peer"]["peerId"] == "10.0.9.2")
+    };
+    for vip in [house.vip4(), house.vip6()] {
+        arrives(&first, house, &vip);
+        until(PATIENCE, &format!("{vip} at FRR"), || {
+            at_frr(&vip).ok_or("not yet")
+        });
+    }
+    let route = first.route(&house.vip4()).unwrap_or_default();
+    assert!(route.contains("BGP.as_path: 4200000001"), "{route}");
+    let path = at_frr(&house.vip4()).expect("it was there");
+    assert_eq!(path["nexthops"][0]["ip"], "10.0.9.2", "{path}");
+    first.stop(Signal::SIGKILL);
+    assert!(at_frr(&house.vip4()).is_some());
+    sidecast.signal(Signal::SIGTERM);
+    assert!(sidecast.wait(PATIENCE).success());
+    until(PATIENCE, "the routes leave FRR", || {
+        expect(at_frr(&house.vip4()).is_none(), "still there")
+    });
+}
+
 /// A router that comes and goes: at the end the routes are there.
 pub fn a_storm_of_router_restarts_ends_with_the_routes() {
     let street = Street::new(1);

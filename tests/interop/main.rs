@@ -44,7 +44,8 @@ sidecast_lab::tests! {
         a_planned_restart_keeps_the_routes_in_frr,
         an_unnumbered_link_with_frr;
     needs ["zebra", "vtysh", "bird", "birdc", "ip"]:
-        a_peer_that_asks_for_a_refresh_gets_everything_again;
+        a_peer_that_asks_for_a_refresh_gets_everything_again,
+        two_routers_at_once_each_hear_everything;
     needs ["gobgpd", "gobgp", "ip"]:
         gobgp_takes_every_kind_of_session;
     needs ["bgpctl", "ip"]:

@@ -13,7 +13,7 @@ pub struct Street {
     pub router: Namespace,
     pub houses: Vec<House>,
     /// Last, so that the folder outlives what is written into it.
-    _lab: Lab,
+    lab: Lab,
 }
 
 pub struct House {
@@ -52,8 +52,20 @@ impl Street {
         Self {
             router,
             houses,
-            _lab: lab,
+            lab,
         }
+    }
+
+    /// Another router, 10.0.9.1 and 2001:db8:9::1, on a second cable of the first house (`.2`).
+    pub fn second_router(&self) -> Namespace {
+        let (router, house) = (self.lab.namespace("router2"), &self.house().network);
+        router.forward();
+        self.lab.cable((house, "eth1", &[]), (&router, "h1", &[]));
+        for (network, device, end) in [(house, "eth1", 2), (&router, "h1", 1)] {
+            network.ip(&format!("addr add 10.0.9.{end}/24 dev {device}"));
+            network.ip(&format!("addr add 2001:db8:9::{end}/64 dev {device}"));
+        }
+        router
     }
 
     /// The only one.

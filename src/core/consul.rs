@@ -258,6 +258,11 @@ impl Discovery {
             .is_none_or(|failure| failure.partial)
     }
 
+    /// Whether nothing was ever said of checks since the start.
+    pub(super) fn hears_no_checks(&self) -> bool {
+        self.node.is_none() && self.agent.is_none()
+    }
+
     /// Since when the services, or all that could say of checks, were not heard of.
     fn away_since(&self) -> Option<Instant> {
         let away = |query| {
@@ -359,7 +364,7 @@ impl Discovery {
             .instance_id
             .as_ref()
             .is_some_and(|id| self.passed.contains(id));
-        if passed && self.node.is_none() && self.agent.is_none() {
+        if passed && self.hears_no_checks() {
             let message = format!("as before the restart; Consul is away: {}", failure.why);
             return Outcome::Pass(message);
         }

@@ -63,7 +63,11 @@ impl Core {
 
     /// What a restart while Consul is away has to know: its services, and whether they passed.
     fn consul_memory(&self) -> Vec<(Service, bool)> {
-        let mut passing = BTreeSet::new();
+        // Until Consul says something of checks, what was known before the restart holds.
+        let mut passing = match self.discovery.hears_no_checks() {
+            true => self.discovery.passed.clone(),
+            false => BTreeSet::new(),
+        };
         for name in self.registry.of_sources(&[Source::Consul]) {
             if self.registry.monitor_is_up(&name, &MonitorSpec::Consul) {
                 let app = self.registry.definition(&name);

@@ -22,7 +22,9 @@ pub struct Found {
 impl Registry {
     /// From now on exactly these are Consul's apps. What did not change goes on undisturbed.
     pub fn discover(&mut self, now: Instant, found: Vec<Found>) {
+        let ids: BTreeSet<&str> = found.iter().filter_map(|found| id(&found.app)).collect();
         for Found { app, .. } in &found {
+            self.make_way(now, app, &ids);
             self.rename(app);
         }
         let wanted: BTreeSet<&AppName> = found.iter().map(|found| &found.app.name).collect();
@@ -57,6 +59,18 @@ impl Registry {
             warn!("app {} is not announced: {refusal}", app.name);
         }
         self.place(now, app, refusal);
+    }
+
+    /// An instance that is gone leaves its name to one that is there: replaced in place instead, that
+    /// one would begin anew.
+    fn make_way(&mut self, now: Instant, app: &App, there: &BTreeSet<&str>) {
+        let held = self.apps.get(&app.name).map(|entry| &entry.app);
+        let gone = held.is_some_and(|held| {
+            are_instances(held, app) && id(held).is_some_and(|id| !there.contains(id))
+        });
+        if gone && self.apps.values().any(|entry| id(&entry.app) == id(app)) {
+            self.unregister(now, &app.name);
+        }
     }
 
     /// An instance that goes by another name now, since others came or went, stays what it is.
@@ -127,6 +141,10 @@ impl Registry {
             self.settle_alone(now, &next);
         }
     }
+}
+
+fn id(app: &App) -> Option<&str> {
+    app.instance_id.as_deref()
 }
 
 fn are_instances(one: &App, other: &App) -> bool {

@@ -166,6 +166,38 @@ fn a_standby_takes_over_without_a_withdraw() {
 }
 
 #[test]
+fn an_instance_that_goes_takes_nothing_from_the_others() {
+    let own = |id: &str, vip: &str, port: &str| Service {
+        tags: vec![
+            "enable_gocast".into(),
+            format!("gocast_vip={vip}"),
+            format!("gocast_monitor=port:tcp:{port}"),
+        ],
+        ..web(id)
+    };
+    let both = [
+        own("web-1", VIP, "8001"),
+        own("web-2", "192.0.2.2/32", "8002"),
+    ];
+    let outcomes = [("port:tcp:8001", true), ("port:tcp:8002", true)];
+    let mut bench = Bench::with_outcomes(settings(""), &outcomes);
+    bench.services(&both);
+    bench.advance(secs(5));
+    assert!(bench.is_announced(VIP) && bench.is_announced("192.0.2.2/32"));
+    bench.log.clear();
+    // A check takes its time.
+    bench.outcomes.clear();
+    bench.services(&both[1..]);
+    bench.advance(secs(5));
+    assert!(bench.is_announced("192.0.2.2/32") && !bench.is_announced(VIP));
+    assert_eq!(bench.state("web"), AppState::Up);
+    assert_eq!(bench.core.apps(bench.now).len(), 1);
+    let of_it = |line: &&String| line.contains("192.0.2.2");
+    let lost: Vec<&String> = bench.log.iter().filter(of_it).collect();
+    assert!(lost.is_empty(), "{lost:?}");
+}
+
+#[test]
 fn a_drain_of_the_service_drains_all_its_instances() {
     let mut bench = Bench::new(settings(""));
     bench.services(&[web("web-1"), web("web-2")]);
@@ -252,6 +284,11 @@ fn a_restart_during_an_outage_announces_what_passed() {
         "nobody has said that Consul is away"
     );
     assert!(bench.is_announced("192.0.2.3/32") && !bench.is_announced("192.0.2.4/32"));
+    assert_eq!(
+        bench.core.memory(),
+        memory,
+        "one more restart before Consul is given up forgets nothing"
+    );
     bench.away();
     assert!(bench.is_announced(VIP) && !bench.is_announced("192.0.2.2/32"));
     assert_eq!(bench.core.memory(), memory);

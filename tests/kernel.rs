@@ -135,6 +135,35 @@ fn what_somebody_else_put_there_is_used_and_left_alone() {
     });
 }
 
+/// One look serves for a burst of steps; what came after it is found all the same.
+#[test]
+fn an_address_that_came_a_moment_ago_is_seen() {
+    in_namespace(|| {
+        run("ip link set lo up");
+        run("ip addr add 192.0.2.53/32 dev lo");
+        smol::block_on(async {
+            let mut kernel = Kernel::open().unwrap();
+            let first = vip("192.0.2.53/32", Some(300));
+            assert_eq!(kernel.add_address(&first).await, Ok(Added::Foreign));
+            for prefix in ["192.0.2.54/32", "2001:db8::54/128"] {
+                run(&format!("ip addr add {prefix} dev lo"));
+                let next = vip(prefix, Some(300));
+                assert_eq!(kernel.add_address(&next).await, Ok(Added::Foreign));
+                let addr = prefix.split('/').next().unwrap();
+                assert_eq!(on_lo(addr)["valid_life_time"], u32::MAX, "{addr}");
+            }
+            // Ours, deleted by hand, put back, and removed right after that.
+            let ours = vip("192.0.2.55/32", Some(300));
+            assert_eq!(kernel.add_address(&ours).await, Ok(Added::Done));
+            run("ip addr del 192.0.2.55/32 dev lo");
+            assert_eq!(kernel.add_address(&ours).await, Ok(Added::Done));
+            let removed = kernel.remove_address("lo", ours.prefix).await;
+            assert_eq!(removed, Ok(Removed::Done));
+            assert!(on_lo("192.0.2.55").is_null());
+        });
+    });
+}
+
 #[test]
 fn leftovers_are_adopted_by_mark_and_by_label() {
     in_namespace(|| {

@@ -254,7 +254,11 @@ impl Kernel {
 
     async fn whose(&mut self, new: &NewAddress) -> Result<Whose, NetlinkError> {
         let leased = self.mine.get(&(new.index, new.prefix)).copied();
-        let look = self.look().await?;
+        let look = match leased {
+            Some(_) => self.look().await?,
+            // The kernel has just said that it is there.
+            None => self.look_for(new.index, new.prefix).await?,
+        };
         let Some(address) = look.find(new.index, new.prefix) else {
             return Ok(Whose::Nobody);
         };
@@ -268,6 +272,14 @@ impl Kernel {
             None => Look::at(Instant::now(), self.addresses().await?),
         };
         Ok(self.look.insert(look))
+    }
+
+    /// What an older look does not show may have come since.
+    async fn look_for(&mut self, index: u32, prefix: Prefix) -> Result<&Look, NetlinkError> {
+        if self.look().await?.find(index, prefix).is_none() {
+            self.look = None;
+        }
+        self.look().await
     }
 
     /// An IPv6 prefix is no address of its own: a `local` route makes all of it ours.
@@ -332,7 +344,7 @@ impl Kernel {
                 .remove()?,
             },
             false => {
-                let look = self.look().await?;
+                let look = self.look_for(index, prefix).await?;
                 let Some(address) = look.find(index, prefix) else {
                     return Ok(Removed::Absent);
                 };

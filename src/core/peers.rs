@@ -13,7 +13,7 @@ use crate::bgp::peer::{ConnId, Event, Output as PeerOutput, Peer, PeerConfig, St
 use crate::bgp::{Cease, Notification};
 use crate::config::{Bgp, PeerSettings, Remote};
 use crate::discovery::{Network, PeerName, PeerNetwork};
-use crate::net::{Family, Prefix};
+use crate::net::{Family, Prefix, RouterId};
 use crate::plan::Routes;
 use crate::timer::{Jitter, Soonest};
 
@@ -115,8 +115,19 @@ impl Peers {
         self.unseen = unseen;
     }
 
+    /// Where the operator has chosen none, the one that a session is up with stays: the network offers
+    /// another while a link is down, and the sessions over other links are not to end for that.
+    fn router_id(&self, network: &Network, bgp: &Bgp) -> Option<RouterId> {
+        let configured = bgp.router_id.or(bgp.local_ip4.and_then(RouterId::new));
+        let in_use = || {
+            let up = |s: &&Session| s.peer.state() == StateName::Established;
+            self.sessions.values().find(up).map(|s| s.config.router_id)
+        };
+        configured.or_else(in_use).or(network.router_id)
+    }
+
     fn setups(&self, now: Instant, network: &Network, bgp: &Bgp) -> BTreeMap<PeerName, Setup> {
-        let Some(router_id) = network.router_id.or(bgp.router_id) else {
+        let Some(router_id) = self.router_id(network, bgp) else {
             return BTreeMap::new();
         };
         let setup = |(name, peer): (&PeerName, &PeerNetwork)| {

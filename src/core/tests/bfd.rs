@@ -339,3 +339,29 @@ fn settings_and_network_decide_which_sessions_there_are() {
     link.run(secs(30));
     assert_eq!(link.closed, 3);
 }
+
+/// A link that is down takes the address with it that the identifier was made of; the sessions over
+/// other links go on, and so they do when it is back.
+#[test]
+fn an_identifier_that_nobody_configured_stays_while_a_session_is_up() {
+    let other = || Network {
+        router_id: crate::net::RouterId::new([172, 17, 0, 1].into()),
+        ..network()
+    };
+    let id = |link: &Link| link.core.peers(link.now)[0].router_id.to_string();
+    let mut link = Link::new("");
+    link.establish();
+    link.event(Event::Network(other()));
+    assert!(link.negotiated().is_some(), "the session is lost");
+    link.event(Event::Network(network()));
+    assert!(link.negotiated().is_some());
+    assert_eq!(id(&link), "10.0.0.2");
+    // One that the operator chose counts at once.
+    link.core
+        .reload(link.now, config_with("router_id: 10.0.0.9", "", ""));
+    link.event(Event::Network(network()));
+    assert_eq!(
+        (link.negotiated().is_some(), id(&link)),
+        (false, "10.0.0.9".to_owned())
+    );
+}

@@ -163,7 +163,7 @@ pub fn judge<'c>(
 }
 
 /// Kinds of checks whose failures never come without a word.
-const OUTSPOKEN: [&str; 3] = ["http", "tcp", "grpc"];
+const OUTSPOKEN: [&str; 6] = ["http", "tcp", "grpc", "udp", "h2ping", "alias"];
 const LINE: usize = 200;
 
 #[cfg(test)]

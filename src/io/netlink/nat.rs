@@ -17,6 +17,8 @@ pub struct Nat {
     /// The table as it was last taken by the kernel, under the name that it got.
     applied: NatTable,
     standing: Standing,
+    /// Changed UDP mappings whose flows are to be forgotten yet.
+    strandable: BTreeSet<NatRule>,
     ownership: Ownership,
 }
 
@@ -26,6 +28,7 @@ impl Nat {
             socket: Socket::open(SockProtocol::NetlinkNetFilter)?,
             applied: NatTable::default(),
             standing: Standing::new(),
+            strandable: BTreeSet::new(),
             ownership: Ownership::Owner,
         })
     }
@@ -47,7 +50,11 @@ impl Nat {
             .collect();
         self.standing = nftables::standing(&table);
         self.applied = table;
-        self.forget_flows(&changed).await
+        self.strandable.extend(changed);
+        let rules: Vec<NatRule> = self.strandable.iter().cloned().collect();
+        self.forget_flows(&rules).await?;
+        self.strandable.clear();
+        Ok(())
     }
 
     /// The first rules: what a process that is gone left behind goes in the same step.

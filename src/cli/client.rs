@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Failure;
+use super::run::environment;
 use crate::config::{self, Agent, ListenAddr, Secret};
 use crate::io::http::Chunked;
 
@@ -103,10 +104,7 @@ impl From<CallError> for Failure {
 impl Client {
     /// Finds the address. `addr` and `config` are `--addr` and `--config`.
     pub fn find(addr: Option<&str>, config: Option<&Path>) -> Result<Found, Failure> {
-        let env: BTreeMap<String, String> = std::env::vars_os()
-            .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
-            .collect();
-        find_in(addr, config, &env)
+        find_in(addr, config, &environment())
     }
 
     /// As [`Client::find`], for commands that cannot do without one.

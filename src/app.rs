@@ -61,9 +61,13 @@ impl App {
         instance.unwrap_or(name)
     }
 
-    /// Whether `name` means this app: it is its name, or that of the service it is an instance of.
+    /// Whether `name` means this app: it is its name, or that of the service it is an instance of, or its
+    /// own beside other instances, which it has by turns.
     pub fn is_called(&self, name: &AppName) -> bool {
-        self.name == *name || self.service() == name.as_str()
+        let of_instance = |id: &String| AppName::of_instance(self.service(), id) == *name;
+        self.name == *name
+            || self.service() == name.as_str()
+            || self.instance_id.as_ref().is_some_and(of_instance)
     }
 
     /// Whether the two mean the same, whoever registered them.
@@ -101,6 +105,16 @@ impl AppName {
     /// The name of one instance of a service beside others.
     pub fn of_instance(service: &str, id: &str) -> Self {
         Self::resembling(&format!("{service}@{}", readable(id)))
+    }
+
+    /// For one more that would be called `name`.
+    pub fn numbered(name: &Self, number: usize) -> Self {
+        let end = format!("~{number}");
+        let mut text = name.0.clone();
+        while text.len() + end.len() > 255 {
+            text.pop();
+        }
+        Self(text + &end)
     }
 }
 
@@ -552,6 +566,9 @@ mod tests {
         assert!(app.is_called(&"web".parse().unwrap()) && app.is_called(&app.name.clone()));
         app.name = AppName::of_instance("a@b", "i");
         assert_eq!(app.service(), "a@b@i", "another instance's");
+        app.name = "web".parse().unwrap();
+        assert!(app.is_called(&AppName::of_instance("web", "web 1@x")));
+        assert!(!app.is_called(&AppName::of_instance("web", "web 2")));
         assert_eq!(AppName::resembling("a b\n").as_str(), "a_b_");
         assert_eq!(AppName::resembling("").as_str(), "_");
         let long = AppName::resembling(&"ä".repeat(300));

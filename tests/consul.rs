@@ -26,6 +26,8 @@ sidecast_lab::tests! {
         changes_arrive_at_once_also_among_300_services;
     needs ["bird", "birdc", "ip"]:
         odd_answers_change_nothing,
+        a_restart_beside_a_silent_consul_announces,
+        another_nodes_agent_is_not_believed,
         grace_ends_and_consul_brings_it_back;
 }
 
@@ -169,6 +171,7 @@ fn odd_answers_change_nothing() {
         ok("{\"Node\": {\"Node\": \"host-a\"}, \"Services\": "),
         ok("{\"Node\": {\"Node\": \"another\"}, \"Services\": {}}"),
         ok("{\"Node\": {\"Node\": \"host-a\"}, \"Services\": [7, null]}"),
+        ok("{\"Node\": {\"Node\": \"host-a\"}, \"Services\": null}"),
         (
             "200 OK",
             "Content-Length: 900\r\n",
@@ -230,6 +233,74 @@ fn grace_ends_and_consul_brings_it_back() {
     assert!(took > Duration::from_millis(1500), "{took:?}");
     script.say(None);
     town.routed("192.0.2.1");
+}
+
+/// A Consul that takes connections and says nothing is not waited for long: what passed before is
+/// announced, and followed again when it speaks.
+fn a_restart_beside_a_silent_consul_announces() {
+    let town = Town::without_consul();
+    let script = Script::start(town.host());
+    let file = town.host().dir().join("state.yaml");
+    let agent = format!(
+        "consul_addr: http://127.0.0.1:8600\nstate_file: {}",
+        file.display()
+    );
+    let mut sidecast = town.sidecast(&agent);
+    town.routed("192.0.2.1");
+    until(SOON, "the file holds it", || {
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        expect(text.contains("passing: true"), text)
+    });
+    script.silence(true);
+    sidecast.kill();
+    drop(sidecast);
+    town.unrouted("192.0.2.1");
+    let begun = Instant::now();
+    let sidecast = town.launch(&town.config(&agent), &[("CONSUL_NODE", Consul::NODE)]);
+    town.routed("192.0.2.1");
+    let took = begun.elapsed();
+    println!("started beside a silent Consul: routed after {took:.1?}");
+    // Consul's first word is waited for 0.3 s, its answer 10 s.
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    town.metric(&sidecast, "sidecast_consul_up 0");
+    script.vip("192.0.2.3");
+    script.silence(false);
+    town.routed("192.0.2.3");
+    town.unrouted("192.0.2.1");
+}
+
+/// The agent at a local address may be another node's, with a service of the same id that fails.
+fn another_nodes_agent_is_not_believed() {
+    let town = Town::without_consul();
+    let script = Script::start(town.host());
+    let sidecast = town.sidecast("consul_addr: http://127.0.0.1:8600");
+    town.routed("192.0.2.1");
+    let routes = Routes::listen(&town.site.router);
+    script.agent_of("host-b");
+    until(SOON, "it is said", || {
+        let log = sidecast.log();
+        expect(
+            log.contains("the agent is node host-b's, and this node is host-a"),
+            log,
+        )
+    });
+    assert_eq!(
+        routes.seen(addr("192.0.2.1")),
+        [],
+        "the cluster's view counts"
+    );
+    // It is the right one again, and its view counts.
+    script.agent_of("host-a");
+    let asked = script.asked().len();
+    until(SOON, "it is asked again", || {
+        let asked = script.asked().split_off(asked);
+        let agent = asked
+            .iter()
+            .filter(|line| line.contains("/v1/agent/checks"));
+        expect(agent.count() > 1, asked.join("\n"))
+    });
+    assert!(town.is_routed("192.0.2.1"));
+    assert_eq!(sidecast.log().matches("node host-b's").count(), 1);
 }
 
 /// Two instances with one VIP: the second takes over in place, and NAT follows.
@@ -410,6 +481,20 @@ fn tokens_let_in_or_are_said_to_be_wrong() {
     town.consul().deregister(town.host(), "web-1");
     town.metric(&sidecast, "sidecast_consul_up 0");
     assert_eq!(routes.seen(addr("192.0.2.1")), [], "nothing was seen to go");
+    // Whoever rotates the file tells nobody.
+    let token = put("/v1/acl/token", json!({"Policies": [{"Name": "reader"}]})).json();
+    let secret = token["SecretID"].as_str().expect("a token");
+    std::fs::write(town.host().dir().join("token"), secret).expect("a file");
+    let begun = Instant::now();
+    town.metric(&sidecast, "sidecast_consul_up 1");
+    town.unrouted("192.0.2.1");
+    // Failed queries are repeated after at most five seconds.
+    assert!(
+        begun.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert!(!sidecast.log().contains(secret), "a token in the log");
 }
 
 /// A private CA and a client certificate; without them nothing is asked.
@@ -455,6 +540,14 @@ fn tls_with_a_private_ca_and_a_client_certificate() {
     town.routed("192.0.2.1");
     town.check("fail", "web-1");
     town.unrouted("192.0.2.1");
+    town.metric(&sidecast, "sidecast_consul_up 1");
+    // A reload reads the files again.
+    let cert = file("dc1-client-consul-0.pem");
+    let good = std::fs::read(&cert).expect("a certificate");
+    std::fs::write(&cert, "none").expect("a file");
+    sidecast.signal(Signal::SIGHUP);
+    town.metric(&sidecast, "sidecast_consul_up 0");
+    std::fs::write(&cert, good).expect("a file");
     town.metric(&sidecast, "sidecast_consul_up 1");
     let begun = Instant::now();
     sidecast.signal(Signal::SIGTERM);
@@ -576,7 +669,8 @@ fn changes_arrive_at_once_also_among_300_services() {
              critical {fail:.1?}, passing {pass:.1?}, deregister {deregister:.1?}"
         );
         let slowest = medians.into_iter().max().unwrap_or_default();
-        assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+        // Seen: 5 to 79 ms.
+        assert!(slowest < Duration::from_millis(300), "{slowest:?}");
     };
     measure("one service");
     let begun = Instant::now();
@@ -804,6 +898,10 @@ type Answer = (&'static str, &'static str, &'static str);
 
 struct Told {
     instead: Option<Answer>,
+    /// It takes connections and says nothing.
+    silent: bool,
+    /// The node whose agent it plays; another's is critical.
+    agent_of: &'static str,
     index: u64,
     vip: &'static str,
     asked: Vec<String>,
@@ -816,6 +914,8 @@ impl Script {
             .expect("a free port");
         let told = Arc::new(Mutex::new(Told {
             instead: None,
+            silent: false,
+            agent_of: "host-a",
             index: 5,
             vip: "192.0.2.1",
             asked: vec![],
@@ -839,6 +939,14 @@ impl Script {
         let mut told = self.told();
         told.instead = instead;
         told.index += 1;
+    }
+
+    fn silence(&self, silent: bool) {
+        self.told().silent = silent;
+    }
+
+    fn agent_of(&self, node: &'static str) {
+        self.told().agent_of = node;
     }
 
     fn vip(&self, vip: &'static str) {
@@ -875,7 +983,8 @@ fn answer(mut stream: TcpStream, told: &Mutex<Told>) {
     let begun = Instant::now();
     let (status, headers, body) = loop {
         let told = lock();
-        let waits = from == Some(told.index) && begun.elapsed() < Duration::from_secs(20);
+        let same = from == Some(told.index) && begun.elapsed() < Duration::from_secs(20);
+        let waits = same || told.silent;
         if let Some((status, headers, body)) = told.instead.filter(|_| !waits) {
             break (status, headers.to_owned(), body.to_owned());
         }
@@ -896,6 +1005,11 @@ fn answer(mut stream: TcpStream, told: &Mutex<Told>) {
             } else if line.contains("/v1/health/node/") {
                 json!([node, own])
             } else {
+                let mut own = own;
+                own["Node"] = told.agent_of.into();
+                if told.agent_of != "host-a" {
+                    own["Status"] = "critical".into();
+                }
                 json!({"c": own})
             };
             let headers = format!(

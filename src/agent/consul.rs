@@ -4,7 +4,8 @@
 use super::Executor;
 use crate::config::{Agent, Consul};
 use crate::consul::{
-    self, Answer, AnswerError, Catalog, Index, Pace, Query, Scope, agent_checks, node_checks,
+    self, AgentChecks, Answer, AnswerError, Catalog, Checks, Index, Pace, Query, Scope,
+    agent_checks, node_checks,
 };
 use crate::core::{Event, Report};
 use crate::io::consul::Client;
@@ -12,10 +13,12 @@ use crate::timer::{Backoff, Jitter};
 use smol::Timer;
 use smol::channel::{self, Receiver, Sender};
 use smol::future::FutureExt;
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 pub struct Follower {
+    client: Rc<Client>,
     _task: smol::Task<()>,
 }
 
@@ -30,13 +33,14 @@ impl Follower {
         let settings = agent.consul.clone()?;
         let monitor_interval = agent.monitor_interval;
         let (events, inner) = (events.clone(), executor.clone());
+        let client = Client::new(&settings)
+            .inspect_err(|error| log::error!("agent.consul_addr: {error}"))
+            .ok()?;
+        let client = Rc::new(client);
+        let asked = client.clone();
         let task = executor.spawn(async move {
-            let client = match Client::new(&settings) {
-                Ok(client) => client,
-                Err(error) => return log::error!("agent.consul_addr: {error}"),
-            };
             let mut poller = Poller {
-                client: Rc::new(client),
+                client: asked,
                 events,
                 scope: Scope {
                     node: String::new(),
@@ -46,6 +50,7 @@ impl Follower {
                 },
                 wait: settings.query_interval.min(LONGEST_WAIT),
                 query_interval: settings.query_interval,
+                stranger: RefCell::default(),
                 jitter: Jitter::new(seed),
             };
             let Some(node) = poller.node(&settings).await else {
@@ -62,7 +67,18 @@ impl Follower {
             services.await;
             checks.await;
         });
-        Some(Self { _task: task })
+        Some(Self {
+            client,
+            _task: task,
+        })
+    }
+
+    /// The configuration was read again: its token counts from the next query on, and so do the files of
+    /// TLS as they are now.
+    pub fn follow(&self, agent: &Agent) {
+        let settings = agent.consul.as_ref();
+        self.client
+            .renew(settings.and_then(|consul| consul.token.clone()));
     }
 }
 
@@ -74,6 +90,8 @@ struct Poller {
     /// How long a long poll waits for news.
     wait: Duration,
     query_interval: Duration,
+    /// The node that the agent is of, where that is another one.
+    stranger: RefCell<Option<String>>,
     jitter: Jitter,
 }
 
@@ -87,6 +105,7 @@ impl Poller {
             events: self.events.clone(),
             scope: self.scope.clone(),
             jitter: Jitter::new(self.jitter.next_u64()),
+            stranger: RefCell::default(),
             ..*self
         }
     }
@@ -104,6 +123,7 @@ impl Poller {
         }
         let mut backoff = backoff();
         loop {
+            self.client.reread_token();
             let answer = self.ask(Query::Node, None).await;
             let why = match answer.map(|answer| consul::node_name(&answer)) {
                 Ok(Ok(name)) => {
@@ -133,6 +153,7 @@ impl Poller {
             }
             if index.get().is_none() {
                 full_at = began;
+                self.client.reread_token();
             }
             let answer = self.ask(query, index.get()).await;
             let read = answer.and_then(|answer| {
@@ -194,6 +215,7 @@ impl Poller {
                 }
                 Err(why) => {
                     last = None;
+                    self.client.reread_token();
                     let told = self.fail(Query::AgentChecks, why).await;
                     (told, backoff.delay(Instant::now(), &mut self.jitter))
                 }
@@ -224,9 +246,29 @@ impl Poller {
         Ok(match query {
             Query::Services => Report::Services(Catalog::read(answer, &self.scope.node)?),
             Query::NodeChecks => Report::NodeChecks(node_checks(answer)?),
-            Query::AgentChecks => Report::AgentChecks(agent_checks(answer)?),
+            Query::AgentChecks => Report::AgentChecks(self.of_this_node(agent_checks(answer)?)),
             Query::Node => Report::Node(consul::node_name(answer)?),
         })
+    }
+
+    /// An agent of another node says nothing of this node's services, though it may have some of the same
+    /// names: then the cluster's view alone counts.
+    fn of_this_node(&self, agent: AgentChecks) -> Checks {
+        let AgentChecks { node, checks } = agent;
+        let other = node.filter(|node| !node.eq_ignore_ascii_case(&self.scope.node));
+        let known = self.stranger.replace(other.clone());
+        let Some(other) = other else { return checks };
+        if known.as_ref() != Some(&other) {
+            let node = &self.scope.node;
+            log::warn!(
+                "agent.consul_addr: the agent is node {other}'s, and this node is {node}: what the agent \
+                 says of checks does not count, what the cluster says does"
+            );
+        }
+        Checks {
+            all: Vec::new(),
+            complete: true,
+        }
     }
 
     async fn fail(&self, query: Query, why: String) -> Result<(), Gone> {

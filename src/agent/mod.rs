@@ -98,7 +98,7 @@ struct Agent {
     /// Checks were begun since the loop last slept.
     looking: bool,
     state_file: Option<StateFile>,
-    _consul: Option<Follower>,
+    consul: Option<Follower>,
     _servers: smol::Task<()>,
     _signals: smol::Task<()>,
 }
@@ -156,7 +156,7 @@ impl Agent {
             counting: Counting::new(executor),
             looking: false,
             state_file,
-            _consul: consul,
+            consul,
             _servers: servers,
             _signals: executor.spawn(forward_signals(signal::Requests::open()?, letters.signals)),
         })
@@ -370,6 +370,9 @@ impl Agent {
     fn follow_config(&mut self) {
         let config = self.core.config();
         self.hooks.follow(&config.agent.on_change);
+        if let Some(consul) = &self.consul {
+            consul.follow(&config.agent);
+        }
         if !self.dry_run {
             self.advertiser.set(&unnumbered(config));
         }

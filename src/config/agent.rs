@@ -160,7 +160,7 @@ fn allow_exec(cx: &mut Cx<'_>, f: &Fields<'_>) -> BTreeSet<Source> {
 }
 
 fn consul(cx: &mut Cx<'_>, f: &Fields<'_>, env: &Env) -> Option<Consul> {
-    let token = consul_token(cx, f, env);
+    let (token, token_file) = consul_token(cx, f, env);
     let node = env::value(env, "CONSUL_NODE").map(str::to_owned);
     let written = f.has("consul_addr");
     let consul = Consul {
@@ -169,6 +169,7 @@ fn consul(cx: &mut Cx<'_>, f: &Fields<'_>, env: &Env) -> Option<Consul> {
             .unwrap_or_default(),
         node,
         token,
+        token_file,
         stale: env::value(env, "CONSUL_STALE") == Some("true"),
         query_interval: f
             .interval(cx, "consul_query_interval")
@@ -207,17 +208,19 @@ fn consul(cx: &mut Cx<'_>, f: &Fields<'_>, env: &Env) -> Option<Consul> {
     written.then_some(consul)
 }
 
-/// GoCast's variable, else what is configured, else Consul's own variable.
-fn consul_token(cx: &mut Cx<'_>, f: &Fields<'_>, env: &Env) -> Option<Secret> {
+/// GoCast's variable, else what is configured, else Consul's own variable; and the file it is from.
+fn consul_token(cx: &mut Cx<'_>, f: &Fields<'_>, env: &Env) -> (Option<Secret>, Option<PathBuf>) {
     let configured = f.secret(cx, "consul_token");
     let first = variable(env, "CONSUL_TOKEN");
     let chosen = match (first, configured) {
-        (None, Some(token)) => return Some(token),
+        (None, Some(token)) => return (Some(token), f.path_buf(cx, "consul_token_file")),
         (first, _) => first.or_else(|| variable(env, "CONSUL_HTTP_TOKEN")),
     };
-    let (place, token) = chosen?;
+    let Some((place, token)) = chosen else {
+        return (None, None);
+    };
     cx.origins.insert(f.path("consul_token"), place);
-    Some(Secret::new(token))
+    (Some(Secret::new(token)), None)
 }
 
 /// What is configured, else Consul's own variable, which never wins.

@@ -318,12 +318,15 @@ pub(super) fn read_number(text: &str, low: u32, high: u32) -> Result<u32, String
 /// A value that lies in a file of its own, without one trailing newline.
 pub(super) fn read_value_file(cx: &mut Cx<'_>, name: &str) -> Result<String, String> {
     match (cx.read_file)(Path::new(name)) {
-        Ok(text) => {
-            let text = text.strip_suffix('\n').unwrap_or(&text);
-            Ok(text.strip_suffix('\r').unwrap_or(text).to_owned())
-        }
+        Ok(text) => Ok(value_in_file(&text).to_owned()),
         Err(error) => Err(format!("the file cannot be read: {error}")),
     }
+}
+
+/// What a file with one value holds: all of it but the line break at its end.
+pub(super) fn value_in_file(text: &str) -> &str {
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    text.strip_suffix('\r').unwrap_or(text)
 }
 
 /// A value for a message, short.

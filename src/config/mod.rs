@@ -166,6 +166,12 @@ impl Secret {
         Self(text.into())
     }
 
+    /// What a file that holds a secret and nothing else says; `None`: it is empty.
+    pub fn in_file(text: &str) -> Option<Self> {
+        let text = fields::value_in_file(text);
+        (!text.is_empty()).then(|| Self::new(text))
+    }
+
     /// The text itself, for the wire only.
     pub fn expose(&self) -> &str {
         &self.0
@@ -186,6 +192,8 @@ pub struct Consul {
     /// `CONSUL_NODE`; `None`: a local agent is asked for its node's name.
     pub node: Option<String>,
     pub token: Option<Secret>,
+    /// Where `token` was read from: it may hold another one by now.
+    pub token_file: Option<PathBuf>,
     /// `CONSUL_STALE=true`.
     pub stale: bool,
     pub query_interval: Duration,

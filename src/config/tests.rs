@@ -620,7 +620,7 @@ fn comparable(mut config: Config) -> Config {
     mask(&mut config.agent.api_token);
     if let Some(consul) = &mut config.agent.consul {
         mask(&mut consul.token);
-        consul.node = None;
+        (consul.node, consul.token_file) = (None, None);
     }
     config
         .bgp

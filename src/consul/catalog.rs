@@ -48,7 +48,7 @@ impl Catalog {
         match value.get("Services") {
             Some(Value::Object(map)) => map.iter().for_each(|(id, value)| take(Some(id), value)),
             Some(Value::Array(list)) => list.iter().for_each(|value| take(None, value)),
-            Some(Value::Null) => {}
+            // None at all is `{}`: whoever says null has not looked.
             _ => return Err(WANTED),
         }
         services.sort();
@@ -172,6 +172,7 @@ mod tests {
             "<html>",
             "\u{feff}{}",
             r#"{"Node": {"Node": "n1"}}"#,
+            r#"{"Node": {"Node": "n1"}, "Services": null}"#,
             r#"{"Node": {"Node": "n1"}, "Services": 7}"#,
             &"[".repeat(100_000),
         ] {

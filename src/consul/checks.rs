@@ -47,12 +47,27 @@ pub fn node_checks(answer: &Answer) -> Result<Checks, AnswerError> {
     }
 }
 
+/// What an agent says of its own checks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AgentChecks {
+    /// The node that it is the agent of, as its checks have it; `None`: it has none.
+    pub node: Option<String>,
+    pub checks: Checks,
+}
+
 /// Reads `/v1/agent/checks`. An agent without checks of its own is an ordinary one.
-pub fn agent_checks(answer: &Answer) -> Result<Checks, AnswerError> {
+pub fn agent_checks(answer: &Answer) -> Result<AgentChecks, AnswerError> {
     const WANTED: AnswerError = AnswerError::Malformed("an agent's checks as JSON");
     answer.check()?;
     match serde_json::from_slice(&answer.body).map_err(|_| WANTED)? {
-        Value::Object(map) => Ok(collect(answer, map.values())),
+        Value::Object(map) => {
+            let named = |check: &Value| check.get("Node")?.as_str().map(str::to_owned);
+            let mut nodes = map.values().filter_map(named);
+            Ok(AgentChecks {
+                node: nodes.find(|node| !node.is_empty()),
+                checks: collect(answer, map.values()),
+            })
+        }
         _ => Err(WANTED),
     }
 }
@@ -214,14 +229,25 @@ mod tests {
         }
         assert_eq!(
             agent_checks(&ok("{}")).unwrap(),
-            Checks {
-                all: vec![],
-                complete: true
+            AgentChecks {
+                node: None,
+                checks: Checks {
+                    all: vec![],
+                    complete: true
+                },
             }
         );
         for body in ["[]", "null", "1", "", "{", r#"{"a": "#] {
             assert!(agent_checks(&ok(body)).is_err(), "{body}");
         }
+    }
+
+    #[test]
+    fn an_agents_checks_say_whose_it_is() {
+        let of = |body: &str| agent_checks(&ok(body)).unwrap().node;
+        let named = r#"{"a": {"CheckID": "a", "Node": ""}, "b": {"CheckID": "b", "Node": "n1"}}"#;
+        assert_eq!(of(named).as_deref(), Some("n1"));
+        assert_eq!(of(r#"{"a": {"CheckID": "a"}, "b": {"Node": 7}}"#), None);
     }
 
     #[test]
@@ -235,9 +261,9 @@ mod tests {
             r#"{"CheckID": "c", "Status": []}"#,
             r#"{"CheckID": "c", "Status": "passing", "ServiceID": {}}"#,
         ] {
-            let checks = agent_checks(&ok(&format!(r#"{{"c": {odd}}}"#))).unwrap();
+            let agent = agent_checks(&ok(&format!(r#"{{"c": {odd}}}"#))).unwrap();
             assert_eq!(
-                checks,
+                agent.checks,
                 Checks {
                     all: vec![],
                     complete: false
@@ -253,7 +279,7 @@ mod tests {
             let body = format!(
                 r#"{{"c": {{"CheckID": "c", "Status": "{status}", "Output": "{output}", "Type": "{kind}"}}}}"#
             );
-            agent_checks(&ok(&body)).unwrap().all[0].status
+            agent_checks(&ok(&body)).unwrap().checks.all[0].status
         };
         assert_eq!(status("tcp", "critical", ""), Status::NotRun);
         assert_eq!(status("http", "critical", "500"), Status::Critical);

@@ -14,7 +14,7 @@ mod request;
 
 pub use answer::{Answer, AnswerError, Headers};
 pub use catalog::{Catalog, Service, node_name};
-pub use checks::{Check, Checks, Status, Verdict, agent_checks, judge, node_checks};
+pub use checks::{AgentChecks, Check, Checks, Status, Verdict, agent_checks, judge, node_checks};
 pub use index::{Index, Pace};
 pub use request::Scope;
 

@@ -38,16 +38,26 @@ pub(super) struct Discovery {
     new: BTreeMap<String, Instant>,
     /// The services were heard of from Consul itself, not only from the state file.
     pub(super) confirmed: bool,
-    /// Which instance goes by the service's own name.
-    plain: BTreeMap<String, String>,
+    /// Which instance goes by which name.
+    names: BTreeMap<AppName, String>,
     node: Option<Checks>,
     agent: Option<Checks>,
     failures: BTreeMap<Query, Failure>,
     outage: Option<Instant>,
     /// What passed before a restart, by the services' ids: counts while Consul has not answered since.
     pub(super) passed: BTreeSet<String>,
+    /// Until when Consul's own word is waited for before what is remembered counts.
+    pub(super) first_word_by: Option<Instant>,
     /// `consul_grace` is over.
     expired: bool,
+}
+
+/// A service and what its app is called.
+struct Named {
+    name: AppName,
+    service: Service,
+    /// The name it would have, and the id of the service that has it.
+    taken_by: Option<(AppName, String)>,
 }
 
 struct Failure {
@@ -135,17 +145,29 @@ impl Core {
         if self.config.agent.consul.is_none() {
             return;
         }
-        let names = self.discovery.names();
-        let found = names
-            .into_iter()
-            .map(|(name, service)| self.found(name, &service));
+        let names = self.discovery.name_all();
+        let found = names.into_iter().map(|named| self.found(named));
         let found = found.collect();
         self.registry.discover(now, found);
         self.recheck_consul(now);
     }
 
-    fn found(&self, name: AppName, service: &Service) -> Found {
-        let Service { id, tags, .. } = service;
+    fn found(&self, named: Named) -> Found {
+        let Named {
+            name,
+            service,
+            taken_by,
+        } = named;
+        let Service { id, tags, .. } = &service;
+        if let Some((wanted, holder)) = taken_by {
+            let why = format!(
+                "service {id} in Consul: its name {wanted} is that of service {holder} already"
+            );
+            return Found {
+                app: nothing(name, id),
+                refusal: Some(why),
+            };
+        }
         let app = parse_app_from_tags(name.clone(), id, tags, &self.config);
         let away = self.discovery.expired.then(|| AWAY.to_owned());
         match app {
@@ -173,17 +195,38 @@ impl Core {
         self.discovery.outcome(now, app, settings)
     }
 
-    /// When `consul_grace` is over for what has not been heard of since.
+    /// Takes the services known before a restart, with whether they passed.
+    pub(super) fn recall_consul(&mut self, now: Instant, services: Vec<(Service, bool)>) {
+        let state = &mut self.discovery;
+        if self.config.agent.consul.is_none() || state.confirmed {
+            return;
+        }
+        let passed = services.iter().filter(|(_, passed)| *passed);
+        state.passed = passed.map(|(service, _)| service.id.clone()).collect();
+        let services = services.into_iter().map(|(service, _)| service);
+        state.services = services.map(|s| (s.id.clone(), s)).collect();
+        state.first_word_by = Some(now + FIRST_WORD);
+        self.sync_consul(now);
+    }
+
+    /// When Consul's first word is not waited for any longer, or `consul_grace` is over for what has not
+    /// been heard of since.
     pub(super) fn consul_deadline(&self) -> Option<Instant> {
-        let grace = self.config.agent.consul.as_ref()?.grace?;
-        let failing = self
-            .discovery
-            .away_since()
-            .filter(|_| !self.discovery.expired)?;
-        Some(failing + grace)
+        let settings = self.config.agent.consul.as_ref()?;
+        let failing = self.discovery.away_since();
+        let failing = failing.filter(|_| !self.discovery.expired);
+        let over = settings.grace.and_then(|grace| Some(failing? + grace));
+        let mut soonest = Soonest::new();
+        soonest.add(self.discovery.first_word_by, ());
+        soonest.add(over, ());
+        soonest.get().map(|(at, ())| at)
     }
 
     pub(super) fn time_out_consul(&mut self, now: Instant) {
+        if self.discovery.first_word_by.is_some_and(|by| by <= now) {
+            self.discovery.first_word_by = None;
+            self.recheck_consul(now);
+        }
         let Some(grace) = self.config.agent.consul.as_ref().and_then(|c| c.grace) else {
             return;
         };
@@ -279,32 +322,58 @@ impl Discovery {
     }
 
     /// Every service with the name its app has: the service's own where it is the only one or the first
-    /// that was there, `SERVICE@ID` for the others.
-    fn names(&mut self) -> BTreeMap<AppName, Service> {
+    /// that was there, `SERVICE@ID` for the others. Of two that would have the same one, it stays with
+    /// the one that has it, else goes to the one with the smaller id.
+    fn name_all(&mut self) -> Vec<Named> {
+        let before = std::mem::take(&mut self.names);
+        let held = |name: &AppName, service: &Service| before.get(name) == Some(&service.id);
         let mut groups: BTreeMap<&str, Vec<&Service>> = BTreeMap::new();
         for service in self.services.values() {
             groups.entry(&service.name).or_default().push(service);
         }
-        let mut plain = BTreeMap::new();
-        let mut names = BTreeMap::new();
+        let mut wanted: Vec<(AppName, &Service)> = Vec::new();
+        let mut spoken_for = BTreeSet::new();
         for (name, group) in groups {
-            let held = self.plain.get(name);
-            let holder = group.iter().find(|s| Some(&s.id) == held).or(group.first());
-            let Some(holder) = holder else { continue };
-            plain.insert(name.to_owned(), holder.id.clone());
+            let own = AppName::resembling(name);
+            let holder = group.iter().find(|service| held(&own, service));
+            let holder = holder.or(group.first()).map(|service| &service.id);
             for service in &group {
-                let own = AppName::resembling(name);
-                let taken = service.id != holder.id || names.contains_key(&own);
-                let app = if taken {
-                    AppName::of_instance(name, &service.id)
-                } else {
-                    own
+                // Another service may resemble this one.
+                let plain = holder == Some(&service.id) && !spoken_for.contains(&own);
+                let app = match plain {
+                    true => own.clone(),
+                    false => AppName::of_instance(name, &service.id),
                 };
-                names.insert(app, (*service).clone());
+                spoken_for.insert(app.clone());
+                wanted.push((app, service));
             }
         }
-        self.plain = plain;
-        names
+        wanted.sort_by_key(|(name, service)| !held(name, service));
+        let (mut named, mut clashing) = (Vec::new(), Vec::new());
+        for (name, service) in wanted {
+            if let Some(holder) = self.names.get(&name) {
+                clashing.push((name, holder.clone(), service.clone()));
+                continue;
+            }
+            self.names.insert(name.clone(), service.id.clone());
+            named.push(Named {
+                name,
+                service: service.clone(),
+                taken_by: None,
+            });
+        }
+        for (wanted, holder, service) in clashing {
+            let mut others = (2..).map(|number| AppName::numbered(&wanted, number));
+            let free = others.find(|name| !self.names.contains_key(name));
+            let name = free.unwrap_or_else(|| wanted.clone());
+            self.names.insert(name.clone(), service.id.clone());
+            named.push(Named {
+                name,
+                service,
+                taken_by: Some((wanted, holder)),
+            });
+        }
+        named
     }
 
     fn outcome(&self, now: Instant, app: &App, settings: &Consul) -> Outcome {
@@ -354,21 +423,20 @@ impl Discovery {
         }
     }
 
-    /// Consul says nothing of its checks.
+    /// Consul says nothing of its checks. One that refuses or fails is known to be away; one that is
+    /// merely silent had its time to contradict what is remembered.
     fn unheard(&self, app: &App) -> Outcome {
         let failure = self.failures.values().find(|failure| !failure.partial);
-        let Some(failure) = failure else {
-            return Outcome::unavailable("Consul has not answered yet");
+        let why = match failure {
+            Some(failure) => format!("Consul is away: {}", failure.why),
+            None => "Consul has not answered yet".to_owned(),
         };
-        let passed = app
-            .instance_id
-            .as_ref()
-            .is_some_and(|id| self.passed.contains(id));
-        if passed && self.hears_no_checks() {
-            let message = format!("as before the restart; Consul is away: {}", failure.why);
-            return Outcome::Pass(message);
+        let id = app.instance_id.as_ref();
+        let passed = id.is_some_and(|id| self.passed.contains(id)) && self.hears_no_checks();
+        if passed && (failure.is_some() || self.first_word_by.is_none()) {
+            return Outcome::Pass(format!("as before the restart; {why}"));
         }
-        Outcome::Unavailable(format!("Consul is away: {}", failure.why))
+        Outcome::Unavailable(why)
     }
 }
 
@@ -401,6 +469,9 @@ fn nothing(name: AppName, id: &str) -> App {
     }
 }
 
+/// How long a Consul that says nothing is waited for after a restart. An agent on this host answers in
+/// milliseconds, a cluster far away within this.
+const FIRST_WORD: Duration = Duration::from_millis(300);
 /// How much later a service's checks may come than the service.
 const ON_THE_WAY: Duration = Duration::from_secs(2);
 const AWAY: &str = "Consul has been away for longer than agent.consul_grace";

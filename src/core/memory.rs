@@ -82,14 +82,7 @@ impl Core {
 
     /// Takes what was known before a restart, until Consul says otherwise.
     fn remember_consul(&mut self, now: Instant, services: Vec<(Service, bool)>) {
-        if self.config.agent.consul.is_none() || self.discovery.confirmed {
-            return;
-        }
-        let passed = services.iter().filter(|(_, passed)| *passed);
-        self.discovery.passed = passed.map(|(service, _)| service.id.clone()).collect();
-        let services = services.into_iter().map(|(service, _)| service);
-        self.discovery.services = services.map(|s| (s.id.clone(), s)).collect();
-        self.sync_consul(now);
+        self.recall_consul(now, services);
         self.pump(now);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::app::{App, AppName, Source};
-use crate::config::{Agent, Bgp, Config};
+use crate::config::{Agent, Bgp, Config, Consul, Secret};
 use crate::registry::{Registered, Registry};
 
 /// Brings the registry in line with `new` and lists what changed.
@@ -16,7 +16,6 @@ pub(super) fn reload(
 ) -> Vec<String> {
     let mut changes = agent(&old.agent, &new.agent);
     changes.extend(bgp(&old.bgp, &new.bgp));
-    // Consul is followed with the old settings until the next start.
     let agent = Agent {
         consul: old.agent.consul.clone(),
         ..new.agent.clone()
@@ -82,6 +81,7 @@ fn agent(old: &Agent, new: &Agent) -> Vec<String> {
         ("vip_linger", old.vip_linger == new.vip_linger),
         ("vip_lease", old.vip_lease == new.vip_lease),
         ("api_token", old.api_token == new.api_token),
+        ("consul_token", token(old) == token(new)),
         ("allow_exec", old.allow_exec == new.allow_exec),
         ("allowed_vips", old.allowed_vips == new.allowed_vips),
         ("max_http_apps", old.max_http_apps == new.max_http_apps),
@@ -104,13 +104,29 @@ fn agent(old: &Agent, new: &Agent) -> Vec<String> {
         ("state_file", old.state_file == new.state_file),
         ("instance", old.instance == new.instance),
         ("user", old.user == new.user),
-        ("consul_*", old.consul == new.consul),
+        (
+            "consul_*",
+            old.consul == with_token(&new.consul, token(old)),
+        ),
     ];
     let live = live.iter().filter(|(_, same)| !same);
     let at_start = at_start.iter().filter(|(_, same)| !same);
     live.map(|(name, _)| format!("agent.{name}: changed"))
         .chain(at_start.map(|(name, _)| format!("agent.{name}: changed, taken at the next start")))
         .collect()
+}
+
+fn token(agent: &Agent) -> Option<&Secret> {
+    agent.consul.as_ref()?.token.as_ref()
+}
+
+/// The settings that are taken at the next start only.
+fn with_token(consul: &Option<Consul>, token: Option<&Secret>) -> Option<Consul> {
+    let consul = consul.clone()?;
+    Some(Consul {
+        token: token.cloned(),
+        ..consul
+    })
 }
 
 fn bgp(old: &Bgp, new: &Bgp) -> Vec<String> {

@@ -67,7 +67,8 @@ impl Core {
     }
 
     /// Takes a new configuration and says in words what changed. What did not change keeps its
-    /// session, its routes and its health.
+    /// session, its routes and its health. Consul is followed with the old settings until the next start,
+    /// but with the new token.
     pub fn reload(&mut self, now: Instant, config: Config) -> Vec<String> {
         self.now = now;
         let changes = reload::reload(&mut self.registry, now, &self.config, &config);
@@ -75,7 +76,10 @@ impl Core {
             self.reread = true;
             self.outputs.push_back(Output::NetworkWanted);
         }
-        let consul = std::mem::take(&mut self.config.agent.consul);
+        let mut consul = std::mem::take(&mut self.config.agent.consul);
+        if let (Some(old), Some(new)) = (&mut consul, &config.agent.consul) {
+            old.token.clone_from(&new.token);
+        }
         self.config = config;
         self.config.agent.consul = consul;
         self.sync_consul(now);

@@ -1,5 +1,7 @@
 //! Apps that come from Consul.
 
+use std::time::Duration;
+
 use super::bench::{Bench, config, config_with, secs};
 use crate::config::Config;
 use crate::consul::{Catalog, Check, Checks, Query, Service, Status};
@@ -276,12 +278,12 @@ fn a_restart_during_an_outage_announces_what_passed() {
         bench.core = Core::new(settings(""), 3, bench.now);
         bench.core.remember(bench.now, memory.clone());
         bench.event(Event::Network(super::bench::network()));
-        bench.advance(secs(1));
+        bench.advance(Duration::from_millis(200));
     };
     restart(&mut bench);
     assert!(
         !bench.is_announced(VIP),
-        "nobody has said that Consul is away"
+        "Consul may be about to say otherwise"
     );
     assert!(bench.is_announced("192.0.2.3/32") && !bench.is_announced("192.0.2.4/32"));
     assert_eq!(
@@ -302,6 +304,116 @@ fn a_restart_during_an_outage_announces_what_passed() {
     assert!(!bench.is_announced(VIP));
 }
 
+/// A Consul that takes connections and says nothing is as good as away: what passed is announced once
+/// it had a moment to say otherwise, and withdrawn when it does.
+#[test]
+fn a_restart_beside_a_silent_consul_announces_what_passed() {
+    let mut bench = Bench::new(settings(""));
+    bench.services(&[web("web-1"), service("dns", &["gocast_vip=192.0.2.2/32"])]);
+    bench.passing(&["web-1"]);
+    let memory = bench.core.memory();
+    bench.core = Core::new(settings(""), 3, bench.now);
+    bench.core.remember(bench.now, memory.clone());
+    bench.event(Event::Network(super::bench::network()));
+    bench.advance(Duration::from_millis(299));
+    assert!(!bench.is_announced(VIP));
+    bench.advance(Duration::from_millis(2));
+    assert!(bench.is_announced(VIP) && !bench.is_announced("192.0.2.2/32"));
+    assert_eq!(bench.core.memory(), memory);
+    let last = bench.app("web").monitors[0].last.clone();
+    let why = "as before the restart; Consul has not answered yet";
+    assert_eq!(last, Some(Outcome::Pass(why.to_owned())));
+    bench.services(&[web("web-1")]);
+    bench.report(Report::NodeChecks(Checks {
+        all: vec![check("web-1", Status::Critical)],
+        complete: true,
+    }));
+    assert!(!bench.is_announced(VIP), "now Consul has said so");
+}
+
+/// Two ids that make one name: the one that has it keeps it, the other is there to be seen.
+#[test]
+fn two_services_of_one_name_do_not_take_turns() {
+    let mut bench = Bench::new(settings(""));
+    let clash = |id: &str, vip: &str| Service {
+        name: "web".to_owned(),
+        ..service(id, &[&format!("gocast_vip={vip}/32")])
+    };
+    let first = clash("a", "192.0.2.1");
+    let (at, underscore) = (clash("x@1", "192.0.2.2"), clash("x_1", "192.0.2.3"));
+    let ids = ["a", "x@1", "x_1"];
+    bench.services(&[first.clone(), underscore.clone()]);
+    bench.passing(&ids);
+    assert!(bench.is_announced("192.0.2.3/32"));
+    let both = [first.clone(), at.clone(), underscore.clone()];
+    for services in [&both[..], &both[..]] {
+        bench.services(services);
+        bench.passing(&ids);
+        assert_eq!(bench.state("web@x_1"), AppState::Up);
+        assert!(bench.is_announced("192.0.2.3/32") && !bench.is_announced("192.0.2.2/32"));
+        let other = bench.app("web@x_1~2");
+        assert_eq!(other.state, AppState::Invalid);
+        let why = "service x@1 in Consul: its name web@x_1 is that of service x_1 already";
+        assert_eq!(other.why, why);
+    }
+    assert!(!bench.done().contains(&"withdraw 192.0.2.3/32".to_owned()));
+    // The name is free again, and the other one takes it.
+    bench.services(&[first, at]);
+    bench.passing(&ids);
+    assert!(bench.is_announced("192.0.2.2/32") && !bench.is_announced("192.0.2.3/32"));
+    assert_eq!(bench.state("web@x_1"), AppState::Up);
+    assert!(
+        bench
+            .core
+            .app(bench.now, &super::bench::name("web@x_1~2"))
+            .is_none()
+    );
+    // Without a past the smaller id wins.
+    let mut bench = Bench::new(settings(""));
+    bench.services(&both);
+    bench.passing(&ids);
+    assert!(bench.is_announced("192.0.2.2/32") && !bench.is_announced("192.0.2.3/32"));
+}
+
+/// An instance is drained by its own name, also while it goes by that of the service.
+#[test]
+fn a_drain_follows_an_instance_through_its_names() {
+    let mut bench = Bench::new(settings(""));
+    let two = service("web-2", &["gocast_vip=192.0.2.2/32"]);
+    let (first, second) = ([web("web-1"), two.clone()], [two]);
+    let ids = ["web-1", "web-2"];
+    bench.services(&first);
+    bench.passing(&ids);
+    let instance = super::bench::name("web@web-2");
+    bench.core.drain(bench.now, Some(&instance));
+    bench.advance(secs(5));
+    assert!(bench.is_announced(VIP) && !bench.is_announced("192.0.2.2/32"));
+    bench.services(&second);
+    assert_eq!(bench.state("web"), AppState::Drained);
+    // Another's drain that ends is not this one's.
+    bench
+        .core
+        .undrain(bench.now, Some(&super::bench::name("other")));
+    bench.advance(secs(5));
+    assert_eq!(bench.state("web"), AppState::Drained);
+    // A restart knows it too.
+    let memory = bench.core.memory();
+    bench.core = Core::new(settings(""), 3, bench.now);
+    bench.core.remember(bench.now, memory);
+    bench.event(Event::Network(super::bench::network()));
+    bench.services(&second);
+    bench.passing(&ids);
+    assert!(!bench.is_announced("192.0.2.2/32"));
+    // And back.
+    bench.services(&first);
+    bench.passing(&ids);
+    bench.advance(secs(5));
+    assert!(bench.is_announced(VIP) && !bench.is_announced("192.0.2.2/32"));
+    bench.core.undrain(bench.now, Some(&instance));
+    bench.advance(secs(5));
+    assert!(bench.is_announced("192.0.2.2/32"));
+}
+
 #[test]
 fn a_reload_keeps_what_consul_said_and_judges_it_anew() {
     let mut bench = Bench::new(settings(""));
@@ -318,6 +430,13 @@ fn a_reload_keeps_what_consul_said_and_judges_it_anew() {
     bench.core.reload(bench.now, settings(""));
     bench.advance(secs(0));
     assert!(bench.is_announced(VIP));
+    // A token counts from the next query on, the rest does not.
+    let mut reload = |more| bench.core.reload(bench.now, settings(more));
+    assert_eq!(reload("consul_token: x"), ["agent.consul_token: changed"]);
+    assert_eq!(
+        reload("consul_token: x, consul_datacenter: d"),
+        ["agent.consul_*: changed, taken at the next start"]
+    );
 }
 
 #[test]

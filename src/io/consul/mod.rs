@@ -14,6 +14,7 @@ use smol::Timer;
 use smol::future::FutureExt;
 use smol::net::TcpStream;
 use smol::net::unix::UnixStream;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,7 +22,11 @@ use std::time::Duration;
 /// Knows where Consul is and how to get in.
 pub struct Client {
     place: Place,
-    token: Option<Secret>,
+    token: RefCell<Option<Secret>>,
+    /// Where the token is from, where it may be replaced.
+    token_file: Option<PathBuf>,
+    /// That file could not be read, which was said.
+    unreadable: Cell<bool>,
 }
 
 enum Place {
@@ -45,8 +50,45 @@ impl Client {
         };
         Ok(Self {
             place,
-            token: settings.token.clone(),
+            token: RefCell::new(settings.token.clone()),
+            token_file: settings.token_file.clone(),
+            unreadable: Cell::new(false),
         })
+    }
+
+    /// From the next request on: another token, and the files of TLS as they are by then.
+    pub fn renew(&self, token: Option<Secret>) {
+        self.token.replace(token);
+        if let Place::Tls(_, client) = &self.place {
+            client.forget();
+        }
+    }
+
+    /// Reads the token's file again: whoever rotates it does not tell us. One that cannot be read, or is
+    /// empty while it is being written, leaves the token that is known.
+    pub fn reread_token(&self) {
+        let Some(path) = &self.token_file else { return };
+        let read = std::fs::read_to_string(path).and_then(|text| {
+            let empty = || io::Error::new(io::ErrorKind::InvalidData, "the file is empty");
+            Secret::in_file(&text).ok_or_else(empty)
+        });
+        match read {
+            Ok(token) => {
+                self.unreadable.set(false);
+                let before = self.token.replace(Some(token));
+                if before != *self.token.borrow() {
+                    log::info!("agent.consul_token_file: there is another token now");
+                }
+            }
+            Err(error) => {
+                if !self.unreadable.replace(true) {
+                    let path = path.display();
+                    log::warn!(
+                        "agent.consul_token_file: {path}: {error}: the token read before stays"
+                    );
+                }
+            }
+        }
     }
 
     /// `GET path`; an error where no whole answer came within `limit`.
@@ -60,7 +102,8 @@ impl Client {
     }
 
     async fn ask(&self, path: &str, limit: Duration) -> io::Result<Answer> {
-        let token = self.token.as_ref().map(Secret::expose);
+        let token = self.token.borrow().clone();
+        let token = token.as_ref().map(Secret::expose);
         match &self.place {
             Place::Tcp(url) => {
                 let stream = TcpStream::connect((url.host.as_str(), url.port));

@@ -12,6 +12,8 @@ impl Client {
         Self
     }
 
+    pub(super) fn forget(&self) {}
+
     pub(super) async fn get(
         &self,
         _: String,

@@ -6,7 +6,7 @@ use crate::consul::Answer;
 use crate::io::monitor::http::USER_AGENT;
 use crate::io::monitor::https::roots;
 use smol::lock::Semaphore;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,10 +14,13 @@ use std::time::Duration;
 use ureq::Agent;
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 
-/// The files are read at the first request and again after every failure: they may have been renewed.
+/// The files are read at the first request, and again after every failure and reload: they may have been
+/// renewed.
 pub(super) struct Client {
     files: Files,
     agent: RefCell<Option<Agent>>,
+    /// How often the files were to be read anew.
+    renewals: Cell<u64>,
     places: Arc<Semaphore>,
 }
 
@@ -37,8 +40,15 @@ impl Client {
                 key: settings.key_file.clone(),
             },
             agent: RefCell::new(None),
+            renewals: Cell::new(0),
             places: Arc::new(Semaphore::new(BLOCKING)),
         }
+    }
+
+    /// The next request reads the files anew.
+    pub(super) fn forget(&self) {
+        self.agent.replace(None);
+        self.renewals.set(self.renewals.get() + 1);
     }
 
     pub(super) async fn get(
@@ -49,6 +59,7 @@ impl Client {
     ) -> io::Result<Answer> {
         let place = self.places.acquire_arc().await;
         let known = self.agent.borrow().clone();
+        let renewals = self.renewals.get();
         let files = self.files.clone();
         let asked = smol::unblock(move || {
             let _place = place;
@@ -62,7 +73,10 @@ impl Client {
         let (agent, answer) = asked.await.inspect_err(|_| {
             self.agent.replace(None);
         })?;
-        self.agent.replace(Some(agent));
+        // Since a renewal meanwhile the files may hold something else.
+        if renewals == self.renewals.get() {
+            self.agent.replace(Some(agent));
+        }
         Ok(answer)
     }
 }

@@ -27,6 +27,8 @@ pub(super) struct Kernel {
 }
 
 struct Retry {
+    /// What failed. Another step on the same subject does not wait for its sake.
+    step: Step,
     backoff: Backoff,
     /// `None`: it may be tried.
     at: Option<Instant>,
@@ -81,7 +83,7 @@ impl Kernel {
             }
         }
         let moves = plan::steps(&self.applied, desired);
-        self.drop_settled(&moves);
+        self.keep_retries(&moves, desired);
         let mut later = false;
         for next in moves {
             match next {
@@ -100,19 +102,24 @@ impl Kernel {
         plan
     }
 
-    /// Forgets failures of what is not wanted any more.
-    fn drop_settled(&mut self, moves: &[Move]) {
-        let wanted: BTreeSet<Subject> = moves
-            .iter()
-            .filter_map(|next| match next {
-                Move::Kernel(step) => Some(step.subject()),
-                Move::Advertise(_) => None,
-            })
-            .collect();
-        let leases = &self.leases;
-        self.retries.retain(|subject, _| match subject {
-            Subject::Address(prefix) => wanted.contains(subject) || leases.contains_key(prefix),
-            Subject::Nat => wanted.contains(subject),
+    /// Forgets failures of what is not wanted any more. What is wanted otherwise than it failed may be
+    /// tried at once.
+    fn keep_retries(&mut self, moves: &[Move], desired: &Desired) {
+        let wanted = moves.iter().filter_map(|next| match next {
+            Move::Kernel(step) => Some((step.subject(), step)),
+            Move::Advertise(_) => None,
+        });
+        let wanted: BTreeMap<Subject, &Step> = wanted.collect();
+        let applied = &self.applied;
+        self.retries.retain(|subject, retry| {
+            if let Some(step) = wanted.get(subject) {
+                retry.at = retry.at.filter(|_| **step == retry.step);
+                return true;
+            }
+            let Subject::Address(prefix) = subject else {
+                return false;
+            };
+            renewal(applied, desired, prefix).is_some_and(|step| step == retry.step)
         });
     }
 
@@ -131,18 +138,14 @@ impl Kernel {
         plan.steps.push((id, step));
     }
 
+    /// Renews what is there, is wanted, and has no lease that runs on. What is owed its removal is not
+    /// renewed: should that go on failing, the lease ends it.
     fn renew(&mut self, now: Instant, desired: &Desired, plan: &mut Plan) {
-        let due = self.leases.iter().filter(|(_, at)| **at <= now);
-        let due: Vec<Prefix> = due.map(|(prefix, _)| *prefix).collect();
-        for prefix in due {
-            self.leases.remove(&prefix);
-            if let Some(spec) = desired.addresses.get(&prefix) {
-                let step = Step::AddAddress {
-                    prefix,
-                    label: spec.label.clone(),
-                    lifetime: spec.lifetime,
-                    replace: true,
-                };
+        self.leases.retain(|_, at| now < *at);
+        for prefix in desired.addresses.keys() {
+            if !self.leases.contains_key(prefix)
+                && let Some(step) = renewal(&self.applied, desired, prefix)
+            {
                 self.issue(step, plan);
             }
         }
@@ -172,6 +175,7 @@ impl Kernel {
             if result == StepResult::Foreign {
                 info!("{prefix} was there before us: used, and left alone");
                 self.applied.adopt_foreign(*prefix);
+                self.settle_doubt(now, prefix);
                 return;
             }
             if let Some(lifetime) = lifetime {
@@ -187,9 +191,14 @@ impl Kernel {
         }
         debug!("{}: {result:?}", words(step));
         self.applied.apply(step);
-        if let Step::AddAddress { prefix, .. } = step
-            && self.doubtful.remove(prefix)
-        {
+        if let Step::AddAddress { prefix, .. } = step {
+            self.settle_doubt(now, prefix);
+        }
+    }
+
+    /// What vanished while the step was under way may have gone after it was looked at: once more.
+    fn settle_doubt(&mut self, now: Instant, prefix: &Prefix) {
+        if self.doubtful.remove(prefix) {
             self.lost(now, *prefix);
         }
     }
@@ -197,6 +206,7 @@ impl Kernel {
     fn failed(&mut self, now: Instant, step: &Step, error: &StepError) {
         let limit = if error.permanent { PERMANENT } else { LONGEST };
         let retry = self.retries.entry(step.subject()).or_insert_with(|| Retry {
+            step: step.clone(),
             backoff: Backoff::new(FIRST, limit),
             at: None,
             error: String::new(),
@@ -212,24 +222,13 @@ impl Kernel {
             retry.backoff.delay(now, &mut self.jitter)
         };
         retry.at = Some(now + delay);
-        if let Step::RemoveAddress { prefix } = step {
-            self.applied.leaving.remove(prefix);
-        }
-        match step {
-            Step::AddAddress { prefix, .. } | Step::RemoveAddress { prefix }
-                if self.applied.lost.contains(prefix) || self.doubtful.remove(prefix) =>
-            {
-                self.applied.forget(prefix);
+        retry.step.clone_from(step);
+        if let Subject::Address(prefix) = step.subject() {
+            self.applied.leaving.remove(&prefix);
+            let doubtful = self.doubtful.remove(&prefix);
+            if doubtful || self.applied.lost.contains(&prefix) {
+                self.applied.forget(&prefix);
             }
-            // A lease that was not renewed still runs for a while.
-            Step::AddAddress {
-                prefix,
-                replace: true,
-                ..
-            } => {
-                self.leases.insert(*prefix, now + delay);
-            }
-            _ => {}
         }
     }
 
@@ -297,6 +296,18 @@ impl Kernel {
         }
         soonest.get().map(|(at, ())| at)
     }
+}
+
+/// What renews an address that is there as it is wanted, on a lease.
+fn renewal(applied: &Applied, desired: &Desired, prefix: &Prefix) -> Option<Step> {
+    let spec = desired.addresses.get(prefix)?;
+    let there = applied.addresses.get(prefix) == Some(spec) && !applied.lost.contains(prefix);
+    (there && spec.lifetime.is_some()).then(|| Step::AddAddress {
+        prefix: *prefix,
+        label: spec.label.clone(),
+        lifetime: spec.lifetime,
+        replace: true,
+    })
 }
 
 fn words(step: &Step) -> String {

@@ -16,6 +16,7 @@ use sidecast::core::{
 use sidecast::discovery::{Network, PeerName, PeerNetwork};
 use sidecast::health::{Health, Outcome};
 use sidecast::net::{Asn, Family, Prefix, RouterId};
+use sidecast::plan::Subject;
 use sidecast::timer::Jitter;
 
 pub struct World {
@@ -31,6 +32,8 @@ pub struct World {
     pub vanished: BTreeSet<Prefix>,
     /// Steps on these fail.
     pub failing: BTreeSet<Prefix>,
+    /// When a step on it last did.
+    failed_at: BTreeMap<Prefix, Instant>,
     pub nat_fails: bool,
     /// Services by the text of their monitor; `None`: the check hangs.
     pub services: BTreeMap<String, Option<bool>>,
@@ -246,6 +249,7 @@ impl World {
             nat: NatTable::default(),
             vanished: BTreeSet::new(),
             failing: BTreeSet::new(),
+            failed_at: BTreeMap::new(),
             nat_fails: false,
             services: BTreeMap::new(),
             slow: Duration::from_millis(1),
@@ -335,6 +339,7 @@ impl World {
         let expired: Vec<Prefix> = expired.map(|(prefix, _)| *prefix).collect();
         for prefix in expired {
             self.tell(format!("{prefix} expires"));
+            self.assert_let_go(&prefix);
             self.addresses.remove(&prefix);
             self.vanished.insert(prefix);
             self.event(Event::AddressLost(prefix));
@@ -583,11 +588,28 @@ impl World {
         index.expect("it is one of the routers")
     }
 
+    /// A lease runs out only where nobody wants the address, or nothing on it worked of late.
+    fn assert_let_go(&self, prefix: &Prefix) {
+        let failed = self.failed_at.get(prefix);
+        let fails = failed.is_some_and(|at| self.now < *at + LONGEST_RETRY);
+        assert!(
+            fails || !self.core.is_announced(prefix),
+            "the lease of {prefix} was not renewed\n{}",
+            self.story.join("\n")
+        );
+    }
+
     fn kernel(&mut self, step: &Step) -> Result<StepResult, StepError> {
         let error = || StepError {
             message: "no buffer space".to_owned(),
             permanent: false,
         };
+        if let Subject::Address(prefix) = step.subject()
+            && self.failing.contains(&prefix)
+        {
+            self.failed_at.insert(prefix, self.now);
+            return Err(error());
+        }
         match step {
             Step::AddAddress {
                 prefix,
@@ -595,9 +617,6 @@ impl World {
                 replace,
                 ..
             } => {
-                if self.failing.contains(prefix) {
-                    return Err(error());
-                }
                 if self.addresses.get(prefix) == Some(&Address::Foreign) {
                     self.vanished.remove(prefix);
                     return Ok(StepResult::Foreign);
@@ -611,9 +630,6 @@ impl World {
                 self.vanished.remove(prefix);
             }
             Step::RemoveAddress { prefix } => {
-                if self.failing.contains(prefix) {
-                    return Err(error());
-                }
                 self.tell(format!("removed {prefix}"));
                 let story = self.story.join("\n");
                 assert!(
@@ -751,3 +767,5 @@ fn segment_len(segment: &sidecast::bgp::Segment) -> usize {
 }
 
 pub const DELAY: Duration = Duration::from_millis(3);
+/// What failed is tried again within 10 s, and the kernel may take its time.
+const LONGEST_RETRY: Duration = Duration::from_secs(15);

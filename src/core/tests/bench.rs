@@ -23,6 +23,7 @@ pub struct Bench {
     /// What the checks of a monitor (by its text) find; others stay unanswered.
     pub outcomes: BTreeMap<String, Outcome>,
     pub unanswered: Vec<(MonitorId, String)>,
+    /// Steps on these fail.
     pub failing: BTreeMap<Prefix, StepError>,
     /// Steps are kept here instead of being done, while there is a list.
     pub held: Option<Vec<(StepId, Step)>>,
@@ -266,6 +267,9 @@ impl Bench {
                 self.addresses.insert(*prefix, false);
             }
             Step::RemoveAddress { prefix } => {
+                if let Some(error) = self.failing.get(prefix) {
+                    return Err(error.clone());
+                }
                 assert!(
                     !self.announced().contains(prefix),
                     "removed while announced"

@@ -4,5 +4,6 @@ mod bench;
 mod bfd;
 mod consul;
 mod ends;
+mod kernel;
 mod lives;
 mod policy;

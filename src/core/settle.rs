@@ -23,7 +23,7 @@ impl Core {
             if self.life.is_over() {
                 break;
             }
-            let desired = self.desired(now);
+            let desired = self.desired();
             let plan = self.kernel.plan(now, &desired);
             // The first set, even an empty one, must be said: End-of-RIB waits for it.
             let complete = !self.waits_for_first_round(&desired);
@@ -52,8 +52,8 @@ impl Core {
         self.first_round_by.is_some()
     }
 
-    fn desired(&self, now: Instant) -> Desired {
-        let desired = self.registry.desired(now, self.lease());
+    fn desired(&self) -> Desired {
+        let desired = self.registry.desired(self.lease());
         match self.life {
             Life::Running | Life::Draining { .. } => desired,
             Life::Withdrawing { .. } => Desired {

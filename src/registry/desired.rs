@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Registry;
 use super::entry::Entry;
@@ -11,9 +11,8 @@ use crate::net::{Family, Prefix};
 use crate::plan::{AddressSpec, Desired, NatRule};
 
 impl Registry {
-    /// What shall be, at `now`. `lifetime` is the addresses' lease.
-    pub fn desired(&self, now: Instant, lifetime: Option<Duration>) -> Desired {
-        let terms = self.terms();
+    /// What shall be. `lifetime` is the addresses' lease.
+    pub fn desired(&self, lifetime: Option<Duration>) -> Desired {
         let mut desired = Desired {
             unaddressed: self.agent.vip_interface.is_none(),
             ..Desired::default()
@@ -30,7 +29,7 @@ impl Registry {
                 if let Some(attributes) = entry.route(&vip) {
                     desired.routes.insert(vip, attributes.clone());
                 }
-                if entry.addressed(&vip, now, &terms) {
+                if entry.addressed(&vip) {
                     want_address(&mut desired, vip, self.label(&entry.app, &vip), lifetime);
                 }
                 if entry.nat(&vip) {

@@ -40,10 +40,9 @@ pub(super) struct Entry {
     stance: Stance,
     /// The full announcement was wanted at least once.
     started: bool,
-    withdrawn_at: Option<Instant>,
+    /// VIPs that were announced and are not any more, since when: their addresses linger.
+    withdrawn: BTreeMap<Prefix, Instant>,
     nat_wanted: bool,
-    /// The address is there for the sake of `vip_linger`.
-    lingering: bool,
     wants: Vec<Want>,
     state: AppState,
     since: Instant,
@@ -113,9 +112,8 @@ impl Entry {
             hold: None,
             stance: Stance::Silent,
             started: false,
-            withdrawn_at: None,
+            withdrawn: BTreeMap::new(),
             nat_wanted: false,
-            lingering: false,
             wants: Vec::new(),
             state: AppState::Pending,
             since: now,
@@ -224,14 +222,8 @@ impl Entry {
             drain.done = drain.done || (drain.ack == Ack::Got && drain.over_at <= now);
         }
         let full = self.hold.is_none() && self.drain.is_none() && !self.maintenance;
-        let stance = self.wanted_stance();
-        let announces = matches!(stance, Stance::Announce(_));
-        match (self.is_announcing(), announces) {
-            (true, false) => self.withdrawn_at = Some(now),
-            (false, true) => self.withdrawn_at = None,
-            _ => {}
-        }
-        if announces {
+        self.stance = self.wanted_stance();
+        if self.is_announcing() {
             self.nat_wanted = true;
             if self.health == Health::Up && full {
                 self.started = true;
@@ -242,9 +234,21 @@ impl Entry {
                 }
             }
         }
-        self.stance = stance;
-        self.lingering = !announces && self.lingers(now, terms);
+        self.note_withdrawn(now, terms);
         self.change_state(now)
+    }
+
+    fn note_withdrawn(&mut self, now: Instant, terms: &Terms) {
+        let out = self.wants.iter().filter(|want| want.route.is_some());
+        let out: Vec<Prefix> = out.map(|want| want.vip).collect();
+        let mut withdrawn = std::mem::take(&mut self.withdrawn);
+        for vip in out {
+            withdrawn.entry(vip).or_insert(now);
+        }
+        withdrawn.retain(|vip, since| {
+            has(&self.app, vip) && self.route(vip).is_none() && self.lingers(*since, now, terms)
+        });
+        self.withdrawn = withdrawn;
     }
 
     fn settle_health(&mut self, now: Instant, terms: &Terms) {
@@ -420,19 +424,25 @@ impl Entry {
         }
     }
 
-    /// Whether this VIP's address is wanted.
-    pub fn addressed(&self, vip: &Prefix, now: Instant, terms: &Terms) -> bool {
-        if self.problems.get(vip).is_some_and(Problem::cuts_off) || self.refusal.is_some() {
+    /// Whether this VIP's address is wanted. One that cannot be announced must not be there: this host
+    /// would reach no other site, and no client this one.
+    pub fn addressed(&self, vip: &Prefix) -> bool {
+        if self.cut_off(vip) || self.refusal.is_some() {
             return false;
         }
         self.app.vip_presence == VipPresence::Always
-            || (self.is_announcing() && self.carries(vip))
-            || self.lingers(now, terms)
+            || (self.is_announcing() && self.takes_part(vip))
+            || self.withdrawn.contains_key(vip)
     }
 
     /// Whether this VIP's NAT rules are wanted.
     pub fn nat(&self, vip: &Prefix) -> bool {
-        self.nat_wanted && !self.problems.contains_key(vip)
+        let lingers = self.withdrawn.contains_key(vip) && !self.cut_off(vip);
+        self.nat_wanted && (lingers || !self.problems.contains_key(vip))
+    }
+
+    fn cut_off(&self, vip: &Prefix) -> bool {
+        self.problems.get(vip).is_some_and(Problem::cuts_off)
     }
 
     fn takes_part(&self, vip: &Prefix) -> bool {
@@ -443,20 +453,23 @@ impl Entry {
         self.carried.as_ref().is_none_or(|c| c.vips.contains(vip))
     }
 
-    fn lingers(&self, now: Instant, terms: &Terms) -> bool {
-        match self.linger_until(terms) {
-            Some(until) => now < until,
-            None => self.withdrawn_at.is_some() && !self.cleaned,
+    /// Whether an address still lingers that was withdrawn `since` then.
+    fn lingers(&self, since: Instant, now: Instant, terms: &Terms) -> bool {
+        match self.linger(terms) {
+            Some(stay) => now < since + stay,
+            None => !self.cleaned,
         }
     }
 
-    /// When the address may go after a withdraw; `None` where nothing waits for a time.
-    fn linger_until(&self, terms: &Terms) -> Option<Instant> {
-        let mut stay = terms.vip_linger?;
-        if self.drain.is_some() {
-            stay = stay.max(self.app.drain_time);
-        }
-        Some(self.withdrawn_at? + stay)
+    /// How long an address stays after its withdraw; `None` where it waits for no time.
+    fn linger(&self, terms: &Terms) -> Option<Duration> {
+        let stay = terms.vip_linger?;
+        let drains = self.drain.is_some();
+        Some(if drains {
+            stay.max(self.app.drain_time)
+        } else {
+            stay
+        })
     }
 
     /// The next moment at which something changes by itself, checks apart.
@@ -465,7 +478,10 @@ impl Entry {
         soonest.add(self.hold.map(|hold| hold.until), ());
         let cleanup = self.not_up_since.filter(|_| !self.cleaned);
         soonest.add(cleanup.map(|since| since + terms.cleanup_timer), ());
-        soonest.add(self.linger_until(terms).filter(|_| self.lingering), ());
+        if let Some(stay) = self.linger(terms) {
+            let first = self.withdrawn.values().min();
+            soonest.add(first.map(|since| *since + stay), ());
+        }
         let drain = self.drain.filter(|d| d.ack == Ack::Got && !d.done);
         soonest.add(drain.map(|drain| drain.over_at), ());
         soonest.get().map(|(at, ())| at)
@@ -482,10 +498,10 @@ impl Entry {
     }
 
     /// Whether its part of what is desired is another since this was last asked.
-    pub fn take_wants_changed(&mut self, now: Instant, terms: &Terms) -> bool {
+    pub fn take_wants_changed(&mut self) -> bool {
         let want = |vip: Prefix| Want {
             route: self.route(&vip).cloned(),
-            address: self.addressed(&vip, now, terms),
+            address: self.addressed(&vip),
             nat: self.nat(&vip),
             vip,
         };

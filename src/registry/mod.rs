@@ -308,7 +308,6 @@ impl Registry {
 
     /// Takes note of the VIPs that `entry` holds and `next` does not.
     fn leave(&mut self, now: Instant, entry: &Entry, next: Option<&App>) {
-        let terms = self.terms();
         let stays =
             |vip: &Prefix| next.is_some_and(|app| app.vips.iter().any(|v| v.prefix() == *vip));
         for vip in entry.vips().filter(|vip| !stays(vip)) {
@@ -316,7 +315,7 @@ impl Registry {
                 continue;
             }
             self.claims.remove(&vip);
-            if !entry.addressed(&vip, now, &terms) {
+            if !entry.addressed(&vip) {
                 continue;
             }
             let wait = if entry.is_announcing() {
@@ -545,7 +544,7 @@ impl Registry {
         if let Some(change) = entry.settle(now, &terms) {
             self.outputs.push_back(Output::Changed(change));
         }
-        self.dirty |= entry.take_wants_changed(now, &terms);
+        self.dirty |= entry.take_wants_changed();
     }
 
     fn terms(&self) -> Terms {

@@ -285,3 +285,57 @@ fn a_session_starts_again_only_when_its_own_settings_change() {
     assert_eq!(bench.core.peers(bench.now)[0].hold_time, 9);
     assert_ne!(machine(&bench), first);
 }
+
+/// The host itself would reach only its own service there, and nobody else that service.
+#[test]
+fn a_vip_that_cannot_be_announced_has_no_address() {
+    let vip6 = "2001:db8::53/128";
+    let mut without = network();
+    let peer = without.peers.values_mut().next().unwrap();
+    peer.next_hop6 = None;
+    without.nat_target.remove(&Family::Ipv4);
+    for (more, there) in [("", false), (", vip_presence: always", true)] {
+        let nat = "nats: [\"udp:53:8053\"]";
+        let apps = format!(
+            "{{name: nat, vip: {VIP}, {nat}{more}}}, {{name: six, vip: \"{vip6}\", {nat}, monitors: [\"port:tcp:1\"]{more}}}"
+        );
+        let mut bench = Bench::with_outcomes(config("", ""), &[("port:tcp:1", true)]);
+        bench.event(Event::Network(without.clone()));
+        bench.core.reload(bench.now, config("", &apps));
+        bench.advance(secs(1));
+        let addressed = |bench: &Bench| [VIP, vip6].map(|vip| bench.has_address(vip));
+        assert_eq!(bench.state("nat"), AppState::Invalid);
+        assert_eq!(bench.state("six"), AppState::Invalid);
+        assert_eq!(addressed(&bench), [there; 2]);
+        assert!(bench.nat.rules.is_empty());
+        // Nor does one linger that was never announced.
+        bench.says("port:tcp:1", false);
+        bench.advance(secs(11));
+        bench.says("port:tcp:1", true);
+        assert_eq!(addressed(&bench), [there; 2]);
+        bench.event(Event::Network(network()));
+        bench.advance(secs(11));
+        assert_eq!(addressed(&bench), [true; 2]);
+        assert!(bench.is_announced(VIP) && bench.is_announced(vip6));
+    }
+}
+
+/// As after any withdraw: the last clients' packets are still on their way.
+#[test]
+fn an_address_lingers_when_its_next_hop_goes() {
+    let vip6 = "2001:db8::53/128";
+    let app = format!("{{name: dns, vips: [{VIP}, \"{vip6}\"], nats: [\"udp:53:8053\"]}}");
+    let mut bench = Bench::new(config("", &app));
+    let mut without = network();
+    without.peers.values_mut().next().unwrap().next_hop6 = None;
+    bench.done();
+    bench.event(Event::Network(without));
+    assert_eq!(bench.done(), [format!("withdraw {vip6}")]);
+    bench.advance(secs(9));
+    assert!(bench.has_address(vip6) && bench.nat.rules.len() == 2);
+    bench.advance(secs(2));
+    assert!(!bench.has_address(vip6) && bench.nat.rules.len() == 1);
+    assert!(bench.has_address(VIP) && bench.is_announced(VIP));
+    bench.event(Event::Network(network()));
+    assert!(bench.is_announced(vip6));
+}

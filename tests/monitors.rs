@@ -29,6 +29,7 @@ sidecast_lab::tests! {
         half_open_connections_delay_the_report_but_not_the_look,
         what_is_not_ours_does_not_wake_us,
         lost_notifications_are_said,
+        a_refused_filter_gives_way_to_a_coarser_one,
         a_tcp_monitor_passes_when_a_connection_opens,
         dns_answers_are_checked,
         http_answers_are_checked;
@@ -338,6 +339,40 @@ fn half_open() -> OwnedFd {
     let begun = connect(fd.as_raw_fd(), &SockaddrIn::new(10, 0, 0, 1, 5000));
     assert_eq!(begun, Err(nix::errno::Errno::EINPROGRESS));
     fd
+}
+
+/// With little room for filters the kernel refuses long ones, with none all.
+fn a_refused_filter_gives_way_to_a_coarser_one() {
+    let _turn = turn();
+    for room in [1000, 0] {
+        let lab = Lab::new();
+        let host = lab.namespace("host");
+        host.run("sysctl", &["-qw", &format!("net.core.optmem_max={room}")]);
+        let events = host.enter(|| SocketEvents::open().expect("sock_diag"));
+        let few = BTreeSet::from([(Protocol::Tcp, 4000)]);
+        events.set_ports(&few).expect("some filter, or none");
+        let odd = (0..600).map(|n| (Protocol::Tcp, 4001 + 2 * n));
+        events.set_ports(&odd.collect()).expect("a filter, or none");
+        for (port, watched) in [(5000, false), (5001, true)] {
+            let mut service = Service::start(&host, Transport::Tcp, port);
+            while next(&events, Duration::from_millis(20)).is_some() {}
+            service.kill();
+            let event = next(
+                &events,
+                if watched {
+                    SOON
+                } else {
+                    Duration::from_millis(50)
+                },
+            );
+            let protocol = Protocol::Tcp;
+            let expected = watched.then_some(SocketEvent::Destroyed { protocol, port });
+            assert_eq!(event, expected, "with room for {room} bytes");
+        }
+        // Few ports have a filter of their own again.
+        host.run("sysctl", &["-qw", "net.core.optmem_max=131072"]);
+        events.set_ports(&few).expect("a filter");
+    }
 }
 
 fn what_is_not_ours_does_not_wake_us() {

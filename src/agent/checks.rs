@@ -120,7 +120,7 @@ async fn watch(sockets: Rc<SocketEvents>, events: Sender<Event>) {
                 ask_at = Some(Instant::now() + CLIENTS_ANEW);
                 Event::ClientsSeen
             }
-            Some(Ok(SocketEvent::Overrun)) => Event::RecheckAll,
+            Some(Ok(SocketEvent::Overrun)) => Event::RecheckPorts,
             Some(Err(error)) => {
                 log::warn!("destroyed sockets are not seen any more, ports are polled: {error}");
                 return;

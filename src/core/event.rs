@@ -31,8 +31,8 @@ pub enum Event {
     /// Clients come to a monitored TCP port. The kernel reports a listener's end late when some of their
     /// connections are half-open: ports are looked at every second or so for a while.
     ClientsSeen,
-    /// Every monitor looks again at once (events may have been lost).
-    RecheckAll,
+    /// Every port's monitor looks again at once: what the kernel had to tell of sockets was lost.
+    RecheckPorts,
     /// The kernel's tables, as far as they concern us.
     Network(Network),
     /// An address of ours went away though nobody asked us.

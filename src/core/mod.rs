@@ -167,7 +167,9 @@ impl Core {
                 matches!(spec, MonitorSpec::Port { protocol: p, port: n, .. } if (*p, *n) == (protocol, port))
             }),
             Event::ClientsSeen => self.registry.clients_seen(now),
-            Event::RecheckAll => self.registry.recheck(now, |_| true),
+            Event::RecheckPorts => self
+                .registry
+                .recheck(now, |spec| matches!(spec, MonitorSpec::Port { .. })),
             Event::Network(network) => self.take_network(now, network),
             Event::AddressLost(prefix) => self.dirty |= self.kernel.lost(now, prefix),
             Event::Done { step, result } => {

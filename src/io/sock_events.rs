@@ -1,11 +1,15 @@
 //! Being told by the kernel, in the moment it happens, that a socket on one of our ports is gone.
 //!
 //! The kernel reports every socket of the network namespace that is destroyed; a filter inside the
-//! kernel lets only our ports through. No capability is needed.
+//! kernel lets only our ports through. No capability is needed. Where the filter is refused (seccomp,
+//! `net.core.optmem_max`) a coarser one serves, and in the end none: what comes through besides is
+//! dropped here, at the price of being woken for it.
 
 use crate::app::Protocol;
 use crate::netlink::message::{Answer, Messages};
-use crate::netlink::sock_diag::{DESTROY_GROUPS, FilterOp, IPPROTO_UDP, Socket, destroy_filter};
+use crate::netlink::sock_diag::{
+    DESTROY_GROUPS, FilterOp, IPPROTO_UDP, Socket, destroy_filter, unconnected_filter,
+};
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::{RcvBuf, RcvBufForce};
 use nix::sys::socket::{
@@ -39,7 +43,18 @@ pub struct SocketEvents {
     ports: RefCell<BTreeSet<(Protocol, u16)>>,
     /// Whether the next end of a connection is to be told.
     clients: Cell<bool>,
+    sieve: Cell<Sieve>,
     pending: RefCell<VecDeque<SocketEvent>>,
+}
+
+/// What the kernel keeps from us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sieve {
+    /// All but our ports.
+    Ports,
+    /// Connections.
+    Connections,
+    Nothing,
 }
 
 impl SocketEvents {
@@ -57,7 +72,7 @@ impl SocketEvents {
         setsockopt(&fd, RcvBufForce, &RECEIVE_BUFFER)
             .or_else(|_| setsockopt(&fd, RcvBuf, &RECEIVE_BUFFER))?;
         // The filter comes first: a busy host would fill the buffer before it.
-        attach(&fd, &BTreeSet::new(), false)?;
+        let sieve = sift(&fd, &BTreeSet::new(), false, Sieve::Ports)?;
         let groups = DESTROY_GROUPS
             .iter()
             .fold(0, |mask, group| mask | 1 << (group - 1));
@@ -66,6 +81,7 @@ impl SocketEvents {
             socket: Async::new_nonblocking(fd)?,
             ports: RefCell::default(),
             clients: Cell::new(false),
+            sieve: Cell::new(sieve),
             pending: RefCell::default(),
         })
     }
@@ -88,7 +104,9 @@ impl SocketEvents {
     fn filter(&self) -> io::Result<()> {
         let ports = self.ports.borrow().iter().map(|(_, port)| *port).collect();
         // Without ports there is nothing to be told.
-        attach(self.socket.get_ref(), &ports, self.clients.get())
+        let (fd, clients) = (self.socket.get_ref(), self.clients.get());
+        self.sieve.set(sift(fd, &ports, clients, self.sieve.get())?);
+        Ok(())
     }
 
     /// Waits for the next event. Dropping the future loses none.
@@ -184,12 +202,34 @@ fn protocol_of(socket: &Socket) -> Protocol {
     }
 }
 
-/// Replaces the filter; the kernel does it in one step.
-fn attach(fd: &OwnedFd, ports: &BTreeSet<u16>, clients: bool) -> io::Result<()> {
-    let mut ops: Vec<libc::sock_filter> = destroy_filter(ports, clients)
-        .iter()
-        .map(kernel_op)
-        .collect();
+/// Attaches the finest filter that the kernel takes, and says once that it is another sort than before.
+fn sift(fd: &OwnedFd, ports: &BTreeSet<u16>, clients: bool, before: Sieve) -> io::Result<Sieve> {
+    let Err(refused) = attach(fd, &destroy_filter(ports, clients)) else {
+        return Ok(Sieve::Ports);
+    };
+    let (sieve, wakes) = match attach(fd, &unconnected_filter()) {
+        Ok(()) => (Sieve::Connections, "every listener that closes wakes us"),
+        Err(_) => {
+            // The filter before lets the wrong ports through.
+            match setsockopt(fd, DetachFilter, &0) {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(error) => return Err(error.into()),
+            }
+            (Sieve::Nothing, "every socket that closes wakes us")
+        }
+    };
+    if sieve != before {
+        log::warn!(
+            "the kernel takes no socket filter for {} ports ({refused}): {wakes}",
+            ports.len()
+        );
+    }
+    Ok(sieve)
+}
+
+/// Replaces the filter; the kernel does it in one step, or leaves the one before.
+fn attach(fd: &OwnedFd, filter: &[FilterOp]) -> io::Result<()> {
+    let mut ops: Vec<libc::sock_filter> = filter.iter().map(kernel_op).collect();
     let program = libc::sock_fprog {
         len: u16::try_from(ops.len()).map_err(io::Error::other)?,
         filter: ops.as_mut_ptr(),
@@ -214,6 +254,15 @@ sockopt_impl!(
     libc::SOL_SOCKET,
     libc::SO_ATTACH_FILTER,
     libc::sock_fprog
+);
+
+sockopt_impl!(
+    /// Takes the filter away; its value is not looked at.
+    DetachFilter,
+    SetOnly,
+    libc::SOL_SOCKET,
+    libc::SO_DETACH_FILTER,
+    libc::c_int
 );
 
 /// Bytes of notifications that may wait: about 400 of them.

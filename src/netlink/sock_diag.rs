@@ -161,21 +161,18 @@ pub struct FilterOp {
 ///
 /// With `clients` also the connections that were served: to learn that there are any.
 pub fn destroy_filter(ports: &BTreeSet<u16>, clients: bool) -> Vec<FilterOp> {
-    let op = |code, jt, jf, k| FilterOp { code, jt, jf, k };
-    let drop = op(RETURN, 0, 0, 0);
-    let accept = op(RETURN, 0, 0, u32::MAX);
-    let mut program = Vec::new();
     let ranges = ranges(ports);
-    if !clients || ranges.len() > MAX_FILTER_RANGES {
-        program.push(op(LOAD_HALF, 0, 0, OFFSET_DPORT));
-        program.push(op(JUMP_EQUAL, 1, 0, 0));
-        program.push(drop);
-    }
-    program.push(op(LOAD_HALF, 0, 0, OFFSET_SPORT));
     if ranges.len() > MAX_FILTER_RANGES {
-        program.push(accept);
-        return program;
+        return unconnected_filter();
     }
+    let mut program = unconnected_filter();
+    // In place of what it accepts come the ports.
+    program.pop();
+    if clients {
+        program.clear();
+    }
+    let (accept, drop) = (op(RETURN, 0, 0, u32::MAX), op(RETURN, 0, 0, 0));
+    program.push(op(LOAD_HALF, 0, 0, OFFSET_SPORT));
     // Each range has its own way out: a jump reaches no further than 255 instructions.
     for range in &ranges {
         program.push(op(JUMP_GREATER_EQUAL, 0, 2, u32::from(*range.start())));
@@ -184,6 +181,20 @@ pub fn destroy_filter(ports: &BTreeSet<u16>, clients: bool) -> Vec<FilterOp> {
     }
     program.push(drop);
     program
+}
+
+/// The filter that lets through what has no destination, whatever its port.
+pub fn unconnected_filter() -> Vec<FilterOp> {
+    vec![
+        op(LOAD_HALF, 0, 0, OFFSET_DPORT),
+        op(JUMP_EQUAL, 1, 0, 0),
+        op(RETURN, 0, 0, 0),
+        op(RETURN, 0, 0, u32::MAX),
+    ]
+}
+
+fn op(code: u16, jt: u8, jf: u8, k: u32) -> FilterOp {
+    FilterOp { code, jt, jf, k }
 }
 
 /// The program for `INET_DIAG_REQ_BYTECODE`: "the source port is in one of these ranges", laid out as

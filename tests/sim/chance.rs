@@ -26,7 +26,7 @@ pub fn event(world: &mut World) {
             world.tell("the kernel's pace changes");
         }
         14 => network(world),
-        _ => world.event(Event::RecheckAll),
+        _ => world.event(Event::RecheckPorts),
     }
 }
 

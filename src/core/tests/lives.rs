@@ -118,7 +118,7 @@ fn a_port_bound_anew_within_two_milliseconds_was_never_down() {
         });
         bench.advance(Duration::from_millis(1));
         // A second report does not hasten the second look.
-        bench.event(Event::RecheckAll);
+        bench.event(Event::RecheckPorts);
         bench.says(MONITOR, true);
         bench.advance(secs(3));
         assert_eq!(bench.state("dns"), AppState::Up);
@@ -131,7 +131,7 @@ fn fall_of_a_port_is_counted_in_quick_looks() {
     let mut bench = Bench::with_outcomes(config("", &dns("fall: 3")), &[(MONITOR, true)]);
     let before = bench.checks;
     bench.says(MONITOR, false);
-    bench.event(Event::RecheckAll);
+    bench.event(Event::RecheckPorts);
     bench.advance(Duration::from_millis(5));
     assert!(bench.is_announced(VIP));
     bench.advance(Duration::from_millis(1));
@@ -143,12 +143,26 @@ fn fall_of_a_port_is_counted_in_quick_looks() {
     );
 }
 
+/// A flood that the kernel cannot tell of in full must not run a command for every part of it.
+#[test]
+fn lost_notifications_make_ports_look_again_and_nothing_else() {
+    let command = "exec:true";
+    let app = format!(
+        "{{name: a, vip: 192.0.2.1/32, monitors: [\"{MONITOR}\", \"{command}\"], interval: 100s}}"
+    );
+    let passing = [(MONITOR, true), (command, true)];
+    let mut bench = Bench::with_outcomes(config("", &app), &passing);
+    let before = bench.checks;
+    bench.event(Event::RecheckPorts);
+    assert_eq!(bench.checks - before, 1);
+}
+
 /// What cannot be found out says nothing, and is not asked for ever faster.
 #[test]
 fn a_doubt_that_cannot_be_settled_waits() {
     let mut bench = Bench::with_outcomes(config("", DNS), &[(MONITOR, true)]);
     bench.says(MONITOR, false);
-    bench.event(Event::RecheckAll);
+    bench.event(Event::RecheckPorts);
     let before = bench.checks;
     let away = Outcome::unavailable("no descriptors left");
     bench.outcomes.insert(MONITOR.to_owned(), away);

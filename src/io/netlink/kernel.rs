@@ -331,30 +331,43 @@ impl Kernel {
             Err(error) if error.errno() == Some(ENODEV) => return Ok(Removed::Absent),
             Err(error) => return Err(error),
         };
-        let leased = self.mine.remove(&(index, prefix));
-        let request = match is_route(prefix) {
-            true => match self.local_route(index, prefix).await? {
-                None => return Ok(Removed::Absent),
-                Some(route) if route.protocol != RTPROT_SIDECAST => return Ok(Removed::Foreign),
-                Some(_) => LocalRoute {
-                    index,
-                    prefix,
-                    lifetime: None,
-                }
-                .remove()?,
-            },
-            false => {
-                let look = self.look_for(index, prefix).await?;
-                let Some(address) = look.find(index, prefix) else {
-                    return Ok(Removed::Absent);
-                };
-                if look.whose(address, leased, None) == Whose::Foreign {
-                    return Ok(Removed::Foreign);
-                }
-                address::remove(index, prefix)?
-            }
+        let removed = match is_route(prefix) {
+            true => self.remove_route(index, prefix).await?,
+            false => self.remove_from(index, prefix).await?,
         };
-        match self.route.acknowledged(&request).await {
+        // Not before: where the kernel keeps no mark, nothing else says that it is ours to remove.
+        self.mine.remove(&(index, prefix));
+        Ok(removed)
+    }
+
+    async fn remove_from(&mut self, index: u32, prefix: Prefix) -> Result<Removed, NetlinkError> {
+        let leased = self.mine.get(&(index, prefix)).copied();
+        let look = self.look_for(index, prefix).await?;
+        let Some(address) = look.find(index, prefix) else {
+            return Ok(Removed::Absent);
+        };
+        if look.whose(address, leased, None) == Whose::Foreign {
+            return Ok(Removed::Foreign);
+        }
+        self.remove(&address::remove(index, prefix)?).await
+    }
+
+    async fn remove_route(&mut self, index: u32, prefix: Prefix) -> Result<Removed, NetlinkError> {
+        match self.local_route(index, prefix).await? {
+            None => return Ok(Removed::Absent),
+            Some(route) if route.protocol != RTPROT_SIDECAST => return Ok(Removed::Foreign),
+            Some(_) => {}
+        }
+        let ours = LocalRoute {
+            index,
+            prefix,
+            lifetime: None,
+        };
+        self.remove(&ours.remove()?).await
+    }
+
+    async fn remove(&mut self, request: &Request) -> Result<Removed, NetlinkError> {
+        match self.route.acknowledged(request).await {
             Ok(()) => Ok(Removed::Done),
             // It went between the look and the request.
             Err(error) if matches!(error.errno(), Some(EADDRNOTAVAIL | ESRCH | ENOENT)) => {

@@ -8,7 +8,7 @@ use smol::Timer;
 use smol::channel::Sender;
 use smol::future::FutureExt;
 use smol::io::{AsyncReadExt, AsyncWriteExt};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -18,6 +18,8 @@ pub struct Listening {
     accepted: Sender<Accepted>,
     at: Option<SocketAddr>,
     acceptor: Option<Acceptor>,
+    /// Addresses with more than one password, of which the log has heard.
+    unlike: BTreeSet<IpAddr>,
     /// Those that the log has heard of.
     strangers: BTreeSet<IpAddr>,
     farewells: Vec<smol::Task<()>>,
@@ -31,6 +33,7 @@ impl Listening {
             accepted,
             at: None,
             acceptor: None,
+            unlike: BTreeSet::new(),
             strangers: BTreeSet::new(),
             farewells: Vec::new(),
         }
@@ -63,10 +66,19 @@ impl Listening {
 
     /// The peers changed, and with them whose segments must be signed.
     pub fn expect(&mut self, core: &Core) {
-        if let Some(acceptor) = &mut self.acceptor {
-            let peers = core.transports();
-            acceptor.expect(peers.map(|(_, transport)| expected(transport)).collect());
+        let Some(acceptor) = &mut self.acceptor else {
+            return;
+        };
+        let peers = core.transports();
+        let (expected, unlike) = by_address(peers.map(|(_, transport)| expected(transport)));
+        for addr in unlike.difference(&self.unlike) {
+            log::warn!(
+                "{addr} is the peer on several links, with different passwords: the kernel knows one for \
+                 the sessions that it opens to us; those that we open have their own"
+            );
         }
+        self.unlike = unlike;
+        acceptor.expect(expected);
     }
 
     /// Tells a stranger that it is one; where there are many, they are dropped without a word.
@@ -88,6 +100,27 @@ impl Listening {
                 .push(self.executor.spawn(dismiss(accepted).or(limit)));
         }
     }
+}
+
+/// What a listening socket can ask of each address. Two links may have routers of one link-local address,
+/// and the kernel's keys know no link (TCP_MD5SIG_FLAG_IFINDEX takes VRFs only): the first one's password
+/// holds, of the distances the larger. Also the addresses whose passwords differ.
+fn by_address(
+    peers: impl Iterator<Item = (IpAddr, Expected)>,
+) -> (BTreeMap<IpAddr, Expected>, BTreeSet<IpAddr>) {
+    let (mut all, mut unlike) = (BTreeMap::<IpAddr, Expected>::new(), BTreeSet::new());
+    for (addr, expected) in peers {
+        let Some(first) = all.get_mut(&addr) else {
+            all.insert(addr, expected);
+            continue;
+        };
+        if first.password != expected.password {
+            unlike.insert(addr);
+        }
+        let both = first.ttl_security.zip(expected.ttl_security);
+        first.ttl_security = both.map(|(one, other)| one.max(other));
+    }
+    (all, unlike)
 }
 
 fn expected(transport: &Transport) -> (IpAddr, Expected) {
@@ -119,3 +152,31 @@ const STRANGERS: usize = 64;
 /// Strangers told at the same time, and how long each may take over it.
 const FAREWELLS: usize = 16;
 const FAREWELL: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_of_one_address_on_two_links_ask_for_what_both_can_keep() {
+        let addr = |text: &str| text.parse::<IpAddr>().unwrap();
+        let peer = |text: &str, password: &str, ttl_security| {
+            let password = Some(password.as_bytes().to_vec());
+            let expected = Expected {
+                password,
+                ttl_security,
+            };
+            (addr(text), expected)
+        };
+        let peers = [
+            peer("fe80::1", "a", Some(1)),
+            peer("fe80::1", "b", Some(3)),
+            peer("fe80::2", "c", Some(1)),
+            peer("fe80::2", "c", None),
+        ];
+        let (expected, unlike) = by_address(peers.clone().into_iter());
+        assert_eq!(unlike, BTreeSet::from([addr("fe80::1")]));
+        assert_eq!(expected[&addr("fe80::1")], peer("fe80::1", "a", Some(3)).1);
+        assert_eq!(expected[&addr("fe80::2")].ttl_security, None);
+    }
+}

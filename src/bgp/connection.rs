@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::peer::{ConnId, StateName, Timer};
 use super::{
-    AttributeCode, DecodeContext, Framer, MAX_LEN, Negotiated, Open, ProtocolError, Received,
-    receive,
+    AttributeCode, Capability, DecodeContext, Framer, MAX_LEN, MAX_LEN_EXTENDED, Negotiated, Open,
+    ProtocolError, Received, receive,
 };
 use crate::timer::Soonest;
 
@@ -43,7 +43,11 @@ pub(super) struct Ends {
 /// How far the session on this connection has come.
 #[derive(Debug)]
 enum Phase {
-    OpenSent { hold_at: Instant },
+    OpenSent {
+        hold_at: Instant,
+        /// `None`: the peer is known to be silent.
+        silent_at: Option<Instant>,
+    },
     OpenConfirm(Session),
     Established(Session),
 }
@@ -73,6 +77,7 @@ impl Connection {
             ours,
             phase: Phase::OpenSent {
                 hold_at: now + LARGE_HOLD_TIME,
+                silent_at: Some(now + PROMPT),
             },
             framer: Framer::new(),
             context,
@@ -87,6 +92,24 @@ impl Connection {
             Phase::OpenSent { .. } => StateName::OpenSent,
             Phase::OpenConfirm(_) => StateName::OpenConfirm,
             Phase::Established(_) => StateName::Established,
+        }
+    }
+
+    /// No OPEN has come for so long that the peer need not be waited for.
+    pub(super) fn is_silent(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::OpenSent {
+                silent_at: None,
+                ..
+            }
+        )
+    }
+
+    /// No OPEN has come in good time.
+    pub(super) fn note_silence(&mut self) {
+        if let Phase::OpenSent { silent_at, .. } = &mut self.phase {
+            *silent_at = None;
         }
     }
 
@@ -117,7 +140,10 @@ impl Connection {
     /// The peer's OPEN is accepted: to OpenConfirm.
     pub(super) fn confirm(&mut self, negotiated: Negotiated, liveness: Liveness) {
         self.context = DecodeContext::established(&negotiated);
-        self.max_len = negotiated.max_len();
+        // RFC 8654 §4: what we take is what we offered, whatever the peer takes.
+        if self.ours.has(&Capability::ExtendedMessage) {
+            self.max_len = MAX_LEN_EXTENDED;
+        }
         self.phase = Phase::OpenConfirm(Session {
             negotiated,
             liveness,
@@ -191,7 +217,10 @@ impl Connection {
     pub(super) fn poll_timeout(&self) -> Option<(Instant, Timer)> {
         let mut soonest = Soonest::new();
         match &self.phase {
-            Phase::OpenSent { hold_at } => soonest.add(Some(*hold_at), Timer::Hold(self.id)),
+            Phase::OpenSent { hold_at, silent_at } => {
+                soonest.add(Some(*hold_at), Timer::Hold(self.id));
+                soonest.add(*silent_at, Timer::Silence(self.id));
+            }
             Phase::OpenConfirm(session) | Phase::Established(session) => {
                 if let Some(deadlines) = &session.liveness.0 {
                     soonest.add(Some(deadlines.hold_at), Timer::Hold(self.id));
@@ -208,6 +237,9 @@ impl Connection {
 /// The hold timer before the peer's OPEN (RFC 4271 §8.2.2: "a HoldTimer value of 4 minutes is
 /// suggested").
 const LARGE_HOLD_TIME: Duration = Duration::from_secs(240);
+
+/// A peer that is there sends its OPEN within this.
+const PROMPT: Duration = Duration::from_secs(10);
 
 /// The deadlines of a session; with a hold time of zero there are none (RFC 4271 §4.4, RFC 9687 §4).
 #[derive(Debug)]

@@ -289,7 +289,7 @@ pub struct Negotiated {
     pub route_refresh: bool,
     /// Both ends mark where a refresh begins and ends (RFC 7313).
     pub enhanced_route_refresh: bool,
-    /// Both ends take messages up to 65535 bytes (RFC 8654).
+    /// Both ends take messages up to 65535 bytes (RFC 8654): such are sent.
     pub extended_message: bool,
     /// IPv4 routes may have an IPv6 next hop (RFC 8950).
     pub extended_next_hop: bool,
@@ -341,7 +341,7 @@ impl Negotiated {
         })
     }
 
-    /// The longest message either end may send after the OPENs.
+    /// The longest message we may send after the OPENs.
     pub fn max_len(&self) -> usize {
         if self.extended_message {
             MAX_LEN_EXTENDED

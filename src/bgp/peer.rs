@@ -113,6 +113,8 @@ enum Fsm {
 enum Happened {
     /// 10.
     HoldTimerExpires,
+    /// The peer took the connection and says nothing.
+    OpenIsLate,
     /// 11.
     KeepaliveTimerExpires,
     /// 16: ours.
@@ -228,6 +230,7 @@ impl Peer {
                     Timer::ConnectRetry => Fsm::ConnectRetryTimerExpires,
                     Timer::IdleHold => Fsm::IdleHoldTimerExpires,
                     Timer::Hold(conn) => Fsm::On(conn, Happened::HoldTimerExpires),
+                    Timer::Silence(conn) => Fsm::On(conn, Happened::OpenIsLate),
                     Timer::Keepalive(conn) => Fsm::On(conn, Happened::KeepaliveTimerExpires),
                     Timer::SendHold(conn) => Fsm::On(conn, Happened::SendHoldTimerExpires),
                 },
@@ -377,6 +380,8 @@ impl Peer {
             }
 
             // The OPENs.
+            (OpenSent, On(conn, OpenIsLate)) => self.note_silence(conn),
+            (OpenSent, RetryNow) => self.leave_silent(now),
             (OpenSent, On(conn, BgpOpen(open))) => self.receive_open(now, conn, &open),
             (OpenConfirm, On(conn, KeepAliveMsg)) => self.establish(now, conn),
 

@@ -123,7 +123,35 @@ fn peer(cx: &mut Cx<'_>, path: &str, item: &Node, model: &PeerSettings) -> Optio
         );
     }
     peer.remote = f.parse(cx, "peer_ip")?;
+    check_source(cx, f, &peer);
     Some(peer)
+}
+
+/// Whoever writes a peer's own `local_ip` wants its session to come from there.
+fn check_source(cx: &mut Cx<'_>, f: &Fields<'_>, peer: &PeerSettings) {
+    let (remote, source) = match &peer.remote {
+        Remote::Addr(remote, None) if remote.is_ipv4() => (remote, peer.local_ip4.map(IpAddr::V4)),
+        Remote::Addr(remote, None) => (remote, peer.local_ip6.map(IpAddr::V6)),
+        // The source of a session to a link-local peer is the interface's.
+        _ => return,
+    };
+    let other = match peer
+        .local_ip4
+        .map(IpAddr::V4)
+        .or(peer.local_ip6.map(IpAddr::V6))
+    {
+        Some(other) if source.is_none() => other,
+        _ => return,
+    };
+    let (family, next_hop) = match remote {
+        IpAddr::V4(_) => ("IPv4", "next_hop6"),
+        IpAddr::V6(_) => ("IPv6", "next_hop"),
+    };
+    let message = format!(
+        "should be an {family} address, from which {remote} is spoken to; for the other family's routes write {next_hop}"
+    );
+    let place = f.place_of("local_ip").clone();
+    cx.problem(&place, &f.path("local_ip"), &other.to_string(), message);
 }
 
 impl Default for PeerSettings {
@@ -274,9 +302,15 @@ fn peer_as(cx: &mut Cx<'_>, f: &Fields<'_>) -> Option<Asn> {
 
 /// At most one address of each family.
 fn local_ips(cx: &mut Cx<'_>, f: &Fields<'_>) -> (Option<Ipv4Addr>, Option<Ipv6Addr>) {
-    let read = |text: &str| match text.parse::<IpAddr>() {
+    let read = |text: &str| {
+        match text.parse::<IpAddr>() {
+        // It would also be a next hop, where routers take no such address alone (RFC 2545 §3).
+        Ok(IpAddr::V6(addr)) if addr.is_unicast_link_local() => {
+            Err("is link-local: write a global address, or none; sessions to link-local peers have their interface's".to_owned())
+        }
         Ok(addr) if !addr.is_unspecified() && !addr.is_multicast() => Ok(addr),
         _ => Err("should be an address of this host".to_owned()),
+    }
     };
     let (mut ip4, mut ip6) = (Vec::new(), Vec::new());
     for addr in f.list(cx, "local_ip", read).unwrap_or_default() {
@@ -316,6 +350,9 @@ pub(super) fn attributes(cx: &mut Cx<'_>, f: &Fields<'_>, communities: &str) -> 
             _ => Err(should_be("an IPv4 address that routers can reach")),
         }),
         next_hop6: f.read(cx, "next_hop6", |text| match text.parse::<IpAddr>() {
+            Ok(IpAddr::V6(addr)) if addr.is_unicast_link_local() => {
+                Err("is link-local: should be a global IPv6 address (RFC 2545)".to_owned())
+            }
             Ok(IpAddr::V6(addr)) if is_next_hop(addr.into()) => Ok(addr),
             Ok(IpAddr::V4(_)) => {
                 Err("should be an IPv6 address; an IPv4 one belongs into next_hop".to_owned())

@@ -269,6 +269,22 @@ fn each_problem_is_told_with_its_line_key_and_value() {
             bgp("local_ip: [10.0.0.1, 10.0.0.2]"),
             "at most one address of each family",
         ),
+        (
+            bgp("local_ip: 'fe80::2'"),
+            "f.yaml:3: bgp.local_ip: fe80::2: is link-local: write a global address",
+        ),
+        (
+            bgp("next_hop6: 'fe80::2'"),
+            "f.yaml:3: bgp.next_hop6: fe80::2: is link-local",
+        ),
+        (
+            bgp("peers: [{peer_ip: '2001:db8::1', local_ip: 10.0.0.2}]"),
+            "f.yaml:3: bgp.peers[0].local_ip: 10.0.0.2: should be an IPv6 address, from which 2001:db8::1 is spoken to; for the other family's routes write next_hop",
+        ),
+        (
+            bgp("peers: [{peer_ip: 10.0.0.1, local_ip: '2001:db8::2'}]"),
+            "should be an IPv4 address, from which 10.0.0.1 is spoken to",
+        ),
         (bgp("router_id: 0.0.0.0"), "should be a router id"),
         (
             bgp("bfd: {interval: 1us}"),

@@ -83,6 +83,8 @@ impl Core {
         self.config = config;
         self.config.agent.consul = consul;
         self.sync_consul(now);
+        // Whoever asks for this may have mended what a peer was waiting for.
+        self.peers.retry_now(now);
         self.dirty = true;
         self.pump(now);
         changes

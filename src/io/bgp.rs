@@ -132,12 +132,12 @@ impl Link {
         })
     }
 
-    /// `TCP_USER_TIMEOUT` of the open connection; `None` switches it off.
+    /// The session is up, with this hold time: `TCP_USER_TIMEOUT` and what goes with it.
     pub fn set_user_timeout(&self, timeout: Option<Duration>) {
         let Some(stream) = self.stream.get() else {
             return;
         };
-        if let Err(error) = sockopt::set_user_timeout(stream, timeout) {
+        if let Err(error) = sockopt::set_established(stream, timeout) {
             log::warn!("TCP_USER_TIMEOUT: {error}");
         }
     }

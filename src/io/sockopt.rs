@@ -132,6 +132,15 @@ sockopt_impl!(
     Icmp6Blocked
 );
 const ICMPV6_FILTER: libc::c_int = 1;
+sockopt_impl!(
+    /// The longest wait between two retransmissions, in milliseconds (Linux 6.15). libc lacks the number.
+    TcpRtoMaxMs,
+    Both,
+    libc::IPPROTO_TCP,
+    TCP_RTO_MAX_MS,
+    u32
+);
+const TCP_RTO_MAX_MS: libc::c_int = 44;
 
 /// `struct icmp6_filter` of `linux/icmpv6.h`.
 #[repr(C)]
@@ -190,6 +199,7 @@ pub fn set_session_options(
 ) -> nix::Result<()> {
     let ipv4 = peer.is_ipv4();
     sockopt::TcpNoDelay.set(fd, &true)?;
+    watch_for_death(fd)?;
     set_dscp(fd, ipv4);
     if let Some(key) = &options.password {
         set_md5_key(fd, peer.ip(), key)?;
@@ -202,6 +212,39 @@ pub fn set_session_options(
         None => Ok(()),
     }
 }
+
+/// Until there is a session whose hold timer sees to it, the kernel looks whether the peer is there: one
+/// that lost its power between TCP and its OPEN would hold us for four minutes.
+fn watch_for_death(fd: &impl AsFd) -> nix::Result<()> {
+    let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
+    sockopt::KeepAlive.set(fd, &true)?;
+    sockopt::TcpKeepIdle.set(fd, &seconds(PROBE_EVERY))?;
+    sockopt::TcpKeepInterval.set(fd, &seconds(PROBE_EVERY))?;
+    set_user_timeout(fd, Some(DEAD_AFTER))
+}
+
+/// How often a peer is probed that has not sent its OPEN, and how long it may leave everything
+/// unacknowledged.
+const PROBE_EVERY: Duration = Duration::from_secs(5);
+const DEAD_AFTER: Duration = Duration::from_secs(15);
+
+/// The session is up: its own timers see to it that the peer is alive. What is sent may stay
+/// unacknowledged for the hold time, and so may a window stay closed: a peer that reads nothing for so
+/// long has not had a KEEPALIVE either. After a cut what waits is sent within a second, where retransmission
+/// would otherwise wait for as long again as the cut lasted.
+pub fn set_established(fd: &impl AsFd, hold_time: Option<Duration>) -> nix::Result<()> {
+    sockopt::KeepAlive.set(fd, &false)?;
+    set_user_timeout(fd, hold_time)?;
+    if hold_time.is_some() {
+        // Where there is no such option the kernel doubles the wait, as ever. Without a user timeout it
+        // would give up after so many retransmissions.
+        let _ = TcpRtoMaxMs.set(fd, &RETRANSMIT_EVERY);
+    }
+    Ok(())
+}
+
+/// The least that the kernel takes.
+const RETRANSMIT_EVERY: u32 = 1000;
 
 /// What a socket wants that accepts sessions. Its answers go out with the largest TTL, since a peer
 /// with GTSM takes no other.
@@ -260,7 +303,7 @@ const DSCP_CS6: libc::c_int = 0xc0;
 
 /// How long written data may stay unacknowledged before the kernel gives the connection up; `None`
 /// leaves it to the system's retransmissions.
-pub fn set_user_timeout(fd: &impl AsFd, timeout: Option<Duration>) -> nix::Result<()> {
+fn set_user_timeout(fd: &impl AsFd, timeout: Option<Duration>) -> nix::Result<()> {
     let millis = timeout.map_or(0, |t| u32::try_from(t.as_millis()).unwrap_or(u32::MAX));
     sockopt::TcpUserTimeout.set(fd, &millis)
 }
@@ -300,6 +343,27 @@ mod tests {
             } else {
                 assert_eq!(Ipv6MinHopCount.get(&socket).unwrap(), 255);
             }
+        }
+    }
+
+    #[test]
+    fn a_dead_peer_is_looked_for_until_there_is_a_session() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = listener.local_addr().unwrap();
+        let stream = TcpStream::connect(peer).unwrap();
+        let timeout = || sockopt::TcpUserTimeout.get(&stream).unwrap();
+        set_session_options(&stream, peer, &SessionOptions::default()).unwrap();
+        assert!(sockopt::KeepAlive.get(&stream).unwrap());
+        assert_eq!(timeout(), 15_000);
+        let patience = TcpRtoMaxMs.get(&stream);
+        set_established(&stream, None).unwrap();
+        assert!(!sockopt::KeepAlive.get(&stream).unwrap());
+        assert_eq!(timeout(), 0, "a hold time of zero waits for ever");
+        assert_eq!(TcpRtoMaxMs.get(&stream), patience);
+        set_established(&stream, Some(Duration::from_secs(90))).unwrap();
+        assert_eq!(timeout(), 90_000);
+        if patience.is_ok() {
+            assert_eq!(TcpRtoMaxMs.get(&stream), Ok(1000));
         }
     }
 

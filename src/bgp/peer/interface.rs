@@ -114,7 +114,8 @@ pub enum Event {
     Sent { conn: ConnId, bytes: usize },
     /// The connection is gone; `reason` in words.
     Closed { conn: ConnId, reason: String },
-    /// A link, an address or a route came up: what waits for its next attempt need not wait.
+    /// A link, an address or a route came up, or the operator asks: what waits for its next attempt, or
+    /// for an OPEN that is late, need not wait.
     RetryNow,
     /// BFD lost the peer (RFC 5882 §4.3, told to it as RFC 9384 asks).
     BfdDown,
@@ -196,6 +197,8 @@ pub enum Timer {
     /// The end of a slow retry's wait.
     IdleHold,
     Hold(ConnId),
+    /// The peer's OPEN is late.
+    Silence(ConnId),
     Keepalive(ConnId),
     /// RFC 9687.
     SendHold(ConnId),

@@ -311,6 +311,32 @@ impl Peer {
         helper && self.uptime(now).is_some_and(|uptime| uptime >= SETTLED)
     }
 
+    /// RFC 4271 grants the OPEN four minutes, and a peer that hangs may need them; it is said meanwhile.
+    pub(super) fn note_silence(&mut self, conn: ConnId) {
+        if let Some(connection) = self.connections.get_mut(&conn) {
+            connection.note_silence();
+        }
+        if self.shown != StateName::OpenSent {
+            return;
+        }
+        if self.retry.is_news(SILENT) {
+            log::warn!("peer {}: {SILENT}", self.config.name);
+        }
+        self.last_error = Some(SILENT.to_owned());
+    }
+
+    /// Something changed, and nobody that we have a connection to speaks: whoever is there now may.
+    pub(super) fn leave_silent(&mut self, now: Instant) {
+        if !self.connections.values().all(Connection::is_silent) {
+            return;
+        }
+        let silent: Vec<ConnId> = self.connections.keys().copied().collect();
+        for conn in silent {
+            self.end(now, conn, End::Silent(SILENT.to_owned()));
+        }
+        self.retry_soon(now);
+    }
+
     /// The peer's OPEN is good: what is agreed on holds, unless another connection is to be preferred.
     pub(super) fn receive_open(&mut self, now: Instant, conn: ConnId, open: &Open) {
         let Some(connection) = self.connections.get(&conn) else {
@@ -498,6 +524,8 @@ impl fmt::Display for End {
     }
 }
 
+const SILENT: &str = "it takes connections and sends no OPEN: its BGP daemon hangs, or something on the way \
+     takes connections in its place";
 /// An attempt that nobody has answered for so long is begun anew.
 const ATTEMPT: Duration = Duration::from_secs(1);
 /// So many of them in a row are told to the operator.

@@ -99,6 +99,8 @@ pub struct Parser {
     via: Via,
     buffer: Vec<u8>,
     head: Option<Head>,
+    /// Line breaks before the head that is next.
+    blank: usize,
     wants_continue: bool,
 }
 
@@ -109,6 +111,7 @@ impl Parser {
             via,
             buffer: Vec::new(),
             head: None,
+            blank: 0,
             wants_continue: false,
         }
     }
@@ -161,16 +164,17 @@ impl Parser {
     }
 
     fn read_head(&mut self) -> Result<Option<Head>, ParseError> {
-        // Empty lines before a request line are skipped (RFC 9112 §2.2), they count as head.
+        // Empty lines before a request line are skipped (RFC 9112 §2.2), but not without end.
         let blank = self
             .buffer
             .iter()
             .take_while(|b| matches!(b, b'\r' | b'\n'))
             .count();
-        if blank > MAX_BLANK {
+        self.buffer.drain(..blank);
+        self.blank += blank;
+        if self.blank > MAX_BLANK {
             return Err(ParseError::Syntax);
         }
-        self.buffer.drain(..blank);
         let window = self.buffer.get(..self.sizes.head).unwrap_or(&self.buffer);
         let mut slots = [httparse::EMPTY_HEADER; MAX_HEADERS];
         let mut raw = httparse::Request::new(&mut slots);
@@ -186,6 +190,7 @@ impl Parser {
         };
         let (head, expects) = make_head(&raw, self.sizes)?;
         self.buffer.drain(..length);
+        self.blank = 0;
         self.wants_continue = expects;
         Ok(Some(head))
     }
@@ -474,6 +479,24 @@ mod tests {
             assert_eq!(out[0].param("vip"), Some("1.2.3.4/32"));
             assert_eq!(out[1].path, "/b");
             assert!(p.is_idle());
+        }
+    }
+
+    #[test]
+    fn empty_lines_before_a_request_are_few_however_they_come() {
+        for size in [1, 2, 11, 64] {
+            let poll = |blank: usize| {
+                let whole = "\r\n".repeat(blank) + "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
+                let mut p = parser();
+                let mut found = false;
+                for piece in whole.as_bytes().chunks(size) {
+                    p.push(piece);
+                    found |= p.poll()?.is_some();
+                }
+                Ok(found)
+            };
+            assert_eq!(poll(8), Ok(true), "pieces of {size}");
+            assert_eq!(poll(9), Err(ParseError::Syntax), "pieces of {size}");
         }
     }
 

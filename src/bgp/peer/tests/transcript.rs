@@ -297,6 +297,83 @@ fn a_connection_in_connect_sends_open_and_sets_a_hold_timer_of_four_minutes() {
 }
 
 #[test]
+fn a_peer_that_takes_connections_and_is_silent_is_named_and_left_when_something_changes() {
+    let mut script = Script::connected(config());
+    script.until(seconds(9));
+    assert!(
+        script.event(Event::RetryNow).is_empty(),
+        "its OPEN may be on the way"
+    );
+    assert_eq!(script.peer.last_error(), None);
+    assert!(script.until(seconds(11)).is_empty());
+    let why = script.peer.last_error().unwrap().to_owned();
+    assert!(why.contains("sends no OPEN"), "{why}");
+    assert_eq!(
+        script.event(Event::RetryNow),
+        [
+            "close #1",
+            "opensent -> idle",
+            "idle -> active",
+            "connect #2",
+            "active -> connect"
+        ]
+    );
+    // Whoever comes by itself is heard meanwhile.
+    script.connect(ConnId(2));
+    script.until(seconds(30));
+    script.accept(1);
+    let conn = ConnId::accepted(1);
+    script.hear(conn, &open(9));
+    assert!(
+        script.event(Event::RetryNow).is_empty(),
+        "one of them speaks"
+    );
+    script.hear(conn, &Message::Keepalive);
+    assert_eq!(script.peer.state(), StateName::Established);
+    assert_eq!(script.peer.last_error(), None);
+}
+
+#[test]
+fn a_passive_end_leaves_a_silent_peer_and_listens() {
+    let mut config = config();
+    config.passive = true;
+    let mut script = Script::new(config);
+    script.event(Event::Start);
+    script.accept(1);
+    script.until(seconds(11));
+    let left = script.event(Event::RetryNow);
+    assert_eq!(left.last().unwrap(), "idle -> active", "{left:?}");
+    assert_eq!(script.accept(2)[1], "active -> opensent");
+}
+
+/// RFC 8654 §4: a peer that takes no long messages may send them to one that does.
+#[test]
+fn a_long_message_is_taken_from_a_peer_that_takes_none() {
+    let mut script = Script::established(config());
+    assert!(!script.peer.negotiated().unwrap().extended_message);
+    // An unknown optional attribute of 5000 bytes, and nothing else.
+    let attribute = [&[0xd0, 99, 0x13, 0x88][..], &[0; 5000]].concat();
+    let length = u16::try_from(19 + 4 + attribute.len())
+        .unwrap()
+        .to_be_bytes();
+    let attributes = u16::try_from(attribute.len()).unwrap().to_be_bytes();
+    let update = [
+        &[0xff; 16][..],
+        &length,
+        &[2, 0, 0],
+        &attributes,
+        &attribute,
+    ]
+    .concat();
+    let heard = script.event(Event::Received {
+        conn: FIRST,
+        bytes: update,
+    });
+    assert_eq!(heard, [""; 0]);
+    assert_eq!(script.peer.counters().received.update, 1);
+}
+
+#[test]
 fn a_manual_stop_says_why_and_goes_to_idle_from_every_state() {
     let farewell = || Notification::cease(Cease::AdministrativeShutdown, Some("bye"));
     let mut script = Script::new(config());

@@ -3,6 +3,9 @@
 
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use sidecast_lab::program;
 
 /// Whether an engine answers here.
 pub fn available() -> bool {
@@ -14,38 +17,48 @@ pub fn available() -> bool {
 
 /// What one test made.
 pub struct Docker {
-    prefix: String,
+    /// This process and a number of its own: tests run in parallel.
+    owner: String,
 }
 
 impl Docker {
     pub fn new() -> Self {
-        let me = std::process::id();
-        for listed in
-            docker(&["ps", "-aq", "--filter", &format!("label={LABEL}")]).split_whitespace()
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let shown = format!("{{{{.Label \"{LABEL}\"}}}}");
+        for owner in docker(&[
+            "ps",
+            "-a",
+            "--filter",
+            &format!("label={LABEL}"),
+            "--format",
+            &shown,
+        ])
+        .lines()
         {
-            let owner = docker(&[
-                "inspect",
-                "-f",
-                &format!("{{{{index .Config.Labels \"{LABEL}\"}}}}"),
-                listed,
-            ]);
-            if !Path::new("/proc").join(owner.trim()).exists() {
-                clean(owner.trim());
+            let process = owner.split('-').next().unwrap_or_default();
+            if !Path::new("/proc").join(process).exists() {
+                clean(owner);
             }
         }
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
         Self {
-            prefix: format!("{LABEL}-{me}"),
+            owner: format!("{}-{number}", std::process::id()),
         }
     }
 
     /// A name that is this test's own, for containers, networks and images alike.
     pub fn name(&self, what: &str) -> String {
-        format!("{}-{what}", self.prefix)
+        format!("{LABEL}-{}-{what}", self.owner)
+    }
+
+    /// `KEY=VALUE`; what carries it goes when the test ends.
+    pub fn label(&self) -> String {
+        format!("{LABEL}={}", self.owner)
     }
 
     pub fn network(&self, what: &str) -> String {
         let name = self.name(what);
-        docker(&["network", "create", "--label", &label(), &name]);
+        docker(&["network", "create", "--label", &self.label(), &name]);
         name
     }
 
@@ -53,13 +66,20 @@ impl Docker {
     #[track_caller]
     pub fn run(&self, what: &str, image: &str, options: &[&str], command: &[&str]) -> Container {
         let name = self.name(what);
-        let label = label();
+        let label = self.label();
         let mut args = vec!["run", "-d", "--name", &name, "--label", &label];
         args.extend(options);
         args.push(image);
         args.extend(command);
         docker(&args);
         Container { name }
+    }
+
+    /// A container that does its work and is gone; what it printed.
+    #[track_caller]
+    pub fn once(&self, image: &str, command: &[&str]) -> String {
+        let label = self.label();
+        docker(&[&["run", "--rm", "--label", &label, image], command].concat())
     }
 
     /// An image whose file system is this folder, extended attributes included.
@@ -76,41 +96,53 @@ impl Docker {
         name
     }
 
-    /// An image from a stage of a Dockerfile, without network.
-    pub fn build(&self, what: &str, dockerfile: &Path, stage: &str, context: &Path) -> String {
+    /// An image from a stage of the Dockerfile (the last one where it has no name), without network.
+    #[track_caller]
+    pub fn build(
+        &self,
+        what: &str,
+        builder: Builder,
+        stage: &str,
+        args: &[&str],
+        context: &Path,
+    ) -> String {
         let name = self.name(what);
-        let (file, context) = (
-            dockerfile.display().to_string(),
-            context.display().to_string(),
-        );
-        let args = [
-            "build",
-            "-q",
-            "--network",
-            "none",
-            "-f",
-            &file,
-            "--target",
-            stage,
-            "-t",
-            &name,
-            &context,
-        ];
-        docker(&args);
+        let mut command = builder.command();
+        command.args(["-q", "--network", "none", "-t", &name]);
+        if !stage.is_empty() {
+            command.args(["--target", stage]);
+        }
+        command.args(args.iter().flat_map(|arg| ["--build-arg", arg]));
+        command.arg("-f").arg(DOCKERFILE).arg(context);
+        finish(command);
         name
+    }
+
+    /// A file or folder of an image, as it lies in it.
+    pub fn take(&self, image: &str, path: &str, to: &Path) {
+        let id = docker(&["create", "--label", &self.label(), image, "-"]);
+        let from = format!("{}:{path}", id.trim());
+        docker(&["cp", "-a", &from, &to.display().to_string()]);
+        docker(&["rm", id.trim()]);
+    }
+
+    /// One line of what the engine knows of an image.
+    pub fn inspect(&self, image: &str, format: &str) -> String {
+        let said = docker(&["image", "inspect", "-f", format, image]);
+        said.trim().to_owned()
     }
 
     /// Bytes.
     pub fn size(&self, image: &str) -> u64 {
-        let text = docker(&["image", "inspect", "-f", "{{.Size}}", image]);
-        text.trim().parse().expect("a size")
+        let text = self.inspect(image, "{{.Size}}");
+        text.parse().expect("a size")
     }
 }
 
 impl Drop for Docker {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let filter = format!("label={}", label());
+            let filter = format!("label={}", self.label());
             for id in docker(&["ps", "-aq", "--filter", &filter]).split_whitespace() {
                 let name = docker(&["inspect", "-f", "{{.Name}} {{.State.Status}}", id]);
                 let logs = output(&["logs", "--tail", "30", id]);
@@ -122,7 +154,26 @@ impl Drop for Docker {
                 );
             }
         }
-        clean(&std::process::id().to_string());
+        clean(&self.owner);
+    }
+}
+
+/// Who reads the Dockerfile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Builder {
+    /// The engine's own of old, which every engine has.
+    Classic,
+    BuildKit,
+}
+
+impl Builder {
+    fn command(self) -> Command {
+        let mut command = match self {
+            Self::Classic => Command::new("docker"),
+            Self::BuildKit => Command::new(program("docker-buildx").expect("the test needs it")),
+        };
+        command.arg("build").env("DOCKER_BUILDKIT", "0");
+        command
     }
 }
 
@@ -215,29 +266,29 @@ fn remove<'a>(verb: &[&'a str], what: impl Iterator<Item = &'a str>) {
 
 #[track_caller]
 fn docker(args: &[&str]) -> String {
-    let output = output(args);
+    let mut command = Command::new("docker");
+    command.args(args);
+    finish(command)
+}
+
+/// What it said, once it has succeeded.
+#[track_caller]
+pub fn finish(mut command: Command) -> String {
+    let output = command.output().expect("it runs");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let said = text(&output.stdout);
     assert!(
         output.status.success() || std::thread::panicking(),
-        "docker {}: {}{said}",
-        args.join(" "),
+        "{command:?}: {}{said}",
         text(&output.stderr)
     );
     said
 }
 
 fn output(args: &[&str]) -> Output {
-    Command::new("docker")
-        .args(args)
-        // Where the newer builder is not installed the old one says so on every build, and works.
-        .env("DOCKER_CLI_HINTS", "false")
-        .output()
-        .expect("docker runs")
+    let mut command = Command::new("docker");
+    command.args(args).output().expect("docker runs")
 }
 
-fn label() -> String {
-    format!("{LABEL}={}", std::process::id())
-}
-
-const LABEL: &str = "sidecast-test";
+const LABEL: &str = "sidecast-tests";
+const DOCKERFILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/Dockerfile.sidecar");

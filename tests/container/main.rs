@@ -1,7 +1,9 @@
 //! The sidecar as it ships: an image with one binary in it beside services in containers, and the same
 //! binary alone in a folder. Where no Docker engine runs the folder stands for the image.
 
+mod compose;
 mod docker;
+mod stages;
 mod tree;
 
 use std::fs;
@@ -10,12 +12,14 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use docker::{Container, Docker, pack};
+use compose::the_compose_example;
+use docker::{Builder, Container, Docker, pack};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sidecast_lab::{
     Bird, Change, Child, Lab, Namespace, Routes, Site, ask_udp, binary, expect, get, until,
 };
+use stages::{a_shell_in_the_image_for_exec_monitors, every_stage_by_either_builder};
 
 sidecast_lab::tests! {
     needs ["bird", "birdc", "ip", "dnsmasq", "setcap", "ldd"]:
@@ -23,6 +27,14 @@ sidecast_lab::tests! {
     needs ["bird", "birdc", "ip", "unshare", "chroot", "ldd"]:
         alone_in_a_folder_as_the_first_process,
         it_ends_with_the_network_it_lived_in;
+    needs ["/var/run/docker.sock", "docker", "docker-buildx", "setcap", "getcap", "ldd"]:
+        every_stage_by_either_builder;
+    needs ["/var/run/docker.sock", "docker", "docker-buildx", "bird", "dnsmasq", "ip", "setcap",
+           "ldd", "bash", "dig", "nc"]:
+        a_shell_in_the_image_for_exec_monitors;
+    needs ["/var/run/docker.sock", "docker", "docker-compose-v2", "bird", "ip", "setcap", "ldd",
+           "unbound", "rsyslogd"]:
+        the_compose_example;
 }
 
 /// ```text
@@ -41,36 +53,23 @@ fn containers_beside_their_services() {
     let yard = Yard::open(&docker, &lab, &images);
 
     let dns = Pod::start(&yard, &images, "dns", DNS_VIP);
-    let mut name_server = dns.service(
-        &images,
-        &[
-            "dnsmasq",
-            "-k",
-            "-u",
-            "root",
-            "-p",
-            "53",
-            "--no-resolv",
-            "--no-hosts",
-            "--pid-file=",
-            "--address=/host.example/198.51.100.7",
-        ],
-    );
+    let mut name_server = dns.name_server(&images);
     let mut beside_dns = dns.sidecar(
-        &images,
+        &images.sidecast,
         "port:udp:53;dns:host.example@127.0.0.1",
         &["--user", "0"],
     );
     let syslog = Pod::start(&yard, &images, "syslog", SYSLOG_VIP);
     let _receiver = syslog.service(&images, &["/service", "--lab-udp", "syslog", "514"]);
-    let beside_syslog = syslog.sidecar(&images, "port:udp:514", &["--user", "65534"]);
+    let unprivileged = ["--user", "65534"];
+    let beside_syslog = syslog.sidecar(&images.sidecast, "port:udp:514", &unprivileged);
 
     let answered = |vip: &str| {
         until(
             PATIENCE,
             "the client's question is answered",
             || match vip {
-                DNS_VIP => ask_dns(&yard.client, DNS_VIP),
+                DNS_VIP => ask_dns(&yard.client, DNS_VIP, "host", [198, 51, 100, 7]),
                 vip => ask_udp(&yard.client, SocketAddr::new(address(vip), 514))
                     .map_err(|error| error.to_string()),
             },
@@ -185,8 +184,7 @@ fn sidecast_image(docker: &Docker, dir: &Path) -> String {
     set_capabilities(&program);
     pack(&folder, "sidecast", &folder.join("sidecast.tar"));
     fs::remove_file(&program).expect("a file of ours");
-    let dockerfile = Path::new(env!("CARGO_MANIFEST_DIR")).join("Dockerfile.sidecar");
-    docker.build("sidecast", &dockerfile, "prebuilt", &folder)
+    docker.build("sidecast", Builder::Classic, "prebuilt", &[], &folder)
 }
 
 fn set_capabilities(program: &Path) {
@@ -278,7 +276,24 @@ impl<'a> Pod<'a> {
         )
     }
 
-    fn sidecar(&self, images: &Images, monitors: &str, user: &[&str]) -> Container {
+    /// It knows host.example.
+    fn name_server(&self, images: &Images) -> Container {
+        let command = [
+            "dnsmasq",
+            "-k",
+            "-u",
+            "root",
+            "-p",
+            "53",
+            "--no-resolv",
+            "--no-hosts",
+            "--pid-file=",
+            "--address=/host.example/198.51.100.7",
+        ];
+        self.service(images, &command)
+    }
+
+    fn sidecar(&self, image: &str, monitors: &str, user: &[&str]) -> Container {
         let network = self.container.network_of();
         let vip = format!("SIDECAST_APP_VIP={}/32", self.vip);
         let name = format!("SIDECAST_APP_NAME={}", self.name);
@@ -305,33 +320,32 @@ impl<'a> Pod<'a> {
             &monitors,
         ];
         options.extend(user);
-        self.docker.run(
-            &format!("{}-sidecar", self.name),
-            &images.sidecast,
-            &options,
-            &[],
-        )
+        let what = format!("{}-sidecar", self.name);
+        self.docker.run(&what, image, &options, &[])
     }
 }
 
-/// An A query for host.example; what the answer says.
-fn ask_dns(from: &Namespace, server: &str) -> Result<String, String> {
+/// An A query for HOST.example; what the answer says, if it is the right one.
+fn ask_dns(from: &Namespace, server: &str, host: &str, right: [u8; 4]) -> Result<String, String> {
     let said = |error: std::io::Error| error.to_string();
-    let query = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x04host\x07example\0\0\x01\0\x01";
+    let mut query = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0".to_vec();
+    query.push(u8::try_from(host.len()).expect("a short name"));
+    query.extend(host.as_bytes());
+    query.extend(b"\x07example\0\0\x01\0\x01");
     let socket = from.enter(|| UdpSocket::bind("0.0.0.0:0")).map_err(said)?;
     socket
         .set_read_timeout(Some(Duration::from_millis(300)))
         .map_err(said)?;
     socket.connect((address(server), 53)).map_err(said)?;
-    socket.send(query).map_err(said)?;
+    socket.send(&query).map_err(said)?;
     let mut space = [0; 512];
     let length = socket.recv(&mut space).map_err(said)?;
     let answer = space.get(..length).unwrap_or_default();
     expect(
-        answer.starts_with(b"\x12\x34") && answer.ends_with(&[198, 51, 100, 7]),
+        answer.starts_with(b"\x12\x34") && answer.ends_with(&right),
         format!("{answer:?}"),
     )?;
-    Ok("198.51.100.7".to_owned())
+    Ok(IpAddr::from(right).to_string())
 }
 
 fn address(text: &str) -> IpAddr {

@@ -60,7 +60,7 @@ impl Consul {
     }
 
     fn launch(namespace: &Namespace, config: &PathBuf) -> Child {
-        let program = harness::find("consul").expect("the test says that it needs it");
+        let program = harness::program("consul").expect("the test says that it needs it");
         let file = format!("-config-file={}", config.display());
         let name = format!("consul-{}", namespace.name());
         Child::start(
@@ -90,7 +90,7 @@ impl Consul {
     /// Runs `consul ARGS` in the namespace's folder.
     #[track_caller]
     pub fn run(namespace: &Namespace, args: &str) {
-        let program = harness::find("consul").expect("the test says that it needs it");
+        let program = harness::program("consul").expect("the test says that it needs it");
         let line = format!(
             "cd {} && {} {args}",
             namespace.dir().display(),

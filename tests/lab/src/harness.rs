@@ -30,7 +30,7 @@ impl Test {
         if !nix::unistd::geteuid().is_root() {
             return Some("needs root, to make network namespaces".to_owned());
         }
-        let missing = self.needs.iter().find(|program| !installed(program))?;
+        let missing = self.needs.iter().find(|thing| program(thing).is_none())?;
         Some(format!("needs {missing}: run tests/setup"))
     }
 }
@@ -221,21 +221,20 @@ fn next(
     }
 }
 
-fn installed(program: &str) -> bool {
-    find(program).is_some()
+/// Where a program is: installed, or put into the cache by `tests/setup`. An absolute path is itself.
+pub fn program(name: &str) -> Option<PathBuf> {
+    let folders = FOLDERS.iter().map(PathBuf::from);
+    let cached = ["bin", "root/usr/sbin", "root/usr/bin", "venv/bin"].map(|sub| cache().join(sub));
+    let mut places = folders.chain(cached).map(|folder| folder.join(name));
+    places.find(|path| path.exists() && !path.is_dir())
 }
 
-/// Where a program is: installed, or put into the cache by `tests/setup`.
-pub(crate) fn find(program: &str) -> Option<PathBuf> {
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
-    let cache = cache
-        .or_else(home)
-        .map(|cache| cache.join("sidecast-tests/bin"));
-    let folders = FOLDERS.iter().map(PathBuf::from).chain(cache);
-    folders
-        .map(|folder| folder.join(program))
-        .find(|path| path.is_file())
+/// Where `tests/setup` puts what it does not install: programs in `bin`, and in `root` those that run only
+/// in images, with their libraries.
+pub fn cache() -> PathBuf {
+    let set = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let home = || Path::new(&std::env::var_os("HOME").unwrap_or_default()).join(".cache");
+    set.unwrap_or_else(home).join("sidecast-tests")
 }
 
 static BINARY: OnceLock<&'static str> = OnceLock::new();

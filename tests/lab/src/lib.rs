@@ -35,7 +35,7 @@ pub use consul::Consul;
 pub use exabgp::Exabgp;
 pub use frr::Frr;
 pub use gobgp::Gobgp;
-pub use harness::{Test, begin, binary, main};
+pub use harness::{Test, begin, binary, cache, main, program};
 pub use http::{Reply, get, request};
 pub use net::{Lab, Namespace};
 pub use openbgpd::Openbgpd;

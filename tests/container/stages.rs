@@ -1,0 +1,176 @@
+//! The Dockerfile's stages, each made by both builders. There is no registry to take the base images from,
+//! so stand-ins take their place: they have the programs that the stages ask for, an `apk` that installs
+//! nothing, and a `cargo` that brings the binary under test instead of compiling for minutes.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use sidecast_lab::{Lab, binary, expect, until};
+
+use crate::docker::{Builder, Container, Docker, finish};
+use crate::{DNS_VIP, Images, PATIENCE, Pod, Yard, ask_dns, tree};
+
+pub fn every_stage_by_either_builder() {
+    let lab = Lab::new();
+    let docker = Docker::new();
+    let bases = Bases::make(&docker, lab.dir());
+    for builder in [Builder::BuildKit, Builder::Classic] {
+        let stage = |name: &str| bases.stage(&docker, builder, name);
+        // The classic builder makes them all, so each gets a name and none is left nameless.
+        let [_, sources, shell, last] = ["prebuilt", "builder", "with-shell", LAST].map(stage);
+        let context = lab.dir().join(format!("{builder:?}"));
+        docker.take(&sources, "/src", &context);
+        what_cargo_needs_is_in(&context);
+        let size = docker.size(&last);
+        println!("{builder:?}: the image {size} bytes");
+        let file = fs::metadata(binary()).expect("a file").len();
+        assert_eq!(size, file, "the binary and nothing else");
+        for image in [&shell, &last] {
+            let said = docker.inspect(image, "{{json .Config.Healthcheck.Test}}");
+            assert_eq!(said, r#"["CMD","/sidecast","healthcheck"]"#);
+            let said = docker.inspect(image, "{{json .Config.Entrypoint}}");
+            assert_eq!(said, r#"["/sidecast"]"#);
+            let program = lab.dir().join("taken");
+            docker.take(image, "/sidecast", &program);
+            let mut getcap = Command::new("getcap");
+            getcap.arg(&program);
+            let kept = finish(getcap).contains("cap_net_admin");
+            // What the Dockerfile says of the classic one, and why it wants the other for ordinary users.
+            assert_eq!(kept, builder == Builder::BuildKit, "file capabilities");
+        }
+        if tree::is_static(&binary()) {
+            let begun = docker.once(&last, &["--version"]);
+            assert!(begun.starts_with("sidecast "), "{begun}");
+        }
+    }
+}
+
+pub fn a_shell_in_the_image_for_exec_monitors() {
+    let lab = Lab::new();
+    let docker = Docker::new();
+    let bases = Bases::make(&docker, lab.dir());
+    let images = Images::make(&docker, lab.dir());
+    let yard = Yard::open(&docker, &lab, &images);
+    let kept = bases.stage(&docker, Builder::BuildKit, "with-shell");
+
+    let dns = Pod::start(&yard, &images, "dns", DNS_VIP);
+    let name_server = dns.name_server(&images);
+    for user in ["0", "65534"] {
+        let sidecar = dns.sidecar(&kept, MONITORS, &["--user", user]);
+        until(PATIENCE, "announced by what its scripts say", || {
+            ask_dns(&yard.client, DNS_VIP, "host", [198, 51, 100, 7])
+                .map_err(|error| format!("{error}\n{}", sidecar.log()))
+        });
+        healthy(&sidecar);
+        sidecar.ask(&["stop", "-t", "10"]);
+        sidecar.ask(&["rm"]);
+        assert_eq!(yard.router.gateway(DNS_VIP), None);
+    }
+
+    // The classic builder's image: root can, and an ordinary user is told what is missing.
+    for stage in ["prebuilt", "builder"] {
+        bases.stage(&docker, Builder::Classic, stage);
+    }
+    let forgotten = bases.stage(&docker, Builder::Classic, "with-shell");
+    let sidecar = dns.sidecar(&forgotten, MONITORS, &["--user", "65534"]);
+    until(PATIENCE, "it says what is missing", || {
+        let log = sidecar.log();
+        expect(log.contains("setcap cap_net_admin"), log)
+    });
+    drop(name_server);
+}
+
+/// The stand-ins for the base images.
+struct Bases {
+    args: [String; 2],
+}
+
+impl Bases {
+    fn make(docker: &Docker, dir: &Path) -> Self {
+        let rust = dir.join("rust");
+        tree::plant_by_name(&rust, &["sh", "cp", "mkdir", "sed", "setcap"]);
+        tree::plant(&rust, &[(&binary(), "/under-test")]);
+        tree::script(&rust, "usr/bin/apk", APK);
+        tree::script(&rust, "usr/bin/cargo", CARGO);
+        tree::script(&rust, "usr/bin/rustc", RUSTC);
+        let alpine = dir.join("alpine");
+        tree::plant_by_name(&alpine, &["sh", "bash", "dig", "nc", "grep"]);
+        // Only its libraries are wanted here, where it has any.
+        tree::plant(&alpine, &[(&binary(), "/tmp/under-test")]);
+        fs::remove_file(alpine.join("tmp/under-test")).expect("a file of ours");
+        tree::script(&alpine, "usr/bin/apk", APK);
+        let path = "ENV PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+        let import = |name, tree: &Path| docker.import(name, tree, &[path]);
+        Self {
+            args: [
+                format!("RUST={}", import("rust", &rust)),
+                format!("ALPINE={}", import("alpine", &alpine)),
+            ],
+        }
+    }
+
+    #[track_caller]
+    fn stage(&self, docker: &Docker, builder: Builder, stage: &str) -> String {
+        let name = if stage == LAST { "last" } else { stage };
+        let what = format!("{builder:?}-{name}").to_lowercase();
+        let args = self.args.each_ref().map(|arg| &**arg);
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        docker.build(&what, builder, stage, &args, here)
+    }
+}
+
+/// `.dockerignore` leaves every file of the program and every target that the manifests name, and no more
+/// than that: what is sent to the builder stays small, however large the target folder is.
+fn what_cargo_needs_is_in(context: &Path) {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["metadata", "--offline", "--locked", "--format-version", "1"]);
+    cargo.arg("--manifest-path").arg(context.join("Cargo.toml"));
+    finish(cargo);
+    let mut compare = Command::new("diff");
+    compare.args(["--recursive", "--brief"]);
+    compare.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/src"));
+    compare.arg(context.join("src"));
+    finish(compare);
+    for left_out in [".git", "dist"] {
+        assert!(!context.join(left_out).exists(), "{left_out}");
+    }
+    let mut sum = Command::new("du");
+    sum.args([
+        "--apparent-size",
+        "--block-size=1",
+        "-s",
+        "--exclude=target",
+    ]);
+    sum.arg(context);
+    let said = finish(sum);
+    let bytes = said
+        .split_whitespace()
+        .next()
+        .and_then(|word| word.parse().ok());
+    let bytes: u64 = bytes.expect("a size");
+    println!("the build's context: {bytes} bytes");
+    assert!(bytes < CONTEXT, "{bytes}");
+}
+
+fn healthy(container: &Container) {
+    until(PATIENCE, "the healthcheck is content", || {
+        let health = container.health();
+        expect(health == "healthy", health)
+    });
+}
+
+/// The stage without a name.
+const LAST: &str = "";
+/// Bytes.
+const CONTEXT: u64 = 10_000_000;
+const MONITORS: &str = "exec:[[ -n $BASH_VERSION ]] && dig +short +time=1 @127.0.0.1 host.example | \
+                        grep -qx 198.51.100.7;exec:nc -z 127.0.0.1 53";
+const APK: &str = "[ \"$1 $2\" = 'add --no-cache' ]\n";
+const RUSTC: &str = "echo 'host: x86_64-unknown-linux-musl'\n";
+const CARGO: &str = "\
+[ \"$*\" = 'build --release --locked --target x86_64-unknown-linux-musl' ]
+[ \"$RUSTFLAGS\" = '-C target-feature=+crt-static' ]
+mkdir -p target/x86_64-unknown-linux-musl/release
+cp /under-test target/x86_64-unknown-linux-musl/release/sidecast
+";

@@ -87,6 +87,16 @@ impl Kernel {
         })
     }
 
+    #[cfg(test)]
+    pub(super) fn over(route: Socket, nat: Socket) -> Self {
+        Self {
+            route: route.strict(),
+            nat: Some(Nat::over(nat)),
+            look: None,
+            mine: BTreeMap::new(),
+        }
+    }
+
     /// The tables that discovery reads. `targets` are the addresses of the configured peers; the
     /// default gateways are looked up with them.
     pub async fn snapshot(&mut self, targets: &BTreeSet<IpAddr>) -> Result<Snapshot, NetlinkError> {

@@ -4,6 +4,8 @@
 mod changes;
 mod kernel;
 mod nat;
+#[cfg(test)]
+mod old_kernel;
 mod socket;
 
 pub use changes::{Change, Changes};

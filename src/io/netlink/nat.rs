@@ -24,13 +24,17 @@ pub struct Nat {
 
 impl Nat {
     pub fn open() -> Result<Self, NetlinkError> {
-        Ok(Self {
-            socket: Socket::open(SockProtocol::NetlinkNetFilter)?,
+        Ok(Self::over(Socket::open(SockProtocol::NetlinkNetFilter)?))
+    }
+
+    pub(super) fn over(socket: Socket) -> Self {
+        Self {
+            socket,
             applied: NatTable::default(),
             standing: Standing::new(),
             strandable: BTreeSet::new(),
             ownership: Ownership::Owner,
-        })
+        }
     }
 
     /// Makes the kernel hold these rules and no others, in one step. Where another process owns a table

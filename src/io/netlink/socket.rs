@@ -76,6 +76,17 @@ impl Socket {
         })
     }
 
+    /// Over a descriptor at whose other end somebody plays the kernel.
+    #[cfg(test)]
+    pub(super) fn over(fd: OwnedFd) -> Self {
+        Self {
+            fd: Async::new(fd).expect("a descriptor"),
+            seq: 0,
+            stale: false,
+            buffer: vec![0; BUFFER],
+        }
+    }
+
     /// Makes the kernel heed the filters of dumps, where it can.
     pub fn strict(self) -> Self {
         let _ = setsockopt(&self.fd, StrictCheck, &true);

@@ -1,4 +1,5 @@
 # A name server with its sidecar in one group: both tasks share the group's network namespace.
+# The clients' Docker driver must allow the capability: plugin "docker" { config { allow_caps = ["net_admin", …] } }
 job "dns" {
   datacenters = ["dc1"]
   type        = "service"
@@ -18,10 +19,19 @@ job "dns" {
 
     task "dns" {
       driver = "docker"
-      # The drain of the sidecar comes first.
-      shutdown_delay = "6s"
       config {
         image = "coredns/coredns:1.12.2"
+        args  = ["-conf", "/local/Corefile"]
+      }
+      template {
+        destination = "local/Corefile"
+        data        = <<-COREFILE
+          . {
+            template IN A health.example { answer "health.example. 5 IN A 127.0.0.1" }
+            forward . 9.9.9.9
+            errors
+          }
+        COREFILE
       }
       resources {
         cpu    = 200
@@ -31,10 +41,9 @@ job "dns" {
 
     task "sidecast" {
       driver = "docker"
-      lifecycle {
-        hook    = "prestart"
-        sidecar = true
-      }
+      # The leader is stopped first, and the others wait for its end: the route goes, drain_time passes, then the
+      # name server stops. A task with a `lifecycle` of a sidecar would be stopped last.
+      leader       = true
       kill_timeout = "15s"
       config {
         image           = "sidecast:0.1.0"
@@ -48,7 +57,7 @@ job "dns" {
         SIDECAST_BGP_HOLD_TIME  = "9s"
         SIDECAST_APP_NAME       = "dns"
         SIDECAST_APP_VIP        = "192.0.2.53/32"
-        SIDECAST_APP_MONITORS   = "port:udp:53"
+        SIDECAST_APP_MONITORS   = "port:udp:53;dns:health.example@127.0.0.1"
         SIDECAST_APP_INTERVAL   = "2s"
         SIDECAST_APP_DRAIN_TIME = "5s"
       }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{Flock, FlockArg};
 use sidecast_lab::{Bird, Change, Lab, Namespace, Routes, expect, program, until};
 
+use crate::death::among_others;
 use crate::docker::{Docker, finish};
 use crate::{DNS_VIP, PATIENCE, SYSLOG_VIP, address, ask_dns, sidecast_image, tree};
 
@@ -18,6 +19,7 @@ use crate::{DNS_VIP, PATIENCE, SYSLOG_VIP, address, ask_dns, sidecast_image, tre
 /// client ---- router (BIRD, examples/router/bird.conf) ==== this machine: dns-net, syslog-net (macvlan)
 /// ```
 pub fn the_compose_example() {
+    let _others = among_others();
     // Its addresses are written into it, so two at a time do not fit on one engine.
     let path = std::env::temp_dir().join("sidecast-test-compose.lock");
     let file = File::create(path).expect("a file");

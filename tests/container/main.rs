@@ -2,6 +2,7 @@
 //! binary alone in a folder. Where no Docker engine runs the folder stands for the image.
 
 mod compose;
+mod death;
 mod docker;
 mod stages;
 mod tree;
@@ -13,11 +14,12 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use compose::the_compose_example;
+use death::{Deaths, End, alone, among_others};
 use docker::{Builder, Container, Docker, pack};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sidecast_lab::{
-    Bird, Change, Child, Lab, Namespace, Routes, Site, ask_udp, binary, expect, get, until,
+    Bird, Change, Child, Lab, Namespace, Routes, Site, ask_tcp, ask_udp, binary, expect, get, until,
 };
 use stages::{a_shell_in_the_image_for_exec_monitors, every_stage_by_either_builder};
 
@@ -39,13 +41,15 @@ sidecast_lab::tests! {
 
 /// ```text
 /// client ---- router (BIRD) ---- dns-net:    dnsmasq, sidecast as root with NET_ADMIN alone
-///                           ---- syslog-net: a UDP service, sidecast as an ordinary user
+///                           ---- syslog-net: a UDP service behind NAT, sidecast as an ordinary user
+///                           ---- web-net:    a TCP service, sidecast as the image has it
 /// ```
 fn containers_beside_their_services() {
     if !docker::available() {
         println!("no Docker engine: a folder stands for the image");
         return alone_in_a_folder_as_the_first_process();
     }
+    let _quiet = alone();
     let begun = Instant::now();
     let lab = Lab::new();
     let docker = Docker::new();
@@ -60,42 +64,49 @@ fn containers_beside_their_services() {
         &["--user", "0"],
     );
     let syslog = Pod::start(&yard, &images, "syslog", SYSLOG_VIP);
-    let _receiver = syslog.service(&images, &["/service", "--lab-udp", "syslog", "514"]);
-    let unprivileged = ["--user", "65534"];
-    let beside_syslog = syslog.sidecar(&images.sidecast, "port:udp:514", &unprivileged);
+    let receiver = syslog.service(&images, &["/service", "--lab-udp", "syslog", "5514"]);
+    let behind_nat = ["--user", "65534", "-e", "SIDECAST_APP_NATS=udp:514:5514"];
+    let beside_syslog = syslog.sidecar(&images.sidecast, "port:udp:5514", &behind_nat);
+    let web = Pod::start(&yard, &images, "web", WEB_VIP);
+    let web_server = web.service(&images, &["/service", "--lab-tcp", "web", "80"]);
+    let _beside_web = web.sidecar(&images.sidecast, "port:tcp:80", &[]);
 
     let answered = |vip: &str| {
+        let at = |port| SocketAddr::new(address(vip), port);
+        let said = |error: std::io::Error| error.to_string();
         until(
             PATIENCE,
             "the client's question is answered",
             || match vip {
                 DNS_VIP => ask_dns(&yard.client, DNS_VIP, "host", [198, 51, 100, 7]),
-                vip => ask_udp(&yard.client, SocketAddr::new(address(vip), 514))
-                    .map_err(|error| error.to_string()),
+                WEB_VIP => ask_tcp(&yard.client, at(80)).map_err(said),
+                _ => ask_udp(&yard.client, at(514)).map_err(said),
             },
         )
     };
     answered(DNS_VIP);
     assert_eq!(answered(SYSLOG_VIP), "syslog");
+    assert_eq!(answered(WEB_VIP), "web");
     println!("images to answers: {:.1?}", begun.elapsed());
 
-    // The service dies: its route goes at once, the other one stays.
-    let changes = Routes::listen(&yard.router);
-    let died = Instant::now();
-    kill(
-        Pid::from_raw(name_server.pid().try_into().expect("a pid")),
-        Signal::SIGKILL,
-    )
-    .expect("it runs");
-    let gone = changes.wait(Change::Removed, address(DNS_VIP), PATIENCE);
-    println!("service killed to route gone: {:.1?}", gone - died);
-    assert!(
-        gone - died < Duration::from_secs(1),
-        "by the kernel's word, not by the next check"
-    );
-    assert_eq!(answered(SYSLOG_VIP), "syslog");
-    name_server.ask(&["start"]);
-    answered(DNS_VIP);
+    // A service ends: its route goes at once, the others stay.
+    let all = [
+        (End::Killed, 7),
+        (End::EngineKills, 3),
+        (End::EngineStops, 3),
+    ];
+    let mut deaths = Deaths::new();
+    let mut ends = |what, vip: &str, service: &Container, ways: &[(End, usize)]| {
+        let others = [DNS_VIP, SYSLOG_VIP, WEB_VIP].map(|vip| yard.router.gateway(vip));
+        let at = (&yard.router, address(vip));
+        deaths.of(what, at, (service, ways), || drop(answered(vip)));
+        let now = [DNS_VIP, SYSLOG_VIP, WEB_VIP].map(|vip| yard.router.gateway(vip));
+        assert_eq!(now, others);
+    };
+    ends("a name server", DNS_VIP, &name_server, &all);
+    ends("UDP behind NAT", SYSLOG_VIP, &receiver, &all[..2]);
+    ends("TCP", WEB_VIP, &web_server, &all[..2]);
+    deaths.check();
 
     // The sidecar is killed: its successor takes over what it finds, and the client is served all the same.
     beside_dns.ask(&["kill"]);
@@ -313,6 +324,8 @@ impl<'a> Pod<'a> {
             "-e",
             "SIDECAST_BGP_PEER_AS=65000",
             "-e",
+            "SIDECAST_APP_HOLD_DOWN=off",
+            "-e",
             &name,
             "-e",
             &vip,
@@ -354,6 +367,7 @@ fn address(text: &str) -> IpAddr {
 
 /// As in a scratch image: nothing else in the file system, process number 1, orphans to collect.
 fn alone_in_a_folder_as_the_first_process() {
+    let _others = among_others();
     let site = Site::new();
     let (mut service, _udp) = site.a.services();
     let _router = Bird::router(&site.router, &[site.a.session("a")]);
@@ -389,6 +403,7 @@ fn alone_in_a_folder_as_the_first_process() {
 
 /// The container whose network it shared was restarted: the engine is to start it in the new one.
 fn it_ends_with_the_network_it_lived_in() {
+    let _others = among_others();
     let site = Site::new();
     let _services = site.a.services();
     let _router = Bird::router(&site.router, &[site.a.session("a")]);
@@ -446,5 +461,6 @@ const AS_IN_THE_DOCKERFILE: [&str; 2] = [
 ];
 const DNS_VIP: &str = "192.0.2.53";
 const SYSLOG_VIP: &str = "192.0.2.14";
+const WEB_VIP: &str = "192.0.2.80";
 const IDLE: &[&str] = &["sleep", "infinity"];
 const PATIENCE: Duration = Duration::from_secs(20);

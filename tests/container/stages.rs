@@ -8,10 +8,12 @@ use std::process::Command;
 
 use sidecast_lab::{Lab, binary, expect, until};
 
+use crate::death::among_others;
 use crate::docker::{Builder, Container, Docker, finish};
 use crate::{DNS_VIP, Images, PATIENCE, Pod, Yard, ask_dns, tree};
 
 pub fn every_stage_by_either_builder() {
+    let _others = among_others();
     let lab = Lab::new();
     let docker = Docker::new();
     let bases = Bases::make(&docker, lab.dir());
@@ -47,6 +49,7 @@ pub fn every_stage_by_either_builder() {
 }
 
 pub fn a_shell_in_the_image_for_exec_monitors() {
+    let _others = among_others();
     let lab = Lab::new();
     let docker = Docker::new();
     let bases = Bases::make(&docker, lab.dir());

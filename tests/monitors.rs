@@ -14,7 +14,7 @@ use sidecast::health::Outcome;
 use sidecast::io::monitor::{Checker, PortState, bind_test};
 use sidecast::io::reaper::Reaper;
 use sidecast::io::sock_events::{SocketEvent, SocketEvents};
-use sidecast_lab::{Child, Lab, Namespace, Service, Transport, until};
+use sidecast_lab::{Child, LACKS, Lab, Namespace, Service, Sidecast, Transport, expect, until};
 use smol::Timer;
 use smol::future::FutureExt;
 
@@ -30,6 +30,8 @@ sidecast_lab::tests! {
         what_is_not_ours_does_not_wake_us,
         lost_notifications_are_said,
         a_refused_filter_gives_way_to_a_coarser_one,
+        a_kernel_without_sock_diag_has_its_ports_tested_by_binding,
+        a_kernel_that_takes_no_socket_filter_still_tells_at_once,
         a_tcp_monitor_passes_when_a_connection_opens,
         dns_answers_are_checked,
         http_answers_are_checked;
@@ -373,6 +375,56 @@ fn a_refused_filter_gives_way_to_a_coarser_one() {
         host.run("sysctl", &["-qw", "net.core.optmem_max=131072"]);
         events.set_ports(&few).expect("a filter");
     }
+}
+
+fn a_kernel_without_sock_diag_has_its_ports_tested_by_binding() {
+    let log = follows_a_service_without("sock_diag", "200ms", SOON);
+    assert!(log.contains("ports are tested by binding"), "{log}");
+    assert!(log.contains("reports no destroyed sockets"), "{log}");
+}
+
+fn a_kernel_that_takes_no_socket_filter_still_tells_at_once() {
+    let _turn = turn();
+    let log = follows_a_service_without("socket_filters", "1h", Duration::from_secs(2));
+    assert!(log.contains("every socket that closes wakes us"), "{log}");
+}
+
+/// Services come and go where the kernel lacks something; the log of it.
+fn follows_a_service_without(what: &str, interval: &str, limit: Duration) -> String {
+    let lab = Lab::new();
+    let (host, router) = (lab.namespace("host"), lab.namespace("router"));
+    lab.cable(
+        (&host, "eth0", &["10.0.0.2/24"]),
+        (&router, "eth0", &["10.0.0.1/24"]),
+    );
+    let config = format!(
+        "bgp: {{local_as: 65001, peer_as: 65000, peer_ip: 10.0.0.1}}\n\
+         apps: [{{name: a, vip: 192.0.2.53/32, monitors: [\"port:tcp:5000\", \"port:udp:5001\"], interval: {interval}}}]\n"
+    );
+    let start = || {
+        let services = [(Transport::Tcp, 5000), (Transport::Udp, 5001)];
+        services.map(|(transport, port)| Service::start(&host, transport, port))
+    };
+    let mut services = start();
+    let path = Sidecast::write(&host, &config);
+    let args = ["run", "--config", &path.to_string_lossy()];
+    let mut sidecast = Sidecast::launch(&host, &args, &[(LACKS, what)]);
+    sidecast.wait_for_api(&host);
+    let is = |sidecast: &Sidecast, wanted: &str, limit| {
+        until(limit, wanted, || {
+            let app = sidecast.app(&host, "a");
+            expect(app["state"] == wanted, app.to_string())
+        });
+    };
+    is(&sidecast, "up", SOON);
+    for which in 0..2 {
+        services[which].kill();
+        is(&sidecast, "down", limit);
+        drop(services);
+        services = start();
+        is(&sidecast, "up", SOON);
+    }
+    sidecast.log()
 }
 
 fn what_is_not_ours_does_not_wake_us() {

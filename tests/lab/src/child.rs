@@ -12,6 +12,7 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::lacks::{LACKS, take_away};
 use crate::net::Namespace;
 use crate::until::until;
 
@@ -130,7 +131,14 @@ pub(crate) fn become_program(program: &str, args: &[String]) -> std::io::Error {
     if let Err(error) = set_pdeathsig(Signal::SIGKILL) {
         return error.into();
     }
-    Command::new(program).args(args).exec()
+    let mut command = Command::new(program);
+    command.args(args).env_remove(LACKS);
+    if let Ok(what) = std::env::var(LACKS)
+        && let Err(error) = take_away(&what)
+    {
+        return std::io::Error::other(error.to_string());
+    }
+    command.exec()
 }
 
 fn pid(id: u32) -> Pid {

@@ -796,6 +796,40 @@ fn nat_carries_packets_beside_docker_on_iptables_legacy() {
     in_namespace(|| nat_carries_packets_beside("iptables-legacy"));
 }
 
+/// What README.md says under Limits: the kernel takes the last address of such a prefix for a broadcast
+/// address, and NAT comes before it looks.
+#[test]
+fn every_address_of_a_short_ipv4_prefix_answers_but_the_last_which_needs_nat() {
+    in_namespace(|| {
+        nat_host();
+        serve("0.0.0.0", 80);
+        serve("10.0.0.2", 8080);
+        let (questions, answers) = client();
+        let ask = |addr: &str| {
+            let to = std::net::SocketAddr::new(addr.parse().unwrap(), 80);
+            questions.send((IPPROTO_TCP, to)).unwrap();
+            answers.recv().unwrap()
+        };
+        smol::block_on(async {
+            let mut kernel = Kernel::open().unwrap();
+            let vip = vip("192.0.2.0/24", Some(300));
+            assert_eq!(kernel.add_address(&vip).await, Ok(Added::Done));
+            for addr in ["192.0.2.0", "192.0.2.1", "192.0.2.127", "192.0.2.254"] {
+                assert_eq!(ask(addr).as_deref(), Some("tcp 80"), "{addr}");
+            }
+            assert_eq!(ask("192.0.2.255"), None);
+            let rules = [("192.0.2.0/24", IPPROTO_TCP, 80, 8080)];
+            kernel.replace_nat(&nat("sidecast", &rules)).await.unwrap();
+            for addr in ["192.0.2.0", "192.0.2.254", "192.0.2.255"] {
+                assert_eq!(ask(addr).as_deref(), Some("tcp 8080"), "{addr}");
+            }
+            let removed = kernel.remove_address("lo", vip.prefix).await;
+            assert_eq!(removed, Ok(Removed::Done));
+            assert!(!run("ip route show table local").contains("192.0.2.255"));
+        });
+    });
+}
+
 #[test]
 fn changes_that_were_lost_are_told_as_such() {
     in_namespace(|| {

@@ -90,6 +90,7 @@ pub enum UsageError {
         argument: String,
     },
     LogFormat(String),
+    Verbosity(String),
     Option(String),
 }
 
@@ -103,6 +104,9 @@ impl fmt::Display for UsageError {
                 write!(f, "`{command}` does not take `{argument}`")
             }
             Self::LogFormat(value) => write!(f, "--log-format: `{value}` is neither text nor json"),
+            Self::Verbosity(value) => {
+                write!(f, "-v: `{value}` is not a number: write -v=2, or -v alone")
+            }
             Self::Option(value) => write!(f, "--option: `{value}` is not KEY=VALUE"),
         }
     }
@@ -147,7 +151,7 @@ exit codes: 0 done, 1 failure at run time, 2 bad usage or configuration
 
 /// Reads the arguments behind the program's name.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, UsageError> {
-    let mut parser = Parser::from_args(rewrite_gocast(args.into_iter().collect()));
+    let mut parser = Parser::from_args(rewrite_gocast(args.into_iter().collect())?);
     let mut raw = Raw::default();
     while let Some(arg) = parser.next()? {
         match arg {
@@ -324,7 +328,7 @@ impl Raw {
 
 /// GoCast's flags in our spelling: Go's `flag` takes one dash or two, and glog's switches say nothing
 /// here but how much is logged.
-fn rewrite_gocast(args: Vec<OsString>) -> Vec<OsString> {
+fn rewrite_gocast(args: Vec<OsString>) -> Result<Vec<OsString>, UsageError> {
     let mut out = Vec::with_capacity(args.len());
     let mut args = args.into_iter().peekable();
     while let Some(arg) = args.next() {
@@ -364,23 +368,22 @@ fn rewrite_gocast(args: Vec<OsString>) -> Vec<OsString> {
                         .next_if(|next| next.to_str().is_some_and(digits))
                         .and_then(|next| next.into_string().ok()),
                 };
-                out.extend(std::iter::repeat_n(
-                    OsString::from("-v"),
-                    verbosity(level.as_deref()),
-                ));
+                let times = level.as_deref().map_or(Ok(1), verbosity)?;
+                out.extend(std::iter::repeat_n(OsString::from("-v"), times));
             }
             _ => out.push(arg),
         }
     }
-    out
+    Ok(out)
 }
 
 /// glog's levels as GoCast used them: 2 shows check results, 4 the BGP library's debugging.
-fn verbosity(level: Option<&str>) -> usize {
-    match level.map(str::parse::<u32>) {
-        None | Some(Ok(1..=3)) => 1,
-        Some(Ok(0) | Err(_)) => 0,
-        Some(Ok(_)) => 2,
+fn verbosity(level: &str) -> Result<usize, UsageError> {
+    match level.parse::<i32>() {
+        Ok(..=0) => Ok(0),
+        Ok(1..=3) => Ok(1),
+        Ok(4..) => Ok(2),
+        Err(_) => Err(UsageError::Verbosity(level.to_owned())),
     }
 }
 
@@ -443,6 +446,20 @@ mod tests {
         ] {
             assert_eq!(global(line).verbosity, level, "{line}");
         }
+    }
+
+    /// As glog, which GoCast has it from.
+    #[test]
+    fn a_verbosity_that_is_no_number_is_refused() {
+        for line in ["-v=x", "--v=x", "-v=", "-v=2x", "-v=99999999999"] {
+            let error = run(line).unwrap_err();
+            assert!(
+                error.starts_with("-v: `") && error.contains("not a number"),
+                "{line}: {error}"
+            );
+        }
+        assert!(run("-v x").unwrap_err().contains("`x`"));
+        assert_eq!(global("-v=-1").verbosity, 0);
     }
 
     #[test]

@@ -47,6 +47,15 @@ fn leaves_in_order(signal: Signal) {
         });
         assert!(route < address, "{vip}: route {route}], address {address}]");
     }
+    let log = sidecast.log();
+    let (_, stopping) = log.split_once("INFO  stopping").expect("it says so");
+    let lines = |what: &str| stopping.lines().filter(|line| line.contains(what)).count();
+    assert_eq!(lines("INFO  app dns: "), 1, "one line an app: {stopping}");
+    assert_eq!(
+        lines("INFO  app dns: up -> draining: stopping"),
+        1,
+        "{stopping}"
+    );
     // The peer is told why, in the words of RFC 4486.
     let session = router.session("a");
     assert!(session.contains("Administrative shutdown"), "{session}");

@@ -21,7 +21,7 @@ impl Registry {
         self.apps
             .values_mut()
             .filter(chosen)
-            .for_each(|entry| entry.start_drain(now));
+            .for_each(|entry| entry.start_drain(now, false));
         self.settle_all(now);
     }
 
@@ -30,7 +30,7 @@ impl Registry {
         self.exiting = true;
         self.apps
             .values_mut()
-            .for_each(|entry| entry.start_drain(now));
+            .for_each(|entry| entry.start_drain(now, true));
         self.settle_all(now);
     }
 

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use log::info;
+use log::{Level, log};
 
 use super::check::Check;
 use super::damping::Flaps;
@@ -68,6 +68,8 @@ pub(super) struct Drain {
     pub ack: Ack,
     over_at: Instant,
     pub done: bool,
+    /// The process is about to end.
+    for_exit: bool,
 }
 
 /// Whether the peers have the withdraw.
@@ -76,6 +78,17 @@ pub(super) enum Ack {
     Wanted,
     Asked,
     Got,
+}
+
+impl Drain {
+    fn state(&self) -> (AppState, String) {
+        let (state, why) = match self.done {
+            true => (AppState::Drained, "drained"),
+            false => (AppState::Draining, "drain asked for"),
+        };
+        let why = if self.for_exit { "stopping" } else { why };
+        (state, why.to_owned())
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -196,7 +209,7 @@ impl Entry {
     }
 
     /// Begins a drain; one that has begun goes on.
-    pub fn start_drain(&mut self, now: Instant) {
+    pub fn start_drain(&mut self, now: Instant, for_exit: bool) {
         if self.drain.is_some() {
             return;
         }
@@ -211,6 +224,7 @@ impl Entry {
             ack: if out { Ack::Wanted } else { Ack::Got },
             over_at: now + wait,
             done: false,
+            for_exit,
         });
     }
 
@@ -340,7 +354,13 @@ impl Entry {
         let from = std::mem::replace(&mut self.state, to);
         self.since = now;
         *self.transitions.entry(to).or_insert(0) += 1;
-        info!("app {}: {from} -> {to}: {}", self.app.name, self.why);
+        // The process says that it stops, and each app that it drains: that is enough.
+        let exits = self.drain.is_some_and(|drain| drain.for_exit);
+        let level = match (from, to) {
+            (AppState::Draining, AppState::Drained) if exits => Level::Debug,
+            _ => Level::Info,
+        };
+        log!(level, "app {}: {from} -> {to}: {}", self.app.name, self.why);
         Some(Change {
             app: self.app.name.clone(),
             from,
@@ -357,10 +377,8 @@ impl Entry {
         if let Some(problem) = problems.find(|problem| !problem.is_standby()) {
             return (AppState::Invalid, problem.to_string());
         }
-        match &self.drain {
-            Some(drain) if drain.done => return (AppState::Drained, "drained".to_owned()),
-            Some(_) => return (AppState::Draining, "drain asked for".to_owned()),
-            None => {}
+        if let Some(drain) = &self.drain {
+            return drain.state();
         }
         if self.maintenance {
             return (

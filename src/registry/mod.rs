@@ -260,7 +260,7 @@ impl Registry {
         };
         entry.refusal = refusal;
         if self.exiting || self.is_draining(&entry.app) {
-            entry.start_drain(now);
+            entry.start_drain(now, self.exiting);
         }
         self.apps.insert(name.clone(), entry);
         if done == Registered::Added {

@@ -495,6 +495,20 @@ fn tokens_let_in_or_are_said_to_be_wrong() {
         begun.elapsed()
     );
     assert!(!sidecast.log().contains(secret), "a token in the log");
+    // One that is written elsewhere is taken by a reload, and stays where the old file holds another.
+    let config = town.config(&format!("consul_token: {MASTER}"));
+    Sidecast::write(town.host(), &config);
+    let token = town.host().dir().join("token");
+    std::fs::write(token, "99999999-2222-3333-4444-555555555555").expect("a file");
+    sidecast.signal(Signal::SIGHUP);
+    until(SOON, "it is taken", || {
+        let log = sidecast.log();
+        expect(log.contains("reload: agent.consul_token: changed"), log)
+    });
+    town.consul()
+        .register(town.host(), "web", "web-1", &web, "passing");
+    town.routed("192.0.2.1");
+    town.metric(&sidecast, "sidecast_consul_up 1");
 }
 
 /// A private CA and a client certificate; without them nothing is asked.

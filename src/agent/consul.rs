@@ -76,9 +76,9 @@ impl Follower {
     /// The configuration was read again: its token counts from the next query on, and so do the files of
     /// TLS as they are now.
     pub fn follow(&self, agent: &Agent) {
-        let settings = agent.consul.as_ref();
-        self.client
-            .renew(settings.and_then(|consul| consul.token.clone()));
+        if let Some(settings) = &agent.consul {
+            self.client.renew(settings);
+        }
     }
 }
 

@@ -325,7 +325,9 @@ impl Negotiated {
             local_router_id: ours.router_id,
             peer_router_id: theirs.router_id,
             hold_time: (hold_time != 0).then(|| Duration::from_secs(u64::from(hold_time))),
-            extended_next_hop: families.contains(&Family::Ipv4)
+            // What goes in MP_REACH_NLRI and MP_UNREACH_NLRI must have been offered (RFC 4760 §8), and
+            // IPv4 is there without that too.
+            extended_next_hop: both(Capability::Multiprotocol(Family::Ipv4.into()))
                 && ours.ipv4_over_ipv6()
                 && theirs.ipv4_over_ipv6(),
             families,
@@ -619,6 +621,8 @@ mod tests {
         let only6 = only6.unwrap();
         assert_eq!(only6.families, BTreeSet::from([Family::Ipv6]));
         assert!(!only6.extended_next_hop, "there is no IPv4 to carry");
+        let old = Negotiated::new(&ours, &offer(65001, 9, vec![enhe()])).unwrap();
+        assert!(!old.extended_next_hop, "it knows no MP_REACH_NLRI");
     }
 
     /// RFC 5492 §5: the data is what we would have needed.

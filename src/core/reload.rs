@@ -104,10 +104,7 @@ fn agent(old: &Agent, new: &Agent) -> Vec<String> {
         ("state_file", old.state_file == new.state_file),
         ("instance", old.instance == new.instance),
         ("user", old.user == new.user),
-        (
-            "consul_*",
-            old.consul == with_token(&new.consul, token(old)),
-        ),
+        ("consul_*", old.consul == with_token_of(old, &new.consul)),
     ];
     let live = live.iter().filter(|(_, same)| !same);
     let at_start = at_start.iter().filter(|(_, same)| !same);
@@ -120,12 +117,13 @@ fn token(agent: &Agent) -> Option<&Secret> {
     agent.consul.as_ref()?.token.as_ref()
 }
 
-/// The settings that are taken at the next start only.
-fn with_token(consul: &Option<Consul>, token: Option<&Secret>) -> Option<Consul> {
-    let consul = consul.clone()?;
+/// The new settings but for the token: what is left is taken at the next start only.
+fn with_token_of(old: &Agent, new: &Option<Consul>) -> Option<Consul> {
+    let old = old.consul.as_ref();
     Some(Consul {
-        token: token.cloned(),
-        ..consul
+        token: old.and_then(|consul| consul.token.clone()),
+        token_file: old.and_then(|consul| consul.token_file.clone()),
+        ..new.clone()?
     })
 }
 

@@ -79,6 +79,7 @@ impl Core {
         let mut consul = std::mem::take(&mut self.config.agent.consul);
         if let (Some(old), Some(new)) = (&mut consul, &config.agent.consul) {
             old.token.clone_from(&new.token);
+            old.token_file.clone_from(&new.token_file);
         }
         self.config = config;
         self.config.agent.consul = consul;

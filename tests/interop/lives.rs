@@ -1,7 +1,7 @@
 //! What happens to one session: wrong passwords, cuts, refreshes, strangers, rivals, goodbyes.
 
 use std::io::Read;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -197,6 +197,54 @@ pub fn a_cut_shorter_than_the_hold_time_keeps_the_session() {
     let (lasted, after) = (healed - cut, healed.elapsed());
     println!("a cut of {lasted:.1?}: the route arrives {after:.1?} after it");
     assert_eq!(since(router.session("h1")), before, "the very same session");
+}
+
+/// A router that takes TCP and sends no OPEN. One that hangs is named, and left when something changes; one
+/// that has died is left by itself, long before the four minutes that RFC 4271 grants the OPEN.
+pub fn a_router_that_takes_tcp_and_says_nothing_does_not_hold_us() {
+    let street = Street::new(2);
+    let [hung, dead] = &street.houses[..] else {
+        panic!("two houses");
+    };
+    let listener = street.router.enter(|| TcpListener::bind("0.0.0.0:179"));
+    let listener = listener.expect("a free port");
+    listener.set_nonblocking(true).expect("an option");
+    // All are kept: a connection that is closed would not be silent.
+    let mut taken: Vec<(TcpStream, SocketAddr)> = Vec::new();
+    let mut comes = |house: &House, times: usize| {
+        until(PATIENCE, &format!("{} connects", house.host4()), || {
+            taken.extend(listener.accept());
+            let from = taken.iter().map(|(_, from)| from.ip().to_string());
+            let count = from.filter(|from| *from == house.host4()).count();
+            expect(count >= times, format!("{count} times"))
+        });
+    };
+    let start = |house: &House| Sidecast::start(&house.network, &house.config(""));
+    let (at_hung, at_dead) = (start(hung), start(dead));
+    comes(hung, 1);
+    comes(dead, 1);
+    let died = Instant::now();
+    street.router.nft(&format!(
+        "table inet dead {{
+           chain in {{ type filter hook input priority 0; iifname {0} drop; }}
+           chain out {{ type filter hook output priority 0; oifname {0} drop; }}
+         }}",
+        dead.device()
+    ));
+    says(&at_hung, "it takes connections and sends no OPEN");
+    let info = at_hung.get(&hung.network, "/info").json();
+    let why = info["state"]["last_error"].as_str().unwrap_or_default();
+    assert!(why.contains("sends no OPEN"), "{info}");
+    hung.network.ip("addr add 10.0.77.1/24 dev eth0");
+    comes(hung, 2);
+    until(Duration::from_secs(30), "the dead one is left", || {
+        let info = at_dead.get(&dead.network, "/info").json();
+        let state = &info["state"]["session_state"];
+        expect(*state != 4, info.to_string())
+    });
+    println!("a dead router is left after {:.1?}", died.elapsed());
+    street.router.nft("delete table inet dead");
+    comes(dead, 2);
 }
 
 /// RFC 2918 from FRR, RFC 7313 from BIRD.

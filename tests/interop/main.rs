@@ -38,6 +38,8 @@ sidecast_lab::tests! {
         what_is_dead_after_the_restart_goes_with_the_first_checks,
         a_nat_table_outlives_a_planned_restart,
         unnumbered_links_with_bird;
+    needs ["ip", "nft"]:
+        a_router_that_takes_tcp_and_says_nothing_does_not_hold_us;
     needs ["zebra", "vtysh", "ip"]:
         frr_takes_every_kind_of_session,
         a_second_speaker_on_the_address_is_told_so_by_frr,

@@ -24,7 +24,7 @@ pub struct Client {
     place: Place,
     token: RefCell<Option<Secret>>,
     /// Where the token is from, where it may be replaced.
-    token_file: Option<PathBuf>,
+    token_file: RefCell<Option<PathBuf>>,
     /// That file could not be read, which was said.
     unreadable: Cell<bool>,
 }
@@ -51,14 +51,15 @@ impl Client {
         Ok(Self {
             place,
             token: RefCell::new(settings.token.clone()),
-            token_file: settings.token_file.clone(),
+            token_file: RefCell::new(settings.token_file.clone()),
             unreadable: Cell::new(false),
         })
     }
 
-    /// From the next request on: another token, and the files of TLS as they are by then.
-    pub fn renew(&self, token: Option<Secret>) {
-        self.token.replace(token);
+    /// From the next request on: the token of these settings, and the files of TLS as they are by then.
+    pub fn renew(&self, settings: &Consul) {
+        self.token.replace(settings.token.clone());
+        self.token_file.replace(settings.token_file.clone());
         if let Place::Tls(_, client) = &self.place {
             client.forget();
         }
@@ -67,7 +68,8 @@ impl Client {
     /// Reads the token's file again: whoever rotates it does not tell us. One that cannot be read, or is
     /// empty while it is being written, leaves the token that is known.
     pub fn reread_token(&self) {
-        let Some(path) = &self.token_file else { return };
+        let path = self.token_file.borrow();
+        let Some(path) = &*path else { return };
         let read = std::fs::read_to_string(path).and_then(|text| {
             let empty = || io::Error::new(io::ErrorKind::InvalidData, "the file is empty");
             Secret::in_file(&text).ok_or_else(empty)

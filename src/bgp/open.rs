@@ -78,13 +78,13 @@ impl Open {
         })
     }
 
+    /// RFC 4724 §3: of several the last one counts.
     fn graceful_restart(&self) -> Option<&GracefulRestart> {
-        self.capabilities
-            .iter()
-            .find_map(|capability| match capability {
-                Capability::GracefulRestart(restart) => Some(restart),
-                _ => None,
-            })
+        let mut all = self.capabilities.iter().rev();
+        all.find_map(|capability| match capability {
+            Capability::GracefulRestart(restart) => Some(restart),
+            _ => None,
+        })
     }
 
     fn four_octet_as(&self) -> Option<u32> {
@@ -602,6 +602,14 @@ mod tests {
         assert_eq!(all.max_len(), MAX_LEN_EXTENDED);
         assert!(all.four_octet_as && all.route_refresh && all.enhanced_route_refresh);
         assert!(all.extended_next_hop);
+        let twice = vec![restart(60, false), restart(90, false)];
+        let twice = Negotiated::new(&ours, &offer(65001, 9, twice)).unwrap();
+        let restart_time = twice.graceful_restart.map(|restart| restart.restart_time);
+        assert_eq!(
+            restart_time,
+            Some(90),
+            "RFC 4724 §3: all but the last are ignored"
+        );
         let restart = all.graceful_restart.unwrap();
         assert!(restart.forwarding(Family::Ipv4) && !restart.forwarding(Family::Ipv6));
 

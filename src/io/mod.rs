@@ -16,3 +16,6 @@ pub mod signal;
 pub mod sock_events;
 pub mod sockopt;
 pub mod state_file;
+mod stream;
+#[cfg(feature = "tls")]
+mod tls;

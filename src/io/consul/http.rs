@@ -2,42 +2,26 @@
 
 use super::MAX_BODY;
 use crate::consul::{Answer, Headers};
-use crate::io::monitor::http::{Body, Framing, MAX_HEAD, USER_AGENT, read_head_noting};
-use smol::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use crate::io::monitor::http::{Body, Framing, USER_AGENT, receive_head};
+use crate::io::stream::{Stream, read_more};
+use smol::io::AsyncWriteExt;
 use std::io;
 
 /// Asks and reads the whole answer; half of one is an error.
-pub(super) async fn exchange<S>(
-    mut stream: S,
+pub(super) async fn exchange(
+    mut stream: Stream,
     host: &str,
     path: &str,
     token: Option<&str>,
-) -> io::Result<Answer>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+) -> io::Result<Answer> {
     stream
         .write_all(request(host, path, token).as_bytes())
         .await?;
+    stream.flush().await?;
     let mut received = Vec::new();
-    let (head, headers) = loop {
-        let mut headers = Headers::default();
-        if let Some(head) =
-            read_head_noting(&received, &mut |name, value| headers.note(name, value))?
-        {
-            received.drain(..head.length);
-            if !(100..200).contains(&head.status) {
-                break (head, headers);
-            }
-            continue;
-        }
-        if received.len() > MAX_HEAD {
-            return Err(io::Error::other("the header is too long"));
-        }
-        if !read_more(&mut stream, &mut received).await? {
-            return Err(short());
-        }
-    };
+    let mut headers = Headers::default();
+    let mut note = |name: &str, value: &str| headers.note(name, value);
+    let head = receive_head(&mut stream, &mut received, &mut note).await?;
     let mut body = Body::new(head.framing);
     body.push(&received)?;
     while !body.is_complete() {
@@ -71,17 +55,6 @@ fn request(host: &str, path: &str, token: Option<&str>) -> String {
     )
 }
 
-/// Appends what comes next; false at the end.
-async fn read_more(
-    stream: &mut (impl AsyncRead + Unpin),
-    received: &mut Vec<u8>,
-) -> io::Result<bool> {
-    let mut buf = vec![0; 32 * 1024];
-    let count = stream.read(&mut buf).await?;
-    received.extend_from_slice(buf.get(..count).unwrap_or_default());
-    Ok(count > 0)
-}
-
 fn short() -> io::Error {
     io::Error::new(
         io::ErrorKind::UnexpectedEof,
@@ -92,7 +65,7 @@ fn short() -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use smol::io::Cursor;
+    use smol::io::{AsyncRead, AsyncWrite, Cursor};
 
     /// Reads from a script, writes to nowhere.
     fn ask(answer: &[u8]) -> io::Result<Answer> {
@@ -128,7 +101,7 @@ mod tests {
             }
         }
         smol::block_on(exchange(
-            Script(Cursor::new(answer.to_vec())),
+            Box::new(Script(Cursor::new(answer.to_vec()))),
             "c",
             "/v1",
             None,

@@ -1,5 +1,4 @@
-//! Asking Consul: one request, one whole answer. Over TCP and a unix socket on our own asynchronous
-//! sockets; over TLS by ureq, on threads of the blocking pool and at most [`BLOCKING`] at a time.
+//! Asking Consul: one request, one whole answer. Over TCP, a unix socket, or TLS.
 //!
 //! Left out: proxies (an agent is a neighbour), compression, connections that are kept.
 
@@ -10,6 +9,7 @@ mod tls;
 use crate::app::HttpUrl;
 use crate::config::{Consul, Secret};
 use crate::consul::Answer;
+use crate::io::stream::Stream;
 use smol::Timer;
 use smol::future::FutureExt;
 use smol::net::TcpStream;
@@ -100,33 +100,46 @@ impl Client {
             let message = format!("no answer within {:.1} s", limit.as_secs_f64());
             Err(io::Error::new(io::ErrorKind::TimedOut, message))
         };
-        self.ask(path, limit).or(late).await
+        let asked = async { self.ask(path).await.map_err(|error| self.at(&error)) };
+        let answer = asked.or(late).await;
+        if let (Err(_), Place::Tls(_, client)) = (&answer, &self.place) {
+            client.forget();
+        }
+        answer
     }
 
-    async fn ask(&self, path: &str, limit: Duration) -> io::Result<Answer> {
+    async fn ask(&self, path: &str) -> io::Result<Answer> {
+        let stream = self.open().await?;
         let token = self.token.borrow().clone();
         let token = token.as_ref().map(Secret::expose);
         match &self.place {
-            Place::Tcp(url) => {
-                let stream = TcpStream::connect((url.host.as_str(), url.port));
-                let stream = stream.await.map_err(|error| at(&url.authority(), &error))?;
-                let path = join(url, path);
-                http::exchange(stream, &url.authority(), &path, token).await
+            Place::Tcp(url) | Place::Tls(url, _) => {
+                http::exchange(stream, &url.authority(), &join(url, path), token).await
             }
-            Place::Unix(socket) => {
-                let stream = UnixStream::connect(socket).await;
-                let stream = stream.map_err(|error| at(&socket.display().to_string(), &error))?;
-                http::exchange(stream, "localhost", path, token).await
-            }
-            Place::Tls(url, client) => {
-                let asked = format!("https://{}{}", url.authority(), join(url, path));
-                client
-                    .get(asked, token.map(str::to_owned), limit)
-                    .await
-                    .map_err(|error| at(&url.authority(), &error))
-            }
+            Place::Unix(_) => http::exchange(stream, "localhost", path, token).await,
         }
     }
+
+    async fn open(&self) -> io::Result<Stream> {
+        match &self.place {
+            Place::Tcp(url) => connect(url).await,
+            Place::Tls(url, client) => client.open(&url.host, connect(url).await?).await,
+            Place::Unix(socket) => Ok(Box::new(UnixStream::connect(socket).await?)),
+        }
+    }
+
+    fn at(&self, error: &io::Error) -> io::Error {
+        let place = match &self.place {
+            Place::Tcp(url) | Place::Tls(url, _) => url.authority(),
+            Place::Unix(socket) => socket.display().to_string(),
+        };
+        io::Error::new(error.kind(), format!("{place}: {error}"))
+    }
+}
+
+async fn connect(url: &HttpUrl) -> io::Result<Stream> {
+    let stream = TcpStream::connect((url.host.as_str(), url.port)).await?;
+    Ok(Box::new(stream))
 }
 
 /// A path below the address's own.
@@ -134,11 +147,5 @@ fn join(url: &HttpUrl, path: &str) -> String {
     format!("{}{path}", url.path.trim_end_matches('/'))
 }
 
-fn at(place: &str, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{place}: {error}"))
-}
-
-/// Calls on threads at a time: the two long polls, a short one, and one that is being given up.
-pub const BLOCKING: usize = 4;
 /// Bytes of an answer: a node with thousands of services has a few million.
 const MAX_BODY: usize = 32 * 1024 * 1024;

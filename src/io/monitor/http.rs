@@ -1,16 +1,14 @@
-//! `http:` — one request on a connection of its own (RFC 9112), no redirect followed, no proxy.
+//! `http:` and `https:` — one request on a connection of its own (RFC 9112), no redirect followed, no proxy.
 //!
 //! Left out: trailers, transfer codings but chunked, content codings (none is asked for).
 
-use super::tcp::connect;
-use super::{Blocking, is_own_want};
+use super::is_own_want;
 use crate::app::{HttpUrl, StatusRanges};
 use crate::health::Outcome;
-use smol::io::{AsyncReadExt, AsyncWriteExt};
-use smol::net::TcpStream;
+use crate::io::stream::{Stream, read_more};
+use smol::io::AsyncWriteExt;
 use std::fmt::Write as _;
 use std::io;
-use std::time::Duration;
 
 /// What to ask, and which answer is good.
 pub(super) struct Want<'a> {
@@ -22,7 +20,7 @@ pub(super) struct Want<'a> {
 
 impl Want<'_> {
     /// Judges the status alone; `None`: the body has to be looked at.
-    pub(super) fn judge_status(&self, status: u16) -> Option<Outcome> {
+    fn judge_status(&self, status: u16) -> Option<Outcome> {
         if !self.status.contains(status) {
             return Some(Outcome::Fail(format!(
                 "status {status}, wanted {}",
@@ -32,7 +30,7 @@ impl Want<'_> {
         self.contains.is_none().then(Outcome::pass)
     }
 
-    pub(super) fn judge_body(&self, body: &[u8]) -> Outcome {
+    fn judge_body(&self, body: &[u8]) -> Outcome {
         match self.contains {
             Some(text) if !holds(body, text) => {
                 Outcome::Fail(format!("the body does not contain {text:?}"))
@@ -66,38 +64,27 @@ impl Want<'_> {
     }
 }
 
-/// Asks, without a limit of time but for the connection.
-pub(super) async fn check(want: &Want<'_>, blocking: &Blocking, timeout: Duration) -> Outcome {
-    let stream = match connect(&want.url.host, want.url.port, blocking, timeout).await {
-        Ok(stream) => stream,
-        Err(outcome) => return outcome,
-    };
+/// Asks over an open connection, without a limit of time.
+pub(super) async fn check(want: &Want<'_>, stream: Stream) -> Outcome {
     match exchange(want, stream).await {
         Ok(outcome) => outcome,
-        Err(error) if is_own_want(&error) => Outcome::unavailable(error),
-        Err(error) => Outcome::Fail(format!("asking {}: {error}", want.url.authority())),
+        Err(error) => failure(want, &error),
     }
 }
 
-async fn exchange(want: &Want<'_>, mut stream: TcpStream) -> io::Result<Outcome> {
+/// What it means that there is no answer.
+pub(super) fn failure(want: &Want<'_>, error: &io::Error) -> Outcome {
+    if is_own_want(error) {
+        return Outcome::unavailable(error);
+    }
+    Outcome::Fail(format!("asking {}: {error}", want.url.authority()))
+}
+
+async fn exchange(want: &Want<'_>, mut stream: Stream) -> io::Result<Outcome> {
     stream.write_all(want.request().as_bytes()).await?;
+    stream.flush().await?;
     let mut received = Vec::new();
-    let head = loop {
-        if let Some(head) = read_head(&received)? {
-            received.drain(..head.length);
-            // 1xx are only announcements (RFC 9110 §15.2).
-            if !(100..200).contains(&head.status) {
-                break head;
-            }
-            continue;
-        }
-        if received.len() > MAX_HEAD {
-            return Err(io::Error::other("the header is too long"));
-        }
-        if !read_more(&mut stream, &mut received).await? {
-            return Err(io::Error::other("closed before a whole header came"));
-        }
-    };
+    let head = receive_head(&mut stream, &mut received, &mut |_, _| {}).await?;
     if let Some(outcome) = want.judge_status(head.status) {
         return Ok(outcome);
     }
@@ -108,20 +95,41 @@ async fn exchange(want: &Want<'_>, mut stream: TcpStream) -> io::Result<Outcome>
         && !want.judge_body(&body.bytes).is_pass()
     {
         let mut more = Vec::new();
-        if !read_more(&mut stream, &mut more).await? {
-            break;
+        match read_more(&mut stream, &mut more).await {
+            Ok(true) => body.push(&more)?,
+            Ok(false) => break,
+            // TLS that ends without a close_notify. What came says enough.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
+            Err(error) => return Err(error),
         }
-        body.push(&more)?;
     }
     Ok(want.judge_body(&body.bytes))
 }
 
-/// Appends what comes next; false at the end.
-async fn read_more(stream: &mut TcpStream, received: &mut Vec<u8>) -> io::Result<bool> {
-    let mut buf = vec![0; 16 * 1024];
-    let count = stream.read(&mut buf).await?;
-    received.extend_from_slice(buf.get(..count).unwrap_or_default());
-    Ok(count > 0)
+/// Reads until a header is whole and returns it; `received` keeps what came behind it. Its fields are told
+/// to `note`.
+pub(in crate::io) async fn receive_head(
+    stream: &mut Stream,
+    received: &mut Vec<u8>,
+    note: &mut dyn FnMut(&str, &str),
+) -> io::Result<Head> {
+    loop {
+        if let Some(head) = read_head(received, note)? {
+            received.drain(..head.length);
+            // 1xx are only announcements (RFC 9110 §15.2).
+            if !(100..200).contains(&head.status) {
+                return Ok(head);
+            }
+            continue;
+        }
+        if received.len() > MAX_HEAD {
+            return Err(io::Error::other("the header is too long"));
+        }
+        if !read_more(stream, received).await? {
+            let message = "closed before a whole header came";
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
+        }
+    }
 }
 
 /// What a response's header says.
@@ -140,16 +148,8 @@ pub(in crate::io) enum Framing {
     UntilClose,
 }
 
-/// The header, or `None` while it is incomplete.
-fn read_head(bytes: &[u8]) -> io::Result<Option<Head>> {
-    read_head_noting(bytes, &mut |_, _| {})
-}
-
-/// The same; a whole header's fields are told to `note`.
-pub(in crate::io) fn read_head_noting(
-    bytes: &[u8],
-    note: &mut dyn FnMut(&str, &str),
-) -> io::Result<Option<Head>> {
+/// The header, or `None` while it is incomplete; a whole one's fields are told to `note`.
+fn read_head(bytes: &[u8], note: &mut dyn FnMut(&str, &str)) -> io::Result<Option<Head>> {
     let mut headers = [httparse::EMPTY_HEADER; 128];
     let mut response = httparse::Response::new(&mut headers);
     let length = match response.parse(bytes).map_err(io::Error::other)? {
@@ -268,8 +268,8 @@ fn holds(body: &[u8], text: &str) -> bool {
 
 pub(in crate::io) const USER_AGENT: &str = concat!("sidecast/", env!("CARGO_PKG_VERSION"));
 /// Bytes of a body that are looked at.
-pub(super) const MAX_BODY: usize = 256 * 1024;
-pub(in crate::io) const MAX_HEAD: usize = 64 * 1024;
+const MAX_BODY: usize = 256 * 1024;
+const MAX_HEAD: usize = 64 * 1024;
 const MAX_CHUNK_LINE: usize = 4096;
 const LINE_END: usize = 2;
 
@@ -279,7 +279,7 @@ mod tests {
 
     #[test]
     fn heads_say_status_and_framing() {
-        let head = |text: &str| read_head(text.as_bytes()).unwrap();
+        let head = |text: &str| read_head(text.as_bytes(), &mut |_, _| {}).unwrap();
         assert_eq!(head("HTTP/1.1 200 OK\r\nContent-Le"), None);
         let text = "HTTP/1.1 206 Part\r\nContent-Length: 7\r\n\r\nbody";
         assert_eq!(
@@ -301,7 +301,7 @@ mod tests {
             head("HTTP/1.1 204 No Content\r\n\r\n").unwrap().framing,
             Framing::Length(0)
         );
-        assert!(read_head(b"SSH-2.0-OpenSSH_9.2\r\n").is_err());
+        assert!(read_head(b"SSH-2.0-OpenSSH_9.2\r\n", &mut |_, _| {}).is_err());
     }
 
     #[test]

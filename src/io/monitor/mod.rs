@@ -1,14 +1,12 @@
 //! Performing checks: every form of contract section 3 but `consul` and `heartbeat`, which the core
 //! answers from what it was told.
 //!
-//! Nothing here blocks the thread. What the system offers only as blocking calls (looking up names, TLS)
+//! Nothing here blocks the thread. What the system offers only as blocking calls (looking up names)
 //! runs in `smol::unblock`, at most [`BLOCKING`] at a time: that pool is shared and grows without bound.
 
 mod dns;
 mod exec;
 pub(in crate::io) mod http;
-#[cfg(feature = "tls")]
-pub(in crate::io) mod https;
 mod port;
 mod queue;
 mod tcp;
@@ -18,6 +16,9 @@ pub use port::{FullQueue, PortState, bind_test};
 use crate::app::{AcceptQueue, MonitorSpec, Protocol};
 use crate::health::Outcome;
 use crate::io::reaper::Reaper;
+use crate::io::stream::Stream;
+#[cfg(feature = "tls")]
+use crate::io::tls;
 use crate::timer::Jitter;
 use port::Ports;
 use queue::{Queues, Verdict};
@@ -49,8 +50,9 @@ pub struct Checker {
     queues: RefCell<Queues>,
     blocking: Blocking,
     chance: RefCell<Jitter>,
+    /// By "certificates are not verified"; made at the first check that needs it.
     #[cfg(feature = "tls")]
-    https: https::Client,
+    tls: RefCell<BTreeMap<bool, tls::Config>>,
 }
 
 impl Checker {
@@ -64,7 +66,7 @@ impl Checker {
             blocking: Blocking::default(),
             chance: RefCell::new(Jitter::new(seed)),
             #[cfg(feature = "tls")]
-            https: https::Client::default(),
+            tls: RefCell::default(),
         }
     }
 
@@ -186,19 +188,37 @@ impl Checker {
     }
 
     async fn http(&self, want: &http::Want<'_>, insecure: bool, timeout: Duration) -> Outcome {
-        if !want.url.tls {
-            return http::check(want, &self.blocking, timeout).await;
+        let url = want.url;
+        let stream = match tcp::connect(&url.host, url.port, &self.blocking, timeout).await {
+            Ok(stream) => Box::new(stream),
+            Err(outcome) => return outcome,
+        };
+        if !url.tls {
+            return http::check(want, stream).await;
         }
-        #[cfg(feature = "tls")]
-        return self
-            .https
-            .check(want, insecure, &self.blocking, timeout)
-            .await;
-        #[cfg(not(feature = "tls"))]
-        {
-            let _ = insecure;
-            Outcome::fail("this sidecast was built without TLS: use http, or a build with it")
+        match self.over_tls(&url.host, insecure, stream).await {
+            Ok(stream) => http::check(want, stream).await,
+            Err(error) => http::failure(want, &error),
         }
+    }
+
+    #[cfg(feature = "tls")]
+    async fn over_tls(&self, host: &str, insecure: bool, stream: Stream) -> io::Result<Stream> {
+        let known = self.tls.borrow().get(&insecure).cloned();
+        let config = match known {
+            Some(config) => config,
+            None if insecure => tls::Config::insecure()?,
+            None => smol::unblock(|| tls::Config::read(&tls::Files::default())).await?,
+        };
+        self.tls.borrow_mut().insert(insecure, config.clone());
+        config.open(host, stream).await
+    }
+
+    #[cfg(not(feature = "tls"))]
+    async fn over_tls(&self, _: &str, _: bool, _: Stream) -> io::Result<Stream> {
+        Err(io::Error::other(
+            "this sidecast was built without TLS: use http, or a build with it",
+        ))
     }
 }
 
@@ -248,9 +268,7 @@ impl Blocking {
             })
             .await
             .ok_or_else(|| {
-                Outcome::Unavailable(format!(
-                    "{BLOCKING} name look-ups or TLS checks hang already"
-                ))
+                Outcome::Unavailable(format!("{BLOCKING} name look-ups hang already"))
             })?;
         Ok(smol::unblock(move || {
             let result = call();

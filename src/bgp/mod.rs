@@ -19,6 +19,7 @@ pub mod open;
 pub mod pack;
 pub mod peer;
 pub mod rib;
+mod summary;
 pub mod update;
 pub mod update_error;
 
@@ -38,6 +39,9 @@ pub use update_error::{AttributeCause, AttributeError, Severity, UpdateError};
 use std::fmt;
 
 use crate::net::Family;
+
+/// The log target of messages, a line each; quiet until asked for twice.
+pub const MESSAGES: &str = "sidecast::bgp::messages";
 
 /// Whether both ends are in one AS (RFC 4271 §1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

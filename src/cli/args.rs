@@ -140,7 +140,7 @@ commands:
 options:
   -c, --config FILE         configuration (YAML); also SIDECAST_CONFIG
       --addr ADDR           the running announcer: host:port or unix:/path; also SIDECAST_ADDR
-  -v                        more log, twice for still more; also RUST_LOG
+  -v                        more log, twice with every BGP message; also RUST_LOG
       --log-format FORMAT   text or json
   -h, --help                this text
   -V, --version

@@ -1,25 +1,34 @@
 //! The log on standard error: a line of text, or a JSON object, an entry.
 
 use super::args::LogFormat;
+use crate::bgp::MESSAGES;
 use crate::view::time::rfc3339;
 use env_logger::fmt::Formatter;
 use log::{LevelFilter, Record};
 use std::io::{self, Write};
 use std::time::SystemTime;
 
-/// Installs the logger. `RUST_LOG` wins over `-v`.
+/// Installs the logger. `RUST_LOG` stands in for `-v` and all that is usual.
 pub fn start(verbosity: u8, format: LogFormat) {
     let level = match verbosity {
         0 => LevelFilter::Info,
         1 => LevelFilter::Debug,
         _ => LevelFilter::Trace,
     };
+    // A line for every message would drown what -v is mostly for.
+    let messages = match verbosity {
+        0 | 1 => LevelFilter::Info,
+        _ => LevelFilter::Debug,
+    };
     let mut builder = env_logger::Builder::new();
-    // Libraries below speak only when asked by RUST_LOG.
-    builder
-        .filter_level(LevelFilter::Warn)
-        .filter_module("sidecast", level);
-    builder.parse_env("RUST_LOG");
+    match std::env::var("RUST_LOG") {
+        Ok(filters) if !filters.is_empty() => builder.parse_filters(&filters),
+        // Libraries below speak only when asked by RUST_LOG.
+        _ => builder
+            .filter_level(LevelFilter::Warn)
+            .filter_module("sidecast", level)
+            .filter_module(MESSAGES, messages),
+    };
     match format {
         LogFormat::Text => builder.format(text),
         LogFormat::Json => builder.format(json),

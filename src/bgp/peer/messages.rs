@@ -6,7 +6,8 @@ use super::{ConnId, Fsm, Happened, Output, Peer};
 use crate::bgp::connection::Connection;
 use crate::bgp::rib::Filled;
 use crate::bgp::{
-    EncodeContext, Message, Received, RefreshKind, RouteRefresh, Severity, Type, UpdateSummary,
+    EncodeContext, MESSAGES, Message, Received, RefreshKind, RouteRefresh, Severity, Type,
+    UpdateSummary, summary,
 };
 
 impl Peer {
@@ -16,6 +17,9 @@ impl Peer {
         }
         // A message may end its connection, and what is behind it is dropped.
         while let Some(received) = self.connections.get_mut(&conn).and_then(Connection::next) {
+            if let Ok(message) = &received {
+                log::debug!(target: MESSAGES, "peer {}: received {message}", self.config.name);
+            }
             let happened = match received {
                 Ok(Received::Open(open)) => (Type::Open, Happened::BgpOpen(open)),
                 Ok(Received::Update(summary)) => (Type::Update, Happened::UpdateMsg(summary)),
@@ -49,6 +53,11 @@ impl Peer {
             connection.queued(now, bytes.len());
             if alive {
                 connection.said(now);
+            }
+            if log::log_enabled!(target: MESSAGES, log::Level::Debug) {
+                for line in summary::lines(&bytes, connection.ours(), connection.negotiated()) {
+                    log::debug!(target: MESSAGES, "peer {}: sent {line}", self.config.name);
+                }
             }
         }
         self.outputs.push_back(Output::Send { conn, bytes });

@@ -125,10 +125,12 @@ impl Peer {
     pub(super) fn stop(&mut self, now: Instant, farewell: Option<Notification>) {
         self.last_error = None;
         self.give_up_attempt();
-        for conn in std::mem::take(&mut self.connections).into_keys() {
+        let conns: Vec<ConnId> = self.connections.keys().copied().collect();
+        for conn in conns {
             if let Some(farewell) = &farewell {
                 self.say(now, conn, Type::Notification, farewell.encode());
             }
+            self.connections.remove(&conn);
             self.outputs.push_back(Output::Close { conn });
         }
         self.offer.reset();

@@ -36,7 +36,7 @@ impl Sidecast {
     #[track_caller]
     pub fn launch(namespace: &Namespace, args: &[&str], env: &[(&str, &str)]) -> Self {
         let name = format!("sidecast-{}", namespace.name());
-        let mut all = vec![("RUST_LOG", "debug")];
+        let mut all = vec![("RUST_LOG", "info")];
         all.extend(env);
         Self {
             child: Child::start(namespace, &name, &binary(), args, &all),

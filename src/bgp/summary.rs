@@ -1,0 +1,267 @@
+//! A message in one line, for the log.
+
+use super::{
+    Announcement, Capability, DecodeContext, Framer, MAX_LEN_EXTENDED, Message, Negotiated, Open,
+    PathAttributes, Received, RefreshKind, RouteRefresh, Type, Update, UpdateSummary, decode,
+};
+use std::collections::BTreeSet;
+use std::fmt::{self, Display};
+
+impl Display for Received {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Open(open) => open.fmt(f),
+            Self::Update(summary) => summary.fmt(f),
+            Self::Notification(notification) => write!(f, "NOTIFICATION: {notification}"),
+            Self::Keepalive => f.write_str("KEEPALIVE"),
+            Self::RouteRefresh(refresh) => refresh.fmt(f),
+        }
+    }
+}
+
+impl Display for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Open(open) => open.fmt(f),
+            Self::Update(update) => update.fmt(f),
+            Self::Notification(notification) => write!(f, "NOTIFICATION: {notification}"),
+            Self::Keepalive => f.write_str("KEEPALIVE"),
+            Self::RouteRefresh(refresh) => refresh.fmt(f),
+        }
+    }
+}
+
+impl Display for Open {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            asn,
+            hold_time,
+            router_id,
+            capabilities,
+            ..
+        } = self;
+        write!(
+            f,
+            "OPEN: AS {asn}, router id {router_id}, hold time {hold_time} s, {}",
+            list(capabilities)
+        )
+    }
+}
+
+impl Display for Capability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Multiprotocol(family) => family.fmt(f),
+            Self::RouteRefresh => f.write_str("route refresh"),
+            Self::ExtendedNextHop(_) => f.write_str("extended next hop"),
+            Self::ExtendedMessage => f.write_str("extended message"),
+            Self::GracefulRestart(restart) => {
+                write!(f, "graceful restart {} s", restart.restart_time)
+            }
+            Self::FourOctetAs(asn) => write!(f, "4-octet AS {asn}"),
+            Self::EnhancedRouteRefresh => f.write_str("enhanced route refresh"),
+            Self::Fqdn { hostname, .. } => write!(f, "name {hostname:?}"),
+            Self::Unknown { code, .. } => write!(f, "capability {code}"),
+        }
+    }
+}
+
+impl Display for RouteRefresh {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ROUTE-REFRESH: {}", self.family)?;
+        match self.kind {
+            RefreshKind::Request => Ok(()),
+            RefreshKind::Begin => f.write_str(", begin"),
+            RefreshKind::End => f.write_str(", end"),
+            RefreshKind::Unknown(subtype) => write!(f, ", subtype {subtype}"),
+        }
+    }
+}
+
+impl Display for UpdateSummary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(family) = self.end_of_rib {
+            return write!(f, "UPDATE: End-of-RIB {family}");
+        }
+        let Self {
+            announced,
+            withdrawn,
+            ..
+        } = self;
+        write!(f, "UPDATE: {announced} announced, {withdrawn} withdrawn")
+    }
+}
+
+impl Display for Update {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(family) = self.end_of_rib {
+            return write!(f, "UPDATE: End-of-RIB {family}");
+        }
+        let withdrawn =
+            (!self.withdrawn.is_empty()).then(|| format!("withdraws {}", list(&self.withdrawn)));
+        let announced = self.announced.iter().map(|announcement| {
+            let Announcement {
+                prefixes,
+                attributes,
+                ..
+            } = announcement;
+            format!("announces {}, {}", list(prefixes), path(attributes))
+        });
+        let parts: Vec<String> = withdrawn.into_iter().chain(announced).collect();
+        write!(f, "UPDATE: {}", parts.join("; "))
+    }
+}
+
+fn path(attributes: &PathAttributes) -> String {
+    let PathAttributes {
+        origin,
+        as_path,
+        next_hop,
+        ..
+    } = attributes;
+    let mut text = format!("next hop {next_hop}, origin {origin}, path [{as_path}]");
+    let numbers = [
+        ("MED", attributes.med),
+        ("local pref", attributes.local_pref),
+    ];
+    for (name, number) in numbers {
+        if let Some(number) = number {
+            text.push_str(&format!(", {name} {number}"));
+        }
+    }
+    text.push_str(&named("communities", &attributes.communities));
+    text.push_str(&named("large", &attributes.large_communities));
+    text.push_str(&named("extended", &attributes.ext_communities));
+    text
+}
+
+fn named<T: Display>(name: &str, set: &BTreeSet<T>) -> String {
+    match set.is_empty() {
+        true => String::new(),
+        false => format!(", {name} {}", list(set)),
+    }
+}
+
+/// The first few of many.
+fn list<T: Display>(all: impl IntoIterator<Item = T>) -> String {
+    let all: Vec<String> = all.into_iter().map(|one| one.to_string()).collect();
+    let (shown, rest) = all.split_at(all.len().min(SHOWN));
+    let more = match rest.len() {
+        0 => String::new(),
+        count => format!(" and {count} more"),
+    };
+    format!("{}{more}", shown.join(", "))
+}
+
+/// Messages of ours, each as the peer reads it; `open` is the OPEN among them.
+pub(super) fn lines(bytes: &[u8], open: &Open, negotiated: Option<&Negotiated>) -> Vec<String> {
+    let context = match negotiated {
+        Some(negotiated) => mirrored(negotiated),
+        // Only a NOTIFICATION comes this early besides, and means the same in any context.
+        None => DecodeContext::before_open(open.asn, open.router_id, None),
+    };
+    let mut framer = Framer::new();
+    framer.push(bytes);
+    let mut lines = Vec::new();
+    while let Ok(Some(frame)) = framer.next(MAX_LEN_EXTENDED) {
+        lines.push(match Type::from_code(frame.kind) {
+            Some(Type::Open) => open.to_string(),
+            _ => decode(&frame, &context).map_or_else(|e| e.to_string(), |m| m.to_string()),
+        });
+    }
+    lines
+}
+
+/// The other end's view of what was agreed on.
+fn mirrored(negotiated: &Negotiated) -> DecodeContext {
+    DecodeContext {
+        local_as: negotiated.peer_as,
+        local_router_id: negotiated.peer_router_id,
+        peer_as: Some(negotiated.local_as),
+        ..DecodeContext::established(negotiated)
+    }
+}
+
+/// Prefixes or communities in one line.
+const SHOWN: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bgp::{Cease, EncodeContext, GracefulRestart, Notification, end_of_rib, pack};
+    use crate::net::{Asn, Community, Family, Prefix, RouterId};
+    use std::collections::BTreeMap;
+    use std::net::IpAddr;
+
+    fn open() -> Open {
+        let capabilities = vec![
+            Capability::Multiprotocol(Family::Ipv4.into()),
+            Capability::GracefulRestart(GracefulRestart {
+                restarted: false,
+                notification: false,
+                restart_time: 120,
+                families: Vec::new(),
+            }),
+            Capability::Fqdn {
+                hostname: "a\nb".to_owned(),
+                domain: String::new(),
+            },
+        ];
+        let router_id = RouterId::new([10, 0, 0, 2].into()).unwrap();
+        Open::new(Asn::new(65001).unwrap(), 90, router_id, capabilities)
+    }
+
+    #[test]
+    fn an_open_a_notification_and_a_keepalive_are_a_line_each() {
+        let cx = EncodeContext::default();
+        let mut bytes = Message::Open(open()).encode(&cx).unwrap();
+        bytes.extend(Message::Keepalive.encode(&cx).unwrap());
+        let cease = Notification::cease(Cease::AdministrativeShutdown, Some("bye"));
+        bytes.extend(cease.encode());
+        assert_eq!(
+            lines(&bytes, &open(), None),
+            [
+                "OPEN: AS 65001, router id 10.0.0.2, hold time 90 s, 4-octet AS 65001, ipv4 unicast, \
+                 graceful restart 120 s, name \"a\\nb\"",
+                "KEEPALIVE",
+                "NOTIFICATION: Cease / Administrative Shutdown (6/2): \"bye\"",
+            ]
+        );
+    }
+
+    #[test]
+    fn updates_say_what_they_announce_and_withdraw() {
+        let negotiated = crate::bgp::golden::negotiated();
+        let prefix = |n: u8| Prefix::host(IpAddr::from([192, 0, 2, n]));
+        let mut path = PathAttributes::new(IpAddr::from([10, 0, 0, 2]));
+        path.med = Some(7);
+        path.communities = [Community::new(65001, 53)].into();
+        let routes: BTreeMap<_, _> = (1..=10).map(|n| (prefix(n), path.clone())).collect();
+        let withdrawn = BTreeSet::from([prefix(53)]);
+        let packed = pack(&withdrawn, &routes, &negotiated, 4096);
+        let mut bytes: Vec<u8> = packed.flatten().collect();
+        bytes.extend(end_of_rib(Family::Ipv6));
+        let said = lines(&bytes, &open(), Some(&negotiated)).join("\n");
+        for part in [
+            "withdraws 192.0.2.53/32",
+            "announces 192.0.2.1/32, 192.0.2.2/32",
+            "192.0.2.8/32 and 2 more, next hop 10.0.0.2, origin igp, path [",
+            "MED 7, communities 65001:53",
+            "UPDATE: End-of-RIB ipv6",
+        ] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        let refresh = RouteRefresh {
+            family: Family::Ipv4.into(),
+            kind: RefreshKind::Request,
+        };
+        assert_eq!(refresh.to_string(), "ROUTE-REFRESH: ipv4 unicast");
+        let summary = UpdateSummary {
+            announced: 3,
+            withdrawn: 1,
+            ..UpdateSummary::default()
+        };
+        let received = Received::Update(summary).to_string();
+        assert_eq!(received, "UPDATE: 3 announced, 1 withdrawn");
+    }
+}

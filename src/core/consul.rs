@@ -106,6 +106,18 @@ impl Core {
         }
         self.discovery.note_outage(now);
         self.time_out_consul(now);
+        // Also an answer that changes nothing may be what the first round waits for.
+        self.dirty |= self.first_round_by.is_some();
+    }
+
+    /// Which services there are has been said, by Consul or before a restart.
+    pub(super) fn knows_services(&self) -> bool {
+        let Discovery {
+            confirmed,
+            services,
+            ..
+        } = &self.discovery;
+        self.config.agent.consul.is_none() || *confirmed || !services.is_empty()
     }
 
     fn take_services(&mut self, now: Instant, catalog: Catalog) {

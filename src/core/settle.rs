@@ -40,10 +40,11 @@ impl Core {
         self.ask_acknowledgement(now);
     }
 
-    /// Peers that kept a predecessor's routes drop what End-of-RIB does not leave: it waits for the
-    /// checks, and for the addresses of what they found healthy.
+    /// Peers that kept a predecessor's routes drop what End-of-RIB does not leave: it waits for Consul's
+    /// services, for the checks, and for the addresses of what they found healthy.
     fn waits_for_first_round(&mut self, desired: &Desired) -> bool {
         if self.first_round_by.is_some()
+            && self.knows_services()
             && self.registry.is_known()
             && self.kernel.applied().routes == desired.routes
         {

@@ -331,6 +331,31 @@ fn a_restart_beside_a_silent_consul_announces_what_passed() {
     assert!(!bench.is_announced(VIP), "now Consul has said so");
 }
 
+/// Routers that kept our routes over a quiet restart drop what the first End-of-RIB does not hold, also
+/// those of services that Consul has yet to name.
+#[test]
+fn after_a_quiet_restart_the_routes_are_not_whole_before_consul_has_named_its_services() {
+    let restarted = |bench: &mut Bench| {
+        let before = Some(crate::core::Predecessor { forwarding: true });
+        bench.core = Core::new(settings(""), 3, bench.now).on_host(None, before);
+        bench.event(Event::Network(super::bench::network()));
+        bench.advance(secs(1));
+        assert!(!bench.core.peers.is_complete());
+    };
+    let mut bench = Bench::new(settings(""));
+    restarted(&mut bench);
+    bench.services(&[web("web-1")]);
+    assert!(!bench.core.peers.is_complete(), "its checks are not known");
+    bench.passing(&["web-1"]);
+    assert!(bench.core.peers.is_complete() && bench.is_announced(VIP));
+    restarted(&mut bench);
+    bench.services(&[]);
+    assert!(bench.core.peers.is_complete(), "there is none");
+    restarted(&mut bench);
+    bench.advance(secs(5));
+    assert!(bench.core.peers.is_complete(), "not for ever");
+}
+
 /// Two ids that make one name: the one that has it keeps it, the other is there to be seen.
 #[test]
 fn two_services_of_one_name_do_not_take_turns() {

@@ -224,13 +224,14 @@ fn next(
 /// Where a program is: installed, or put into the cache by `tests/setup`. An absolute path is itself.
 pub fn program(name: &str) -> Option<PathBuf> {
     let folders = FOLDERS.iter().map(PathBuf::from);
-    let cached = ["bin", "root/usr/sbin", "root/usr/bin", "venv/bin"].map(|sub| cache().join(sub));
+    let cached =
+        ["bin", "root/usr/sbin", "root/usr/bin", "venv/bin", ""].map(|sub| cache().join(sub));
     let mut places = folders.chain(cached).map(|folder| folder.join(name));
     places.find(|path| path.exists() && !path.is_dir())
 }
 
-/// Where `tests/setup` puts what it does not install: programs in `bin`, and in `root` those that run only
-/// in images, with their libraries.
+/// Where `tests/setup` puts what it does not install: programs in `bin`, in `root` those that run only in
+/// images, with their libraries, and in `machine` an emulator and what it boots.
 pub fn cache() -> PathBuf {
     let set = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let home = || Path::new(&std::env::var_os("HOME").unwrap_or_default()).join(".cache");

@@ -82,7 +82,7 @@ pub struct Network {
     pub nat_target: BTreeMap<Family, IpAddr>,
     /// Addresses of the other interfaces than lo, and those we speak from; without our VIPs.
     pub own_addresses: BTreeSet<IpAddr>,
-    /// Addresses on the loopback interface but 127.0.0.0/8 and ::1, our VIPs among them.
+    /// Addresses on the loopback interface but 127.0.0.0/8 and ::1, our VIPs among them, as VIPs.
     pub on_loopback: BTreeSet<Prefix>,
     pub gateways: BTreeSet<IpAddr>,
     /// The configured one, else what to use in its place; `None` while there is no address at all.
@@ -358,7 +358,7 @@ impl<'a> View<'a> {
         let addresses = self.snapshot.addresses.iter();
         addresses
             .filter(|a| self.is_loopback(a.index) && !a.addr.is_loopback())
-            .filter_map(Address::prefix)
+            .filter_map(Address::vip)
             .collect()
     }
 
@@ -816,6 +816,7 @@ mod tests {
     fn own_addresses_are_those_that_a_vip_must_not_cover() {
         let mut host = host();
         host.addresses.push(address(LO, "192.0.2.53/32"));
+        host.addresses.push(address(LO, "2001:db8:5::53/64"));
         host.addresses.push(Address {
             proto: Some(IFAPROT_SIDECAST),
             ..address(ETH0, "192.0.2.54/32")
@@ -833,7 +834,7 @@ mod tests {
             "a VIP that is the host's own address still is"
         );
         let on_loopback: Vec<String> = network.on_loopback.iter().map(Prefix::to_string).collect();
-        assert_eq!(on_loopback, ["192.0.2.53/32"]);
+        assert_eq!(on_loopback, ["192.0.2.53/32", "2001:db8:5::53/128"]);
     }
 
     #[test]

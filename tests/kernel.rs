@@ -251,6 +251,50 @@ fn a_short_ipv6_prefix_is_local_as_a_whole() {
 }
 
 #[test]
+fn a_short_ipv6_prefix_of_somebody_else_with_another_metric_stands_beside_ours() {
+    in_namespace(|| {
+        run("ip link set lo up");
+        run("ip -6 route add local 2001:db8:5::/64 dev lo table local metric 50");
+        smol::block_on(async {
+            let mut kernel = Kernel::open().unwrap();
+            let vip = vip("2001:db8:5::/64", Some(300));
+            assert_eq!(kernel.add_address(&vip).await, Ok(Added::Done));
+            assert_eq!(kernel.add_address(&vip).await, Ok(Added::Done), "renewed");
+            let removed = kernel.remove_address("lo", vip.prefix).await;
+            assert_eq!(removed, Ok(Removed::Done));
+            let left = run("ip -6 route show table local 2001:db8:5::/64");
+            assert!(
+                left.contains("metric 50") && !left.contains("expires"),
+                "{left}"
+            );
+            let removed = kernel.remove_address("lo", vip.prefix).await;
+            assert_eq!(removed, Ok(Removed::Foreign));
+        });
+    });
+}
+
+/// The kernel has an IPv6 address once: somebody else's with a shorter prefix is the VIP's too.
+#[test]
+fn an_ipv6_address_counts_whatever_its_prefix_length() {
+    in_namespace(|| {
+        run("ip link set lo up");
+        run("ip addr add 2001:db8::53/64 dev lo nodad");
+        smol::block_on(async {
+            let mut changes = Changes::open(false).unwrap();
+            let mut kernel = Kernel::open().unwrap();
+            let vip = vip("2001:db8::53/128", Some(300));
+            assert_eq!(kernel.add_address(&vip).await, Ok(Added::Foreign));
+            let snapshot = kernel.snapshot(&BTreeSet::new()).await.unwrap();
+            let vips = snapshot.addresses.iter().filter_map(|a| a.vip());
+            assert!(vips.collect::<BTreeSet<_>>().contains(&vip.prefix));
+            run("ip addr del 2001:db8::53/64 dev lo");
+            let removed = Some(vip.prefix);
+            while changes.next().await != Ok(Change::Address { removed }) {}
+        });
+    });
+}
+
+#[test]
 fn ipv6_switched_off_is_met_with_words() {
     in_namespace(|| {
         run("ip link set lo up");

@@ -88,6 +88,15 @@ impl Address {
         Prefix::masked(self.addr, self.prefix_len).ok()
     }
 
+    /// The VIP that it stands for: IPv6 knows an address once, whatever its prefix length, and takes no
+    /// prefix for the host's own because of it.
+    pub fn vip(&self) -> Option<Prefix> {
+        match self.addr {
+            IpAddr::V4(_) => self.prefix(),
+            IpAddr::V6(_) => Some(Prefix::host(self.addr)),
+        }
+    }
+
     /// No lifetime ends it.
     pub fn is_permanent(&self) -> bool {
         self.valid.is_none()

@@ -117,7 +117,7 @@ fn change(message: &Message<'_>, own: bool) -> Option<Change> {
             };
             let address = address?;
             if removed {
-                let removed = address.prefix();
+                let removed = address.vip();
                 return Some(Change::Address { removed });
             }
             // Our own renewals.

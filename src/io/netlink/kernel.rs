@@ -326,7 +326,9 @@ impl Kernel {
             }))
         };
         let request = route::dump(prefix.family())?;
-        let routes: Vec<Route> = self.route.collect(&request, each).await?;
+        let mut routes: Vec<Route> = self.route.collect(&request, each).await?;
+        // Somebody else's may stand beside ours, with another metric.
+        routes.sort_by_key(|route| route.protocol != RTPROT_SIDECAST);
         Ok(routes.into_iter().next())
     }
 

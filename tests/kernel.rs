@@ -609,6 +609,50 @@ fn a_thousand_mappings_are_one_step() {
     });
 }
 
+/// As under a rootless container engine: nobody there may have larger buffers than the system's limit.
+#[test]
+fn in_a_user_namespace_hundreds_of_mappings_are_one_step() {
+    const INNER: &str = "SIDECAST_TEST_IN_USER_NAMESPACE";
+    if std::env::var_os(INNER).is_none() {
+        let test = "in_a_user_namespace_hundreds_of_mappings_are_one_step";
+        let output = Command::new("unshare")
+            .args(["--user", "--map-root-user", "--net"])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", test])
+            .env(INNER, "1")
+            .output()
+            .unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        if errors.contains("unshare failed") {
+            println!("skipped: no user namespaces here: {errors}");
+            return;
+        }
+        assert!(output.status.success(), "{output:?}");
+        return;
+    }
+    smol::block_on(async {
+        // What every system grants: 425,984 bytes, that is twice 212,992.
+        let vips: Vec<String> = (0..10_000)
+            .map(|i| format!("198.18.{}.{}/32", i / 250, i % 250))
+            .collect();
+        let all: Vec<_> = vips
+            .iter()
+            .map(|vip| (vip.as_str(), IPPROTO_TCP, 53, 8053))
+            .collect();
+        let mut kernel = Kernel::open().unwrap();
+        kernel
+            .replace_nat(&nat("sidecast", &all[..350]))
+            .await
+            .unwrap();
+        assert_eq!(rules().len(), 700);
+        // 10 MB, which few systems grant.
+        if let Err(error) = kernel.replace_nat(&nat("sidecast", &all)).await {
+            assert!(error.to_string().contains("net.core.wmem_max"), "{error}");
+            assert_eq!(rules().len(), 700, "all or nothing");
+        }
+    });
+}
+
 #[test]
 fn nat_that_is_to_stay_outlives_the_process_and_is_taken_over() {
     in_namespace(|| {

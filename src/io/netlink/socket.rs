@@ -110,6 +110,13 @@ impl Socket {
         }
     }
 
+    /// Room for one datagram of this size. In a user namespace no more than the system's limit.
+    fn send_buffer(&self, bytes: usize) {
+        if setsockopt(&self.fd, sockopt::SndBufForce, &bytes).is_err() {
+            let _ = setsockopt(&self.fd, sockopt::SndBuf, &bytes);
+        }
+    }
+
     pub fn fd(&self) -> &Async<OwnedFd> {
         &self.fd
     }
@@ -173,9 +180,11 @@ impl Socket {
         };
         if bytes.len() > SEND_BUFFER {
             // The kernel takes a batch as one datagram, whatever its size, if the buffer has room.
-            let _ = setsockopt(&self.fd, sockopt::SndBufForce, &bytes.len());
+            self.send_buffer(bytes.len());
         }
-        self.send(&bytes, request.name).await?;
+        self.send(&bytes, request.name)
+            .await
+            .map_err(|error| too_long(error, bytes.len()))?;
         let expects = Expected {
             first,
             last: first.wrapping_add(u32::try_from(last).unwrap_or(u32::MAX)),
@@ -364,6 +373,26 @@ pub(super) fn failed(error: &io::Error, request: &'static str) -> NetlinkError {
         errno: error.raw_os_error().unwrap_or(libc::EIO),
         message: None,
         request,
+    }
+}
+
+/// What helps where the kernel has no room for a batch.
+fn too_long(error: NetlinkError, bytes: usize) -> NetlinkError {
+    match error {
+        NetlinkError::Errno {
+            errno: libc::EMSGSIZE,
+            request,
+            ..
+        } => NetlinkError::Errno {
+            errno: libc::EMSGSIZE,
+            message: Some(format!(
+                "all rules go in one batch, of {bytes} bytes: without CAP_NET_ADMIN over the whole system \
+                 net.core.wmem_max has to be {} or more",
+                bytes.div_ceil(2) + 32
+            )),
+            request,
+        },
+        error => error,
     }
 }
 

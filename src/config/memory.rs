@@ -21,6 +21,8 @@ pub struct Memory {
     pub apps: Vec<App>,
     /// Consul's services that asked for an announcement, and whether its checks passed.
     pub services: Vec<(Service, bool)>,
+    /// Apps of other sources that ask Consul and passed.
+    pub passed: BTreeSet<AppName>,
 }
 
 impl Memory {
@@ -29,6 +31,7 @@ impl Memory {
         // Writing into a String cannot fail.
         let _ = writeln!(text, "drain_all: {}", self.drain_all);
         let _ = writeln!(text, "drains: {}", list(&self.drains));
+        let _ = writeln!(text, "consul_passed: {}", list(&self.passed));
         if self.apps.is_empty() {
             text.push_str("apps: []\n");
         } else {
@@ -57,13 +60,17 @@ impl Memory {
             return Err("should be a map".to_owned());
         }
         let mut problems = Vec::new();
-        let mut names = BTreeSet::new();
-        for item in items(&node, "drains") {
-            match item.text().unwrap_or_default().parse() {
-                Ok(name) => drop(names.insert(name)),
-                Err(error) => problems.push(format!("drains: {error}")),
+        let mut names = |key: &str| {
+            let mut names = BTreeSet::new();
+            for item in items(&node, key) {
+                match item.text().unwrap_or_default().parse() {
+                    Ok(name) => drop(names.insert(name)),
+                    Err(error) => problems.push(format!("{key}: {error}")),
+                }
             }
-        }
+            names
+        };
+        let (drains, passed) = (names("drains"), names("consul_passed"));
         let mut known = Vec::new();
         for (index, item) in items(&node, "apps").enumerate() {
             match app(item, config) {
@@ -74,9 +81,10 @@ impl Memory {
         let services = items(&node, "consul").filter_map(service).collect();
         let memory = Self {
             drain_all: value(&node, "drain_all") == Some("true"),
-            drains: names,
+            drains,
             apps: known,
             services,
+            passed,
         };
         Ok((memory, problems))
     }
@@ -188,6 +196,7 @@ mod tests {
             drain_all: true,
             drains: BTreeSet::from(["dns".parse().unwrap(), "a{b}".parse().unwrap()]),
             apps: vec![full, bare],
+            passed: BTreeSet::from(["null".parse().unwrap()]),
             services: vec![
                 (service("1", &["enable_gocast", "a: b # c", ""]), true),
                 (service("null", &[]), false),

@@ -46,6 +46,8 @@ pub(super) struct Discovery {
     outage: Option<Instant>,
     /// What passed before a restart, by the services' ids: counts while Consul has not answered since.
     pub(super) passed: BTreeSet<String>,
+    /// The same of apps that are no services of Consul's.
+    pub(super) passed_apps: BTreeSet<AppName>,
     /// Until when Consul's own word is waited for before what is remembered counts.
     pub(super) first_word_by: Option<Instant>,
     /// `consul_grace` is over.
@@ -207,8 +209,14 @@ impl Core {
         self.discovery.outcome(now, app, settings)
     }
 
-    /// Takes the services known before a restart, with whether they passed.
-    pub(super) fn recall_consul(&mut self, now: Instant, services: Vec<(Service, bool)>) {
+    /// Takes what was known before a restart, until Consul says otherwise: the services, each with whether
+    /// it passed, and the other apps that did.
+    pub(super) fn recall_consul(
+        &mut self,
+        now: Instant,
+        services: Vec<(Service, bool)>,
+        passed_apps: BTreeSet<AppName>,
+    ) {
         let state = &mut self.discovery;
         if self.config.agent.consul.is_none() || state.confirmed {
             return;
@@ -217,6 +225,7 @@ impl Core {
         state.passed = passed.map(|(service, _)| service.id.clone()).collect();
         let services = services.into_iter().map(|(service, _)| service);
         state.services = services.map(|s| (s.id.clone(), s)).collect();
+        state.passed_apps = passed_apps;
         state.first_word_by = Some(now + FIRST_WORD);
         self.sync_consul(now);
     }
@@ -443,8 +452,11 @@ impl Discovery {
             Some(failure) => format!("Consul is away: {}", failure.why),
             None => "Consul has not answered yet".to_owned(),
         };
-        let id = app.instance_id.as_ref();
-        let passed = id.is_some_and(|id| self.passed.contains(id)) && self.hears_no_checks();
+        let passed = match &app.instance_id {
+            Some(id) => self.passed.contains(id),
+            None => self.passed_apps.contains(&app.name),
+        };
+        let passed = passed && self.hears_no_checks();
         if passed && (failure.is_some() || self.first_word_by.is_none()) {
             return Outcome::Pass(format!("as before the restart; {why}"));
         }

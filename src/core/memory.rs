@@ -6,7 +6,7 @@ use std::time::Instant;
 use log::{info, warn};
 
 use super::Core;
-use crate::app::{MonitorSpec, Source};
+use crate::app::{AppName, MonitorSpec, Source};
 use crate::config::Memory;
 use crate::consul::Service;
 
@@ -27,6 +27,7 @@ impl Core {
             drains: drains.clone(),
             apps: apps.cloned().collect(),
             services: self.consul_memory(),
+            passed: self.consul_passed(),
         }
     }
 
@@ -38,6 +39,7 @@ impl Core {
             drains,
             apps,
             services,
+            passed,
         } = memory;
         info!(
             "remembered: {} apps of HTTP, {} services of Consul, {} drains",
@@ -52,7 +54,8 @@ impl Core {
             self.drain(now, Some(&name));
         }
         // Consul wins over HTTP.
-        self.remember_consul(now, services);
+        self.recall_consul(now, services, passed);
+        self.pump(now);
         for app in apps {
             let name = app.name.clone();
             if let Err(refusal) = self.register(now, app) {
@@ -80,9 +83,15 @@ impl Core {
             .collect()
     }
 
-    /// Takes what was known before a restart, until Consul says otherwise.
-    fn remember_consul(&mut self, now: Instant, services: Vec<(Service, bool)>) {
-        self.recall_consul(now, services);
-        self.pump(now);
+    /// The apps of other sources whose `consul` monitor passes.
+    fn consul_passed(&self) -> BTreeSet<AppName> {
+        let mut passed = match self.discovery.hears_no_checks() {
+            true => self.discovery.passed_apps.clone(),
+            false => BTreeSet::new(),
+        };
+        let others = [Source::Config, Source::Env, Source::Http];
+        let names = self.registry.of_sources(&others).into_iter();
+        passed.extend(names.filter(|name| self.registry.monitor_is_up(name, &MonitorSpec::Consul)));
+        passed
     }
 }

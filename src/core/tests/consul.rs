@@ -331,6 +331,39 @@ fn a_restart_beside_a_silent_consul_announces_what_passed() {
     assert!(!bench.is_announced(VIP), "now Consul has said so");
 }
 
+/// An app of the configuration that asks Consul is remembered like a service of Consul's.
+#[test]
+fn a_configured_app_that_asks_consul_survives_a_restart_during_an_outage() {
+    let text = "{name: web, vip: 192.0.2.1/32, monitors: [consul]}, \
+                {name: dns, vip: 192.0.2.2/32, monitors: [consul]}";
+    let settings = || config_with("", "consul_addr: 'http://localhost:8500'", text);
+    let check = |id: &str, status| Check {
+        service_name: id.to_owned(),
+        ..check(id, status)
+    };
+    let mut bench = Bench::new(settings());
+    bench.services(&[]);
+    let all = vec![
+        check("web", Status::Passing),
+        check("dns", Status::Critical),
+    ];
+    let complete = true;
+    bench.report(Report::NodeChecks(Checks { all, complete }));
+    assert!(bench.is_announced(VIP) && !bench.is_announced("192.0.2.2/32"));
+    let memory = bench.core.memory();
+    for _ in 0..2 {
+        bench.core = Core::new(settings(), 3, bench.now);
+        bench.core.remember(bench.now, memory.clone());
+        bench.event(Event::Network(super::bench::network()));
+        bench.away();
+        assert!(bench.is_announced(VIP) && !bench.is_announced("192.0.2.2/32"));
+        assert_eq!(bench.core.memory(), memory);
+    }
+    let all = vec![check("web", Status::Critical)];
+    bench.report(Report::NodeChecks(Checks { all, complete }));
+    assert!(!bench.is_announced(VIP), "now Consul has said so");
+}
+
 /// Routers that kept our routes over a quiet restart drop what the first End-of-RIB does not hold, also
 /// those of services that Consul has yet to name.
 #[test]

@@ -14,7 +14,16 @@ pub fn plant(tree: &Path, programs: &[(&str, &str)]) {
         for library in libraries(program) {
             copy(&library, tree, Path::new(&at_home(&library)));
         }
-        copy(Path::new(program), tree, Path::new(place));
+        let planted = copy(Path::new(program), tree, Path::new(place));
+        // What only a debugger reads is most of what cargo builds, and of the engine's work. Where there
+        // is no `strip`, or nothing to strip, it stays.
+        let large = fs::metadata(&planted).is_ok_and(|file| file.len() > LARGE);
+        if large {
+            let _ = Command::new("strip")
+                .arg("--strip-debug")
+                .arg(&planted)
+                .status();
+        }
     }
     for folder in ["etc", "run", "tmp", "var/log"] {
         fs::create_dir_all(tree.join(folder)).expect("a folder");
@@ -99,8 +108,12 @@ pub fn is_static(program: &str) -> bool {
 }
 
 #[track_caller]
-fn copy(from: &Path, tree: &Path, place: &Path) {
+fn copy(from: &Path, tree: &Path, place: &Path) -> PathBuf {
     let to = tree.join(place.strip_prefix("/").unwrap_or(place));
     fs::create_dir_all(to.parent().expect("a folder above")).expect("a folder");
     fs::copy(from, &to).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
+    to
 }
+
+/// Bytes.
+const LARGE: u64 = 20_000_000;

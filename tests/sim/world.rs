@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use sidecast::app::{App, AppName, Reaction, Source};
+use sidecast::app::{App, AppName, Reaction, Source, VipPresence};
 use sidecast::bgp::peer::{self, ConnId, Peer, PeerConfig};
 use sidecast::bgp::{
     DecodeContext, Framer, MAX_LEN_EXTENDED, Message, PathAttributes, SessionType, decode,
@@ -757,6 +757,19 @@ impl World {
             .keys()
             .find(|prefix| !self.addresses.contains_key(prefix));
         assert_eq!(missing, None, "{}", story());
+        // What is not announced leads nobody here, this host itself apart.
+        let always = |prefix: &Prefix| {
+            let mut apps = self.core.apps(self.now).into_iter();
+            apps.any(|view| {
+                let definition = self.core.definition(&view.name).expect("it is there");
+                let holds = view.vips.iter().any(|vip| vip.prefix == *prefix);
+                holds && definition.vip_presence == VipPresence::Always
+            })
+        };
+        let stray = self.addresses.iter().find(|(prefix, address)| {
+            **address != Address::Foreign && !expected.contains_key(prefix) && !always(prefix)
+        });
+        assert_eq!(stray, None, "{}", story());
     }
 }
 

@@ -21,6 +21,7 @@ sidecast_lab::tests! {
         a_short_ipv6_prefix_is_leased_as_a_route;
     needs ["bird", "birdc", "ip"]:
         a_lease_is_longer_than_the_hold_time_and_ends,
+        a_lease_that_ended_while_we_stood_still_is_said_and_made_up_for,
         what_gocast_left_is_taken_over_and_what_others_put_there_is_not,
         lo_is_brought_up,
         ipv6_switched_off_is_met_with_words,
@@ -413,6 +414,34 @@ fn a_lease_is_longer_than_the_hold_time_and_ends() {
         let forever = all.iter().all(|i| i["valid_life_time"] == FOREVER);
         expect(forever && all.len() == 2, format!("{all:?}"))
     });
+}
+
+/// As after a long pause of the whole machine.
+fn a_lease_that_ended_while_we_stood_still_is_said_and_made_up_for() {
+    let site = Site::new();
+    let _services = site.a.services();
+    let _router = Bird::router(&site.router, &[site.a.session("a")]);
+    let config = format!("agent: {{vip_lease: 5s}}\n{}", site.a.config("", ""));
+    let sidecast = Sidecast::start(&site.a.network, &config);
+    site.answered_by("a", PATIENCE);
+    sidecast.signal(Signal::SIGSTOP);
+    until(PATIENCE, "the leases end", || {
+        expect(site.a.vips().is_empty(), format!("{:?}", site.a.vips()))
+    });
+    sidecast.signal(Signal::SIGCONT);
+    until(PATIENCE, "both addresses are back", || {
+        expect(site.a.vips().len() == 2, format!("{:?}", site.a.vips()))
+    });
+    let log = sidecast.log();
+    for vip in [VIP4, VIP6] {
+        let said = log
+            .lines()
+            .filter(|line| line.contains(vip))
+            .collect::<Vec<_>>();
+        let ended = said.iter().any(|line| line.contains("its lease ended"));
+        let blamed = said.iter().any(|line| line.contains("somebody else"));
+        assert!(ended && !blamed, "{vip}: {said:?}");
+    }
 }
 
 fn what_gocast_left_is_taken_over_and_what_others_put_there_is_not() {

@@ -20,10 +20,15 @@ pub(super) struct Kernel {
     doubtful: BTreeSet<Prefix>,
     /// Removed by us of late: the kernel's own report of it, on another socket, may be still to come.
     removed: BTreeMap<Prefix, Instant>,
-    /// When an address's lease is due for renewal.
-    leases: BTreeMap<Prefix, Instant>,
+    leases: BTreeMap<Prefix, Lease>,
     next: u64,
     jitter: Jitter,
+}
+
+struct Lease {
+    /// `None`: it is due, or left to end.
+    renew_at: Option<Instant>,
+    ends: Instant,
 }
 
 struct Retry {
@@ -141,9 +146,12 @@ impl Kernel {
     /// Renews what is there, is wanted, and has no lease that runs on. What is owed its removal is not
     /// renewed: should that go on failing, the lease ends it.
     fn renew(&mut self, now: Instant, desired: &Desired, plan: &mut Plan) {
-        self.leases.retain(|_, at| now < *at);
+        for lease in self.leases.values_mut() {
+            lease.renew_at = lease.renew_at.filter(|at| now < *at);
+        }
         for prefix in desired.addresses.keys() {
-            if !self.leases.contains_key(prefix)
+            let lease = self.leases.get(prefix);
+            if lease.is_none_or(|lease| lease.renew_at.is_none())
                 && let Some(step) = renewal(&self.applied, desired, prefix)
             {
                 self.issue(step, plan);
@@ -175,11 +183,15 @@ impl Kernel {
             if result == StepResult::Foreign {
                 info!("{prefix} was there before us: used, and left alone");
                 self.applied.adopt_foreign(*prefix);
-                self.settle_doubt(now, prefix);
+                self.settle_doubt(prefix);
                 return;
             }
             if let Some(lifetime) = lifetime {
-                self.leases.insert(*prefix, now + *lifetime / 3);
+                let lease = Lease {
+                    renew_at: Some(now + *lifetime / 3),
+                    ends: now + *lifetime,
+                };
+                self.leases.insert(*prefix, lease);
             }
         }
         if let Step::RemoveAddress { prefix } = step {
@@ -192,14 +204,16 @@ impl Kernel {
         debug!("{}: {result:?}", words(step));
         self.applied.apply(step);
         if let Step::AddAddress { prefix, .. } = step {
-            self.settle_doubt(now, prefix);
+            self.settle_doubt(prefix);
         }
     }
 
     /// What vanished while the step was under way may have gone after it was looked at: once more.
-    fn settle_doubt(&mut self, now: Instant, prefix: &Prefix) {
+    fn settle_doubt(&mut self, prefix: &Prefix) {
         if self.doubtful.remove(prefix) {
-            self.lost(now, *prefix);
+            debug!("{prefix} vanished meanwhile, before or after");
+            self.leases.remove(prefix);
+            self.applied.lost.insert(*prefix);
         }
     }
 
@@ -228,6 +242,7 @@ impl Kernel {
             let doubtful = self.doubtful.remove(&prefix);
             if doubtful || self.applied.lost.contains(&prefix) {
                 self.applied.forget(&prefix);
+                self.leases.remove(&prefix);
             }
         }
     }
@@ -236,23 +251,32 @@ impl Kernel {
     pub fn lost(&mut self, now: Instant, prefix: Prefix) -> bool {
         let echo = self.removed.remove(&prefix);
         let echo = echo.is_some_and(|at| now < at + ECHO);
+        let lease = self.leases.get(&prefix);
+        let ended = lease.is_some_and(|lease| lease.ends <= now);
         let under_way = |step: &&Step| step.subject() == Subject::Address(prefix);
         match self.under_way.values().find(under_way) {
             // It is what we asked for, or makes it needless.
             Some(Step::RemoveAddress { .. }) => return self.applied.lost.insert(prefix),
-            Some(_) => return self.doubtful.insert(prefix),
+            Some(_) => {
+                if ended {
+                    warn!("{prefix}: {ENDED}");
+                }
+                return self.doubtful.insert(prefix);
+            }
             None => {}
         }
         if !self.applied.addressed(&prefix) {
             return false;
         }
+        self.leases.remove(&prefix);
         if echo {
             // Most likely our own doing before we put it back; to put it back once more does no harm.
             debug!("{prefix} was removed, by us or by somebody else");
+        } else if ended {
+            warn!("{prefix}: {ENDED}");
         } else {
             warn!("{prefix} was removed by somebody else");
         }
-        self.leases.remove(&prefix);
         self.applied.lost.insert(prefix)
     }
 
@@ -270,7 +294,8 @@ impl Kernel {
 
     /// Frees what may be tried again; `true` where there is something to do.
     pub fn handle_timeout(&mut self, now: Instant) -> bool {
-        let mut due = self.leases.values().any(|at| *at <= now);
+        let mut leases = self.leases.values().filter_map(|lease| lease.renew_at);
+        let mut due = leases.any(|at| at <= now);
         for retry in self.retries.values_mut() {
             if retry.at.is_some_and(|at| at <= now) {
                 retry.at = None;
@@ -291,8 +316,8 @@ impl Kernel {
         for retry in self.retries.values() {
             soonest.add(retry.at, ());
         }
-        for at in self.leases.values() {
-            soonest.add(Some(*at), ());
+        for lease in self.leases.values() {
+            soonest.add(lease.renew_at, ());
         }
         soonest.get().map(|(at, ())| at)
     }
@@ -328,5 +353,6 @@ fn words(step: &Step) -> String {
 const FIRST: Duration = Duration::from_millis(200);
 const LONGEST: Duration = Duration::from_secs(10);
 const PERMANENT: Duration = Duration::from_secs(30);
+const ENDED: &str = "its lease ended before it was renewed";
 /// How long the report of a removal may be on its way.
 const ECHO: Duration = Duration::from_secs(1);

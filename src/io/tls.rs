@@ -3,18 +3,16 @@
 //! Left out: ChaCha20-Poly1305, which servers offer only beside AES; ALPN, as HTTP/1.1 needs none; session
 //! resumption, since connections are not kept and a check asks as a new client would.
 
+mod provider;
+
 use super::stream::Stream;
 use futures_rustls::TlsConnector;
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
-use rustls::crypto::ring::{self, cipher_suite as suite};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme, SupportedCipherSuite,
-    version,
-};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme, version};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,7 +37,7 @@ impl Config {
             Some(path) => store(certificates(path)?),
             None => system_roots(),
         };
-        let trusting = builder(provider())?.with_root_certificates(roots);
+        let trusting = builder(provider::aes_only())?.with_root_certificates(roots);
         let config = match &files.identity {
             Some((cert, key)) => trusting
                 .with_client_auth_cert(certificates(cert)?, private_key(key)?)
@@ -51,7 +49,7 @@ impl Config {
 
     /// Takes any certificate.
     pub(super) fn insecure() -> io::Result<Self> {
-        let provider = provider();
+        let provider = provider::aes_only();
         let schemes = provider
             .signature_verification_algorithms
             .supported_schemes();
@@ -76,13 +74,6 @@ impl Config {
 }
 
 type Builder = rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>;
-
-fn provider() -> CryptoProvider {
-    CryptoProvider {
-        cipher_suites: AES.to_vec(),
-        ..ring::default_provider()
-    }
-}
 
 fn builder(provider: CryptoProvider) -> io::Result<Builder> {
     ClientConfig::builder_with_provider(Arc::new(provider))
@@ -176,14 +167,6 @@ impl ServerCertVerifier for Anybody {
     }
 }
 
-const AES: [SupportedCipherSuite; 6] = [
-    suite::TLS13_AES_256_GCM_SHA384,
-    suite::TLS13_AES_128_GCM_SHA256,
-    suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
-    suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
-    suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
-    suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
-];
 /// Debian and Alpine, Fedora, openSUSE.
 const BUNDLES: [&str; 3] = [
     "/etc/ssl/certs/ca-certificates.crt",

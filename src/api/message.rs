@@ -192,7 +192,7 @@ pub fn asks_for_json(headers: &[(String, String)]) -> bool {
             kind.eq_ignore_ascii_case("application/json")
                 && !parts.any(|p| {
                     p.strip_prefix("q=")
-                        .and_then(|q| q.parse::<f32>().ok())
+                        .and_then(|q| q.parse::<f64>().ok())
                         .is_some_and(|q| q <= 0.0)
                 })
         })

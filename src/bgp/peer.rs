@@ -16,6 +16,7 @@ mod session;
 #[cfg(test)]
 mod tests;
 
+use litemap::LiteMap;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -41,7 +42,7 @@ pub struct Peer {
     /// As the outside was last told.
     shown: StateName,
     /// Those whose TCP is up: at most one that we opened and one that the peer opened.
-    connections: BTreeMap<ConnId, Connection>,
+    connections: LiteMap<ConnId, Connection>,
     last_conn: u64,
     retry: Retry,
     offer: Offer,
@@ -158,7 +159,7 @@ impl Peer {
         Self {
             state: State::Idle { restart_at: None },
             shown: StateName::Idle,
-            connections: BTreeMap::new(),
+            connections: LiteMap::new(),
             last_conn: 0,
             retry: Retry::new(config.connect_retry, jitter_seed),
             offer: Offer::default(),

@@ -5,7 +5,8 @@
 //! down, and the peer's AdminDown is no failure. Our control plane bit is 0: BFD shares this process's
 //! fate, so that its end during a planned restart does not say that the host is gone (RFC 5882 §4.3).
 
-use std::collections::{BTreeMap, VecDeque};
+use litemap::LiteMap;
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::num::NonZeroU32;
 use std::time::Instant;
@@ -19,7 +20,7 @@ use crate::discovery::{Network, PeerName, PeerNetwork};
 use crate::timer::{Jitter, Soonest};
 
 pub(super) struct Bfds {
-    sessions: BTreeMap<PeerName, Entry>,
+    sessions: LiteMap<PeerName, Entry>,
     jitter: Jitter,
     outputs: VecDeque<Output>,
     verdicts: VecDeque<(PeerName, Verdict)>,
@@ -43,7 +44,7 @@ pub(super) enum Verdict {
 impl Bfds {
     pub fn new(seed: u64) -> Self {
         Self {
-            sessions: BTreeMap::new(),
+            sessions: LiteMap::new(),
             jitter: Jitter::new(seed),
             outputs: VecDeque::new(),
             verdicts: VecDeque::new(),
@@ -59,7 +60,7 @@ impl Bfds {
         bgp: &Bgp,
         known: impl Fn(&PeerName) -> bool,
     ) {
-        let mut wanted: BTreeMap<PeerName, (Bfd, BfdPath)> = BTreeMap::new();
+        let mut wanted: LiteMap<PeerName, (Bfd, BfdPath)> = LiteMap::new();
         for (name, peer) in network.peers.iter().filter(|(name, _)| known(name)) {
             let settings = bgp.peers.get(peer.settings_index);
             if let Some(settings) = settings.and_then(|settings| settings.bfd) {

@@ -1,6 +1,7 @@
 //! What Consul says: which apps there are because of it, and what its checks say of them. Where it says
 //! nothing, what is known stays: for ever, or for `consul_grace`.
 
+use litemap::LiteMap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -35,14 +36,14 @@ pub(super) struct Discovery {
     /// Those that ask for an announcement, by their ids.
     pub(super) services: BTreeMap<String, Service>,
     /// When those were first seen that are new: their checks may be on the way still.
-    new: BTreeMap<String, Instant>,
+    new: LiteMap<String, Instant>,
     /// The services were heard of from Consul itself, not only from the state file.
     pub(super) confirmed: bool,
     /// Which instance goes by which name.
-    names: BTreeMap<AppName, String>,
+    names: LiteMap<AppName, String>,
     node: Option<Checks>,
     agent: Option<Checks>,
-    failures: BTreeMap<Query, Failure>,
+    failures: LiteMap<Query, Failure>,
     outage: Option<Instant>,
     /// What passed before a restart, by the services' ids: counts while Consul has not answered since.
     pub(super) passed: BTreeSet<String>,

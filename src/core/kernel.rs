@@ -1,7 +1,8 @@
 //! What is applied in the kernel and on the way there: steps under way, leases to renew, failures to
 //! try again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use litemap::LiteMap;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
@@ -13,14 +14,14 @@ use crate::timer::{Backoff, Jitter, Soonest};
 
 pub(super) struct Kernel {
     applied: Applied,
-    under_way: BTreeMap<StepId, Step>,
+    under_way: LiteMap<StepId, Step>,
     busy: BTreeSet<Subject>,
-    retries: BTreeMap<Subject, Retry>,
+    retries: LiteMap<Subject, Retry>,
     /// Vanished while a step was adding or renewing them: which came first is not known.
     doubtful: BTreeSet<Prefix>,
     /// Removed by us of late: the kernel's own report of it, on another socket, may be still to come.
-    removed: BTreeMap<Prefix, Instant>,
-    leases: BTreeMap<Prefix, Lease>,
+    removed: LiteMap<Prefix, Instant>,
+    leases: LiteMap<Prefix, Lease>,
     next: u64,
     jitter: Jitter,
 }
@@ -52,12 +53,12 @@ impl Kernel {
     pub fn new(seed: u64) -> Self {
         Self {
             applied: Applied::default(),
-            under_way: BTreeMap::new(),
+            under_way: LiteMap::new(),
             busy: BTreeSet::new(),
-            retries: BTreeMap::new(),
+            retries: LiteMap::new(),
             doubtful: BTreeSet::new(),
-            removed: BTreeMap::new(),
-            leases: BTreeMap::new(),
+            removed: LiteMap::new(),
+            leases: LiteMap::new(),
             next: 0,
             jitter: Jitter::new(seed),
         }
@@ -114,17 +115,19 @@ impl Kernel {
             Move::Kernel(step) => Some((step.subject(), step)),
             Move::Advertise(_) => None,
         });
-        let wanted: BTreeMap<Subject, &Step> = wanted.collect();
+        let wanted: LiteMap<Subject, &Step> = wanted.collect();
         let applied = &self.applied;
-        self.retries.retain(|subject, retry| {
+        for (subject, retry) in self.retries.iter_mut() {
             if let Some(step) = wanted.get(subject) {
                 retry.at = retry.at.filter(|_| **step == retry.step);
-                return true;
             }
-            let Subject::Address(prefix) = subject else {
-                return false;
-            };
-            renewal(applied, desired, prefix).is_some_and(|step| step == retry.step)
+        }
+        self.retries.retain(|subject, retry| match subject {
+            _ if wanted.contains_key(subject) => true,
+            Subject::Address(prefix) => {
+                renewal(applied, desired, prefix).is_some_and(|step| step == retry.step)
+            }
+            _ => false,
         });
     }
 
@@ -146,7 +149,7 @@ impl Kernel {
     /// Renews what is there, is wanted, and has no lease that runs on. What is owed its removal is not
     /// renewed: should that go on failing, the lease ends it.
     fn renew(&mut self, now: Instant, desired: &Desired, plan: &mut Plan) {
-        for lease in self.leases.values_mut() {
+        for (_, lease) in self.leases.iter_mut() {
             lease.renew_at = lease.renew_at.filter(|at| now < *at);
         }
         for prefix in desired.addresses.keys() {
@@ -296,7 +299,7 @@ impl Kernel {
     pub fn handle_timeout(&mut self, now: Instant) -> bool {
         let mut leases = self.leases.values().filter_map(|lease| lease.renew_at);
         let mut due = leases.any(|at| at <= now);
-        for retry in self.retries.values_mut() {
+        for (_, retry) in self.retries.iter_mut() {
             if retry.at.is_some_and(|at| at <= now) {
                 retry.at = None;
                 due = true;
@@ -307,8 +310,9 @@ impl Kernel {
 
     /// Something changed in the kernel: what failed may be tried at once; `true` where there is any.
     pub fn retry_now(&mut self) -> bool {
-        let waiting = self.retries.values_mut().filter(|r| r.at.is_some());
-        waiting.map(|retry| retry.at = None).count() > 0
+        let retries = self.retries.iter_mut();
+        let waiting = retries.filter(|(_, retry)| retry.at.is_some());
+        waiting.map(|(_, retry)| retry.at = None).count() > 0
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {

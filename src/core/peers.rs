@@ -1,6 +1,7 @@
 //! The sessions: one machine for each peer that the network has, from start on.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use litemap::LiteMap;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::time::{Duration, Instant};
 
@@ -28,7 +29,7 @@ pub(super) struct Host {
 }
 
 pub(super) struct Peers {
-    sessions: BTreeMap<PeerName, Session>,
+    sessions: LiteMap<PeerName, Session>,
     routes: Routes,
     /// What is in `routes` is all there is to announce; after a restart that takes a while to be known.
     complete: bool,
@@ -64,7 +65,7 @@ struct Setup {
 impl Peers {
     pub fn new(seed: u64) -> Self {
         Self {
-            sessions: BTreeMap::new(),
+            sessions: LiteMap::new(),
             routes: Routes::new(),
             complete: false,
             unseen: BTreeSet::new(),
@@ -126,9 +127,9 @@ impl Peers {
         configured.or_else(in_use).or(network.router_id)
     }
 
-    fn setups(&self, now: Instant, network: &Network, bgp: &Bgp) -> BTreeMap<PeerName, Setup> {
+    fn setups(&self, now: Instant, network: &Network, bgp: &Bgp) -> LiteMap<PeerName, Setup> {
         let Some(router_id) = self.router_id(network, bgp) else {
-            return BTreeMap::new();
+            return LiteMap::new();
         };
         let setup = |(name, peer): (&PeerName, &PeerNetwork)| {
             let settings = bgp.peers.get(peer.settings_index)?;

@@ -7,6 +7,7 @@
 use crate::core::BfdPath;
 use crate::discovery::PeerName;
 use crate::timer::Jitter;
+use litemap::LiteMap;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{
@@ -14,7 +15,6 @@ use nix::sys::socket::{
     SockType, SockaddrIn, SockaddrIn6, SockaddrStorage, sockopt,
 };
 use smol::Async;
-use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -23,10 +23,10 @@ use std::task::Poll;
 
 /// All BFD sockets. Without a session there is none.
 pub struct BfdSockets {
-    receivers: BTreeMap<Kind, Async<UdpSocket>>,
-    senders: BTreeMap<PeerName, Sender>,
+    receivers: LiteMap<Kind, Async<UdpSocket>>,
+    senders: LiteMap<PeerName, Sender>,
     /// What was last said of a socket to receive on that could not be opened.
-    complaints: BTreeMap<Kind, String>,
+    complaints: LiteMap<Kind, String>,
     jitter: Jitter,
 }
 
@@ -55,9 +55,9 @@ impl BfdSockets {
     /// The seed chooses source ports.
     pub fn new(seed: u64) -> Self {
         Self {
-            receivers: BTreeMap::new(),
-            senders: BTreeMap::new(),
-            complaints: BTreeMap::new(),
+            receivers: LiteMap::new(),
+            senders: LiteMap::new(),
+            complaints: LiteMap::new(),
             jitter: Jitter::new(seed),
         }
     }

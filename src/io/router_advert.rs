@@ -5,6 +5,7 @@
 //! Left out: answers to solicitations; we speak again soon enough.
 
 use crate::io::sockopt::{Icmp6Blocked, Icmp6Filter, Ipv6MulticastLoop};
+use litemap::LiteMap;
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{
     self as nixsocket, AddressFamily, MsgFlags, SetSockOpt, SockFlag, SockProtocol, SockType,
@@ -13,7 +14,7 @@ use nix::sys::socket::{
 use smol::channel::{self, Receiver, Sender};
 use smol::future::FutureExt;
 use smol::{LocalExecutor, Timer};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{Ipv6Addr, SocketAddrV6};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
@@ -22,14 +23,14 @@ use std::time::Duration;
 /// Speaks on a set of interfaces.
 pub struct Advertiser {
     executor: Rc<LocalExecutor<'static>>,
-    links: BTreeMap<String, (Sender<()>, smol::Task<()>)>,
+    links: LiteMap<String, (Sender<()>, smol::Task<()>)>,
 }
 
 impl Advertiser {
     pub fn new(executor: &Rc<LocalExecutor<'static>>) -> Self {
         Self {
             executor: executor.clone(),
-            links: BTreeMap::new(),
+            links: LiteMap::new(),
         }
     }
 

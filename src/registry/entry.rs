@@ -1,6 +1,7 @@
 //! The life of one app: what its monitors say, whether it may be announced now, and how long what it
 //! leaves behind stays.
 
+use litemap::LiteMap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -41,7 +42,7 @@ pub(super) struct Entry {
     /// The full announcement was wanted at least once.
     started: bool,
     /// VIPs that were announced and are not any more, since when: their addresses linger.
-    withdrawn: BTreeMap<Prefix, Instant>,
+    withdrawn: LiteMap<Prefix, Instant>,
     nat_wanted: bool,
     wants: Vec<Want>,
     state: AppState,
@@ -125,7 +126,7 @@ impl Entry {
             hold: None,
             stance: Stance::Silent,
             started: false,
-            withdrawn: BTreeMap::new(),
+            withdrawn: LiteMap::new(),
             nat_wanted: false,
             wants: Vec::new(),
             state: AppState::Pending,

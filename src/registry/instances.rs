@@ -93,8 +93,11 @@ impl Registry {
         info!("app {old}: is {} from now on", app.name);
         entry.app.name = app.name.clone();
         self.apps.insert(app.name.clone(), entry);
-        let held = self.claims.values_mut().filter(|holder| **holder == old);
-        held.for_each(|holder| *holder = app.name.clone());
+        for (_, holder) in self.claims.iter_mut() {
+            if *holder == old {
+                *holder = app.name.clone();
+            }
+        }
         self.redefined = true;
     }
 

@@ -12,6 +12,7 @@ mod policy;
 mod show;
 mod view;
 
+use litemap::LiteMap;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -114,9 +115,9 @@ pub enum Output {
 pub struct Registry {
     apps: BTreeMap<AppName, Entry>,
     /// Who holds a VIP.
-    claims: BTreeMap<Prefix, AppName>,
+    claims: LiteMap<Prefix, AppName>,
     /// What apps that are gone or were replaced leave behind.
-    leaving: BTreeMap<Prefix, Leaving>,
+    leaving: LiteMap<Prefix, Leaving>,
     drains: BTreeSet<AppName>,
     drain_all: bool,
     agent: Agent,
@@ -148,8 +149,8 @@ impl Registry {
     pub fn new(agent: Agent, seed: u64) -> Self {
         Self {
             apps: BTreeMap::new(),
-            claims: BTreeMap::new(),
-            leaving: BTreeMap::new(),
+            claims: LiteMap::new(),
+            leaving: LiteMap::new(),
             drains: BTreeSet::new(),
             drain_all: false,
             agent,

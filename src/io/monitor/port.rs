@@ -10,6 +10,7 @@ use crate::health::Outcome;
 use crate::net::Family;
 use crate::netlink::message::{Answer, Messages, Request};
 use crate::netlink::sock_diag::{self, Socket, TCP_CLOSE, TCP_LISTEN};
+use litemap::LiteMap;
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::{Ipv6V6Only, ReceiveTimeout, ReuseAddr};
 use nix::sys::socket::{
@@ -68,9 +69,9 @@ pub(super) struct Ports {
     /// Protocols for which the kernel has no sock_diag; said once.
     missing: RefCell<BTreeSet<Protocol>>,
     /// What binding told a moment ago.
-    tested: RefCell<BTreeMap<(Protocol, u16), (Instant, PortState)>>,
+    tested: RefCell<LiteMap<(Protocol, u16), (Instant, PortState)>>,
     /// By cookie, whether a socket is our own. Cookies are never used again.
-    ours: RefCell<BTreeMap<u64, bool>>,
+    ours: RefCell<LiteMap<u64, bool>>,
 }
 
 impl Ports {

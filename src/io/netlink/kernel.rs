@@ -18,6 +18,7 @@ use crate::netlink::route::{
 use crate::netlink::{
     EACCES, EADDRNOTAVAIL, EAFNOSUPPORT, EEXIST, ENODEV, ENOENT, EOPNOTSUPP, NetlinkError,
 };
+use litemap::LiteMap;
 use nix::sys::socket::SockProtocol;
 use smol::Timer;
 use std::collections::{BTreeMap, BTreeSet};
@@ -65,7 +66,7 @@ pub struct Kernel {
     nat: Option<Nat>,
     look: Option<Look>,
     /// What this one added or adopted, and whether with a lease.
-    mine: BTreeMap<(u32, Prefix), bool>,
+    mine: LiteMap<(u32, Prefix), bool>,
 }
 
 /// The addresses as they were a moment ago. A burst of steps looks once.
@@ -83,7 +84,7 @@ impl Kernel {
             route: Socket::open(SockProtocol::NetlinkRoute)?.strict(),
             nat: None,
             look: None,
-            mine: BTreeMap::new(),
+            mine: LiteMap::new(),
         })
     }
 
@@ -93,7 +94,7 @@ impl Kernel {
             route: route.strict(),
             nat: Some(Nat::over(nat)),
             look: None,
-            mine: BTreeMap::new(),
+            mine: LiteMap::new(),
         }
     }
 

@@ -5,6 +5,7 @@
 
 mod provider;
 
+use super::monitor::is_own_want;
 use super::stream::Stream;
 use futures_rustls::TlsConnector;
 use rustls::client::Resumption;
@@ -35,7 +36,7 @@ impl Config {
     pub(super) fn read(files: &Files) -> io::Result<Self> {
         let roots = match &files.ca {
             Some(path) => store(certificates(path)?),
-            None => system_roots(),
+            None => system_roots(|path| std::fs::read(path))?,
         };
         let trusting = builder(provider::aes_only())?.with_root_certificates(roots);
         let config = match &files.identity {
@@ -82,21 +83,27 @@ fn builder(provider: CryptoProvider) -> io::Result<Builder> {
 }
 
 /// The system's certificate authorities, for services of one's own; Mozilla's, built in, where the image
-/// has none.
-fn system_roots() -> RootCertStore {
-    let found = std::env::var_os("SSL_CERT_FILE")
-        .into_iter()
-        .chain(BUNDLES.iter().map(Into::into))
-        .find_map(|path| std::fs::read(path).ok());
-    let certs = found
-        .iter()
-        .flat_map(|pem| CertificateDer::pem_slice_iter(pem))
-        .filter_map(Result::ok);
+/// has none. That there is no descriptor left to read them does not say that there are none.
+fn system_roots(read: impl Fn(&Path) -> io::Result<Vec<u8>>) -> io::Result<RootCertStore> {
+    let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+    let places = named.into_iter().chain(BUNDLES.map(PathBuf::from));
+    let mut found = Vec::new();
+    for path in places {
+        match read(&path) {
+            Ok(pem) => {
+                found = pem;
+                break;
+            }
+            Err(error) if is_own_want(&error) => return Err(error),
+            Err(_) => {}
+        }
+    }
+    let certs = CertificateDer::pem_slice_iter(&found).filter_map(Result::ok);
     let mut roots = store(certs);
     if roots.is_empty() {
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     }
-    roots
+    Ok(roots)
 }
 
 /// Those that cannot be read as an authority are passed over: bundles hold oddities.
@@ -173,3 +180,22 @@ const BUNDLES: [&str; 3] = [
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/ca-bundle.pem",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::errno::Errno;
+
+    #[test]
+    fn the_built_in_authorities_stand_in_for_missing_ones_only() {
+        let refused = |errno: Errno| system_roots(move |_| Err(errno.into()));
+        assert_eq!(
+            refused(Errno::ENOENT).unwrap().len(),
+            webpki_roots::TLS_SERVER_ROOTS.len()
+        );
+        for errno in [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM] {
+            let error = refused(errno).unwrap_err();
+            assert!(is_own_want(&error), "{error}");
+        }
+    }
+}

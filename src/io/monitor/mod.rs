@@ -50,9 +50,8 @@ pub struct Checker {
     queues: RefCell<Queues>,
     blocking: Blocking,
     chance: RefCell<Jitter>,
-    /// By "certificates are not verified"; made at the first check that needs it.
     #[cfg(feature = "tls")]
-    tls: RefCell<BTreeMap<bool, tls::Config>>,
+    tls: Tls,
 }
 
 impl Checker {
@@ -66,7 +65,7 @@ impl Checker {
             blocking: Blocking::default(),
             chance: RefCell::new(Jitter::new(seed)),
             #[cfg(feature = "tls")]
-            tls: RefCell::default(),
+            tls: Tls::default(),
         }
     }
 
@@ -204,13 +203,7 @@ impl Checker {
 
     #[cfg(feature = "tls")]
     async fn over_tls(&self, host: &str, insecure: bool, stream: Stream) -> io::Result<Stream> {
-        let known = self.tls.borrow().get(&insecure).cloned();
-        let config = match known {
-            Some(config) => config,
-            None if insecure => tls::Config::insecure()?,
-            None => smol::unblock(|| tls::Config::read(&tls::Files::default())).await?,
-        };
-        self.tls.borrow_mut().insert(insecure, config.clone());
+        let config = self.tls.config(insecure).await?;
         config.open(host, stream).await
     }
 
@@ -219,6 +212,27 @@ impl Checker {
         Err(io::Error::other(
             "this sidecast was built without TLS: use http, or a build with it",
         ))
+    }
+}
+
+/// What checks over TLS need to know, each made at the first that needs it. Checks that begin together wait
+/// for one of them: a thousand would else read the system's authorities a thousand times at once.
+#[cfg(feature = "tls")]
+#[derive(Default)]
+struct Tls {
+    verifying: smol::lock::OnceCell<tls::Config>,
+    trusting: smol::lock::OnceCell<tls::Config>,
+}
+
+#[cfg(feature = "tls")]
+impl Tls {
+    async fn config(&self, insecure: bool) -> io::Result<&tls::Config> {
+        if insecure {
+            let make = || async { tls::Config::insecure() };
+            return self.trusting.get_or_try_init(make).await;
+        }
+        let read = || smol::unblock(|| tls::Config::read(&tls::Files::default()));
+        self.verifying.get_or_try_init(read).await
     }
 }
 
@@ -280,7 +294,7 @@ impl Blocking {
 }
 
 /// Whether an error is our own want of descriptors or memory, and says nothing about the service.
-fn is_own_want(error: &io::Error) -> bool {
+pub(in crate::io) fn is_own_want(error: &io::Error) -> bool {
     use nix::errno::Errno;
     matches!(
         error.raw_os_error().map(Errno::from_raw),

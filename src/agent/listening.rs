@@ -4,11 +4,12 @@ use super::Executor;
 use crate::bgp::{Cease, Notification};
 use crate::core::{Core, NotAdmitted, Transport, Ttl};
 use crate::io::bgp_listen::{Accepted, Acceptor, Expected};
+use litemap::LiteMap;
 use smol::Timer;
 use smol::channel::Sender;
 use smol::future::FutureExt;
 use smol::io::{AsyncReadExt, AsyncWriteExt};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -107,8 +108,8 @@ impl Listening {
 /// holds, of the distances the larger. Also the addresses whose passwords differ.
 fn by_address(
     peers: impl Iterator<Item = (IpAddr, Expected)>,
-) -> (BTreeMap<IpAddr, Expected>, BTreeSet<IpAddr>) {
-    let (mut all, mut unlike) = (BTreeMap::<IpAddr, Expected>::new(), BTreeSet::new());
+) -> (LiteMap<IpAddr, Expected>, BTreeSet<IpAddr>) {
+    let (mut all, mut unlike) = (LiteMap::<IpAddr, Expected>::new(), BTreeSet::new());
     for (addr, expected) in peers {
         let Some(first) = all.get_mut(&addr) else {
             all.insert(addr, expected);

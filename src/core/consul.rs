@@ -34,7 +34,7 @@ pub enum Report {
 #[derive(Default)]
 pub(super) struct Discovery {
     /// Those that ask for an announcement, by their ids.
-    pub(super) services: BTreeMap<String, Service>,
+    pub(super) services: LiteMap<String, Service>,
     /// When those were first seen that are new: their checks may be on the way still.
     new: LiteMap<String, Instant>,
     /// The services were heard of from Consul itself, not only from the state file.
@@ -132,7 +132,7 @@ impl Core {
         let tagged = services
             .into_iter()
             .filter(|service| is_tagged(&service.tags, &settings.match_tag));
-        let mut new: BTreeMap<String, Service> = tagged.map(|s| (s.id.clone(), s)).collect();
+        let mut new: LiteMap<String, Service> = tagged.map(|s| (s.id.clone(), s)).collect();
         if !complete {
             // What cannot be seen may be there all the same.
             let known = self.discovery.services.iter();

@@ -242,7 +242,8 @@ fn receive(kind: Kind, socket: &UdpSocket) -> nix::Result<Option<Datagram>> {
     let length = message.bytes;
     let Some(from) = from else { return Ok(None) };
     if !kind.multihop && ttl != Some(TTL.into()) {
-        log::debug!("BFD packet from {from} dropped: TTL {ttl:?}, not 255 (RFC 5881 section 5)");
+        let ttl = ttl.map_or_else(|| "unknown".to_owned(), |ttl| ttl.to_string());
+        log::debug!("BFD packet from {from} dropped: TTL {ttl}, not 255 (RFC 5881 section 5)");
         return Ok(None);
     }
     Ok(Some(Datagram {

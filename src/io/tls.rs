@@ -13,7 +13,9 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme, version};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme, version,
+};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -70,7 +72,18 @@ impl Config {
     pub(super) async fn open(&self, host: &str, stream: Stream) -> io::Result<Stream> {
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
         let connector = TlsConnector::from(Arc::clone(&self.0));
-        Ok(Box::new(connector.connect(name, stream).await?))
+        let connected = connector.connect(name, stream).await;
+        Ok(Box::new(connected.map_err(explained)?))
+    }
+}
+
+/// What rustls has no word of its own for is said in the verifier's.
+fn explained(error: io::Error) -> io::Error {
+    match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        Some(rustls::Error::InvalidCertificate(CertificateError::Other(why))) => {
+            io::Error::new(error.kind(), format!("invalid peer certificate: {why}"))
+        }
+        _ => error,
     }
 }
 

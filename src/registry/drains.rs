@@ -18,8 +18,7 @@ impl Registry {
             None => self.drain_all = true,
         }
         let chosen = |entry: &&mut Entry| name.is_none_or(|name| entry.app.is_called(name));
-        self.apps
-            .values_mut()
+        self.entries()
             .filter(chosen)
             .for_each(|entry| entry.start_drain(now, false));
         self.settle_all(now);
@@ -28,8 +27,7 @@ impl Registry {
     /// Drains all because the process is about to end.
     pub fn drain_for_exit(&mut self, now: Instant) {
         self.exiting = true;
-        self.apps
-            .values_mut()
+        self.entries()
             .for_each(|entry| entry.start_drain(now, true));
         self.settle_all(now);
     }
@@ -53,7 +51,7 @@ impl Registry {
             }
         }
         let (all, drains) = (self.drain_all, &self.drains);
-        for entry in self.apps.values_mut() {
+        for (_, entry) in self.apps.iter_mut() {
             if !all && !drains.iter().any(|name| entry.app.is_called(name)) {
                 entry.drain = None;
             }
@@ -64,11 +62,7 @@ impl Registry {
     /// Whether somebody waits for the peers' acknowledgement; from now on they count as asked.
     pub fn ask_acknowledgement(&mut self) -> bool {
         let mut any = false;
-        for drain in self
-            .apps
-            .values_mut()
-            .filter_map(|entry| entry.drain.as_mut())
-        {
+        for drain in self.entries().filter_map(|entry| entry.drain.as_mut()) {
             if drain.ack == Ack::Wanted {
                 drain.ack = Ack::Asked;
                 any = true;
@@ -79,11 +73,7 @@ impl Registry {
 
     /// The peers have what was sent before `ask_acknowledgement`.
     pub fn acknowledged(&mut self, now: Instant) {
-        for drain in self
-            .apps
-            .values_mut()
-            .filter_map(|entry| entry.drain.as_mut())
-        {
+        for drain in self.entries().filter_map(|entry| entry.drain.as_mut()) {
             if drain.ack == Ack::Asked {
                 drain.ack = Ack::Got;
             }

@@ -23,7 +23,7 @@ pub(super) struct Entry {
     /// Why the whole app is kept away; only those of the configuration and of Consul are kept like this.
     pub refusal: Option<String>,
     /// What stands against single VIPs.
-    pub problems: BTreeMap<Prefix, Problem>,
+    pub problems: LiteMap<Prefix, Problem>,
     pub drain: Option<Drain>,
     pub maintenance: bool,
     /// A route of it was out at least once.
@@ -112,7 +112,7 @@ impl Entry {
             app,
             checks,
             refusal: None,
-            problems: BTreeMap::new(),
+            problems: LiteMap::new(),
             drain: None,
             maintenance: false,
             was_announced: false,

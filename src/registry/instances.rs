@@ -130,7 +130,8 @@ impl Registry {
             }
             let old = holder.app.name.clone();
             let wants = |other: &App| other.vips.iter().any(|v| v.prefix() == vip);
-            let mut others = self.apps.range(AppName::resembling(app.service())..);
+            let from = self.apps.find_index(&AppName::resembling(app.service()));
+            let mut others = self.apps.iter().skip(from.unwrap_or_else(|at| at));
             let next = others.find(|(_, entry)| {
                 entry.serves() && are_instances(&app, &entry.app) && wants(&entry.app)
             });

@@ -13,7 +13,7 @@ mod show;
 mod view;
 
 use litemap::LiteMap;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -113,7 +113,7 @@ pub enum Output {
 
 /// All apps.
 pub struct Registry {
-    apps: BTreeMap<AppName, Entry>,
+    apps: LiteMap<AppName, Entry>,
     /// Who holds a VIP.
     claims: LiteMap<Prefix, AppName>,
     /// What apps that are gone or were replaced leave behind.
@@ -148,7 +148,7 @@ struct Leaving {
 impl Registry {
     pub fn new(agent: Agent, seed: u64) -> Self {
         Self {
-            apps: BTreeMap::new(),
+            apps: LiteMap::new(),
             claims: LiteMap::new(),
             leaving: LiteMap::new(),
             drains: BTreeSet::new(),
@@ -417,16 +417,20 @@ impl Registry {
         }
     }
 
+    fn entries(&mut self) -> impl Iterator<Item = &mut Entry> {
+        self.apps.iter_mut().map(|(_, entry)| entry)
+    }
+
     /// Clients come to the ports: for a while these are looked at more often.
     pub fn clients_seen(&mut self, now: Instant) {
         self.used_until = Some(now + USED_FOR);
-        let checks = self.apps.values_mut().flat_map(|entry| &mut entry.checks);
+        let checks = self.entries().flat_map(|entry| &mut entry.checks);
         checks.for_each(|check| check.clients_seen(now));
     }
 
     /// The monitors that `concerned` picks look again at once.
     pub fn recheck(&mut self, now: Instant, concerned: impl Fn(&MonitorSpec) -> bool) {
-        let checks = self.apps.values_mut().flat_map(|entry| &mut entry.checks);
+        let checks = self.entries().flat_map(|entry| &mut entry.checks);
         for check in checks.filter(|check| concerned(&check.monitor.spec)) {
             check.recheck(now);
         }
@@ -537,7 +541,7 @@ impl Registry {
             };
             Some((vip, problem?))
         });
-        let problems: BTreeMap<Prefix, Problem> = problems.collect();
+        let problems: LiteMap<Prefix, Problem> = problems.collect();
         let Some(entry) = self.apps.get_mut(name) else {
             return;
         };

@@ -82,7 +82,7 @@ impl Registry {
 
     /// Remembers which apps have a route out; `out` says it of a prefix.
     pub fn note_announced(&mut self, out: impl Fn(&Prefix) -> bool) {
-        for entry in self.apps.values_mut().filter(|entry| !entry.was_announced) {
+        for entry in self.entries().filter(|entry| !entry.was_announced) {
             entry.was_announced = entry.is_announcing() && entry.vips().any(|vip| out(&vip));
         }
     }

@@ -9,15 +9,15 @@ mod tls;
 use crate::app::HttpUrl;
 use crate::config::{Consul, Secret};
 use crate::consul::Answer;
-use crate::io::stream::Stream;
+use crate::io::stream::{self, Stream};
 use smol::Timer;
 use smol::future::FutureExt;
-use smol::net::TcpStream;
+use smol::net;
 use smol::net::unix::UnixStream;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Knows where Consul is and how to get in.
 pub struct Client {
@@ -138,8 +138,16 @@ impl Client {
 }
 
 async fn connect(url: &HttpUrl) -> io::Result<Stream> {
-    let stream = TcpStream::connect((url.host.as_str(), url.port)).await?;
-    Ok(Box::new(stream))
+    let deadline = Instant::now() + CONNECT;
+    let addrs = net::resolve((url.host.as_str(), url.port)).await?;
+    match stream::connect(&addrs, deadline).await {
+        Ok(stream) => Ok(Box::new(stream)),
+        Err(Some((addr, error))) => {
+            let message = format!("connecting to {addr}: {error}");
+            Err(io::Error::new(error.kind(), message))
+        }
+        Err(None) => Err(io::Error::other("the name has no address")),
+    }
 }
 
 /// A path below the address's own.
@@ -147,5 +155,7 @@ fn join(url: &HttpUrl, path: &str) -> String {
     format!("{}{path}", url.path.trim_end_matches('/'))
 }
 
+/// For all of a name's addresses together; a long poll's patience would go to the first that is silent.
+const CONNECT: Duration = Duration::from_secs(5);
 /// Bytes of an answer: a node with thousands of services has a few million.
 const MAX_BODY: usize = 32 * 1024 * 1024;

@@ -2,8 +2,7 @@
 
 use super::{Blocking, is_own_want};
 use crate::health::Outcome;
-use smol::Timer;
-use smol::future::FutureExt;
+use crate::io::stream;
 use smol::net::TcpStream;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -21,8 +20,7 @@ pub(super) async fn check(
     }
 }
 
-/// Opens a connection to the first of the host's addresses that takes one. Each has its share of the
-/// time left, so that one that is silent does not hide the next.
+/// Opens a connection to the first of the host's addresses that takes one.
 pub(super) async fn connect(
     host: &str,
     port: u16,
@@ -31,24 +29,12 @@ pub(super) async fn connect(
 ) -> Result<TcpStream, Outcome> {
     let deadline = Instant::now() + timeout;
     let addrs = resolve(host, port, blocking, timeout).await?;
-    let mut last = None;
-    for (index, addr) in addrs.iter().enumerate() {
-        let left = u32::try_from(addrs.len() - index).unwrap_or(u32::MAX);
-        let share = deadline.saturating_duration_since(Instant::now()) / left;
-        let attempt = TcpStream::connect(addr).or(async {
-            Timer::after(share).await;
-            Err(io::ErrorKind::TimedOut.into())
-        });
-        match attempt.await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = Some((addr, error)),
-        }
-    }
-    Err(match last {
+    let refused = |last: Option<(SocketAddr, io::Error)>| match last {
         Some((_, error)) if is_own_want(&error) => Outcome::unavailable(error),
         Some((addr, error)) => Outcome::Fail(format!("connecting to {addr}: {error}")),
         None => Outcome::Fail(format!("{host} has no address")),
-    })
+    };
+    stream::connect(&addrs, deadline).await.map_err(refused)
 }
 
 async fn resolve(

@@ -38,11 +38,14 @@ pub(super) async fn connect(
 
 /// Appends what comes next; false at the end.
 pub(super) async fn read_more(stream: &mut Stream, received: &mut Vec<u8>) -> io::Result<bool> {
-    let mut buf = vec![0; 32 * 1024];
+    let mut buf = vec![0; READ];
     let count = stream.read(&mut buf).await?;
     received.extend_from_slice(buf.get(..count).unwrap_or_default());
     Ok(count > 0)
 }
+
+/// Bytes of a read. A thousand checks that wait for their answers at once have one such buffer each.
+const READ: usize = 4 * 1024;
 
 #[cfg(test)]
 mod tests {

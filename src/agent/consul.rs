@@ -123,7 +123,7 @@ impl Poller {
         }
         let mut backoff = backoff();
         loop {
-            self.client.reread_token();
+            self.client.reread_token().await;
             let answer = self.ask(Query::Node, None).await;
             let why = match answer.map(|answer| consul::node_name(&answer)) {
                 Ok(Ok(name)) => {
@@ -153,7 +153,7 @@ impl Poller {
             }
             if index.get().is_none() {
                 full_at = began;
-                self.client.reread_token();
+                self.client.reread_token().await;
             }
             let answer = self.ask(query, index.get()).await;
             let read = answer.and_then(|answer| {
@@ -215,7 +215,7 @@ impl Poller {
                 }
                 Err(why) => {
                     last = None;
-                    self.client.reread_token();
+                    self.client.reread_token().await;
                     let told = self.fail(Query::AgentChecks, why).await;
                     (told, backoff.delay(Instant::now(), &mut self.jitter))
                 }

@@ -12,11 +12,13 @@ use crate::consul::Answer;
 use crate::io::stream::{self, Stream};
 use smol::Timer;
 use smol::future::FutureExt;
+use smol::lock::Semaphore;
 use smol::net;
 use smol::net::unix::UnixStream;
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Knows where Consul is and how to get in.
@@ -27,6 +29,9 @@ pub struct Client {
     token_file: RefCell<Option<PathBuf>>,
     /// That file could not be read, which was said.
     unreadable: Cell<bool>,
+    reading: Arc<Semaphore>,
+    /// How often the token came from the configuration anew.
+    renewals: Cell<u64>,
 }
 
 enum Place {
@@ -53,6 +58,8 @@ impl Client {
             token: RefCell::new(settings.token.clone()),
             token_file: RefCell::new(settings.token_file.clone()),
             unreadable: Cell::new(false),
+            reading: Arc::new(Semaphore::new(1)),
+            renewals: Cell::new(0),
         })
     }
 
@@ -60,6 +67,7 @@ impl Client {
     pub fn renew(&self, settings: &Consul) {
         self.token.replace(settings.token.clone());
         self.token_file.replace(settings.token_file.clone());
+        self.renewals.set(self.renewals.get() + 1);
         if let Place::Tls(_, client) = &self.place {
             client.forget();
         }
@@ -67,13 +75,33 @@ impl Client {
 
     /// Reads the token's file again: whoever rotates it does not tell us. One that cannot be read, or is
     /// empty while it is being written, leaves the token that is known.
-    pub fn reread_token(&self) {
-        let path = self.token_file.borrow();
-        let Some(path) = &*path else { return };
-        let read = std::fs::read_to_string(path).and_then(|text| {
-            let empty = || io::Error::new(io::ErrorKind::InvalidData, "the file is empty");
-            Secret::in_file(&text).ok_or_else(empty)
+    pub async fn reread_token(&self) {
+        let Some(path) = self.token_file.borrow().clone() else {
+            return;
+        };
+        // One look at a time: a pipe or a dead file server keeps its thread.
+        let Some(place) = self.reading.try_acquire_arc() else {
+            return;
+        };
+        let renewals = self.renewals.get();
+        let file = path.clone();
+        let read = smol::unblock(move || {
+            let read = read_token(&file);
+            drop(place);
+            read
         });
+        let late = async {
+            Timer::after(FILE).await;
+            Err(io::ErrorKind::TimedOut.into())
+        };
+        let read = read.or(late).await;
+        // Since a reload meanwhile another token may count.
+        if renewals == self.renewals.get() {
+            self.take_token(&path, read);
+        }
+    }
+
+    fn take_token(&self, path: &Path, read: io::Result<Secret>) {
         match read {
             Ok(token) => {
                 self.unreadable.set(false);
@@ -137,6 +165,12 @@ impl Client {
     }
 }
 
+fn read_token(path: &Path) -> io::Result<Secret> {
+    let text = std::fs::read_to_string(path)?;
+    let empty = || io::Error::new(io::ErrorKind::InvalidData, "the file is empty");
+    Secret::in_file(&text).ok_or_else(empty)
+}
+
 async fn connect(url: &HttpUrl) -> io::Result<Stream> {
     let deadline = Instant::now() + CONNECT;
     let addrs = net::resolve((url.host.as_str(), url.port)).await?;
@@ -155,7 +189,57 @@ fn join(url: &HttpUrl, path: &str) -> String {
     format!("{}{path}", url.path.trim_end_matches('/'))
 }
 
+/// How long reading the token's file may take.
+const FILE: Duration = Duration::from_secs(1);
 /// For all of a name's addresses together; a long poll's patience would go to the first that is silent.
 const CONNECT: Duration = Duration::from_secs(5);
 /// Bytes of an answer: a node with thousands of services has a few million.
 const MAX_BODY: usize = 32 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+    use std::time::Instant;
+
+    fn client(file: &Path) -> Client {
+        Client {
+            place: Place::Unix(PathBuf::new()),
+            token: RefCell::new(Some(Secret::new("first"))),
+            token_file: RefCell::new(Some(file.to_owned())),
+            unreadable: Cell::default(),
+            reading: Arc::new(Semaphore::new(1)),
+            renewals: Cell::default(),
+        }
+    }
+
+    fn is_token(client: &Client, token: &str) -> bool {
+        client.token.borrow().as_ref().map(Secret::expose) == Some(token)
+    }
+
+    #[test]
+    fn a_token_file_that_hangs_holds_nobody_up() {
+        let folder = std::env::temp_dir().join(format!("sidecast-token-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let file = folder.join("token");
+        let hung = client(&file);
+        mkfifo(&file, Mode::S_IRWXU).unwrap();
+        for limit in [FILE * 2, FILE / 4] {
+            let began = Instant::now();
+            smol::block_on(hung.reread_token());
+            assert!(began.elapsed() < limit, "{:?}", began.elapsed());
+            assert!(is_token(&hung, "first"));
+        }
+        // Whoever writes lets the thread go.
+        std::fs::write(&file, "").unwrap();
+        std::fs::remove_file(&file).unwrap();
+        let plain = client(&file);
+        for (text, token) in [("second\n", "second"), ("", "second"), ("third", "third")] {
+            std::fs::write(&file, text).unwrap();
+            smol::block_on(plain.reread_token());
+            assert!(is_token(&plain, token), "{text:?}");
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}

@@ -442,7 +442,6 @@ mod tests {
     use crate::net::{Asn, Origin};
     use crate::netlink::neighbour::NTF_ROUTER;
     use crate::netlink::route::NextHop;
-    use std::time::Duration;
 
     const LO: u32 = 1;
     const ETH0: u32 = 2;
@@ -530,21 +529,7 @@ mod tests {
     fn bgp(remotes: &[Remote]) -> Bgp {
         let settings = |remote: &Remote| PeerSettings {
             remote: remote.clone(),
-            peer_as: None,
-            hold_time: 90,
-            connect_retry: Duration::from_secs(5),
-            port: 179,
-            password: None,
-            multihop: None,
-            ttl_security: None,
-            families: BTreeSet::from(Family::ALL),
-            passive: false,
-            graceful_restart: 0,
-            bfd: None,
-            local_ip4: None,
-            local_ip6: None,
-            attributes: Attributes::default(),
-            origin: None,
+            ..PeerSettings::default()
         };
         Bgp {
             local_as: Asn::new(65001).unwrap(),

@@ -1,14 +1,17 @@
 //! The section `apps`: one app, whoever registers it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use super::agent::warn_long_drain;
 use super::bgp::attributes;
 use super::fields::{Cx, Fields, Split, parsed, read_duration, shown};
 use super::policy::{Refused, Rules};
+use super::problem::Problem;
 use super::tree::{Node, Place, Tree};
-use super::{keys, monitor};
+use super::{Config, keys, monitor};
 use crate::app::{
     App, AppName, Attributes, Damping, Monitor, NatSpec, Protocol, Reaction, Source, Vip, VipError,
 };
@@ -85,14 +88,26 @@ fn warn_unchecked(cx: &mut Cx<'_>, apps: &[App]) {
     }
 }
 
-/// One app; `None` where name or VIP cannot be read, which was told then.
-pub(super) fn app(
-    cx: &mut Cx<'_>,
-    path: &str,
+/// An app that stands in no file, and what is wrong with it. It names no other file to read.
+pub(super) fn lone_app(
     node: &Node,
     source: Source,
-    rules: &Rules,
-) -> Option<App> {
+    config: &Config,
+) -> (Option<App>, Vec<Problem>) {
+    let mut nothing = |_: &Path| Err(io::ErrorKind::Unsupported.into());
+    let mut cx = Cx {
+        problems: Vec::new(),
+        warnings: Vec::new(),
+        origins: BTreeMap::new(),
+        read_file: &mut nothing,
+    };
+    let rules = Rules::new(&config.agent, &config.bgp);
+    let app = app(&mut cx, "", node, source, &rules);
+    (app, cx.problems)
+}
+
+/// One app; `None` where name or VIP cannot be read, which was told then.
+fn app(cx: &mut Cx<'_>, path: &str, node: &Node, source: Source, rules: &Rules) -> Option<App> {
     let f = &Fields::open(cx, path, Some(node), keys::APP);
     let name: Option<AppName> = f.parse(cx, "name");
     if !f.has("name") {

@@ -1,12 +1,9 @@
 //! What outlives a restart, as YAML: apps that HTTP registered, drains, and what Consul last said. It is
 //! read with the same rules as everything else: what is not allowed any more does not come back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::io;
 
-use super::fields::Cx;
-use super::policy::Rules;
 use super::render::{list, quoted, render_apps};
 use super::tree::{self, Node, Place, Tree};
 use super::{Config, apps};
@@ -91,16 +88,8 @@ impl Memory {
 }
 
 fn app(item: &Node, config: &Config) -> Result<App, String> {
-    let mut nothing = |_: &std::path::Path| Err(io::ErrorKind::Unsupported.into());
-    let mut cx = Cx {
-        problems: Vec::new(),
-        warnings: Vec::new(),
-        origins: BTreeMap::new(),
-        read_file: &mut nothing,
-    };
-    let rules = Rules::new(&config.agent, &config.bgp);
-    let app = apps::app(&mut cx, "", item, Source::Http, &rules);
-    match (cx.problems.first(), app) {
+    let (app, problems) = apps::lone_app(item, Source::Http, config);
+    match (problems.first(), app) {
         (None, Some(app)) => Ok(app),
         (Some(problem), _) => Err(problem.to_string()),
         (None, None) => Err("is no app".to_owned()),
@@ -137,6 +126,7 @@ const HEAD: &str =
 mod tests {
     use super::*;
     use crate::config::parse_app_from_params;
+    use std::collections::BTreeMap;
 
     fn config(agent: &str) -> Config {
         let text = format!(

@@ -1,10 +1,5 @@
 //! An app from parameters: `/register`'s, and the tags of a service in Consul.
 
-use std::collections::BTreeMap;
-use std::io;
-
-use super::fields::Cx;
-use super::policy::Rules;
 use super::problem::{Problem, nearest};
 use super::tree::{self, Entry, Node, Place, Tree};
 use super::{Config, apps, keys};
@@ -37,17 +32,8 @@ pub fn parse_app_from_params(
     config: &Config,
 ) -> Result<App, ParamError> {
     let node = node(params)?;
-    let mut nothing = |_: &std::path::Path| Err(io::ErrorKind::Unsupported.into());
-    let mut cx = Cx {
-        problems: Vec::new(),
-        warnings: Vec::new(),
-        origins: BTreeMap::new(),
-        read_file: &mut nothing,
-    };
-    let rules = Rules::new(&config.agent, &config.bgp);
-    let app = apps::app(&mut cx, "", &node, source, &rules);
+    let (app, mut problems) = apps::lone_app(&node, source, config);
     // A form that is wrong is told before a policy that stands in the way.
-    let mut problems = cx.problems;
     problems.sort_by_key(|problem| problem.policy.is_some());
     match (problems.into_iter().next(), app) {
         (Some(problem), _) => Err(refusal(problem)),

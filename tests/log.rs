@@ -35,6 +35,9 @@ fn every_bgp_message_is_a_line_when_asked_twice() {
 fn asked_once_there_are_none() {
     let log = life(&["-v"], "");
     assert!(log.contains("DEBUG") && !log.contains("OPEN:"), "{log}");
+    // What GoCast's users write `-v=2` for.
+    let passed = |line: &str| line.contains("DEBUG app dns: port_0: pass");
+    assert!(log.lines().any(passed), "{log}");
 }
 
 fn rust_log_stands_in_for_the_flag() {

@@ -1,5 +1,6 @@
 //! Leaving in good order: packets stop coming before the address goes, and nothing stays behind.
 
+use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -10,6 +11,7 @@ sidecast_lab::tests! {
         sigterm_withdraws_before_the_address_goes,
         sigint_withdraws_before_the_address_goes,
         a_second_signal_skips_the_wait,
+        the_service_manager_hears_how_it_goes,
         an_address_somebody_else_put_there_stays;
     needs ["bird", "birdc", "ip", "nft"]:
         a_router_that_fell_silent_does_not_delay_leaving;
@@ -59,6 +61,43 @@ fn leaves_in_order(signal: Signal) {
     // The peer is told why, in the words of RFC 4486.
     let session = router.session("a");
     assert!(session.contains("Administrative shutdown"), "{session}");
+}
+
+/// sd_notify(3).
+fn the_service_manager_hears_how_it_goes() {
+    let site = Site::new();
+    let _services = site.a.services();
+    let _router = Bird::router(&site.router, &[site.a.session("a")]);
+    let config = Sidecast::write(&site.a.network, &site.a.config("", "drain_time: 0"));
+    let path = config.with_file_name("notify");
+    let manager = UnixDatagram::bind(&path).expect("a socket");
+    manager
+        .set_read_timeout(Some(PATIENCE))
+        .expect("a time limit");
+    let until_told = |what: &str| {
+        let mut told = String::new();
+        while !told.contains(what) {
+            let mut line = [0; 128];
+            let length = manager
+                .recv(&mut line)
+                .unwrap_or_else(|error| panic!("no {what} ({error}) in {told}"));
+            told += &String::from_utf8_lossy(&line[..length]);
+            told.push('\n');
+        }
+        told
+    };
+    let (config, path) = (config.to_string_lossy(), path.to_string_lossy());
+    let env = [("NOTIFY_SOCKET", &*path), ("WATCHDOG_USEC", "400000")];
+    let mut sidecast = Sidecast::launch(&site.a.network, &["run", "--config", &config], &env);
+    until_told("READY=1");
+    until_told("STATUS=1 of 1 apps up, 1 of 1 sessions established");
+    until_told("WATCHDOG=1");
+    sidecast.signal(Signal::SIGHUP);
+    until_told("RELOADING=1");
+    until_told("READY=1");
+    sidecast.signal(Signal::SIGTERM);
+    until_told("STOPPING=1");
+    assert!(sidecast.wait(Duration::from_secs(10)).success());
 }
 
 fn a_second_signal_skips_the_wait() {

@@ -1,6 +1,7 @@
-//! What the service manager is told (`sd_notify(3)`): when we are ready, that we are alive, what we are
-//! about to do.
+//! What the service manager is told (`sd_notify(3)`): when we are ready, that we are alive, how we are and
+//! what we are about to do.
 
+use crate::core::Summary;
 use crate::io::notify::Notify;
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,8 @@ pub struct Manager {
     notify: Notify,
     watchdog: Option<Watchdog>,
     ready: Readiness,
+    /// As it was last told.
+    summary: Option<Summary>,
 }
 
 /// The next sign of life.
@@ -30,6 +33,7 @@ impl Manager {
             notify,
             watchdog: watchdog.map(|every| Watchdog { every, at: now }),
             ready: Readiness::Waiting(now + READY_AT_LATEST),
+            summary: None,
         }
     }
 
@@ -54,6 +58,13 @@ impl Manager {
         if let Some(watchdog) = self.watchdog.as_mut().filter(|watchdog| watchdog.at <= now) {
             watchdog.at = now + watchdog.every;
             self.notify.send("WATCHDOG=1");
+        }
+    }
+
+    /// For the line in `systemctl status`.
+    pub fn tell(&mut self, summary: Summary) {
+        if self.summary.replace(summary) != Some(summary) {
+            self.notify.send(&format!("STATUS={summary}"));
         }
     }
 
@@ -91,6 +102,35 @@ mod tests {
         let mut manager = Manager::new(now, Notify::new(None), None);
         manager.stopping();
         assert_eq!(manager.deadline(), None, "nothing is left to wait for");
+    }
+
+    #[test]
+    fn the_status_line_is_told_when_it_changes() {
+        let dir = std::env::temp_dir().join(format!("sidecast-manager-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("socket");
+        let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let heard = || {
+            let mut buffer = [0; 128];
+            let length = socket.recv(&mut buffer).ok()?;
+            Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
+        };
+        let mut manager = Manager::new(Instant::now(), Notify::new(path.to_str()), None);
+        let before = Summary {
+            apps: 2,
+            up: 1,
+            peers: 1,
+            established: 0,
+        };
+        manager.tell(before);
+        let line = "STATUS=1 of 2 apps up, 0 of 1 sessions established";
+        assert_eq!(heard().as_deref(), Some(line));
+        manager.tell(before);
+        assert_eq!(heard(), None);
+        manager.tell(Summary { up: 2, ..before });
+        assert!(heard().is_some_and(|line| line.starts_with("STATUS=2 of 2")));
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]

@@ -32,6 +32,7 @@ pub use event::{
     BfdPath, Event, NotAdmitted, Output, Predecessor, StepError, StepId, StepResult, Transition,
     Transport, Ttl,
 };
+pub use show::Summary;
 pub use view::PeerView;
 
 use crate::app::{AppName, MonitorSpec, Protocol};

@@ -121,7 +121,7 @@ impl Peers {
     fn router_id(&self, network: &Network, bgp: &Bgp) -> Option<RouterId> {
         let configured = bgp.router_id.or(bgp.local_ip4.and_then(RouterId::new));
         let in_use = || {
-            let up = |s: &&Session| s.peer.state() == StateName::Established;
+            let up = |s: &&Session| s.is_established();
             self.sessions.values().find(up).map(|s| s.config.router_id)
         };
         configured.or_else(in_use).or(network.router_id)
@@ -201,7 +201,7 @@ impl Peers {
             session.interface = setup.interface.clone();
         }
         let mut before = session.transport.clone();
-        if before.local.is_none() && session.peer.state() != StateName::Established {
+        if before.local.is_none() && !session.is_established() {
             before.local = local;
         }
         if session.peer.local_addr().map(|addr| addr.ip()) == local {
@@ -375,8 +375,16 @@ impl Peers {
     }
 
     pub fn is_established(&self) -> bool {
-        let up = |s: &Session| s.peer.state() == StateName::Established;
-        self.sessions.values().any(up)
+        self.sessions.values().any(Session::is_established)
+    }
+
+    /// How many peers there are, and with how many a session is up.
+    pub fn count(&self) -> (usize, usize) {
+        let up = |session: &&Session| session.is_established();
+        (
+            self.sessions.len(),
+            self.sessions.values().filter(up).count(),
+        )
     }
 
     pub fn has(&self, name: &PeerName) -> bool {
@@ -408,6 +416,10 @@ impl Peers {
 }
 
 impl Session {
+    fn is_established(&self) -> bool {
+        self.peer.state() == StateName::Established
+    }
+
     fn facts(&self) -> SessionFacts {
         let own = self.peer.local_addr().map(|addr| addr.ip());
         SessionFacts {

@@ -1,11 +1,36 @@
 //! How the core fills its views.
 
+use std::fmt;
 use std::time::Instant;
 
 use super::{AppView, Core, MonitorId, PeerView, Transition, VipView};
 use crate::app::AppName;
 use crate::net::Prefix;
 use crate::plan::Subject;
+
+/// All of it in one line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Summary {
+    pub apps: usize,
+    pub up: usize,
+    pub peers: usize,
+    pub established: usize,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            apps,
+            up,
+            peers,
+            established,
+        } = self;
+        write!(
+            f,
+            "{up} of {apps} apps up, {established} of {peers} sessions established"
+        )
+    }
+}
 
 impl Core {
     /// All apps, by name.
@@ -65,6 +90,17 @@ impl Core {
             return Err("stopping".to_owned());
         }
         self.registry.ready()
+    }
+
+    pub fn summary(&self) -> Summary {
+        let (apps, up) = self.registry.count();
+        let (peers, established) = self.peers.count();
+        Summary {
+            apps,
+            up,
+            peers,
+            established,
+        }
     }
 
     /// Whether this prefix's route is out to a peer.

@@ -17,7 +17,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use log::{info, warn};
+use log::{debug, info, warn};
 
 pub use check::{MonitorId, Seen};
 pub use facts::{Facts, Problem};
@@ -406,13 +406,17 @@ impl Registry {
             jitter: &mut self.jitter,
         };
         let asked = self.apps.iter_mut().find_map(|(name, entry)| {
-            let check = entry.checks.iter_mut().find(|check| check.id == monitor)?;
-            Some((name, check))
+            let mut checks = entry.checks.iter_mut().enumerate();
+            let (index, check) = checks.find(|(_, check)| check.id == monitor)?;
+            Some((name, index, check))
         });
-        if let Some((name, check)) = asked
+        if let Some((name, index, check)) = asked
             && check.answer(now, outcome, took, &mut pace)
         {
             let name = name.clone();
+            if let Some(Seen { outcome, .. }) = &check.last {
+                debug!("app {name}: {}: {outcome}", check.monitor.label(index));
+            }
             self.settle(now, &name);
         }
     }

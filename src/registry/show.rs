@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::check::Check;
 use super::entry::Entry;
-use super::{AppView, MonitorId, MonitorView, NatView, Registry, VipView};
+use super::{AppState, AppView, MonitorId, MonitorView, NatView, Registry, VipView};
 use crate::app::{App, AppName, MonitorSpec, NatSpec, Source};
 use crate::health::Health;
 use crate::net::Prefix;
@@ -72,6 +72,12 @@ impl Registry {
     /// Whether this app is the one that holds the VIP.
     pub fn holds(&self, name: &AppName, vip: &Prefix) -> bool {
         self.claims.get(vip) == Some(name)
+    }
+
+    /// How many apps there are, and how many of them are up.
+    pub fn count(&self) -> (usize, usize) {
+        let up = |entry: &&Entry| entry.state() == AppState::Up;
+        (self.apps.len(), self.apps.values().filter(up).count())
     }
 
     /// Every monitor has answered at least once.

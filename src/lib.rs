@@ -12,9 +12,11 @@
 //! | 1 protocols | [`bgp`], [`bfd`], [`netlink`], [`consul`], [`dns`] | bytes to types and back, and RFC 4271 §8 |
 //! | 0 ground | [`wire`], [`net`], [`timer`] | reading input, routing nouns, deadlines |
 //!
-//! Where to look a standard up: messages and their errors (RFC 4271 §4, §6) in [`bgp::message`],
-//! attribute errors (RFC 7606) in [`bgp::attribute`], the state machine (RFC 4271 §8) in
-//! [`bgp::peer`], capabilities (RFC 5492 and others) in [`bgp::capability`].
+//! Where to look a standard up: messages and their errors (RFC 4271 §4, §6) in [`bgp::message`] and
+//! [`bgp::notification`], received attributes (RFC 7606) in `bgp/inspect.rs` and [`bgp::update_error`],
+//! the state machine (RFC 4271 §8) in [`bgp::peer`], capabilities (RFC 5492 and others) in
+//! [`bgp::capability`]; BFD (RFC 5880) in [`bfd`]; what the kernel is asked and told in [`netlink`]; TLS in
+//! `io/tls.rs`, over the streams of `io/stream.rs`. A BGP message's line in the log is `bgp/summary.rs`'s.
 //!
 //! The way of one change: a monitor's result goes to [`core::Core::handle`]; if an app's health
 //! changed, [`registry`] says what is desired now, [`plan`] the steps from what is applied, the agent

@@ -65,6 +65,53 @@ fn the_sidecars_environment_is_taken() {
     assert_eq!(load(None, env).config.apps.len(), 1);
 }
 
+/// Whatever starts with `sidecast_` in a text.
+fn metrics_in(text: &str) -> BTreeSet<&str> {
+    let word = |c: char| !(c.is_ascii_alphanumeric() || c == '_');
+    text.split(word)
+        .filter(|word| word.starts_with("sidecast_") && word.len() > "sidecast_".len())
+        .collect()
+}
+
+#[test]
+fn every_metric_is_in_the_table_and_no_other() {
+    let source = include_str!("../src/view/metrics.rs");
+    let (product, _) = source.split_once("#[cfg(test)]").unwrap();
+    let (_, rest) = README.split_once("\n| metric | labels | |\n").unwrap();
+    let table = rest.split("\n\n").next().unwrap();
+    assert!(metrics_in(product).len() > 15);
+    assert_eq!(metrics_in(table), metrics_in(product));
+}
+
+#[test]
+fn every_state_and_every_command_is_documented() {
+    for state in sidecast::registry::AppState::ALL {
+        assert!(README.contains(&format!("`{state}`")), "{state}");
+    }
+    let (_, rest) = README.split_once("\n## Command line\n").unwrap();
+    let described = rest.split("\n## ").next().unwrap();
+    let help = std::process::Command::new(env!("CARGO_BIN_EXE_sidecast"))
+        .arg("--help")
+        .output()
+        .unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let (_, commands) = help.split_once("commands:\n").unwrap();
+    let (commands, options) = commands.split_once("\n\n").unwrap();
+    let names = commands
+        .lines()
+        .filter_map(|line| line.split_whitespace().next());
+    let flags = options
+        .split_whitespace()
+        .filter(|word| word.starts_with("--"))
+        .filter(|word| !["--help,", "--help", "--version"].contains(word));
+    let mut count = 0;
+    for word in names.chain(flags) {
+        assert!(described.contains(word), "{word} is not in the README");
+        count += 1;
+    }
+    assert!(count > 12, "{count}");
+}
+
 #[test]
 fn every_key_is_documented_and_every_documented_key_exists() {
     let text = include_str!("data/config/full.yaml");

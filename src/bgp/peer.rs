@@ -4,9 +4,10 @@
 //!
 //! Where it differs from §8.2.2: after a failure it listens and waits in Active, not in Idle, so that a
 //! peer that comes by itself is not refused; Idle's IdleHoldTimer is for peers that sent us away, and
-//! even then one that comes by itself is taken. A header error in Established is reported as such and
-//! not as an FSM error. Left out: DelayOpen; RFC
-//! 8538, but for reading a peer's hard reset.
+//! even then one that comes by itself is taken. A peer that takes connections and sends no OPEN is left
+//! when something in the network changes, before OpenSent's large hold timer. A header error in
+//! Established is reported as such and not as an FSM error. Left out: DelayOpen; RFC 8538, but for reading
+//! a peer's hard reset.
 
 mod interface;
 mod messages;

@@ -128,7 +128,7 @@ usage: sidecast [COMMAND] [OPTIONS]
 commands:
   run [--dry-run]           run the announcer (the default); configured by file, environment or both
   check                     validate the configuration and print it with where each value came from
-  demo [--keep]             show the main job in ten seconds, in namespaces of its own
+  demo [--keep]             show the main job in a second, in namespaces of its own
   status [--json] [--watch] peers, apps, VIPs and monitors of the running announcer
   register NAME VIP [--monitor M]... [--nat N]... [--option K=V]...
   unregister NAME

@@ -14,6 +14,8 @@ use crate::consul::Service;
 pub struct Memory {
     pub drain_all: bool,
     pub drains: BTreeSet<AppName>,
+    /// Excepted from drains that mean more than them.
+    pub undrained: BTreeSet<AppName>,
     /// Registered by HTTP.
     pub apps: Vec<App>,
     /// Consul's services that asked for an announcement, and whether its checks passed.
@@ -28,6 +30,7 @@ impl Memory {
         // Writing into a String cannot fail.
         let _ = writeln!(text, "drain_all: {}", self.drain_all);
         let _ = writeln!(text, "drains: {}", list(&self.drains));
+        let _ = writeln!(text, "undrained: {}", list(&self.undrained));
         let _ = writeln!(text, "consul_passed: {}", list(&self.passed));
         if self.apps.is_empty() {
             text.push_str("apps: []\n");
@@ -67,7 +70,7 @@ impl Memory {
             }
             names
         };
-        let (drains, passed) = (names("drains"), names("consul_passed"));
+        let [drains, undrained, passed] = ["drains", "undrained", "consul_passed"].map(&mut names);
         let mut known = Vec::new();
         for (index, item) in items(&node, "apps").enumerate() {
             match app(item, config) {
@@ -79,6 +82,7 @@ impl Memory {
         let memory = Self {
             drain_all: value(&node, "drain_all") == Some("true"),
             drains,
+            undrained,
             apps: known,
             services,
             passed,
@@ -185,6 +189,7 @@ mod tests {
         Memory {
             drain_all: true,
             drains: BTreeSet::from(["dns".parse().unwrap(), "a{b}".parse().unwrap()]),
+            undrained: BTreeSet::from(["web".parse().unwrap()]),
             apps: vec![full, bare],
             passed: BTreeSet::from(["null".parse().unwrap()]),
             services: vec![

@@ -17,14 +17,15 @@ impl Core {
     }
 
     pub fn memory(&self) -> Memory {
-        let (drains, drain_all) = self.registry.drains();
+        let drains = self.registry.drains();
         let names = self.registry.of_sources(&[Source::Http]);
         let apps = names
             .iter()
             .filter_map(|name| self.registry.definition(name));
         Memory {
-            drain_all,
-            drains: drains.clone(),
+            drain_all: drains.all,
+            drains: drains.names.clone(),
+            undrained: drains.spared.clone(),
             apps: apps.cloned().collect(),
             services: self.consul_memory(),
             passed: self.consul_passed(),
@@ -37,6 +38,7 @@ impl Core {
         let Memory {
             drain_all,
             drains,
+            undrained,
             apps,
             services,
             passed,
@@ -52,6 +54,9 @@ impl Core {
         }
         for name in drains {
             self.drain(now, Some(&name));
+        }
+        for name in undrained {
+            self.undrain(now, Some(&name));
         }
         // Consul wins over HTTP.
         self.recall_consul(now, services, passed);

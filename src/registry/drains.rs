@@ -8,14 +8,56 @@ use super::Registry;
 use super::entry::{Ack, Entry};
 use crate::app::{App, AppName};
 
+/// What is drained: what was said of an instance counts before what was said of its service, and that
+/// before what was said of all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Drains {
+    pub all: bool,
+    pub names: BTreeSet<AppName>,
+    /// Undrained by name while a drain holds that means more than them.
+    pub spared: BTreeSet<AppName>,
+}
+
+impl Drains {
+    fn mean(&self, app: &App) -> bool {
+        let said = |names: &BTreeSet<AppName>, of_service: bool| {
+            let mut names = names.iter();
+            names.any(|name| (name.as_str() == app.service()) == of_service && app.is_called(name))
+        };
+        for of_service in [false, true] {
+            if said(&self.names, of_service) {
+                return true;
+            }
+            if said(&self.spared, of_service) {
+                return false;
+            }
+        }
+        self.all
+    }
+
+    /// The latest word on a service is one on its instances.
+    fn forget<'a>(&mut self, name: &AppName, apps: impl Iterator<Item = &'a App> + Clone) {
+        let instances = apps.filter(|app| app.service() == name.as_str());
+        let stays =
+            |other: &AppName| other != name && !instances.clone().any(|app| app.is_called(other));
+        self.names.retain(stays);
+        self.spared.retain(stays);
+    }
+}
+
 impl Registry {
     /// Drains one name, or all that are and will be; a drain belongs to the name and outlives the app.
     pub fn drain(&mut self, now: Instant, name: Option<&AppName>) {
         match name {
             Some(name) => {
-                self.drains.insert(name.clone());
+                let apps = self.apps.values().map(|entry| &entry.app);
+                self.drains.forget(name, apps);
+                self.drains.names.insert(name.clone());
             }
-            None => self.drain_all = true,
+            None => {
+                self.drains.all = true;
+                self.drains.spared.clear();
+            }
         }
         let chosen = |entry: &&mut Entry| name.is_none_or(|name| entry.app.is_called(name));
         self.entries()
@@ -43,16 +85,16 @@ impl Registry {
     pub fn undrain(&mut self, now: Instant, name: Option<&AppName>) {
         match name {
             Some(name) => {
-                self.drains.remove(name);
+                let apps = self.apps.values().map(|entry| &entry.app);
+                self.drains.forget(name, apps);
+                if self.drains.all || !self.drains.names.is_empty() {
+                    self.drains.spared.insert(name.clone());
+                }
             }
-            None => {
-                self.drain_all = false;
-                self.drains.clear();
-            }
+            None => self.drains = Drains::default(),
         }
-        let (all, drains) = (self.drain_all, &self.drains);
         for (_, entry) in self.apps.iter_mut() {
-            if !all && !drains.iter().any(|name| entry.app.is_called(name)) {
+            if !self.drains.mean(&entry.app) {
                 entry.drain = None;
             }
         }
@@ -89,11 +131,10 @@ impl Registry {
     }
 
     pub(super) fn is_draining(&self, app: &App) -> bool {
-        self.drain_all || self.drains.iter().any(|name| app.is_called(name))
+        self.drains.mean(app)
     }
 
-    /// What is drained by name, and whether all are.
-    pub fn drains(&self) -> (&BTreeSet<AppName>, bool) {
-        (&self.drains, self.drain_all)
+    pub fn drains(&self) -> &Drains {
+        &self.drains
     }
 }

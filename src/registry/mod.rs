@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use log::{debug, info, warn};
 
 pub use check::{MonitorId, Seen};
+pub use drains::Drains;
 pub use facts::{Facts, Problem};
 pub use instances::Found;
 pub use policy::Refusal;
@@ -118,8 +119,7 @@ pub struct Registry {
     claims: LiteMap<Prefix, AppName>,
     /// What apps that are gone or were replaced leave behind.
     leaving: LiteMap<Prefix, Leaving>,
-    drains: BTreeSet<AppName>,
-    drain_all: bool,
+    drains: Drains,
     agent: Agent,
     facts: Facts,
     next_monitor: u64,
@@ -151,8 +151,7 @@ impl Registry {
             apps: LiteMap::new(),
             claims: LiteMap::new(),
             leaving: LiteMap::new(),
-            drains: BTreeSet::new(),
-            drain_all: false,
+            drains: Drains::default(),
             agent,
             facts: Facts::default(),
             next_monitor: 0,

@@ -96,7 +96,11 @@ impl Registry {
     /// `Ok` where every app was announced at least once and not all are leaving.
     pub fn ready(&self) -> Result<(), String> {
         let leaving = |entry: &Entry| entry.drain.is_some();
-        if self.drain_all || (!self.apps.is_empty() && self.apps.values().all(leaving)) {
+        let all_leave = match self.apps.is_empty() {
+            true => self.drains.all,
+            false => self.apps.values().all(leaving),
+        };
+        if all_leave {
             return Err("draining".to_owned());
         }
         // A service whose tags are wrong is none of ours to wait for.

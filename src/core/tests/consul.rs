@@ -472,6 +472,31 @@ fn a_drain_follows_an_instance_through_its_names() {
     assert!(bench.is_announced("192.0.2.2/32"));
 }
 
+/// What was said of an instance counts before what was said of its service; the latest word on the service
+/// is one on its instances.
+#[test]
+fn an_instance_can_come_back_alone() {
+    let mut bench = Bench::new(settings(""));
+    let two = "192.0.2.2/32";
+    bench.services(&[web("web-1"), service("web-2", &["gocast_vip=192.0.2.2/32"])]);
+    bench.passing(&["web-1", "web-2"]);
+    let [all, instance] = ["web", "web@web-2"].map(super::bench::name);
+    let mut after = |drain: bool, name| {
+        match drain {
+            true => bench.core.drain(bench.now, Some(name)),
+            false => bench.core.undrain(bench.now, Some(name)),
+        }
+        bench.advance(secs(70));
+        [VIP, two].map(|vip| bench.is_announced(vip))
+    };
+    assert_eq!(after(true, &all), [false, false]);
+    assert_eq!(after(false, &instance), [false, true]);
+    assert_eq!(after(true, &all), [false, false]);
+    assert_eq!(after(false, &all), [true, true]);
+    assert_eq!(after(true, &instance), [true, false]);
+    assert_eq!(after(false, &all), [true, true]);
+}
+
 #[test]
 fn a_reload_keeps_what_consul_said_and_judges_it_anew() {
     let mut bench = Bench::new(settings(""));

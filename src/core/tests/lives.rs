@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::bench::{Bench, app, config, name, prefix, secs};
-use crate::core::{AppState, Event, Registered, StepError};
+use crate::core::{AppState, Core, Event, Registered, StepError};
 use crate::health::Outcome;
 use crate::net::Community;
 
@@ -626,6 +626,44 @@ fn a_drain_survives_registering_again_and_cleanup() {
     bench.core.undrain(bench.now, None);
     bench.settle();
     assert!(bench.is_announced(VIP));
+}
+
+#[test]
+fn one_of_all_that_are_drained_can_come_back_alone() {
+    let mut bench = Bench::with_outcomes(config("cleanup_timer: 30s", ""), &[("port:tcp:1", true)]);
+    let other = "192.0.2.2/32";
+    let register = |bench: &mut Bench, name, vip| {
+        let params = [("name", name), ("vip", vip), ("monitor", "port:tcp:1")];
+        bench.register(&params).unwrap();
+    };
+    register(&mut bench, "a", VIP);
+    bench.core.drain(bench.now, None);
+    bench.core.undrain(bench.now, Some(&name("a")));
+    bench.settle();
+    assert!(bench.is_announced(VIP));
+    register(&mut bench, "b", other);
+    assert_eq!(bench.state("b"), AppState::Drained, "what comes later too");
+    // A restart knows it, and so does whoever registers again.
+    let memory = bench.core.memory();
+    let mut again = Core::new(config("", ""), 3, bench.now);
+    again.remember(bench.now, memory.clone());
+    assert!(memory.drain_all && memory.undrained == [name("a")].into());
+    assert_eq!(again.memory().undrained, memory.undrained);
+    bench.core.unregister(bench.now, &name("a"));
+    register(&mut bench, "a", VIP);
+    assert!(bench.is_announced(VIP));
+    // The last word counts.
+    bench.core.drain(bench.now, Some(&name("a")));
+    bench.settle();
+    assert!(!bench.is_announced(VIP));
+    bench.core.undrain(bench.now, Some(&name("a")));
+    bench.core.drain(bench.now, None);
+    bench.settle();
+    assert!(!bench.is_announced(VIP) && !bench.is_announced(other));
+    bench.core.undrain(bench.now, None);
+    bench.settle();
+    assert!(bench.is_announced(VIP) && bench.is_announced(other));
+    assert_eq!(bench.core.memory().undrained, [].into());
 }
 
 #[test]

@@ -1,18 +1,22 @@
 //! Speaking HTTP to the running announcer, over TCP or a unix socket, without the reactor.
 //!
 //! The address comes from `--addr`, `SIDECAST_ADDR` or the configuration; the token from the
-//! configuration, of which a variable is a part.
+//! configuration, of which a variable is a part. Where none is named, in a container, it is the one
+//! that the first process was started with.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Failure;
+use super::args::{self, Command, Invocation};
 use super::run::environment;
 use crate::config::{self, Agent, ListenAddr, Secret};
 use crate::io::http::Chunked;
@@ -104,7 +108,8 @@ impl From<CallError> for Failure {
 impl Client {
     /// Finds the address. `addr` and `config` are `--addr` and `--config`.
     pub fn find(addr: Option<&str>, config: Option<&Path>) -> Result<Found, Failure> {
-        find_in(addr, config, &environment())
+        let first = fs::read("/proc/1/cmdline").unwrap_or_default();
+        find_in(addr, config, &environment(), &first)
     }
 
     /// As [`Client::find`], for commands that cannot do without one.
@@ -298,14 +303,23 @@ impl Answer {
     }
 }
 
+/// `first` is the command line of the first process here, each word ended by a zero.
 fn find_in(
     addr: Option<&str>,
     config: Option<&Path>,
     env: &BTreeMap<String, String>,
+    first: &[u8],
 ) -> Result<Found, Failure> {
     let set = |key: &str| env.get(key).map(String::as_str).filter(|v| !v.is_empty());
     let given = addr.or_else(|| set("SIDECAST_ADDR"));
-    let agent = load_agent(config, env);
+    let inline = set("SIDECAST_CONFIG_YAML");
+    let path = config
+        .or_else(|| set("SIDECAST_CONFIG").map(Path::new))
+        .or_else(|| set("SIDECAST_CONFIG_YAML_FILE").map(Path::new));
+    // What `--addr` names may be another host: then nothing of this one's goes there unasked.
+    let told = path.is_some() || inline.is_some() || given.is_some();
+    let named = if told { None } else { named_at_start(first) };
+    let agent = load_agent(config.or(named.as_deref()), env);
     if let Some(text) = given {
         // An address is enough: the configuration may be out of reach, or another host's.
         let token = agent.ok().and_then(|agent| agent.api_token);
@@ -314,51 +328,68 @@ fn find_in(
             token: token.or_else(|| token_of(env)),
         }));
     }
-    let path = config
-        .map(Path::to_owned)
-        .or_else(|| set("SIDECAST_CONFIG").map(PathBuf::from));
-    let text = path
-        .map(|path| fs::read_to_string(path).unwrap_or_default())
-        .or_else(|| set("SIDECAST_CONFIG_YAML").map(str::to_owned));
-    match (agent, text) {
-        (Ok(agent), _) => Ok(from_agent(agent)),
-        (Err(problems), Some(text)) => salvage(&text, env).ok_or_else(|| {
+    agent.map(from_agent).or_else(|problems| {
+        let text = match (path.or(named.as_deref()), inline) {
+            (Some(path), _) => fs::read_to_string(path).unwrap_or_default(),
+            (None, inline) => inline.unwrap_or_default().to_owned(),
+        };
+        salvage(&text, env).ok_or_else(|| {
             Failure::usage(format!(
                 "{problems}\nsidecast: the address could not be read from the configuration; --addr names it"
             ))
-        }),
-        // No configuration here: the announcer may have one, and the default address.
-        (Err(_), None) => Ok(Found::Client(Client {
-            target: parse_target(set("SIDECAST_AGENT_LISTEN_ADDR").unwrap_or(DEFAULT))?,
-            token: token_of(env),
-        })),
+        })
+    })
+}
+
+/// The file that a container's first process was told with `--config`: what the engine runs beside it,
+/// a health check or `docker exec`, has the same environment and does not know the arguments.
+fn named_at_start(first: &[u8]) -> Option<PathBuf> {
+    let words = first.strip_suffix(&[0])?.split(|byte| *byte == 0);
+    let mut words = words
+        .map(OsStr::from_bytes)
+        .skip_while(|word| Path::new(word).file_name() != Some(OsStr::new("sidecast")));
+    words.next()?;
+    match args::parse(words.map(OsStr::to_owned)).ok()? {
+        Invocation {
+            command: Command::Run { .. },
+            global,
+        } => global.config,
+        _ => None,
     }
 }
 
-/// The address out of a configuration that has a mistake elsewhere: the announcer goes on with the
-/// one it read before, and a health check must not fail because of an edit.
+/// The address out of a configuration that has a mistake elsewhere, or that is not to be had: the
+/// announcer goes on with the one it read before, and a health check must not fail because of an edit.
 fn salvage(text: &str, env: &BTreeMap<String, String>) -> Option<Found> {
     let root: serde_yaml::Value = serde_yaml::from_str(text).ok()?;
     let agent = root.get("agent");
-    let written = |key: &str| {
-        let value = agent?.get(key)?;
-        let first = value.get(0).unwrap_or(value);
-        first.as_str().map(str::to_owned)
+    let written = |key: &str| match agent?.get(key)? {
+        serde_yaml::Value::Sequence(list) => {
+            let words: Option<Vec<&str>> = list.iter().map(serde_yaml::Value::as_str).collect();
+            Some(words?.join(","))
+        }
+        value => value.as_str().map(str::to_owned),
     };
-    let addr = env
-        .get("SIDECAST_AGENT_LISTEN_ADDR")
-        .filter(|addr| !addr.is_empty())
-        .cloned()
+    let listen = variable(env, "SIDECAST_AGENT_LISTEN_ADDR")
         .or_else(|| written("listen_addr"))
         .unwrap_or_else(|| DEFAULT.to_owned());
-    if addr == "off" {
+    if listen == "off" {
         return Some(Found::SwitchedOff);
     }
-    let target = match addr.parse::<ListenAddr>() {
-        Ok(addr) => target_of(&addr),
-        Err(_) => return None,
+    let addrs = listen.split([',', '\n']).map(str::trim);
+    let addrs: Result<Vec<ListenAddr>, _> = addrs.map(str::parse).collect();
+    let target = addrs
+        .ok()?
+        .iter()
+        .min_by_key(|a| preference(a))
+        .map(target_of)?;
+    let in_file = || {
+        let text = fs::read_to_string(written("api_token_file")?).ok()?;
+        Secret::in_file(&text)
     };
-    let token = token_of(env).or_else(|| written("api_token").map(Secret::new));
+    let token = token_of(env)
+        .or_else(|| written("api_token").map(Secret::new))
+        .or_else(in_file);
     Some(Found::Client(Client { target, token }))
 }
 
@@ -436,15 +467,18 @@ fn parse_target(text: &str) -> Result<Target, Failure> {
 
 /// The token's variables, where the rest of the configuration is not at hand.
 fn token_of(env: &BTreeMap<String, String>) -> Option<Secret> {
-    let text = match env.get("SIDECAST_AGENT_API_TOKEN") {
-        Some(token) => token.clone(),
-        None => {
-            let path = env.get("SIDECAST_AGENT_API_TOKEN_FILE")?;
-            let text = fs::read_to_string(path).ok()?;
-            text.strip_suffix('\n').unwrap_or(&text).to_owned()
-        }
+    variable(env, "SIDECAST_AGENT_API_TOKEN").map(Secret::new)
+}
+
+/// A variable's value, or that of the file which its `_FILE` names; empty is not set.
+fn variable(env: &BTreeMap<String, String>, name: &str) -> Option<String> {
+    let set = |name: &str| env.get(name).filter(|value| !value.is_empty());
+    let in_file = || {
+        let text = fs::read_to_string(set(&format!("{name}_FILE"))?).ok()?;
+        Some(text.strip_suffix('\n').unwrap_or(&text).to_owned())
     };
-    (!text.is_empty()).then(|| Secret::new(text))
+    let value = set(name).cloned().or_else(in_file);
+    value.filter(|value| !value.is_empty())
 }
 
 /// A command's usual patience with an answer.
@@ -472,7 +506,7 @@ mod tests {
     }
 
     fn target(addr: Option<&str>, pairs: &[(&str, &str)]) -> String {
-        match find_in(addr, None, &env(pairs)).unwrap() {
+        match find_in(addr, None, &env(pairs), b"").unwrap() {
             Found::Client(client) => client.target.to_string(),
             Found::SwitchedOff => "off".to_owned(),
         }
@@ -491,14 +525,15 @@ mod tests {
 
     #[test]
     fn the_configuration_names_the_address_even_with_a_mistake_elsewhere() {
-        let of = |yaml: &str| match find_in(None, None, &env(&[("SIDECAST_CONFIG_YAML", yaml)])) {
-            Ok(Found::Client(client)) => {
-                let token = client.token.map(|t| t.expose().to_owned());
-                (client.target.to_string(), token)
-            }
-            Ok(Found::SwitchedOff) => ("off".to_owned(), None),
-            Err(failure) => (format!("exit {}: {failure}", failure.code), None),
-        };
+        let of =
+            |yaml: &str| match find_in(None, None, &env(&[("SIDECAST_CONFIG_YAML", yaml)]), b"") {
+                Ok(Found::Client(client)) => {
+                    let token = client.token.map(|t| t.expose().to_owned());
+                    (client.target.to_string(), token)
+                }
+                Ok(Found::SwitchedOff) => ("off".to_owned(), None),
+                Err(failure) => (format!("exit {}: {failure}", failure.code), None),
+            };
         let token = Some("s3cret".to_owned());
         let good = "{agent: {listen_addr: ':8080', api_token: s3cret}, bgp: {local_as: 65001}}";
         assert_eq!(of(good), ("127.0.0.1:8080".to_owned(), token.clone()));
@@ -516,6 +551,83 @@ mod tests {
             "{broken}"
         );
         assert!(of("{").0.starts_with("exit 2: "));
+    }
+
+    #[test]
+    fn the_variables_do_where_the_configuration_has_a_mistake() {
+        let typo = ("SIDECAST_APP_VIPP", "192.0.2.1/32");
+        let of = |key, value| match find_in(None, None, &env(&[typo, (key, value)]), b"") {
+            Ok(Found::Client(client)) => client.target.to_string(),
+            Ok(Found::SwitchedOff) => "off".to_owned(),
+            Err(failure) => format!("exit {}: {failure}", failure.code),
+        };
+        let listen = "SIDECAST_AGENT_LISTEN_ADDR";
+        assert_eq!(of(listen, "off"), "off");
+        assert_eq!(of(listen, ":80, unix:/run/s"), "unix:/run/s");
+        let broken = of(listen, "nonsense");
+        assert!(broken.starts_with("exit 2: "), "{broken}");
+        assert_eq!(
+            of("SIDECAST_AGENT_LISTEN_ADDR_FILE", "/nonexistent"),
+            DEFAULT
+        );
+    }
+
+    #[test]
+    fn an_empty_token_is_none_and_the_file_counts() {
+        let path = std::env::temp_dir().join(format!("sidecast-{}-token", std::process::id()));
+        fs::write(&path, "s3cret\n").unwrap();
+        let file = path.to_str().unwrap();
+        let set = env(&[
+            ("SIDECAST_AGENT_API_TOKEN", ""),
+            ("SIDECAST_AGENT_API_TOKEN_FILE", file),
+        ]);
+        assert_eq!(token_of(&set).unwrap().expose(), "s3cret");
+        fs::write(&path, "\n").unwrap();
+        assert!(token_of(&set).is_none());
+        fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn beside_a_containers_first_process_its_configuration_counts() {
+        let named = |first: &str| named_at_start(first.as_bytes());
+        let file = Some(PathBuf::from("/c.yaml"));
+        for first in [
+            "/sidecast\0--config\0/c.yaml\0",
+            "/sidecast\0run\0-config=/c.yaml\0-logtostderr\0",
+            "/sbin/docker-init\0--\0/sidecast\0-c\0/c.yaml\0",
+        ] {
+            assert_eq!(named(first), file, "{first:?}");
+        }
+        for first in [
+            "",
+            "/sbin/init\0",
+            "/sidecast\0",
+            "/sidecast\0status\0--config\0/c.yaml\0",
+            "sh\0-c\0sidecast --config /c.yaml\0",
+            "/sidecast\0--config",
+        ] {
+            assert_eq!(named(first), None, "{first:?}");
+        }
+        // Whoever names an address or a file means that one.
+        let path = std::env::temp_dir().join(format!("sidecast-{}-first", std::process::id()));
+        let yaml = "{agent: {listen_addr: ':9000', api_token: s3cret}, bgp: {local_as: 65001}}";
+        fs::write(&path, yaml).unwrap();
+        let first = format!("/sidecast\0--config\0{}\0", path.display());
+        let found = |addr, pairs: &[(&str, &str)]| {
+            let found = find_in(addr, None, &env(pairs), first.as_bytes()).unwrap();
+            let Found::Client(client) = found else {
+                panic!("it is on")
+            };
+            (client.target.to_string(), client.token.is_some())
+        };
+        assert_eq!(found(None, &[]), ("127.0.0.1:9000".to_owned(), true));
+        let other = ("h:1".to_owned(), false);
+        assert_eq!(found(Some("h:1"), &[]), other);
+        let inline = ("SIDECAST_CONFIG_YAML", "{bgp: {local_as: 65001}}");
+        assert_eq!(found(None, &[inline]), (DEFAULT.to_owned(), false));
+        let listen = ("SIDECAST_AGENT_LISTEN_ADDR", ":9001");
+        assert_eq!(found(None, &[listen]), ("127.0.0.1:9001".to_owned(), true));
+        fs::remove_file(&path).unwrap();
     }
 
     #[test]

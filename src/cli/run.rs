@@ -22,8 +22,8 @@ pub fn run(global: &Global, dry_run: bool) -> Result<u8, Failure> {
     }
     privilege::raise();
     let start = Start {
-        api: listeners(&config.agent.listen)?,
-        metrics: listeners(&config.agent.metrics)?,
+        api: listeners("agent.listen_addr", &config.agent.listen)?,
+        metrics: listeners("agent.metrics_addr", &config.agent.metrics)?,
         reload: Box::new({
             let global = global.clone();
             move || reload(&global)
@@ -75,13 +75,13 @@ pub fn environment() -> BTreeMap<String, String> {
 }
 
 /// Opens what is configured. The default address may be taken, one that somebody wrote may not.
-fn listeners(listen: &Listen) -> Result<Vec<Listener>, Failure> {
+fn listeners(key: &str, listen: &Listen) -> Result<Vec<Listener>, Failure> {
     let mut open = Vec::new();
     for addr in &listen.addrs {
         match listener(addr) {
             Ok(listener) => open.push(listener),
-            Err(error) if listen.defaulted => log::warn!("{error}; going on without"),
-            Err(error) => return Err(Failure::run(format!("sidecast: {error}"))),
+            Err(error) if listen.defaulted => log::warn!("{key}: {error}; going on without"),
+            Err(error) => return Err(Failure::run(format!("sidecast: {key}: {error}"))),
         }
     }
     Ok(open)

@@ -40,17 +40,29 @@ impl ListenError {
     pub fn is_in_use(&self) -> bool {
         self.cause.kind() == io::ErrorKind::AddrInUse
     }
+
+    fn is_file(&self) -> bool {
+        self.address.starts_with("unix:")
+    }
 }
 
 impl fmt::Display for ListenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cannot listen on {}: {}", self.address, self.cause)?;
         match self.cause.kind() {
-            io::ErrorKind::AddrInUse => {
-                f.write_str("; another process listens there, set agent.listen_addr")
-            }
-            io::ErrorKind::PermissionDenied if !self.address.starts_with("unix:") => {
+            io::ErrorKind::AddrInUse => f.write_str("; another process listens there"),
+            io::ErrorKind::PermissionDenied if !self.is_file() => {
                 f.write_str("; ports below 1024 need CAP_NET_BIND_SERVICE")
+            }
+            io::ErrorKind::NotFound
+            | io::ErrorKind::PermissionDenied
+            | io::ErrorKind::ReadOnlyFilesystem
+                if self.is_file() =>
+            {
+                f.write_str(
+                    "; its folder must be there and writable for this user: in a container a \
+                     tmpfs or a volume",
+                )
             }
             _ => Ok(()),
         }
@@ -246,7 +258,7 @@ mod tests {
         let first = Listener::unix(&path).unwrap();
         let second = Listener::unix(&path).unwrap_err();
         assert!(second.is_in_use());
-        assert!(second.to_string().contains("agent.listen_addr"));
+        assert!(second.to_string().contains("another process"), "{second}");
         assert!(UnixStream::connect(&path).is_ok());
         drop(first);
     }
@@ -258,6 +270,16 @@ mod tests {
         fs::write(&path, "precious").unwrap();
         assert!(Listener::unix(&path).is_err());
         assert_eq!(fs::read(&path).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn a_missing_folder_is_told_with_what_to_do() {
+        let folder = Folder::new("missing");
+        let error = Listener::unix(&folder.0.join("no/s")).unwrap_err();
+        assert!(error.to_string().contains("a tmpfs or a volume"), "{error}");
+        fs::write(folder.0.join("s"), "precious").unwrap();
+        let error = Listener::unix(&folder.0.join("s")).unwrap_err();
+        assert!(!error.to_string().contains("tmpfs"), "{error}");
     }
 
     #[test]

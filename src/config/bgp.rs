@@ -305,9 +305,11 @@ fn local_ips(cx: &mut Cx<'_>, f: &Fields<'_>) -> (Option<Ipv4Addr>, Option<Ipv6A
     let read = |text: &str| {
         match text.parse::<IpAddr>() {
         // It would also be a next hop, where routers take no such address alone (RFC 2545 §3).
-        Ok(IpAddr::V6(addr)) if addr.is_unicast_link_local() => {
-            Err("is link-local: write a global address, or none; sessions to link-local peers have their interface's".to_owned())
-        }
+        Ok(IpAddr::V6(addr)) if addr.is_unicast_link_local() => Err(
+            "is link-local: write a global address, or none; sessions to link-local peers have their \
+             interface's"
+                .to_owned(),
+        ),
         Ok(addr) if !addr.is_unspecified() && !addr.is_multicast() => Ok(addr),
         _ => Err("should be an address of this host".to_owned()),
     }

@@ -36,7 +36,8 @@ sidecast_lab::tests! {
         dns_answers_are_checked,
         http_answers_are_checked;
     needs ["ip", "openssl"]:
-        names_are_looked_up_and_tls_is_verified;
+        names_are_looked_up_and_tls_is_verified,
+        a_certificate_is_for_its_own_host_and_its_own_time;
 }
 
 fn a_port_is_up_while_somebody_listens() {
@@ -720,6 +721,87 @@ fn names_are_looked_up_and_tls_is_verified() {
         "a certificate nobody vouches for: {outcome}"
     );
     assert_eq!(run(true), Outcome::pass());
+}
+
+/// Of an authority in the bundle that the environment names, and yet not good for everything.
+fn a_certificate_is_for_its_own_host_and_its_own_time() {
+    let lab = Lab::new();
+    let host = lab.namespace("host");
+    let file = |name: &str| host.dir().join(name).display().to_string();
+    let (ca, ca_key, key) = (file("ca.pem"), file("ca.key"), file("key.pem"));
+    let request = "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost";
+    let run = |command: &str| {
+        let args: Vec<&str> = command.split_whitespace().collect();
+        host.run("openssl", &args);
+    };
+    run(&format!("{request} -x509 -keyout {ca_key} -out {ca}"));
+    let csr = file("csr.pem");
+    run(&format!("{request} -keyout {key} -out {csr}"));
+    let leaf = |name: &str, extensions: &str, days: &str| {
+        let (cert, conf) = (file(name), file("conf"));
+        std::fs::write(&conf, extensions).expect("a file");
+        run(&format!(
+            "x509 -req -in {csr} -CA {ca} -CAkey {ca_key} -CAcreateserial -days {days} \
+             -extfile {conf} -out {cert}"
+        ));
+        cert
+    };
+    let local = "subjectAltName=DNS:localhost,IP:127.0.0.1";
+    let certs = [
+        leaf("good.pem", local, "2"),
+        leaf("late.pem", local, "-1"),
+        leaf(
+            "client.pem",
+            &format!("{local}\nextendedKeyUsage=clientAuth"),
+            "2",
+        ),
+    ];
+    let servers = certs.iter().zip(8443..).map(|(cert, port)| {
+        let args = format!("s_server -quiet -www -accept {port} -key {key} -cert {cert}");
+        let args: Vec<&str> = args.split_whitespace().collect();
+        let server = Child::start(&host, &format!("tls{port}"), "openssl", &args, &[]);
+        until(SOON, "the TLS server listens", || {
+            host.enter(|| TcpStream::connect(("127.0.0.1", port)))
+                .map(drop)
+        });
+        server
+    });
+    let _servers: Vec<Child> = servers.collect();
+    let cases = [
+        ("name", "localhost:8443", "all monitors pass"),
+        ("address", "127.0.0.1:8443", "all monitors pass"),
+        ("other", "127.0.0.2:8443", "not valid for name"),
+        ("late", "localhost:8444", "Expired"),
+        ("client", "localhost:8445", "extended key usage"),
+    ];
+    let apps = cases.iter().zip(1..).map(|((name, place, _), vip)| {
+        format!("- {{name: {name}, vip: 192.0.2.{vip}/32, monitors: ['https://{place}/']}}\n")
+    });
+    let config = format!(
+        "agent: {{listen_addr: 'off'}}\n\
+         bgp: {{local_as: 65001, peer_as: 65000, peer_ip: 127.0.0.9, local_ip: 127.0.0.1}}\n\
+         apps:\n{}",
+        apps.collect::<String>()
+    );
+    let path = file("sidecast.yaml");
+    std::fs::write(&path, config).expect("a file");
+    let args = ["--dry-run", "--config", &path];
+    let sidecast = env!("CARGO_BIN_EXE_sidecast");
+    let sidecast = Child::start(
+        &host,
+        "sidecast",
+        sidecast,
+        &args,
+        &[("SSL_CERT_FILE", &ca)],
+    );
+    for (name, _, said) in cases {
+        until(SOON, name, || {
+            let log = sidecast.output();
+            let of = format!(" app {name}: pending -> ");
+            let told = log.lines().find(|line| line.contains(&of));
+            expect(told.is_some_and(|line| line.contains(said)), log.clone())
+        });
+    }
 }
 
 /// The kernel has one queue of notifications for all namespaces: a flood in one delays the others.

@@ -1,6 +1,7 @@
 //! Path attributes (RFC 4271 §4.3, §5) as they are announced: origin, AS path (RFC 6793 for speakers
 //! with two-octet AS numbers), next hop (RFC 4760, 8950), MED, local preference, communities (RFC
-//! 1997, 4360, 8092).
+//! 1997, 4360, 8092). Left out: whatever only those need who pass routes on (aggregators, originators,
+//! clusters); what comes is judged in `inspect`, by `definition`.
 
 use std::collections::BTreeSet;
 use std::fmt;

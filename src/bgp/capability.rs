@@ -1,6 +1,7 @@
 //! Capabilities of an OPEN (RFC 5492): multiprotocol (4760), route refresh (2918, 7313), extended next
 //! hop (8950), extended message (8654), graceful restart (4724, 8538), four-octet AS (6793), FQDN
-//! (draft-walton-bgp-hostname-capability). Whatever else a peer says is kept as it came.
+//! (draft-walton-bgp-hostname-capability). Left out: ADD-PATH (7911), roles (9234) and the rest; what a
+//! peer says of them is kept as it came.
 
 use crate::net::Family;
 

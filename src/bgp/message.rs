@@ -1,5 +1,6 @@
 //! Whole messages: header, dispatch by type, KEEPALIVE and ROUTE-REFRESH (RFC 4271 §4.1, §4.4; RFC 2918,
-//! RFC 7313). OPEN, UPDATE and NOTIFICATION have their own files.
+//! RFC 7313). OPEN, UPDATE and NOTIFICATION have their own files. Left out: route filters in a
+//! ROUTE-REFRESH (RFC 5291).
 
 use std::collections::BTreeSet;
 use std::fmt;

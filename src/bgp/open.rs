@@ -1,5 +1,6 @@
 //! OPEN (RFC 4271 §4.2, §6.2) with extended optional parameters (RFC 9072), and what two of them
-//! agree on. Unique identifiers are RFC 6286's, AS 0 is refused (RFC 7607).
+//! agree on. Unique identifiers are RFC 6286's, AS 0 is refused (RFC 7607). Left out: every optional
+//! parameter but capabilities (RFC 5492).
 
 use std::collections::BTreeSet;
 use std::fmt;

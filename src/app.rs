@@ -12,7 +12,6 @@ pub use dns::{QType, Rcode};
 pub use http::{HttpUrl, StatusRanges};
 pub use monitor::{AcceptQueue, ExecCommand, Monitor, MonitorSpec};
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -22,6 +21,7 @@ use std::time::Duration;
 use crate::net::{
     Community, ExtCommunity, Family, LargeCommunity, ParseError, Prefix, decimal, parse_cidr,
 };
+use crate::sorted::SortedSet;
 
 /// A service as registered. Two with the same definition are equal; the source counts as part of it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,10 +29,10 @@ pub struct App {
     pub name: AppName,
     pub source: Source,
     /// Never empty.
-    pub vips: BTreeSet<Vip>,
+    pub vips: SortedSet<Vip>,
     /// Empty: always healthy, as in GoCast.
-    pub monitors: BTreeSet<Monitor>,
-    pub nats: BTreeSet<NatSpec>,
+    pub monitors: SortedSet<Monitor>,
+    pub nats: SortedSet<NatSpec>,
     /// The app's own; the global ones are `config::Bgp::attributes`.
     pub attributes: Attributes,
     pub when_down: Reaction,
@@ -416,9 +416,9 @@ impl FromStr for NatSpec {
 /// Path attributes that an operator may set. `None` and empty: not set.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Attributes {
-    pub communities: BTreeSet<Community>,
-    pub large_communities: BTreeSet<LargeCommunity>,
-    pub ext_communities: BTreeSet<ExtCommunity>,
+    pub communities: SortedSet<Community>,
+    pub large_communities: SortedSet<LargeCommunity>,
+    pub ext_communities: SortedSet<ExtCommunity>,
     pub med: Option<u32>,
     /// Sent on iBGP only.
     pub local_pref: Option<u32>,
@@ -546,9 +546,9 @@ mod tests {
         let mut app = App {
             name: "web".parse().unwrap(),
             source: Source::Consul,
-            vips: BTreeSet::new(),
-            monitors: BTreeSet::new(),
-            nats: BTreeSet::new(),
+            vips: SortedSet::new(),
+            monitors: SortedSet::new(),
+            nats: SortedSet::new(),
             attributes: Attributes::default(),
             when_down: Reaction::default(),
             when_draining: Reaction::default(),
@@ -638,13 +638,13 @@ mod tests {
     #[test]
     fn attributes_add_communities_and_the_upper_wins() {
         let low = Attributes {
-            communities: BTreeSet::from([Community::new(1, 1)]),
+            communities: SortedSet::from([Community::new(1, 1)]),
             med: Some(1),
             local_pref: Some(5),
             ..Attributes::default()
         };
         let over = Attributes {
-            communities: BTreeSet::from([Community::new(1, 2)]),
+            communities: SortedSet::from([Community::new(1, 2)]),
             med: Some(0),
             ..Attributes::default()
         };

@@ -6,7 +6,7 @@ use crate::core::{Event, Transport, Ttl};
 use crate::discovery::PeerName;
 use crate::io::bgp::{Link, Target};
 use crate::io::sockopt::{self, SessionOptions};
-use litemap::LiteMap;
+use crate::sorted::SortedMap;
 use smol::channel::Sender;
 use smol::{Async, Timer};
 use std::cell::RefCell;
@@ -19,7 +19,7 @@ pub struct Sessions {
     executor: Executor,
     events: Sender<Event>,
     /// Shared with the task that waits for acknowledgements; nobody holds it across an await.
-    links: Rc<RefCell<LiteMap<(PeerName, ConnId), Link>>>,
+    links: Rc<RefCell<SortedMap<(PeerName, ConnId), Link>>>,
     closing: Vec<smol::Task<()>>,
     /// Connections taken from peers so far.
     accepted: u64,

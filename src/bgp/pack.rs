@@ -248,6 +248,7 @@ mod tests {
     use super::super::{AsPath, DecodeContext, MAX_LEN, Message, SessionType, Update, decode};
     use super::*;
     use crate::net::Community;
+    use crate::sorted::SortedSet;
     use crate::timer::Jitter;
 
     type Routes = BTreeMap<Prefix, PathAttributes>;
@@ -349,7 +350,7 @@ mod tests {
         let withdrawn = BTreeSet::from([host4(2), host6(2)]);
         for family in Family::ALL {
             let one = Negotiated {
-                families: BTreeSet::from([family]),
+                families: SortedSet::from([family]),
                 ..negotiated()
             };
             let sent: Vec<Packed> = Packer::new(&withdrawn, &routes, &one, MAX_LEN).collect();
@@ -461,7 +462,7 @@ mod tests {
                 negotiated.session = SessionType::Ibgp;
             }
             if flag(&mut chance) {
-                negotiated.families = BTreeSet::from([Family::Ipv4]);
+                negotiated.families = SortedSet::from([Family::Ipv4]);
             }
             let max_len = if flag(&mut chance) { MAX_LEN } else { 1000 };
 

@@ -17,7 +17,6 @@ mod session;
 #[cfg(test)]
 mod tests;
 
-use litemap::LiteMap;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -33,6 +32,7 @@ use super::{
     UpdateSummary,
 };
 use crate::net::Prefix;
+use crate::sorted::SortedMap;
 use crate::timer::Soonest;
 
 /// One BGP peer.
@@ -43,7 +43,7 @@ pub struct Peer {
     /// As the outside was last told.
     shown: StateName,
     /// Those whose TCP is up: at most one that we opened and one that the peer opened.
-    connections: LiteMap<ConnId, Connection>,
+    connections: SortedMap<ConnId, Connection>,
     last_conn: u64,
     retry: Retry,
     offer: Offer,
@@ -160,7 +160,7 @@ impl Peer {
         Self {
             state: State::Idle { restart_at: None },
             shown: StateName::Idle,
-            connections: LiteMap::new(),
+            connections: SortedMap::new(),
             last_conn: 0,
             retry: Retry::new(config.connect_retry, jitter_seed),
             offer: Offer::default(),

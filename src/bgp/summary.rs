@@ -4,8 +4,9 @@ use super::{
     Announcement, Capability, DecodeContext, Framer, MAX_LEN_EXTENDED, Message, Negotiated, Open,
     PathAttributes, Received, RefreshKind, RouteRefresh, Type, Update, UpdateSummary, decode,
 };
-use std::collections::BTreeSet;
 use std::fmt::{self, Display};
+
+use crate::sorted::SortedSet;
 
 impl Display for Received {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -135,7 +136,7 @@ fn path(attributes: &PathAttributes) -> String {
     text
 }
 
-fn named<T: Display>(name: &str, set: &BTreeSet<T>) -> String {
+fn named<T: Display>(name: &str, set: &SortedSet<T>) -> String {
     match set.is_empty() {
         true => String::new(),
         false => format!(", {name} {}", list(set)),
@@ -190,7 +191,7 @@ mod tests {
     use super::*;
     use crate::bgp::{Cease, EncodeContext, GracefulRestart, Notification, end_of_rib, pack};
     use crate::net::{Asn, Community, Family, Prefix, RouterId};
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
     use std::net::IpAddr;
 
     fn open() -> Open {

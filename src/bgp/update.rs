@@ -1,7 +1,6 @@
 //! UPDATE (RFC 4271 §4.3, RFC 4760): in full, as counts, and back into bytes. What is wrong with one is
 //! found in `inspect`.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::attribute::{self, OPTIONAL};
@@ -11,6 +10,7 @@ use super::{
     RawAttribute,
 };
 use crate::net::{Asn, Community, ExtCommunity, Family, LargeCommunity, Origin, Prefix};
+use crate::sorted::SortedSet;
 use crate::wire::{TooLong, Writer};
 
 /// An UPDATE in full, for whoever wants to look at one. A speaker that keeps no routes uses
@@ -80,7 +80,7 @@ impl Inspected<'_> {
             announced = self.announcements();
             // RFC 4271 §4.3: what is in both is announced.
             let both = announced.iter().flat_map(|a| &a.prefixes);
-            let both: BTreeSet<&Prefix> = both.collect();
+            let both: SortedSet<&Prefix> = both.collect();
             withdrawn.retain(|prefix| !both.contains(prefix));
         }
         Update {
@@ -160,7 +160,7 @@ impl Inspected<'_> {
         &self,
         code: AttributeCode,
         make: impl Fn([u8; N]) -> T,
-    ) -> BTreeSet<T> {
+    ) -> SortedSet<T> {
         let value = self.value(code).unwrap_or_default();
         let items = value.chunks_exact(N).filter_map(|c| c.try_into().ok());
         items.map(make).collect()

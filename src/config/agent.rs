@@ -1,6 +1,5 @@
 //! The section `agent`.
 
-use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,6 +10,7 @@ use super::tree::{Node, Place};
 use super::{Agent, Consul, Lease, Listen, ListenAddr, Secret, is_interface_name, keys};
 use crate::app::{HttpUrl, Source};
 use crate::net::Prefix;
+use crate::sorted::SortedSet;
 
 pub(super) fn agent(cx: &mut Cx<'_>, node: Option<&Node>, env: &Env) -> Agent {
     let f = &Fields::open(cx, "agent", node, keys::AGENT);
@@ -148,14 +148,14 @@ fn api_token(cx: &mut Cx<'_>, f: &Fields<'_>) -> Option<Secret> {
     Some(token)
 }
 
-fn allow_exec(cx: &mut Cx<'_>, f: &Fields<'_>) -> BTreeSet<Source> {
+fn allow_exec(cx: &mut Cx<'_>, f: &Fields<'_>) -> SortedSet<Source> {
     let sources = f.list(cx, "allow_exec", |text| match text {
         "none" => Ok(None),
         _ => parsed::<Source>(text).map(Some),
     });
     match sources {
         Some(sources) => sources.into_iter().flatten().collect(),
-        None => BTreeSet::from([Source::Config, Source::Env]),
+        None => SortedSet::from([Source::Config, Source::Env]),
     }
 }
 

@@ -1,9 +1,10 @@
 //! File and environment into one configuration, or everything that is wrong with them.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+
+use crate::sorted::SortedMap;
 
 use super::env::{self, Env};
 use super::fields::{Cx, Fields};
@@ -17,7 +18,7 @@ use super::{Config, agent, apps, bgp};
 pub struct Loaded {
     pub config: Config,
     /// The place of every value that was written, by the path of its key (`bgp.peers[0].port`).
-    pub origins: BTreeMap<String, Place>,
+    pub origins: SortedMap<String, Place>,
     /// The name of the file, where there is one.
     pub file: Option<String>,
 }
@@ -29,13 +30,13 @@ pub struct Loaded {
 /// Every problem at once.
 pub fn load(
     flag: Option<&str>,
-    env: &BTreeMap<String, String>,
+    env: &SortedMap<String, String>,
     read_file: &mut dyn FnMut(&Path) -> io::Result<String>,
 ) -> Result<Loaded, Problems> {
     let mut cx = Cx {
         problems: Vec::new(),
         warnings: Vec::new(),
-        origins: BTreeMap::new(),
+        origins: SortedMap::new(),
         read_file,
     };
     let done = read(&mut cx, flag, env);

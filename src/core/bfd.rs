@@ -5,7 +5,6 @@
 //! down, and the peer's AdminDown is no failure. Our control plane bit is 0: BFD shares this process's
 //! fate, so that its end during a planned restart does not say that the host is gone (RFC 5882 §4.3).
 
-use litemap::LiteMap;
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::num::NonZeroU32;
@@ -17,10 +16,11 @@ use super::event::{BfdPath, Output};
 use crate::bfd::{self, Packet, Session, State};
 use crate::config::{Bfd, Bgp};
 use crate::discovery::{Network, PeerName, PeerNetwork};
+use crate::sorted::SortedMap;
 use crate::timer::{Jitter, Soonest};
 
 pub(super) struct Bfds {
-    sessions: LiteMap<PeerName, Entry>,
+    sessions: SortedMap<PeerName, Entry>,
     jitter: Jitter,
     outputs: VecDeque<Output>,
     verdicts: VecDeque<(PeerName, Verdict)>,
@@ -44,7 +44,7 @@ pub(super) enum Verdict {
 impl Bfds {
     pub fn new(seed: u64) -> Self {
         Self {
-            sessions: LiteMap::new(),
+            sessions: SortedMap::new(),
             jitter: Jitter::new(seed),
             outputs: VecDeque::new(),
             verdicts: VecDeque::new(),
@@ -60,7 +60,7 @@ impl Bfds {
         bgp: &Bgp,
         known: impl Fn(&PeerName) -> bool,
     ) {
-        let mut wanted: LiteMap<PeerName, (Bfd, BfdPath)> = LiteMap::new();
+        let mut wanted: SortedMap<PeerName, (Bfd, BfdPath)> = SortedMap::new();
         for (name, peer) in network.peers.iter().filter(|(name, _)| known(name)) {
             let settings = bgp.peers.get(peer.settings_index);
             if let Some(settings) = settings.and_then(|settings| settings.bfd) {

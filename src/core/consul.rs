@@ -1,8 +1,6 @@
 //! What Consul says: which apps there are because of it, and what its checks say of them. Where it says
 //! nothing, what is known stays: for ever, or for `consul_grace`.
 
-use litemap::LiteMap;
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
@@ -13,6 +11,7 @@ use crate::config::{Consul, is_tagged, parse_app_from_tags};
 use crate::consul::{Catalog, Checks, Query, Service, Verdict, judge};
 use crate::health::Outcome;
 use crate::registry::Found;
+use crate::sorted::{SortedMap, SortedSet};
 use crate::timer::Soonest;
 
 /// What came of a query.
@@ -34,21 +33,21 @@ pub enum Report {
 #[derive(Default)]
 pub(super) struct Discovery {
     /// Those that ask for an announcement, by their ids.
-    pub(super) services: LiteMap<String, Service>,
+    pub(super) services: SortedMap<String, Service>,
     /// When those were first seen that are new: their checks may be on the way still.
-    new: LiteMap<String, Instant>,
+    new: SortedMap<String, Instant>,
     /// The services were heard of from Consul itself, not only from the state file.
     pub(super) confirmed: bool,
     /// Which instance goes by which name.
-    names: LiteMap<AppName, String>,
+    names: SortedMap<AppName, String>,
     node: Option<Checks>,
     agent: Option<Checks>,
-    failures: LiteMap<Query, Failure>,
+    failures: SortedMap<Query, Failure>,
     outage: Option<Instant>,
     /// What passed before a restart, by the services' ids: counts while Consul has not answered since.
-    pub(super) passed: BTreeSet<String>,
+    pub(super) passed: SortedSet<String>,
     /// The same of apps that are no services of Consul's.
-    pub(super) passed_apps: BTreeSet<AppName>,
+    pub(super) passed_apps: SortedSet<AppName>,
     /// Until when Consul's own word is waited for before what is remembered counts.
     pub(super) first_word_by: Option<Instant>,
     /// `consul_grace` is over.
@@ -128,11 +127,11 @@ impl Core {
             return;
         };
         let Catalog { services, complete } = catalog;
-        let seen: BTreeSet<String> = services.iter().map(|s| s.id.clone()).collect();
+        let seen: SortedSet<String> = services.iter().map(|s| s.id.clone()).collect();
         let tagged = services
             .into_iter()
             .filter(|service| is_tagged(&service.tags, &settings.match_tag));
-        let mut new: LiteMap<String, Service> = tagged.map(|s| (s.id.clone(), s)).collect();
+        let mut new: SortedMap<String, Service> = tagged.map(|s| (s.id.clone(), s)).collect();
         if !complete {
             // What cannot be seen may be there all the same.
             let known = self.discovery.services.iter();
@@ -216,7 +215,7 @@ impl Core {
         &mut self,
         now: Instant,
         services: Vec<(Service, bool)>,
-        passed_apps: BTreeSet<AppName>,
+        passed_apps: SortedSet<AppName>,
     ) {
         let state = &mut self.discovery;
         if self.config.agent.consul.is_none() || state.confirmed {
@@ -349,12 +348,12 @@ impl Discovery {
     fn name_all(&mut self) -> Vec<Named> {
         let before = std::mem::take(&mut self.names);
         let held = |name: &AppName, service: &Service| before.get(name) == Some(&service.id);
-        let mut groups: BTreeMap<&str, Vec<&Service>> = BTreeMap::new();
+        let mut groups: SortedMap<&str, Vec<&Service>> = SortedMap::new();
         for service in self.services.values() {
             groups.entry(&service.name).or_default().push(service);
         }
         let mut wanted: Vec<(AppName, &Service)> = Vec::new();
-        let mut spoken_for = BTreeSet::new();
+        let mut spoken_for = SortedSet::new();
         for (name, group) in groups {
             let own = AppName::resembling(name);
             let holder = group.iter().find(|service| held(&own, service));
@@ -479,9 +478,9 @@ fn nothing(name: AppName, id: &str) -> App {
     App {
         name,
         source: Source::Consul,
-        vips: BTreeSet::new(),
-        monitors: BTreeSet::new(),
-        nats: BTreeSet::new(),
+        vips: SortedSet::new(),
+        monitors: SortedSet::new(),
+        nats: SortedSet::new(),
         attributes: Attributes::default(),
         when_down: Reaction::Withdraw,
         when_draining: Reaction::Withdraw,

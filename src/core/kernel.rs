@@ -1,8 +1,6 @@
 //! What is applied in the kernel and on the way there: steps under way, leases to renew, failures to
 //! try again.
 
-use litemap::LiteMap;
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
@@ -10,18 +8,19 @@ use log::{debug, info, warn};
 use super::event::{StepError, StepId, StepResult};
 use crate::net::{Family, Prefix};
 use crate::plan::{self, Applied, Desired, Move, Routes, Step, Subject};
+use crate::sorted::{SortedMap, SortedSet};
 use crate::timer::{Backoff, Jitter, Soonest};
 
 pub(super) struct Kernel {
     applied: Applied,
-    under_way: LiteMap<StepId, Step>,
-    busy: BTreeSet<Subject>,
-    retries: LiteMap<Subject, Retry>,
+    under_way: SortedMap<StepId, Step>,
+    busy: SortedSet<Subject>,
+    retries: SortedMap<Subject, Retry>,
     /// Vanished while a step was adding or renewing them: which came first is not known.
-    doubtful: BTreeSet<Prefix>,
+    doubtful: SortedSet<Prefix>,
     /// Removed by us of late: the kernel's own report of it, on another socket, may be still to come.
-    removed: LiteMap<Prefix, Instant>,
-    leases: LiteMap<Prefix, Lease>,
+    removed: SortedMap<Prefix, Instant>,
+    leases: SortedMap<Prefix, Lease>,
     next: u64,
     jitter: Jitter,
 }
@@ -53,12 +52,12 @@ impl Kernel {
     pub fn new(seed: u64) -> Self {
         Self {
             applied: Applied::default(),
-            under_way: LiteMap::new(),
-            busy: BTreeSet::new(),
-            retries: LiteMap::new(),
-            doubtful: BTreeSet::new(),
-            removed: LiteMap::new(),
-            leases: LiteMap::new(),
+            under_way: SortedMap::new(),
+            busy: SortedSet::new(),
+            retries: SortedMap::new(),
+            doubtful: SortedSet::new(),
+            removed: SortedMap::new(),
+            leases: SortedMap::new(),
             next: 0,
             jitter: Jitter::new(seed),
         }
@@ -115,7 +114,7 @@ impl Kernel {
             Move::Kernel(step) => Some((step.subject(), step)),
             Move::Advertise(_) => None,
         });
-        let wanted: LiteMap<Subject, &Step> = wanted.collect();
+        let wanted: SortedMap<Subject, &Step> = wanted.collect();
         let applied = &self.applied;
         for (subject, retry) in self.retries.iter_mut() {
             if let Some(step) = wanted.get(subject) {

@@ -6,8 +6,8 @@
 
 use crate::core::BfdPath;
 use crate::discovery::PeerName;
+use crate::sorted::SortedMap;
 use crate::timer::Jitter;
-use litemap::LiteMap;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{
@@ -23,10 +23,10 @@ use std::task::Poll;
 
 /// All BFD sockets. Without a session there is none.
 pub struct BfdSockets {
-    receivers: LiteMap<Kind, Async<UdpSocket>>,
-    senders: LiteMap<PeerName, Sender>,
+    receivers: SortedMap<Kind, Async<UdpSocket>>,
+    senders: SortedMap<PeerName, Sender>,
     /// What was last said of a socket to receive on that could not be opened.
-    complaints: LiteMap<Kind, String>,
+    complaints: SortedMap<Kind, String>,
     jitter: Jitter,
 }
 
@@ -55,9 +55,9 @@ impl BfdSockets {
     /// The seed chooses source ports.
     pub fn new(seed: u64) -> Self {
         Self {
-            receivers: LiteMap::new(),
-            senders: LiteMap::new(),
-            complaints: LiteMap::new(),
+            receivers: SortedMap::new(),
+            senders: SortedMap::new(),
+            complaints: SortedMap::new(),
             jitter: Jitter::new(seed),
         }
     }

@@ -2,7 +2,7 @@
 //! core's to know.
 
 use crate::io::sockopt;
-use litemap::LiteMap;
+use crate::sorted::SortedMap;
 use nix::sys::socket::{
     self as nixsocket, AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6,
 };
@@ -34,7 +34,7 @@ pub struct Expected {
 /// The sockets of one address; `[::]` has one for each family. Dropping it stops listening.
 pub struct Acceptor {
     sockets: Vec<(Rc<Async<TcpListener>>, bool)>,
-    expected: LiteMap<IpAddr, Expected>,
+    expected: SortedMap<IpAddr, Expected>,
     _tasks: Vec<smol::Task<()>>,
 }
 
@@ -62,14 +62,14 @@ impl Acceptor {
         Ok(Self {
             _tasks: sockets.iter().map(task).collect(),
             sockets,
-            expected: LiteMap::new(),
+            expected: SortedMap::new(),
         })
     }
 
     /// Brings the sockets' keys in line with the peers.
-    pub fn expect(&mut self, peers: LiteMap<IpAddr, Expected>) {
+    pub fn expect(&mut self, peers: SortedMap<IpAddr, Expected>) {
         let before = std::mem::take(&mut self.expected);
-        let key_of = |peers: &LiteMap<IpAddr, Expected>, addr| {
+        let key_of = |peers: &SortedMap<IpAddr, Expected>, addr| {
             let expected: Option<&Expected> = peers.get(addr);
             expected.and_then(|expected| expected.password.clone())
         };
@@ -97,7 +97,7 @@ impl Acceptor {
     }
 
     /// A socket for all peers can only ask what all of them keep; the rest is asked of each connection.
-    fn set_least_ttl(&self, peers: &LiteMap<IpAddr, Expected>) {
+    fn set_least_ttl(&self, peers: &SortedMap<IpAddr, Expected>) {
         for (socket, ipv4) in &self.sockets {
             let of_family = peers.iter().filter(|(addr, _)| addr.is_ipv4() == *ipv4);
             let least = of_family
@@ -193,11 +193,11 @@ mod tests {
             TcpStream::connect_timeout(&to, Duration::from_millis(200)).is_ok()
         };
         assert!(connects(&acceptor));
-        acceptor.expect(LiteMap::from_iter([(peer, signed)]));
+        acceptor.expect(SortedMap::from_iter([(peer, signed)]));
         assert!(!connects(&acceptor), "without a signature");
-        acceptor.expect(LiteMap::from_iter([(peer, Expected::default())]));
+        acceptor.expect(SortedMap::from_iter([(peer, Expected::default())]));
         assert!(connects(&acceptor));
-        acceptor.expect(LiteMap::new());
+        acceptor.expect(SortedMap::new());
         assert!(connects(&acceptor));
     }
 }

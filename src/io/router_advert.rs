@@ -5,7 +5,7 @@
 //! Left out: answers to solicitations; we speak again soon enough.
 
 use crate::io::sockopt::{Icmp6Blocked, Icmp6Filter, Ipv6MulticastLoop};
-use litemap::LiteMap;
+use crate::sorted::{SortedMap, SortedSet};
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{
     self as nixsocket, AddressFamily, MsgFlags, SetSockOpt, SockFlag, SockProtocol, SockType,
@@ -14,7 +14,6 @@ use nix::sys::socket::{
 use smol::channel::{self, Receiver, Sender};
 use smol::future::FutureExt;
 use smol::{LocalExecutor, Timer};
-use std::collections::BTreeSet;
 use std::net::{Ipv6Addr, SocketAddrV6};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
@@ -23,19 +22,19 @@ use std::time::Duration;
 /// Speaks on a set of interfaces.
 pub struct Advertiser {
     executor: Rc<LocalExecutor<'static>>,
-    links: LiteMap<String, (Sender<()>, smol::Task<()>)>,
+    links: SortedMap<String, (Sender<()>, smol::Task<()>)>,
 }
 
 impl Advertiser {
     pub fn new(executor: &Rc<LocalExecutor<'static>>) -> Self {
         Self {
             executor: executor.clone(),
-            links: LiteMap::new(),
+            links: SortedMap::new(),
         }
     }
 
     /// From now on it speaks on these and on no others.
-    pub fn set(&mut self, interfaces: &BTreeSet<String>) {
+    pub fn set(&mut self, interfaces: &SortedSet<String>) {
         self.links.retain(|name, _| interfaces.contains(name));
         for name in interfaces {
             if !self.links.contains_key(name) {

@@ -12,8 +12,7 @@ mod policy;
 mod show;
 mod view;
 
-use litemap::LiteMap;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -30,6 +29,7 @@ use crate::app::{App, AppName, MonitorSpec, NatSpec, Source};
 use crate::config::Agent;
 use crate::health::Outcome;
 use crate::net::Prefix;
+use crate::sorted::{SortedMap, SortedSet};
 use crate::timer::{Jitter, Soonest};
 use check::{Check, Due, Pace};
 use entry::{Entry, Terms};
@@ -114,11 +114,11 @@ pub enum Output {
 
 /// All apps.
 pub struct Registry {
-    apps: LiteMap<AppName, Entry>,
+    apps: SortedMap<AppName, Entry>,
     /// Who holds a VIP.
-    claims: LiteMap<Prefix, AppName>,
+    claims: SortedMap<Prefix, AppName>,
     /// What apps that are gone or were replaced leave behind.
-    leaving: LiteMap<Prefix, Leaving>,
+    leaving: SortedMap<Prefix, Leaving>,
     drains: Drains,
     agent: Agent,
     facts: Facts,
@@ -142,15 +142,15 @@ struct Leaving {
     app: AppName,
     until: Instant,
     label: Option<String>,
-    nats: BTreeSet<NatSpec>,
+    nats: SortedSet<NatSpec>,
 }
 
 impl Registry {
     pub fn new(agent: Agent, seed: u64) -> Self {
         Self {
-            apps: LiteMap::new(),
-            claims: LiteMap::new(),
-            leaving: LiteMap::new(),
+            apps: SortedMap::new(),
+            claims: SortedMap::new(),
+            leaving: SortedMap::new(),
             drains: Drains::default(),
             agent,
             facts: Facts::default(),
@@ -326,7 +326,7 @@ impl Registry {
             let nats = if entry.nat(&vip) {
                 entry.app.nats.clone()
             } else {
-                BTreeSet::new()
+                SortedSet::new()
             };
             let leaving = Leaving {
                 app: entry.app.name.clone(),
@@ -544,7 +544,7 @@ impl Registry {
             };
             Some((vip, problem?))
         });
-        let problems: LiteMap<Prefix, Problem> = problems.collect();
+        let problems: SortedMap<Prefix, Problem> = problems.collect();
         let Some(entry) = self.apps.get_mut(name) else {
             return;
         };

@@ -17,6 +17,7 @@ use sidecast::discovery::{Network, PeerName, PeerNetwork};
 use sidecast::health::{Health, Outcome};
 use sidecast::net::{Asn, Family, Prefix, RouterId};
 use sidecast::plan::Subject;
+use sidecast::sorted::{SortedMap, SortedSet};
 use sidecast::timer::Jitter;
 
 pub struct World {
@@ -114,7 +115,7 @@ pub fn config(apps: &str, more: &str) -> Config {
          apps: [{apps}]\n"
     );
     let mut read = |_: &std::path::Path| Ok(text.clone());
-    match config::load(Some("f.yaml"), &BTreeMap::new(), &mut read) {
+    match config::load(Some("f.yaml"), &SortedMap::new(), &mut read) {
         Ok(loaded) => loaded.config,
         Err(problems) => panic!("{problems}\n{text}"),
     }
@@ -150,8 +151,8 @@ fn network() -> Network {
         peers: peers.collect(),
         nat_target: Family::ALL.into_iter().zip(own).collect(),
         own_addresses: own.into(),
-        on_loopback: BTreeSet::new(),
-        gateways: BTreeSet::new(),
+        on_loopback: SortedSet::new(),
+        gateways: SortedSet::new(),
         router_id: RouterId::new("10.0.0.9".parse().expect("an address")),
         links_present: true,
     }
@@ -274,7 +275,7 @@ impl World {
     /// A look at the network shows the addresses that are there.
     pub fn event(&mut self, mut event: Event) {
         if let Event::Network(network) = &mut event {
-            network.on_loopback.extend(self.addresses.keys());
+            network.on_loopback.extend(self.addresses.keys().copied());
         }
         self.core.handle(self.now, event);
         self.settle();

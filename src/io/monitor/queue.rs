@@ -1,14 +1,15 @@
 //! Accept queues that stay full: a service that holds its port but takes no connections.
 
 use super::port::FullQueue;
-use litemap::LiteMap;
 use std::time::{Duration, Instant};
+
+use crate::sorted::SortedMap;
 
 /// Remembers, from sample to sample, which listeners were found full.
 #[derive(Debug, Default)]
 pub(super) struct Queues {
     /// By port and socket cookie.
-    full: LiteMap<(u16, u64), Stretch>,
+    full: SortedMap<(u16, u64), Stretch>,
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -111,7 +111,11 @@ fn app(cx: &mut Cx<'_>, path: &str, node: &Node, source: Source, rules: &Rules) 
     let f = &Fields::open(cx, path, Some(node), keys::APP);
     let name: Option<AppName> = f.parse(cx, "name");
     if !f.has("name") {
-        cx.problem(&f.place.clone(), &f.path("name"), "", "is missing");
+        let message = match &f.place {
+            Place::Env(_) => "is missing: SIDECAST_APP_NAME says what it is called",
+            _ => "is missing",
+        };
+        cx.problem(&f.place.clone(), &f.path("name"), "", message);
     }
     let vips = vips(cx, f, source, rules);
     let monitors = monitors(cx, f, source, rules);
@@ -154,7 +158,12 @@ fn vips(cx: &mut Cx<'_>, f: &Fields<'_>, source: Source, rules: &Rules) -> Optio
         }
     }
     if vips.is_empty() && complete {
-        let message = "is missing: an address with its length, such as 192.0.2.53/32";
+        let message = match &f.place {
+            Place::Env(_) => {
+                "is missing: SIDECAST_APP_VIP holds an address with its length, such as 192.0.2.53/32"
+            }
+            _ => "is missing: an address with its length, such as 192.0.2.53/32",
+        };
         cx.problem(f.place_of("vip"), &f.path("vip"), "", message);
         return None;
     }

@@ -563,6 +563,17 @@ fn values_come_from_files_without_one_trailing_newline() {
             [("SIDECAST_CONFIG", "/f"), ("SIDECAST_CONFIG_YAML", "{}")],
             "only one of SIDECAST_CONFIG",
         ),
+        (
+            [("SIDECAST_BGP_LOCAL_AS", "1"), ("SIDECAST_APP_NAME", "dns")],
+            "apps[0].vip: is missing: SIDECAST_APP_VIP holds",
+        ),
+        (
+            [
+                ("SIDECAST_BGP_LOCAL_AS", "1"),
+                ("SIDECAST_APP_VIP", "192.0.2.1/32"),
+            ],
+            "apps[0].name: is missing: SIDECAST_APP_NAME",
+        ),
     ] {
         let all = env_problems(&env);
         assert!(all[0].contains(want), "{all:?}");

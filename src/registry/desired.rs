@@ -84,7 +84,7 @@ impl Registry {
 
     /// The ports that monitors look at.
     pub fn ports(&self) -> SortedSet<(Protocol, u16)> {
-        let checks = self.apps.values().flat_map(|entry| &entry.checks);
+        let checks = self.entries().flat_map(|entry| &entry.checks);
         checks
             .filter_map(|check| match check.monitor.spec {
                 MonitorSpec::Port { protocol, port, .. } => Some((protocol, port)),
@@ -94,7 +94,7 @@ impl Registry {
     }
 
     pub fn maintenance_files(&self) -> SortedMap<AppName, PathBuf> {
-        let apps = self.apps.values().map(|entry| &entry.app);
+        let apps = self.entries().map(|entry| &entry.app);
         apps.filter_map(|app| Some((app.name.clone(), app.maintenance_file.clone()?)))
             .collect()
     }
@@ -102,8 +102,7 @@ impl Registry {
     /// All VIPs that we have or may have on the interface.
     pub fn vips(&self) -> SortedSet<Prefix> {
         let leaving = self.leaving.keys().copied();
-        self.apps
-            .values()
+        self.entries()
             .flat_map(Entry::vips)
             .chain(leaving)
             .collect()

@@ -60,7 +60,7 @@ impl Registry {
             }
         }
         let chosen = |entry: &&mut Entry| name.is_none_or(|name| entry.app.is_called(name));
-        self.entries()
+        self.entries_mut()
             .filter(chosen)
             .for_each(|entry| entry.start_drain(now, false));
         self.settle_all(now);
@@ -69,14 +69,14 @@ impl Registry {
     /// Drains all because the process is about to end.
     pub fn drain_for_exit(&mut self, now: Instant) {
         self.exiting = true;
-        self.entries()
+        self.entries_mut()
             .for_each(|entry| entry.start_drain(now, true));
         self.settle_all(now);
     }
 
     /// The longest `drain_time` of what is announced.
     pub fn longest_drain(&self) -> Duration {
-        let out = self.apps.values().filter(|entry| entry.is_announcing());
+        let out = self.entries().filter(|entry| entry.is_announcing());
         let times = out.map(|entry| entry.app.drain_time);
         times.max().unwrap_or_default()
     }
@@ -104,7 +104,7 @@ impl Registry {
     /// Whether somebody waits for the peers' acknowledgement; from now on they count as asked.
     pub fn ask_acknowledgement(&mut self) -> bool {
         let mut any = false;
-        for drain in self.entries().filter_map(|entry| entry.drain.as_mut()) {
+        for drain in self.entries_mut().filter_map(|entry| entry.drain.as_mut()) {
             if drain.ack == Ack::Wanted {
                 drain.ack = Ack::Asked;
                 any = true;
@@ -115,7 +115,7 @@ impl Registry {
 
     /// The peers have what was sent before `ask_acknowledgement`.
     pub fn acknowledged(&mut self, now: Instant) {
-        for drain in self.entries().filter_map(|entry| entry.drain.as_mut()) {
+        for drain in self.entries_mut().filter_map(|entry| entry.drain.as_mut()) {
             if drain.ack == Ack::Asked {
                 drain.ack = Ack::Got;
             }
@@ -127,7 +127,7 @@ impl Registry {
     pub fn is_drained(&self, name: Option<&AppName>) -> bool {
         let chosen = |entry: &&Entry| name.is_none_or(|name| entry.app.is_called(name));
         let done = |entry: &Entry| entry.drain.is_none_or(|drain| drain.done);
-        self.apps.values().filter(chosen).all(done)
+        self.entries().filter(chosen).all(done)
     }
 
     pub(super) fn is_draining(&self, app: &App) -> bool {

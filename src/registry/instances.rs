@@ -68,7 +68,7 @@ impl Registry {
         let gone = held.is_some_and(|held| {
             are_instances(held, app) && id(held).is_some_and(|id| !there.contains(id))
         });
-        if gone && self.apps.values().any(|entry| id(&entry.app) == id(app)) {
+        if gone && self.entries().any(|entry| id(&entry.app) == id(app)) {
             self.unregister(now, &app.name);
         }
     }
@@ -83,7 +83,7 @@ impl Registry {
                 && held.instance_id == app.instance_id
                 && held.service() == app.service()
         };
-        let old = self.apps.values().find(|entry| same(&entry.app));
+        let old = self.entries().find(|entry| same(&entry.app));
         let Some(old) = old.map(|entry| entry.app.name.clone()) else {
             return;
         };

@@ -114,7 +114,8 @@ pub enum Output {
 
 /// All apps.
 pub struct Registry {
-    apps: SortedMap<AppName, Entry>,
+    /// Boxed: a new one moves those behind it.
+    apps: SortedMap<AppName, Box<Entry>>,
     /// Who holds a VIP.
     claims: SortedMap<Prefix, AppName>,
     /// What apps that are gone or were replaced leave behind.
@@ -192,9 +193,9 @@ impl Registry {
     /// Takes an app of the configuration. One that is refused is kept, shown as invalid, so that
     /// everybody can see why it is not announced.
     pub fn configure(&mut self, now: Instant, app: App) -> (Registered, Option<Refusal>) {
-        let same = |held: &Entry| held.app == app;
         let refusal = self.permit(&app).err();
-        let known = self.apps.get(&app.name).is_some_and(same);
+        let held = self.apps.get(&app.name);
+        let known = held.is_some_and(|held| held.app == app);
         if known && refusal.is_none() {
             return (Registered::Unchanged, None);
         }
@@ -210,7 +211,7 @@ impl Registry {
         let of_http = |entry: &&Entry| entry.app.source == Source::Http;
         if app.source == Source::Http
             && !self.apps.contains_key(&app.name)
-            && self.apps.values().filter(of_http).count() >= self.agent.max_http_apps
+            && self.entries().filter(of_http).count() >= self.agent.max_http_apps
         {
             return Err(Refusal::Policy {
                 key: "agent.max_http_apps",
@@ -255,7 +256,7 @@ impl Registry {
                 if app.monitors.is_empty() && refusal.is_none() && !told {
                     warn!("app {name} has no monitors: it counts as healthy");
                 }
-                (Entry::new(app, checks, now), Registered::Added)
+                (Box::new(Entry::new(app, checks, now)), Registered::Added)
             }
         };
         entry.refusal = refusal;
@@ -420,20 +421,24 @@ impl Registry {
         }
     }
 
-    fn entries(&mut self) -> impl Iterator<Item = &mut Entry> {
-        self.apps.iter_mut().map(|(_, entry)| entry)
+    fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.apps.values().map(AsRef::as_ref)
+    }
+
+    fn entries_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
+        self.apps.values_mut().map(AsMut::as_mut)
     }
 
     /// Clients come to the ports: for a while these are looked at more often.
     pub fn clients_seen(&mut self, now: Instant) {
         self.used_until = Some(now + USED_FOR);
-        let checks = self.entries().flat_map(|entry| &mut entry.checks);
+        let checks = self.entries_mut().flat_map(|entry| &mut entry.checks);
         checks.for_each(|check| check.clients_seen(now));
     }
 
     /// The monitors that `concerned` picks look again at once.
     pub fn recheck(&mut self, now: Instant, concerned: impl Fn(&MonitorSpec) -> bool) {
-        let checks = self.entries().flat_map(|entry| &mut entry.checks);
+        let checks = self.entries_mut().flat_map(|entry| &mut entry.checks);
         for check in checks.filter(|check| concerned(&check.monitor.spec)) {
             check.recheck(now);
         }
@@ -445,7 +450,7 @@ impl Registry {
         self.look(now);
         let terms = self.terms();
         let due = |entry: &&Entry| entry.deadline(&terms).is_some_and(|at| at <= now);
-        let due = self.apps.values().filter(due);
+        let due = self.entries().filter(due);
         let names: Vec<AppName> = due.map(|entry| entry.app.name.clone()).collect();
         for name in names {
             self.settle(now, &name);
@@ -459,7 +464,7 @@ impl Registry {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let terms = self.terms();
         let mut soonest = Soonest::new();
-        for entry in self.apps.values() {
+        for entry in self.entries() {
             soonest.add(entry.next_deadline(&terms), ());
         }
         for leaving in self.leaving.values() {
@@ -508,8 +513,7 @@ impl Registry {
     fn forget(&mut self, now: Instant) {
         let over = |entry: &&Entry| entry.app.source == Source::Http && entry.cleaned();
         let names: Vec<AppName> = self
-            .apps
-            .values()
+            .entries()
             .filter(over)
             .map(|entry| entry.app.name.clone())
             .collect();

@@ -27,7 +27,7 @@ impl Registry {
 
     /// The names that these sources registered.
     pub fn of_sources(&self, sources: &[Source]) -> Vec<AppName> {
-        let apps = self.apps.values().map(|entry| &entry.app);
+        let apps = self.entries().map(|entry| &entry.app);
         let of_them = apps.filter(|app| sources.contains(&app.source));
         of_them.map(|app| app.name.clone()).collect()
     }
@@ -77,18 +77,18 @@ impl Registry {
     /// How many apps there are, and how many of them are up.
     pub fn count(&self) -> (usize, usize) {
         let up = |entry: &&Entry| entry.state() == AppState::Up;
-        (self.apps.len(), self.apps.values().filter(up).count())
+        (self.apps.len(), self.entries().filter(up).count())
     }
 
     /// Every monitor has answered at least once.
     pub fn is_known(&self) -> bool {
         let known = |entry: &Entry| entry.health() != Health::Unknown;
-        self.apps.values().all(known)
+        self.entries().all(known)
     }
 
     /// Remembers which apps have a route out; `out` says it of a prefix.
     pub fn note_announced(&mut self, out: impl Fn(&Prefix) -> bool) {
-        for entry in self.entries().filter(|entry| !entry.was_announced) {
+        for entry in self.entries_mut().filter(|entry| !entry.was_announced) {
             entry.was_announced = entry.is_announcing() && entry.vips().any(|vip| out(&vip));
         }
     }
@@ -98,14 +98,14 @@ impl Registry {
         let leaving = |entry: &Entry| entry.drain.is_some();
         let all_leave = match self.apps.is_empty() {
             true => self.drains.all,
-            false => self.apps.values().all(leaving),
+            false => self.entries().all(leaving),
         };
         if all_leave {
             return Err("draining".to_owned());
         }
         // A service whose tags are wrong is none of ours to wait for.
         let counts = |entry: &&Entry| entry.app.source != Source::Consul || entry.refusal.is_none();
-        let mut counted = self.apps.values().filter(counts);
+        let mut counted = self.entries().filter(counts);
         match counted.find(|entry| !entry.was_announced) {
             None => Ok(()),
             Some(entry) => Err(format!(

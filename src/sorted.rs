@@ -2,8 +2,8 @@
 //!
 //! They do what those of the standard library do, by the same names, in a fifth of the machine code
 //! that each kind of tree brings. An insertion in the middle moves what lies behind it: that is cheap
-//! for thousands of entries, and what arrives in order is appended. Routes of a session, which may be
-//! more, are kept in trees.
+//! for thousands of entries, and what arrives in order is appended. Where more may come in any order it is
+//! sorted before, and routes of a session, which leave from the front, are kept in trees.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -185,17 +185,8 @@ impl<K, V> Default for SortedMap<K, V> {
 
 impl<K: Ord, V> Extend<(K, V)> for SortedMap<K, V> {
     fn extend<I: IntoIterator<Item = (K, V)>>(&mut self, new: I) {
-        self.entries.extend(new);
-        if !self.entries.is_sorted_by(|a, b| a.0 < b.0) {
-            self.entries.sort_by(|a, b| a.0.cmp(&b.0));
-            // Of equal keys the last remains.
-            self.entries.dedup_by(|later, earlier| {
-                let equal = later.0 == earlier.0;
-                if equal {
-                    mem::swap(later, earlier);
-                }
-                equal
-            });
+        for (key, value) in new {
+            self.insert(key, value);
         }
     }
 }
@@ -390,10 +381,8 @@ impl<T> Default for SortedSet<T> {
 
 impl<T: Ord> Extend<T> for SortedSet<T> {
     fn extend<I: IntoIterator<Item = T>>(&mut self, new: I) {
-        self.items.extend(new);
-        if !self.items.is_sorted_by(|a, b| a < b) {
-            self.items.sort();
-            self.items.dedup();
+        for item in new {
+            self.insert(item);
         }
     }
 }

@@ -80,8 +80,9 @@ impl Inspected<'_> {
             announced = self.announcements();
             // RFC 4271 §4.3: what is in both is announced.
             let both = announced.iter().flat_map(|a| &a.prefixes);
-            let both: SortedSet<&Prefix> = both.collect();
-            withdrawn.retain(|prefix| !both.contains(prefix));
+            let mut both: Vec<&Prefix> = both.collect();
+            both.sort_unstable();
+            withdrawn.retain(|prefix| both.binary_search(&prefix).is_err());
         }
         Update {
             withdrawn,
@@ -163,7 +164,10 @@ impl Inspected<'_> {
     ) -> SortedSet<T> {
         let value = self.value(code).unwrap_or_default();
         let items = value.chunks_exact(N).filter_map(|c| c.try_into().ok());
-        items.map(make).collect()
+        // As many as a message holds, in any order: inserted one by one they would be moved too often.
+        let mut items: Vec<T> = items.map(make).collect();
+        items.sort_unstable();
+        items.into_iter().collect()
     }
 
     fn others(&self) -> Vec<RawAttribute> {

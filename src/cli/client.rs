@@ -276,10 +276,14 @@ impl Answer {
         self.status == 200
     }
 
+    /// Read as bytes, like all JSON here: for text the reader would be there a second time.
+    pub fn json(&self) -> Option<serde_json::Value> {
+        serde_json::from_slice(self.body.as_bytes()).ok()
+    }
+
     /// What an error answer says: its `error`, else its first line.
     pub fn reason(&self) -> String {
-        serde_json::from_str::<serde_json::Value>(&self.body)
-            .ok()
+        self.json()
             .and_then(|v| v.get("error")?.as_str().map(str::to_owned))
             .unwrap_or_else(|| self.body.lines().next().unwrap_or_default().to_owned())
     }
@@ -361,15 +365,8 @@ fn named_at_start(first: &[u8]) -> Option<PathBuf> {
 /// The address out of a configuration that has a mistake elsewhere, or that is not to be had: the
 /// announcer goes on with the one it read before, and a health check must not fail because of an edit.
 fn salvage(text: &str, env: &SortedMap<String, String>) -> Option<Found> {
-    let root: serde_yaml::Value = serde_yaml::from_str(text).ok()?;
-    let agent = root.get("agent");
-    let written = |key: &str| match agent?.get(key)? {
-        serde_yaml::Value::Sequence(list) => {
-            let words: Option<Vec<&str>> = list.iter().map(serde_yaml::Value::as_str).collect();
-            Some(words?.join(","))
-        }
-        value => value.as_str().map(str::to_owned),
-    };
+    let file = config::Written::read(text)?;
+    let written = |key: &str| file.text("agent", key);
     let listen = variable(env, "SIDECAST_AGENT_LISTEN_ADDR")
         .or_else(|| written("listen_addr"))
         .unwrap_or_else(|| DEFAULT.to_owned());

@@ -26,7 +26,7 @@ pub fn run(client: &Client, out: &mut impl Write) -> Result<u8, Failure> {
 
 /// A line for each change of `{"changes": […]}`, or the text as it is.
 fn changes(body: &str) -> String {
-    let parsed: Option<Value> = serde_json::from_str(body).ok();
+    let parsed: Option<Value> = serde_json::from_slice(body.as_bytes()).ok();
     let Some(list) = parsed
         .as_ref()
         .and_then(|v| v.get("changes"))

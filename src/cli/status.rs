@@ -58,7 +58,7 @@ fn fetch(client: &Client) -> Result<Status, Trouble> {
         if !answer.is_ok() {
             return Err(Trouble::Refused(answer.into_failure()));
         }
-        serde_json::from_str::<Value>(&answer.body).map_err(|_| {
+        answer.json().ok_or_else(|| {
             Trouble::Refused(Failure::run(format!(
                 "sidecast: {path} is not answered as sidecast does; --addr names another address"
             )))

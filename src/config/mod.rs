@@ -18,6 +18,7 @@ mod problem;
 mod render;
 mod tags;
 mod tree;
+mod written;
 
 pub use load::{Loaded, load};
 pub use memory::Memory;
@@ -26,6 +27,7 @@ pub use problem::{Problem, Problems};
 pub use render::render;
 pub use tags::{is_tagged, parse_app_from_tags};
 pub use tree::Place;
+pub use written::Written;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

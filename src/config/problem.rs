@@ -64,10 +64,10 @@ pub(super) fn nearest<'a>(
     known: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
     let limit = (written.chars().count() / 3).max(2);
-    let written = written.to_lowercase();
+    let written = written.to_ascii_lowercase();
     known
         .into_iter()
-        .map(|word| (distance(&written, &word.to_lowercase()), word))
+        .map(|word| (distance(&written, &word.to_ascii_lowercase()), word))
         .filter(|(distance, word)| *distance <= limit && *distance < word.len())
         .min()
         .map(|(_, word)| word)

@@ -5,6 +5,7 @@
 //! Closing first writes what is queued, so that a NOTIFICATION reaches the peer.
 
 use crate::bgp::peer::{ConnId, Event};
+use crate::io::executor::LocalExecutor;
 use crate::io::sockopt::{self, SessionOptions};
 use nix::sys::socket::{
     self as nixsocket, AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6,
@@ -12,7 +13,7 @@ use nix::sys::socket::{
 use smol::channel::{Receiver, Sender};
 use smol::future::FutureExt;
 use smol::io::{AsyncReadExt, AsyncWriteExt};
-use smol::{Async, LocalExecutor, Timer};
+use smol::{Async, Timer};
 use std::cell::OnceCell;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -47,7 +48,7 @@ enum Command {
 impl Link {
     /// Connects to `target`; everything that happens is passed to `events` through `wrap`.
     pub fn connect<T: 'static>(
-        executor: &LocalExecutor<'_>,
+        executor: &LocalExecutor,
         conn: ConnId,
         target: Target,
         events: Sender<T>,
@@ -81,7 +82,7 @@ impl Link {
 
     /// Takes over a connection that was accepted.
     pub fn accepted<T: 'static>(
-        executor: &LocalExecutor<'_>,
+        executor: &LocalExecutor,
         conn: ConnId,
         stream: Async<TcpStream>,
         events: Sender<T>,
@@ -93,7 +94,7 @@ impl Link {
     }
 
     fn spawn<F: Future<Output = ()> + 'static>(
-        executor: &LocalExecutor<'_>,
+        executor: &LocalExecutor,
         run: impl FnOnce(Receiver<Command>, Opened) -> F,
     ) -> Self {
         // The machine keeps at most 64 KiB unsent, so the queue is bounded by what it sends.
@@ -115,7 +116,7 @@ impl Link {
 
     /// Writes what is queued and closes, within a second whatever the peer does. `None`: there was
     /// nothing open that needs an ending.
-    pub fn close(self, executor: &LocalExecutor<'_>) -> Option<smol::Task<()>> {
+    pub fn close(self, executor: &LocalExecutor) -> Option<smol::Task<()>> {
         self.stream.get()?;
         let _ = self.commands.try_send(Command::Close);
         let limit = async {

@@ -1,13 +1,14 @@
 //! Sockets on which peers reach us. Connections are handed on as they come: who they are from is the
 //! core's to know.
 
+use crate::io::executor::LocalExecutor;
 use crate::io::sockopt;
 use crate::sorted::SortedMap;
 use nix::sys::socket::{
     self as nixsocket, AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6,
 };
 use smol::channel::Sender;
-use smol::{Async, LocalExecutor, Timer};
+use smol::{Async, Timer};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -41,7 +42,7 @@ pub struct Acceptor {
 impl Acceptor {
     /// Connections go to `accepted`, which says by its room how many may wait.
     pub fn open(
-        executor: &LocalExecutor<'_>,
+        executor: &LocalExecutor,
         addr: SocketAddr,
         accepted: &Sender<Accepted>,
     ) -> io::Result<Self> {

@@ -4,6 +4,7 @@ pub mod bfd;
 pub mod bgp;
 pub mod bgp_listen;
 pub mod consul;
+pub mod executor;
 pub mod http;
 pub mod monitor;
 pub mod netlink;

@@ -4,6 +4,7 @@
 //!
 //! Left out: answers to solicitations; we speak again soon enough.
 
+use crate::io::executor::LocalExecutor;
 use crate::io::sockopt::{Icmp6Blocked, Icmp6Filter, Ipv6MulticastLoop};
 use crate::sorted::{SortedMap, SortedSet};
 use nix::net::if_::if_nametoindex;
@@ -11,9 +12,9 @@ use nix::sys::socket::{
     self as nixsocket, AddressFamily, MsgFlags, SetSockOpt, SockFlag, SockProtocol, SockType,
     SockaddrIn6, sockopt,
 };
+use smol::Timer;
 use smol::channel::{self, Receiver, Sender};
 use smol::future::FutureExt;
-use smol::{LocalExecutor, Timer};
 use std::net::{Ipv6Addr, SocketAddrV6};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
@@ -21,12 +22,12 @@ use std::time::Duration;
 
 /// Speaks on a set of interfaces.
 pub struct Advertiser {
-    executor: Rc<LocalExecutor<'static>>,
+    executor: Rc<LocalExecutor>,
     links: SortedMap<String, (Sender<()>, smol::Task<()>)>,
 }
 
 impl Advertiser {
-    pub fn new(executor: &Rc<LocalExecutor<'static>>) -> Self {
+    pub fn new(executor: &Rc<LocalExecutor>) -> Self {
         Self {
             executor: executor.clone(),
             links: SortedMap::new(),

@@ -11,16 +11,17 @@ use std::io;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
+use smol::Timer;
 use smol::channel::Sender;
 use smol::net::TcpListener;
 use smol::net::unix::UnixListener;
-use smol::{LocalExecutor, Timer};
 
 pub use connection::Call;
 pub use listen::{ListenError, Listener};
 pub use parse::{Chunked, ParseError, Parsed, Parser, Sizes};
 
 use crate::api::Via;
+use crate::io::executor::LocalExecutor;
 use connection::Duplex;
 use listen::Socket;
 
@@ -78,7 +79,7 @@ pub async fn serve(listeners: Vec<Listener>, limits: Limits, calls: Sender<Call>
 #[derive(Clone)]
 struct Shared {
     /// Weak: tasks live in the executor, and have to go with it.
-    executor: Weak<LocalExecutor<'static>>,
+    executor: Weak<LocalExecutor>,
     limits: Limits,
     open: Rc<Cell<usize>>,
     refusing: Rc<Cell<usize>>,

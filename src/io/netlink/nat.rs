@@ -231,8 +231,8 @@ impl Nat {
         &mut self,
         family: Family,
         rules: &[&NatRule],
-    ) -> Result<SortedSet<Tuple>, NetlinkError> {
-        let mut flows = SortedSet::new();
+    ) -> Result<Vec<Tuple>, NetlinkError> {
+        let mut flows = Vec::new();
         if rules.len() <= FEW {
             for rule in rules {
                 match self.list(family, &[*rule], Some(*rule)).await {
@@ -247,6 +247,8 @@ impl Nat {
         } else {
             flows.extend(self.list(family, rules, None).await?);
         }
+        flows.sort_unstable();
+        flows.dedup();
         Ok(flows)
     }
 

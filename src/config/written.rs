@@ -1,0 +1,25 @@
+//! What a configuration says that has a mistake elsewhere.
+
+use super::tree::{self, Node, Place, Tree};
+
+/// A configuration as it is written, valid or not.
+pub struct Written(Node);
+
+impl Written {
+    /// `None` where the text is no YAML.
+    pub fn read(text: &str) -> Option<Self> {
+        tree::parse(text, &|_| Place::Default).ok().map(Self)
+    }
+
+    /// The text of one key of a section; a list's items have commas between.
+    pub fn text(&self, section: &str, key: &str) -> Option<String> {
+        let node = &self.0.entry(section)?.node.entry(key)?.node;
+        match &node.tree {
+            Tree::List(items) => {
+                let words: Option<Vec<&str>> = items.iter().map(Node::text).collect();
+                Some(words?.join(","))
+            }
+            _ => node.text().map(str::to_owned),
+        }
+    }
+}

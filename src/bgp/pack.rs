@@ -11,6 +11,7 @@ use super::framer::HEADER_LEN;
 use super::update::{Body, reach_value, write_prefix};
 use super::{EncodeContext, Frame, Negotiated, PathAttributes, Type};
 use crate::net::{Family, Prefix};
+use crate::sorted::SortedMap;
 use crate::wire::Writer;
 
 /// One UPDATE, ready to send, and the routes it speaks of.
@@ -54,7 +55,7 @@ impl Packer {
                 prefixes: of_family.copied().collect(),
             });
         }
-        let mut groups = BTreeMap::<_, VecDeque<Prefix>>::new();
+        let mut groups = SortedMap::<_, VecDeque<Prefix>>::new();
         for (prefix, attributes) in announced {
             if let Some(carrier) = carrier(prefix, attributes, negotiated) {
                 let group = groups.entry((attributes, carrier)).or_default();

@@ -12,6 +12,7 @@ use super::{
     RouteRefresh, SessionType, end_of_rib, sendable,
 };
 use crate::net::{Family, Prefix};
+use crate::sorted::SortedMap;
 
 /// The routes for one peer. The wanted set outlives sessions; the rest belongs to one.
 #[derive(Debug, Default)]
@@ -161,7 +162,7 @@ fn share(
 #[derive(Debug)]
 struct Session {
     negotiated: Negotiated,
-    tables: BTreeMap<Family, Table>,
+    tables: SortedMap<Family, Table>,
     unsendable: BTreeSet<Prefix>,
     hold_end_of_rib: bool,
 }

@@ -12,6 +12,7 @@ pub use dns::{QType, Rcode};
 pub use http::{HttpUrl, StatusRanges};
 pub use monitor::{AcceptQueue, ExecCommand, Monitor, MonitorSpec};
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -193,6 +194,13 @@ impl FromStr for Source {
 /// A prefix that may be announced: none that would cut the host off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Vip(Prefix);
+
+/// It is ordered as its prefix: a set of VIPs can be asked for a prefix.
+impl Borrow<Prefix> for Vip {
+    fn borrow(&self) -> &Prefix {
+        &self.0
+    }
+}
 
 /// Why a text or prefix is no VIP.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -137,7 +137,7 @@ impl Entry {
     /// Takes a new definition in place. What both have in common goes on: the VIPs stay announced
     /// until the new monitors' first round is in.
     pub fn replace(&mut self, app: App, checks: Vec<Check>) {
-        let both: SortedSet<Prefix> = self.vips().filter(|vip| has(&app, vip)).collect();
+        let both: SortedSet<Prefix> = self.vips().filter(|vip| app.vips.contains(vip)).collect();
         let announced = matches!(self.stance, Stance::Announce(_));
         let carried = self.carried.take();
         let vips = match carried {
@@ -260,7 +260,9 @@ impl Entry {
             withdrawn.entry(vip).or_insert(now);
         }
         withdrawn.retain(|vip, since| {
-            has(&self.app, vip) && self.route(vip).is_none() && self.lingers(*since, now, terms)
+            self.app.vips.contains(vip)
+                && self.route(vip).is_none()
+                && self.lingers(*since, now, terms)
         });
         self.withdrawn = withdrawn;
     }
@@ -537,8 +539,4 @@ struct Want {
     route: Option<Attributes>,
     address: bool,
     nat: bool,
-}
-
-fn has(app: &App, vip: &Prefix) -> bool {
-    app.vips.iter().any(|other| other.prefix() == *vip)
 }

@@ -34,14 +34,6 @@ impl<K, V> SortedMap<K, V> {
         self.entries.clear();
     }
 
-    pub fn first_key_value(&self) -> Option<(&K, &V)> {
-        self.iter().next()
-    }
-
-    pub fn last_key_value(&self) -> Option<(&K, &V)> {
-        self.iter().next_back()
-    }
-
     pub fn iter(&self) -> Iter<'_, K, V> {
         self.entries.iter().map(|(key, value)| (key, value))
     }
@@ -168,13 +160,6 @@ impl<'a, K, V> Entry<'a, K, V> {
     {
         self.or_insert_with(V::default)
     }
-
-    pub fn and_modify(self, change: impl FnOnce(&mut V)) -> Self {
-        if let Ok(at) = self.found {
-            change(&mut self.map.entries[at].1);
-        }
-        self
-    }
 }
 
 impl<K, V> Default for SortedMap<K, V> {
@@ -271,10 +256,6 @@ impl<T> SortedSet<T> {
         self.items.first()
     }
 
-    pub fn last(&self) -> Option<&T> {
-        self.items.last()
-    }
-
     pub fn iter(&self) -> slice::Iter<'_, T> {
         self.items.iter()
     }
@@ -297,13 +278,6 @@ impl<T: Ord> SortedSet<T> {
         T: Borrow<Q>,
     {
         self.find(item).is_ok()
-    }
-
-    pub fn get<Q: Ord + ?Sized>(&self, item: &Q) -> Option<&T>
-    where
-        T: Borrow<Q>,
-    {
-        self.items.get(self.find(item).ok()?)
     }
 
     /// Whether it was not there before.

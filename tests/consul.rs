@@ -568,7 +568,7 @@ fn tls_with_a_private_ca_and_a_client_certificate() {
     let mut sidecast = sidecast;
     let status = sidecast.wait(SOON);
     assert!(status.success(), "{status}");
-    // Long polls are under way on threads: they are not waited for.
+    // Long polls are under way: they are not waited for.
     assert!(
         begun.elapsed() < Duration::from_secs(5),
         "{:?}",

@@ -5,36 +5,11 @@ use nix::sched::{CloneFlags, unshare};
 use sidecast::io::netlink::{Added, Change, Changes, Kernel, Removed, VipAddress};
 use sidecast::netlink::nftables::{IPPROTO_TCP, IPPROTO_UDP, NatRule, NatTable};
 use sidecast::sorted::SortedSet;
+use sidecast_lab::{in_namespace, run};
 use std::net::UdpSocket;
 use std::process::Command;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
-
-/// Runs a test on its own thread in a new network namespace, where there are the rights to make one.
-fn in_namespace(test: fn()) {
-    if !nix::unistd::geteuid().is_root() {
-        println!("skipped: needs root");
-        return;
-    }
-    let thread = std::thread::spawn(move || {
-        unshare(CloneFlags::CLONE_NEWNET).expect("root may make a namespace");
-        test();
-    });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
-}
-
-fn run(command: &str) -> String {
-    let mut words = command.split_whitespace();
-    let output = Command::new(words.next().unwrap())
-        .args(words)
-        .output()
-        .unwrap_or_else(|error| panic!("{command}: {error}"));
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command}: {errors}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
 
 /// What `ip` says of one address of lo; null without it.
 fn on_lo(addr: &str) -> serde_json::Value {
@@ -592,17 +567,24 @@ fn packets_of_the_host_are_counted_and_follow_a_changed_rule() {
     });
 }
 
+fn many_vips(count: usize) -> Vec<String> {
+    let vip = |i| format!("198.18.{}.{}/32", i / 250, i % 250);
+    (0..count).map(vip).collect()
+}
+
+/// As `nat` takes them.
+fn each_to_8053(vips: &[String]) -> Vec<(&str, u8, u16, u16)> {
+    vips.iter()
+        .map(|vip| (vip.as_str(), IPPROTO_TCP, 53, 8053))
+        .collect()
+}
+
 #[test]
 fn a_thousand_mappings_are_one_step() {
     in_namespace(|| {
         smol::block_on(async {
-            let vips: Vec<String> = (0..1000)
-                .map(|i| format!("198.18.{}.{}/32", i / 250, i % 250))
-                .collect();
-            let all: Vec<_> = vips
-                .iter()
-                .map(|vip| (vip.as_str(), IPPROTO_TCP, 53, 8053))
-                .collect();
+            let vips = many_vips(1000);
+            let all = each_to_8053(&vips);
             let mut kernel = Kernel::open().unwrap();
             kernel.replace_nat(&nat("sidecast", &all)).await.unwrap();
             assert_eq!(rules().len(), 2000);
@@ -633,13 +615,8 @@ fn in_a_user_namespace_hundreds_of_mappings_are_one_step() {
     }
     smol::block_on(async {
         // What every system grants: 425,984 bytes, that is twice 212,992.
-        let vips: Vec<String> = (0..10_000)
-            .map(|i| format!("198.18.{}.{}/32", i / 250, i % 250))
-            .collect();
-        let all: Vec<_> = vips
-            .iter()
-            .map(|vip| (vip.as_str(), IPPROTO_TCP, 53, 8053))
-            .collect();
+        let vips = many_vips(10_000);
+        let all = each_to_8053(&vips);
         let mut kernel = Kernel::open().unwrap();
         kernel
             .replace_nat(&nat("sidecast", &all[..350]))

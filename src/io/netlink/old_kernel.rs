@@ -11,13 +11,12 @@ use crate::netlink::nftables::{IPPROTO_UDP, NatRule, NatTable};
 use crate::netlink::{EBUSY, EINVAL, EOPNOTSUPP};
 use crate::sorted::SortedSet;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, UnixAddr, bind, recv,
     send, socket, socketpair,
 };
+use sidecast_lab::run;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -161,31 +160,12 @@ fn flags_of_table(payload: &[u8]) -> u32 {
     flags.map_or(0, |attr| attr.u32_be().unwrap())
 }
 
-/// Runs a test in a network namespace of its own.
+/// Runs a test in a network namespace of its own, with a loopback.
 fn in_namespace(test: impl FnOnce() + Send + 'static) {
-    if !nix::unistd::geteuid().is_root() {
-        println!("skipped: needs root");
-        return;
-    }
-    let thread = std::thread::spawn(move || {
-        unshare(CloneFlags::CLONE_NEWNET).expect("root may make a namespace");
+    sidecast_lab::in_namespace(|| {
         run("ip link set lo up");
         test();
     });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
-}
-
-fn run(command: &str) -> String {
-    let mut words = command.split_whitespace();
-    let output = Command::new(words.next().unwrap())
-        .args(words)
-        .output()
-        .unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command}: {errors}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 fn kernel(age: Age) -> Kernel {

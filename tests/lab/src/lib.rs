@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod announcer;
+mod bare;
 mod bird;
 mod child;
 mod consul;
@@ -30,6 +31,7 @@ mod until;
 mod watch;
 
 pub use announcer::Sidecast;
+pub use bare::{in_namespace, run};
 pub use bird::{Bird, BirdSession, attribute};
 pub use child::Child;
 pub use consul::Consul;

@@ -48,9 +48,9 @@ impl Manager {
 
     /// From the loop itself, so that a loop that hangs is noticed. READY comes after the first round of
     /// checks (`known`), or after five seconds; it waits for no session.
-    pub fn tick(&mut self, now: Instant, known: bool) {
+    pub fn tick(&mut self, now: Instant, known: impl FnOnce() -> bool) {
         if let Readiness::Waiting(at_latest) = self.ready
-            && (known || now >= at_latest)
+            && (now >= at_latest || known())
         {
             self.ready = Readiness::Settled;
             self.notify.send("READY=1");
@@ -61,8 +61,13 @@ impl Manager {
         }
     }
 
-    /// For the line in `systemctl status`.
-    pub fn tell(&mut self, summary: Summary) {
+    /// For the line in `systemctl status`. Where nobody listens nothing is counted: this is asked in every
+    /// turn of the loop.
+    pub fn tell(&mut self, summary: impl FnOnce() -> Summary) {
+        if !self.notify.is_heard() {
+            return;
+        }
+        let summary = summary();
         if self.summary.replace(summary) != Some(summary) {
             self.notify.send(&format!("STATUS={summary}"));
         }
@@ -94,9 +99,9 @@ mod tests {
         let now = Instant::now();
         let mut manager = Manager::new(now, Notify::new(None), None);
         assert_eq!(manager.deadline(), Some(now + READY_AT_LATEST));
-        manager.tick(now, false);
+        manager.tick(now, || false);
         assert!(manager.deadline().is_some());
-        manager.tick(now, true);
+        manager.tick(now, || true);
         assert_eq!(manager.deadline(), None);
 
         let mut manager = Manager::new(now, Notify::new(None), None);
@@ -123,12 +128,12 @@ mod tests {
             peers: 1,
             established: 0,
         };
-        manager.tell(before);
+        manager.tell(|| before);
         let line = "STATUS=1 of 2 apps up, 0 of 1 sessions established";
         assert_eq!(heard().as_deref(), Some(line));
-        manager.tell(before);
+        manager.tell(|| before);
         assert_eq!(heard(), None);
-        manager.tell(Summary { up: 2, ..before });
+        manager.tell(|| Summary { up: 2, ..before });
         assert!(heard().is_some_and(|line| line.starts_with("STATUS=2 of 2")));
         std::fs::remove_dir_all(&dir).unwrap();
     }
@@ -138,9 +143,9 @@ mod tests {
         let now = Instant::now();
         let every = Duration::from_secs(2);
         let mut manager = Manager::new(now, Notify::new(None), Some(every));
-        manager.tick(now, true);
+        manager.tick(now, || true);
         assert_eq!(manager.deadline(), Some(now + every));
-        manager.tick(now + every, true);
+        manager.tick(now + every, || true);
         assert_eq!(manager.deadline(), Some(now + every * 2));
     }
 }

@@ -232,8 +232,8 @@ impl Agent {
             }
             Wake::Bfd | Wake::Deadline => {}
         }
-        self.manager.tick(now, self.core.is_known());
-        self.manager.tell(self.core.summary());
+        self.manager.tick(now, || self.core.is_known());
+        self.manager.tell(|| self.core.summary());
     }
 
     fn handle(&mut self, now: Instant, event: Event) {

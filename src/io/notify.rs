@@ -29,6 +29,11 @@ impl Notify {
         Self { socket }
     }
 
+    /// Whether there is a manager to tell.
+    pub fn is_heard(&self) -> bool {
+        self.socket.is_some()
+    }
+
     /// Sends lines such as `READY=1`. A manager that does not listen is not our trouble.
     pub fn send(&self, state: &str) {
         if let Some((socket, addr)) = &self.socket

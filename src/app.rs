@@ -13,6 +13,7 @@ pub use http::{HttpUrl, StatusRanges};
 pub use monitor::{AcceptQueue, ExecCommand, Monitor, MonitorSpec};
 
 use std::borrow::Borrow;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -22,7 +23,6 @@ use std::time::Duration;
 use crate::net::{
     Community, ExtCommunity, Family, LargeCommunity, ParseError, Prefix, decimal, parse_cidr,
 };
-use crate::sorted::SortedSet;
 
 /// A service as registered. Two with the same definition are equal; the source counts as part of it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,10 +30,10 @@ pub struct App {
     pub name: AppName,
     pub source: Source,
     /// Never empty.
-    pub vips: SortedSet<Vip>,
+    pub vips: BTreeSet<Vip>,
     /// Empty: always healthy, as in GoCast.
-    pub monitors: SortedSet<Monitor>,
-    pub nats: SortedSet<NatSpec>,
+    pub monitors: BTreeSet<Monitor>,
+    pub nats: BTreeSet<NatSpec>,
     /// The app's own; the global ones are `config::Bgp::attributes`.
     pub attributes: Attributes,
     pub when_down: Reaction,
@@ -424,9 +424,9 @@ impl FromStr for NatSpec {
 /// Path attributes that an operator may set. `None` and empty: not set.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Attributes {
-    pub communities: SortedSet<Community>,
-    pub large_communities: SortedSet<LargeCommunity>,
-    pub ext_communities: SortedSet<ExtCommunity>,
+    pub communities: BTreeSet<Community>,
+    pub large_communities: BTreeSet<LargeCommunity>,
+    pub ext_communities: BTreeSet<ExtCommunity>,
     pub med: Option<u32>,
     /// Sent on iBGP only.
     pub local_pref: Option<u32>,
@@ -554,9 +554,9 @@ mod tests {
         let mut app = App {
             name: "web".parse().unwrap(),
             source: Source::Consul,
-            vips: SortedSet::new(),
-            monitors: SortedSet::new(),
-            nats: SortedSet::new(),
+            vips: BTreeSet::new(),
+            monitors: BTreeSet::new(),
+            nats: BTreeSet::new(),
             attributes: Attributes::default(),
             when_down: Reaction::default(),
             when_draining: Reaction::default(),
@@ -646,13 +646,13 @@ mod tests {
     #[test]
     fn attributes_add_communities_and_the_upper_wins() {
         let low = Attributes {
-            communities: SortedSet::from([Community::new(1, 1)]),
+            communities: BTreeSet::from([Community::new(1, 1)]),
             med: Some(1),
             local_pref: Some(5),
             ..Attributes::default()
         };
         let over = Attributes {
-            communities: SortedSet::from([Community::new(1, 2)]),
+            communities: BTreeSet::from([Community::new(1, 2)]),
             med: Some(0),
             ..Attributes::default()
         };

@@ -10,7 +10,7 @@ use crate::netlink::address::{Address, IFAPROT_SIDECAST};
 use crate::netlink::link::Link;
 use crate::netlink::neighbour::Neighbour;
 use crate::netlink::route::{RT_TABLE_MAIN, Route};
-use crate::sorted::{SortedMap, SortedSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -23,7 +23,7 @@ pub struct Snapshot {
     /// IPv6 ones.
     pub neighbours: Vec<Neighbour>,
     /// What the kernel answers when asked for the way to a peer; unreachable ones are missing.
-    pub routes_to: SortedMap<IpAddr, Route>,
+    pub routes_to: BTreeMap<IpAddr, Route>,
 }
 
 /// A peer's address, with the interface where the address alone is ambiguous: `10.0.0.1`,
@@ -77,14 +77,14 @@ pub struct PeerNetwork {
 /// What the tables mean.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Network {
-    pub peers: SortedMap<PeerName, PeerNetwork>,
+    pub peers: BTreeMap<PeerName, PeerNetwork>,
     /// Where NAT sends a VIP's traffic, by family.
-    pub nat_target: SortedMap<Family, IpAddr>,
+    pub nat_target: BTreeMap<Family, IpAddr>,
     /// Addresses of the other interfaces than lo, and those we speak from; without our VIPs.
-    pub own_addresses: SortedSet<IpAddr>,
+    pub own_addresses: BTreeSet<IpAddr>,
     /// Addresses on the loopback interface but 127.0.0.0/8 and ::1, our VIPs among them, as VIPs.
-    pub on_loopback: SortedSet<Prefix>,
-    pub gateways: SortedSet<IpAddr>,
+    pub on_loopback: BTreeSet<Prefix>,
+    pub gateways: BTreeSet<IpAddr>,
     /// The configured one, else what to use in its place; `None` while there is no address at all.
     pub router_id: Option<RouterId>,
     /// There is an interface besides lo. The tunnels that the kernel puts into every namespace do not
@@ -93,13 +93,13 @@ pub struct Network {
 }
 
 /// Reads the snapshot with the configuration's eyes. `our_vips` are never a source or a next hop.
-pub fn network(snapshot: &Snapshot, bgp: &Bgp, our_vips: &SortedSet<Prefix>) -> Network {
+pub fn network(snapshot: &Snapshot, bgp: &Bgp, our_vips: &BTreeSet<Prefix>) -> Network {
     let view = View {
         snapshot,
         bgp,
         vips: our_vips,
     };
-    let mut peers = SortedMap::new();
+    let mut peers = BTreeMap::new();
     for (settings_index, settings) in bgp.peers.iter().enumerate() {
         for (addr, oif) in view.remotes(&settings.remote) {
             let peer = view.peer(settings_index, addr, oif);
@@ -133,7 +133,7 @@ pub fn network(snapshot: &Snapshot, bgp: &Bgp, our_vips: &SortedSet<Prefix>) -> 
 struct View<'a> {
     snapshot: &'a Snapshot,
     bgp: &'a Bgp,
-    vips: &'a SortedSet<Prefix>,
+    vips: &'a BTreeSet<Prefix>,
 }
 
 impl<'a> View<'a> {
@@ -287,7 +287,7 @@ impl<'a> View<'a> {
     /// global address not on lo.
     fn nat_target(
         &self,
-        peers: &SortedMap<PeerName, PeerNetwork>,
+        peers: &BTreeMap<PeerName, PeerNetwork>,
         family: Family,
     ) -> Option<IpAddr> {
         let of_session = peers
@@ -312,7 +312,7 @@ impl<'a> View<'a> {
 
     /// The configured one, else the IPv4 address that we speak from, else any global IPv4 address,
     /// else a hash of an IPv6 address: a number that differs between hosts and stays over a restart.
-    fn router_id(&self, peers: &SortedMap<PeerName, PeerNetwork>) -> Option<RouterId> {
+    fn router_id(&self, peers: &BTreeMap<PeerName, PeerNetwork>) -> Option<RouterId> {
         let locals = || peers.values().filter_map(|peer| peer.local);
         let any = |family| {
             let elsewhere = self.first_global(family, false);
@@ -354,7 +354,7 @@ impl<'a> View<'a> {
         marked && address.prefix().is_some_and(|p| self.vips.contains(&p))
     }
 
-    fn on_loopback(&self) -> SortedSet<Prefix> {
+    fn on_loopback(&self) -> BTreeSet<Prefix> {
         let addresses = self.snapshot.addresses.iter();
         addresses
             .filter(|a| self.is_loopback(a.index) && !a.addr.is_loopback())
@@ -383,7 +383,7 @@ impl<'a> View<'a> {
 
 impl Snapshot {
     /// The routers of all default routes of the main table, to be looked up like the peers.
-    pub fn default_gateways(&self) -> SortedSet<IpAddr> {
+    pub fn default_gateways(&self) -> BTreeSet<IpAddr> {
         let routes = self.routes.iter().filter(|route| route.is_default());
         routes
             .flat_map(Route::ways)
@@ -519,7 +519,7 @@ mod tests {
                 route(Family::Ipv4, None, Some("10.0.0.1")),
             ],
             neighbours: Vec::new(),
-            routes_to: SortedMap::from([
+            routes_to: BTreeMap::from([
                 way("10.0.0.1", "10.0.0.2"),
                 way("2001:db8:1::1", "2001:db8:1::2"),
             ]),
@@ -544,7 +544,7 @@ mod tests {
         }
     }
 
-    fn vips(texts: &[&str]) -> SortedSet<Prefix> {
+    fn vips(texts: &[&str]) -> BTreeSet<Prefix> {
         texts.iter().map(|text| text.parse().unwrap()).collect()
     }
 
@@ -553,7 +553,7 @@ mod tests {
     }
 
     fn discovered(snapshot: &Snapshot) -> Network {
-        network(snapshot, &bgp(&[Remote::Gateway]), &SortedSet::new())
+        network(snapshot, &bgp(&[Remote::Gateway]), &BTreeSet::new())
     }
 
     #[test]
@@ -569,7 +569,7 @@ mod tests {
         assert_eq!(network.router_id.unwrap().to_string(), "10.0.0.2");
         assert_eq!(
             network.nat_target,
-            SortedMap::from([
+            BTreeMap::from([
                 (Family::Ipv4, addr("10.0.0.2")),
                 (Family::Ipv6, addr("2001:db8:1::2")),
             ])
@@ -644,7 +644,7 @@ mod tests {
         let mut host = host();
         host.addresses = vec![address(LO, "127.0.0.1/8"), address(ETH0, "203.0.113.7/32")];
         host.routes = vec![route(Family::Ipv4, None, Some("172.31.1.1"))];
-        host.routes_to = SortedMap::from([way("172.31.1.1", "203.0.113.7")]);
+        host.routes_to = BTreeMap::from([way("172.31.1.1", "203.0.113.7")]);
         let network = discovered(&host);
         let peer = &network.peers[&PeerName::new(addr("172.31.1.1"), None)];
         assert_eq!(peer.local, Some(addr("203.0.113.7")));
@@ -660,7 +660,7 @@ mod tests {
         let mut host = host();
         host.addresses.insert(2, address(ETH0, "192.0.2.53/32"));
         host.addresses.insert(2, address(ETH0, "2001:db8::53/128"));
-        host.routes_to = SortedMap::from([
+        host.routes_to = BTreeMap::from([
             way("10.0.0.1", "192.0.2.53"),
             way("2001:db8:1::1", "2001:db8::53"),
         ]);
@@ -682,7 +682,7 @@ mod tests {
             proto: Some(IFAPROT_SIDECAST),
             ..address(LO, "192.0.2.99/32")
         });
-        host.routes_to = SortedMap::from([way("10.0.0.1", "192.0.2.99")]);
+        host.routes_to = BTreeMap::from([way("10.0.0.1", "192.0.2.99")]);
         let peer = &discovered(&host).peers[&PeerName::new(addr("10.0.0.1"), None)];
         assert_eq!(peer.local, Some(addr("10.0.0.2")));
     }
@@ -701,7 +701,7 @@ mod tests {
             flagged("2001:db8:1::4/64", 0x40),
             address(ETH0, "2001:db8:1::5/64"),
         ];
-        host.routes_to = SortedMap::from([way("10.0.0.1", "10.0.0.2")]);
+        host.routes_to = BTreeMap::from([way("10.0.0.1", "10.0.0.2")]);
         let network = network(
             &host,
             &bgp(&[Remote::Addr(addr("10.0.0.1"), None)]),

@@ -41,7 +41,6 @@ pub mod net;
 pub mod netlink;
 pub mod plan;
 pub mod registry;
-pub mod sorted;
 pub mod timer;
 pub mod view;
 pub mod wire;

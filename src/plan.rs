@@ -2,13 +2,13 @@
 //! nowhere else: a route is announced only when its address and its NAT rules are in the kernel, a
 //! withdraw waits for nothing, an address is removed only after its route is gone.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::app::{AppName, Attributes, Protocol};
 use crate::net::Prefix;
-use crate::sorted::{SortedMap, SortedSet};
 
 /// What a VIP's address looks like in the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,16 +34,16 @@ pub struct NatRule {
 /// The whole NAT table, replaced in one batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NatTable {
-    pub rules: SortedSet<NatRule>,
+    pub rules: BTreeSet<NatRule>,
 }
 
 /// The routes of this host, each with what the app and its state add; what a peer adds comes later.
-pub type Routes = SortedMap<Prefix, Attributes>;
+pub type Routes = BTreeMap<Prefix, Attributes>;
 
 /// What the registry wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
-    pub addresses: SortedMap<Prefix, AddressSpec>,
+    pub addresses: BTreeMap<Prefix, AddressSpec>,
     pub nat: NatTable,
     pub routes: Routes,
     /// Whether addresses are ours to manage: if not, a route waits for none.
@@ -54,14 +54,14 @@ pub struct Desired {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
     /// Addresses we made or adopted.
-    pub addresses: SortedMap<Prefix, AddressSpec>,
+    pub addresses: BTreeMap<Prefix, AddressSpec>,
     /// Addresses somebody else made: they serve, and are left alone.
-    pub foreign: SortedSet<Prefix>,
+    pub foreign: BTreeSet<Prefix>,
     /// Of both: those that vanished without our doing. Their routes stay for the moment that putting
     /// them back takes; if that fails they are addressed no more.
-    pub lost: SortedSet<Prefix>,
+    pub lost: BTreeSet<Prefix>,
     /// Those that are being removed: whoever wants one again waits until it is gone.
-    pub leaving: SortedSet<Prefix>,
+    pub leaving: BTreeSet<Prefix>,
     pub nat: NatTable,
     pub routes: Routes,
 }
@@ -131,7 +131,7 @@ impl Applied {
     /// The routes of `desired` that may be out now: address and NAT are there. A route that is out
     /// already does not go because its NAT rules change.
     fn ready(&self, desired: &Desired) -> Routes {
-        let missing: SortedSet<Prefix> = desired
+        let missing: BTreeSet<Prefix> = desired
             .nat
             .rules
             .difference(&self.nat.rules)

@@ -4,8 +4,8 @@
 use nix::sched::{CloneFlags, unshare};
 use sidecast::io::netlink::{Added, Change, Changes, Kernel, Removed, VipAddress};
 use sidecast::netlink::nftables::{IPPROTO_TCP, IPPROTO_UDP, NatRule, NatTable};
-use sidecast::sorted::SortedSet;
 use sidecast_lab::{in_namespace, run};
+use std::collections::BTreeSet;
 use std::net::UdpSocket;
 use std::process::Command;
 use std::sync::mpsc;
@@ -259,9 +259,9 @@ fn an_ipv6_address_counts_whatever_its_prefix_length() {
             let mut kernel = Kernel::open().unwrap();
             let vip = vip("2001:db8::53/128", Some(300));
             assert_eq!(kernel.add_address(&vip).await, Ok(Added::Foreign));
-            let snapshot = kernel.snapshot(&SortedSet::new()).await.unwrap();
+            let snapshot = kernel.snapshot(&BTreeSet::new()).await.unwrap();
             let vips = snapshot.addresses.iter().filter_map(|a| a.vip());
-            assert!(vips.collect::<SortedSet<_>>().contains(&vip.prefix));
+            assert!(vips.collect::<BTreeSet<_>>().contains(&vip.prefix));
             run("ip addr del 2001:db8::53/64 dev lo");
             let removed = Some(vip.prefix);
             while changes.next().await != Ok(Change::Address { removed }) {}
@@ -323,7 +323,7 @@ fn changes_are_told_and_our_own_renewals_are_not() {
             run("ip link set v1 up");
             run("ip link set v0 up");
             run("ip route add default via 10.0.0.1");
-            let mut seen = SortedSet::new();
+            let mut seen = BTreeSet::new();
             while !seen.contains("route") {
                 let name = match changes.next().await.unwrap() {
                     Change::Route => "route",
@@ -383,8 +383,7 @@ fn a_snapshot_holds_what_discovery_reads() {
             run(command);
         }
         let snapshot = smol::block_on(async {
-            let targets =
-                SortedSet::from(["10.0.0.9".parse().unwrap(), "fe80::9".parse().unwrap()]);
+            let targets = BTreeSet::from(["10.0.0.9".parse().unwrap(), "fe80::9".parse().unwrap()]);
             Kernel::open().unwrap().snapshot(&targets).await.unwrap()
         });
         assert_eq!(snapshot.routes.len(), 2, "{:?}", snapshot.routes);
@@ -675,12 +674,7 @@ fn without_the_capability_we_look_and_say_what_is_missing() {
             let mut kernel = Kernel::open().unwrap();
             let _changes = Changes::open(true).unwrap();
             assert_eq!(
-                kernel
-                    .snapshot(&SortedSet::new())
-                    .await
-                    .unwrap()
-                    .links
-                    .len(),
+                kernel.snapshot(&BTreeSet::new()).await.unwrap().links.len(),
                 1
             );
             let vip = vip("192.0.2.53/32", Some(300));

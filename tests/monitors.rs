@@ -1,5 +1,6 @@
 //! Monitors against real sockets, in private networks: who listens, who stopped, what is answered.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
@@ -13,7 +14,6 @@ use sidecast::health::Outcome;
 use sidecast::io::monitor::{Checker, PortState, bind_test};
 use sidecast::io::reaper::Reaper;
 use sidecast::io::sock_events::{SocketEvent, SocketEvents};
-use sidecast::sorted::SortedSet;
 use sidecast_lab::{Child, LACKS, Lab, Namespace, Service, Sidecast, Transport, expect, until};
 use smol::Timer;
 use smol::future::FutureExt;
@@ -110,7 +110,7 @@ fn many_ports_are_looked_up_at_once() {
     let host = lab.namespace("host");
     let checker = checker();
     let ports: Vec<u16> = (0..400).map(|i| 10_000 + 3 * i).collect();
-    let open: SortedSet<u16> = ports.iter().copied().step_by(40).collect();
+    let open: BTreeSet<u16> = ports.iter().copied().step_by(40).collect();
     let _held: Vec<_> = open
         .iter()
         .map(|port| {
@@ -120,7 +120,7 @@ fn many_ports_are_looked_up_at_once() {
             (hold(udp), hold(tcp))
         })
         .collect();
-    let wanted: SortedSet<_> = ports
+    let wanted: BTreeSet<_> = ports
         .iter()
         .flat_map(|port| [(Protocol::Tcp, *port), (Protocol::Udp, *port)])
         .collect();
@@ -352,7 +352,7 @@ fn a_refused_filter_gives_way_to_a_coarser_one() {
         let host = lab.namespace("host");
         host.run("sysctl", &["-qw", &format!("net.core.optmem_max={room}")]);
         let events = host.enter(|| SocketEvents::open().expect("sock_diag"));
-        let few = SortedSet::from([(Protocol::Tcp, 4000)]);
+        let few = BTreeSet::from([(Protocol::Tcp, 4000)]);
         events.set_ports(&few).expect("some filter, or none");
         let odd = (0..600).map(|n| (Protocol::Tcp, 4001 + 2 * n));
         events.set_ports(&odd.collect()).expect("a filter, or none");

@@ -1,6 +1,6 @@
 //! The README tells the truth: its configurations are taken, its tables name every key and no other.
 
-use sidecast::sorted::{SortedMap, SortedSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 const README: &str = include_str!("../README.md");
@@ -17,7 +17,7 @@ fn blocks(language: &str) -> Vec<&'static str> {
     found
 }
 
-fn load(yaml: Option<&str>, mut env: SortedMap<String, String>) -> sidecast::config::Loaded {
+fn load(yaml: Option<&str>, mut env: BTreeMap<String, String>) -> sidecast::config::Loaded {
     if let Some(yaml) = yaml {
         env.insert("SIDECAST_CONFIG_YAML".into(), yaml.into());
     }
@@ -34,7 +34,7 @@ fn section(heading: &str) -> &'static str {
 }
 
 /// The words in backticks in the first column of a section's table.
-fn keys_of(heading: &str) -> SortedSet<&'static str> {
+fn keys_of(heading: &str) -> BTreeSet<&'static str> {
     let rows = section(heading)
         .lines()
         .filter_map(|line| line.strip_prefix("| `"));
@@ -46,7 +46,7 @@ fn keys_of(heading: &str) -> SortedSet<&'static str> {
 #[test]
 fn every_configuration_is_taken() {
     for yaml in blocks("yaml") {
-        let loaded = load(Some(yaml), SortedMap::new());
+        let loaded = load(Some(yaml), BTreeMap::new());
         assert!(!loaded.config.apps.is_empty());
     }
 }
@@ -66,7 +66,7 @@ fn the_sidecars_environment_is_taken() {
 }
 
 /// Whatever starts with `sidecast_` in a text.
-fn metrics_in(text: &str) -> SortedSet<&str> {
+fn metrics_in(text: &str) -> BTreeSet<&str> {
     let word = |c: char| !(c.is_ascii_alphanumeric() || c == '_');
     text.split(word)
         .filter(|word| word.starts_with("sidecast_") && word.len() > "sidecast_".len())
@@ -116,7 +116,7 @@ fn every_state_and_every_command_is_documented() {
 fn every_key_is_documented_and_every_documented_key_exists() {
     let text = include_str!("data/config/full.yaml");
     let full: serde_yaml::Value = serde_yaml::from_str(text).unwrap();
-    let keys = |value: &serde_yaml::Value| -> SortedSet<String> {
+    let keys = |value: &serde_yaml::Value| -> BTreeSet<String> {
         value
             .as_mapping()
             .unwrap()

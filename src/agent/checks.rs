@@ -7,10 +7,10 @@ use crate::io::monitor::{Checker, Owner};
 use crate::io::reaper::Reaper;
 use crate::io::sock_events::{SocketEvent, SocketEvents};
 use crate::registry::MonitorId;
-use crate::sorted::SortedSet;
 use smol::Timer;
 use smol::channel::Sender;
 use smol::future::{self, FutureExt};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -86,7 +86,7 @@ impl Checks {
     }
 
     /// The ports whose sockets the kernel shall tell of.
-    pub fn watch_ports(&self, ports: &SortedSet<(Protocol, u16)>) {
+    pub fn watch_ports(&self, ports: &BTreeSet<(Protocol, u16)>) {
         let Some(sockets) = &self.sockets else { return };
         if let Err(error) = sockets.set_ports(ports) {
             log::warn!("socket filter: {error}: ports are polled at their interval");

@@ -10,10 +10,10 @@ use crate::net::Prefix;
 use crate::netlink::address::{self, Address, IFAPROT_SIDECAST};
 use crate::netlink::{NetlinkError, nftables};
 use crate::plan::{NatRule, NatTable, Step};
-use crate::sorted::SortedSet;
 use smol::Timer;
 use smol::channel::{self, Receiver, Sender};
 use smol::future::FutureExt;
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
@@ -22,7 +22,7 @@ use std::time::Duration;
 /// What to look for in the kernel's tables.
 struct Wanted {
     bgp: Bgp,
-    vips: SortedSet<Prefix>,
+    vips: BTreeSet<Prefix>,
 }
 
 /// Whose addresses are on lo.
@@ -162,7 +162,7 @@ impl KernelTasks {
         let _ = self.work.try_send(Work::PersistNat);
     }
 
-    pub fn look(&mut self, bgp: Bgp, vips: SortedSet<Prefix>) {
+    pub fn look(&mut self, bgp: Bgp, vips: BTreeSet<Prefix>) {
         if !self.neighbours && is_unnumbered(&bgp) {
             match Changes::open(true) {
                 Ok(changes) => {
@@ -417,7 +417,7 @@ async fn bring_up(kernel: &mut Kernel, snapshot: &Snapshot, interface: &str) {
     }
 }
 
-fn targets(bgp: &Bgp) -> SortedSet<IpAddr> {
+fn targets(bgp: &Bgp) -> BTreeSet<IpAddr> {
     let remotes = bgp.peers.iter().map(|peer| &peer.remote);
     remotes
         .filter_map(|remote| match remote {

@@ -4,11 +4,11 @@ use super::Executor;
 use crate::bgp::{Cease, Notification};
 use crate::core::{Core, NotAdmitted, Transport, Ttl};
 use crate::io::bgp_listen::{Accepted, Acceptor, Expected};
-use crate::sorted::{SortedMap, SortedSet};
 use smol::Timer;
 use smol::channel::Sender;
 use smol::future::FutureExt;
 use smol::io::{AsyncReadExt, AsyncWriteExt};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -19,9 +19,9 @@ pub struct Listening {
     at: Option<SocketAddr>,
     acceptor: Option<Acceptor>,
     /// Addresses with more than one password, of which the log has heard.
-    unlike: SortedSet<IpAddr>,
+    unlike: BTreeSet<IpAddr>,
     /// Those that the log has heard of.
-    strangers: SortedSet<IpAddr>,
+    strangers: BTreeSet<IpAddr>,
     farewells: Vec<smol::Task<()>>,
 }
 
@@ -33,8 +33,8 @@ impl Listening {
             accepted,
             at: None,
             acceptor: None,
-            unlike: SortedSet::new(),
-            strangers: SortedSet::new(),
+            unlike: BTreeSet::new(),
+            strangers: BTreeSet::new(),
             farewells: Vec::new(),
         }
     }
@@ -107,8 +107,8 @@ impl Listening {
 /// holds, of the distances the larger. Also the addresses whose passwords differ.
 fn by_address(
     peers: impl Iterator<Item = (IpAddr, Expected)>,
-) -> (SortedMap<IpAddr, Expected>, SortedSet<IpAddr>) {
-    let (mut all, mut unlike) = (SortedMap::<IpAddr, Expected>::new(), SortedSet::new());
+) -> (BTreeMap<IpAddr, Expected>, BTreeSet<IpAddr>) {
+    let (mut all, mut unlike) = (BTreeMap::<IpAddr, Expected>::new(), BTreeSet::new());
     for (addr, expected) in peers {
         let Some(first) = all.get_mut(&addr) else {
             all.insert(addr, expected);
@@ -175,7 +175,7 @@ mod tests {
             peer("fe80::2", "c", None),
         ];
         let (expected, unlike) = by_address(peers.clone().into_iter());
-        assert_eq!(unlike, SortedSet::from([addr("fe80::1")]));
+        assert_eq!(unlike, BTreeSet::from([addr("fe80::1")]));
         assert_eq!(expected[&addr("fe80::1")], peer("fe80::1", "a", Some(3)).1);
         assert_eq!(expected[&addr("fe80::2")].ttl_security, None);
     }

@@ -4,16 +4,16 @@
 use super::Executor;
 use crate::app::AppName;
 use crate::core::Event;
-use crate::sorted::{SortedMap, SortedSet};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use smol::channel::{self, Receiver, Sender};
 use smol::{Async, Timer};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The file of each app that has one.
-pub type Files = SortedMap<AppName, PathBuf>;
+pub type Files = BTreeMap<AppName, PathBuf>;
 
 pub struct Maintenance {
     executor: Executor,
@@ -50,7 +50,7 @@ impl Maintenance {
 
 async fn run(newer: Receiver<Files>, events: Sender<Event>) {
     let mut files = Files::new();
-    let mut present: SortedSet<AppName> = SortedSet::new();
+    let mut present: BTreeSet<AppName> = BTreeSet::new();
     let mut folders = Folders::default();
     loop {
         let all_watched = folders.watch(files.values().filter_map(|file| file.parent()));
@@ -94,7 +94,7 @@ async fn run(newer: Receiver<Files>, events: Sender<Event>) {
 #[derive(Default)]
 struct Folders {
     inotify: Option<Async<Inotify>>,
-    watched: SortedSet<PathBuf>,
+    watched: BTreeSet<PathBuf>,
 }
 
 impl Folders {

@@ -27,7 +27,6 @@ use crate::io::monitor::Owner;
 use crate::io::notify::Notify;
 use crate::io::router_advert::Advertiser;
 use crate::io::{process, signal};
-use crate::sorted::SortedSet;
 use bfd::Bfd;
 use calls::{Calls, Counted, Counting, Door};
 use checks::Checks;
@@ -42,6 +41,7 @@ use memory::StateFile;
 use sessions::Sessions;
 use smol::channel::Sender;
 use smol::future::FutureExt;
+use std::collections::BTreeSet;
 use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -415,7 +415,7 @@ fn silence(config: &mut Config) {
 }
 
 /// The interfaces with a peer that is known by nothing else.
-fn unnumbered(config: &Config) -> SortedSet<String> {
+fn unnumbered(config: &Config) -> BTreeSet<String> {
     let peers = config.bgp.peers.iter();
     let names = peers.filter_map(|peer| match &peer.remote {
         Remote::Interface(name) => Some(name.clone()),

@@ -6,10 +6,10 @@ use crate::core::{Event, Transport, Ttl};
 use crate::discovery::PeerName;
 use crate::io::bgp::{Link, Target};
 use crate::io::sockopt::{self, SessionOptions};
-use crate::sorted::SortedMap;
 use smol::channel::Sender;
 use smol::{Async, Timer};
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::TcpStream;
 use std::rc::Rc;
@@ -19,7 +19,7 @@ pub struct Sessions {
     executor: Executor,
     events: Sender<Event>,
     /// Shared with the task that waits for acknowledgements; nobody holds it across an await.
-    links: Rc<RefCell<SortedMap<(PeerName, ConnId), Link>>>,
+    links: Rc<RefCell<BTreeMap<(PeerName, ConnId), Link>>>,
     closing: Vec<smol::Task<()>>,
     /// Connections taken from peers so far.
     accepted: u64,

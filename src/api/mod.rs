@@ -6,6 +6,7 @@ mod changes;
 mod message;
 mod policy;
 
+use std::collections::BTreeMap;
 use std::time::{Instant, SystemTime};
 
 use serde_json::json;
@@ -16,7 +17,6 @@ pub use policy::Denied;
 use crate::app::AppName;
 use crate::core::{AppView, Core, Counted};
 use crate::netlink::nftables::{self, Counter};
-use crate::sorted::SortedMap;
 use crate::view::metrics::{Extra, Process, Reload};
 use crate::view::{self, page};
 
@@ -35,7 +35,7 @@ pub struct World<'a> {
 }
 
 /// The kernel's NAT counters by their names.
-pub type NatCounters = SortedMap<String, Counter>;
+pub type NatCounters = BTreeMap<String, Counter>;
 
 /// What becomes of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]

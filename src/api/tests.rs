@@ -1,5 +1,6 @@
 //! The API over a real core: statuses, bodies and reasons as scripts see them.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -7,7 +8,6 @@ use super::*;
 use crate::config;
 use crate::core::{Event, Output};
 use crate::health::Outcome;
-use crate::sorted::SortedMap;
 
 const YAML: &str = "
 agent: {allowed_vips: [192.0.2.0/24, 2001:db8::/32, 203.0.113.0/24]}
@@ -28,7 +28,7 @@ impl Fixture {
 
     fn with(yaml: &str) -> Self {
         let start = Instant::now();
-        let env = SortedMap::from([("SIDECAST_CONFIG_YAML".to_owned(), yaml.to_owned())]);
+        let env = BTreeMap::from([("SIDECAST_CONFIG_YAML".to_owned(), yaml.to_owned())]);
         let mut nothing = |_: &std::path::Path| Err(io::ErrorKind::NotFound.into());
         let loaded = config::load(None, &env, &mut nothing).unwrap();
         Self {
@@ -48,7 +48,7 @@ impl Fixture {
                 succeeded_at: SystemTime::UNIX_EPOCH,
             },
             consul_up: None,
-            nat: &SortedMap::new(),
+            nat: &BTreeMap::new(),
         };
         handle(&mut self.core, &world, request)
     }
@@ -407,7 +407,7 @@ fn metrics_are_prometheus_text() {
         assert!(value.parse::<f64>().is_ok(), "{line}");
     }
     // Every family is declared once, before its samples.
-    let mut declared = crate::sorted::SortedSet::new();
+    let mut declared = std::collections::BTreeSet::new();
     for line in text.lines() {
         if let Some(rest) = line.strip_prefix("# TYPE ") {
             assert!(
@@ -434,7 +434,7 @@ fn the_metrics_listener_knows_three_paths() {
             succeeded_at: SystemTime::UNIX_EPOCH,
         },
         consul_up: Some(false),
-        nat: &SortedMap::new(),
+        nat: &BTreeMap::new(),
     };
     let ask = |method, target| handle_metrics(&f.core, &world, &request(method, target, &[]));
     assert_eq!(ask(Method::Get, "/healthz").status, 200);

@@ -1,6 +1,7 @@
 //! Where an HTTP check asks, and which answers it takes. RFC 3986 (as much of it as a check needs),
 //! RFC 9110 §7.2 and §15.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::Ipv6Addr;
 use std::ops::RangeInclusive;
@@ -8,7 +9,6 @@ use std::str::FromStr;
 
 use super::port;
 use crate::net::{ParseError, decimal};
-use crate::sorted::SortedSet;
 
 /// A URL to ask, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,7 +83,7 @@ impl FromStr for HttpUrl {
 
 /// Accepted HTTP status codes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct StatusRanges(SortedSet<(u16, u16)>);
+pub struct StatusRanges(BTreeSet<(u16, u16)>);
 
 impl StatusRanges {
     pub fn contains(&self, status: u16) -> bool {
@@ -98,7 +98,7 @@ impl StatusRanges {
 impl Default for StatusRanges {
     /// 2xx and 3xx.
     fn default() -> Self {
-        Self(SortedSet::from([(200, 399)]))
+        Self(BTreeSet::from([(200, 399)]))
     }
 }
 
@@ -134,7 +134,7 @@ impl FromStr for StatusRanges {
         };
         s.split(',')
             .map(range)
-            .collect::<Option<SortedSet<_>>>()
+            .collect::<Option<BTreeSet<_>>>()
             .map(Self)
             .ok_or_else(|| ParseError::new(s, "a list of status codes such as 204, 200-299 or 2xx"))
     }

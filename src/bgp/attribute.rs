@@ -3,12 +3,12 @@
 //! 1997, 4360, 8092). Left out: whatever only those need who pass routes on (aggregators, originators,
 //! clusters); what comes is judged in `inspect`, by `definition`.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::{AttributeCause, EncodeContext, SessionType};
 use crate::net::{Asn, Community, ExtCommunity, LargeCommunity, Origin};
-use crate::sorted::SortedSet;
 use crate::wire::{Reader, WireError, Writer};
 
 /// A path attribute's type code.
@@ -77,9 +77,9 @@ pub struct PathAttributes {
     pub med: Option<u32>,
     /// Sent on iBGP only (RFC 4271 §5.1.5).
     pub local_pref: Option<u32>,
-    pub communities: SortedSet<Community>,
-    pub large_communities: SortedSet<LargeCommunity>,
-    pub ext_communities: SortedSet<ExtCommunity>,
+    pub communities: BTreeSet<Community>,
+    pub large_communities: BTreeSet<LargeCommunity>,
+    pub ext_communities: BTreeSet<ExtCommunity>,
 }
 
 impl PathAttributes {
@@ -91,9 +91,9 @@ impl PathAttributes {
             next_hop,
             med: None,
             local_pref: None,
-            communities: SortedSet::new(),
-            large_communities: SortedSet::new(),
-            ext_communities: SortedSet::new(),
+            communities: BTreeSet::new(),
+            large_communities: BTreeSet::new(),
+            ext_communities: BTreeSet::new(),
         }
     }
 }
@@ -490,9 +490,9 @@ mod tests {
             as_path: AsPath::sequence([asn(70000)]),
             med: Some(1),
             local_pref: Some(100),
-            communities: SortedSet::from([Community::GRACEFUL_SHUTDOWN]),
-            large_communities: SortedSet::from(["1:2:3".parse().unwrap()]),
-            ext_communities: SortedSet::from(["rt:65001:1".parse().unwrap()]),
+            communities: BTreeSet::from([Community::GRACEFUL_SHUTDOWN]),
+            large_communities: BTreeSet::from(["1:2:3".parse().unwrap()]),
+            ext_communities: BTreeSet::from(["rt:65001:1".parse().unwrap()]),
             ..PathAttributes::new(addr("10.0.0.2"))
         };
         for (session, expected) in [

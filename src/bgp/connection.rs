@@ -1,6 +1,7 @@
 //! One TCP connection of a peer: the byte stream as messages, how far the two OPENs have come, and
 //! whether the other end is alive (RFC 4271 §4.4, §6.5; RFC 9687).
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,6 @@ use super::{
     AttributeCode, Capability, DecodeContext, Framer, MAX_LEN, MAX_LEN_EXTENDED, Negotiated, Open,
     ProtocolError, Received, receive,
 };
-use crate::sorted::SortedSet;
 use crate::timer::Soonest;
 
 /// A connection that exists; attempts are the peer's.
@@ -30,7 +30,7 @@ pub(super) struct Connection {
     max_len: usize,
     unsent: usize,
     /// What has been logged about received attributes, so that a peer cannot fill the log.
-    complained: SortedSet<(AttributeCode, bool)>,
+    complained: BTreeSet<(AttributeCode, bool)>,
 }
 
 /// Who a connection is between.
@@ -83,7 +83,7 @@ impl Connection {
             context,
             max_len: MAX_LEN,
             unsent: 0,
-            complained: SortedSet::new(),
+            complained: BTreeSet::new(),
         }
     }
 

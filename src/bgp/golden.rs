@@ -2,20 +2,20 @@
 //! digits, written down from the field diagrams of the RFCs or captured from other speakers. Each is
 //! read, cut short at every byte, and written again.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use super::*;
 use crate::net::{Asn, Prefix, RouterId};
-use crate::sorted::{SortedMap, SortedSet};
 
 mod tests;
 
 /// By name, without `.hex`.
-pub(super) fn load() -> SortedMap<String, Vec<u8>> {
+pub(super) fn load() -> BTreeMap<String, Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/bgp");
-    let mut all = SortedMap::new();
+    let mut all = BTreeMap::new();
     for entry in std::fs::read_dir(&folder).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_none_or(|extension| extension != "hex") {
@@ -66,7 +66,7 @@ pub(super) fn negotiated() -> Negotiated {
         local_router_id: id("10.0.0.1"),
         peer_router_id: id("10.0.0.2"),
         hold_time: Some(Duration::from_secs(90)),
-        families: SortedSet::from(Family::ALL),
+        families: BTreeSet::from(Family::ALL),
         four_octet_as: true,
         route_refresh: true,
         enhanced_route_refresh: true,

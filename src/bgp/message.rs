@@ -2,6 +2,7 @@
 //! RFC 7313). OPEN, UPDATE and NOTIFICATION have their own files. Left out: route filters in a
 //! ROUTE-REFRESH (RFC 5291).
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use super::framer::MAX_LEN;
@@ -11,7 +12,6 @@ use super::{
     Update, UpdateSummary,
 };
 use crate::net::{Asn, Family, RouterId};
-use crate::sorted::SortedSet;
 use crate::wire::{Reader, TooLong};
 
 /// A message in full.
@@ -60,7 +60,7 @@ pub struct DecodeContext {
     pub session: SessionType,
     /// AS numbers in paths are four octets wide (RFC 6793).
     pub four_octet_as: bool,
-    pub families: SortedSet<Family>,
+    pub families: BTreeSet<Family>,
     /// IPv4 routes may have an IPv6 next hop (RFC 8950).
     pub extended_next_hop: bool,
     pub enhanced_route_refresh: bool,
@@ -79,7 +79,7 @@ impl DecodeContext {
                 SessionType::Ebgp
             },
             four_octet_as: false,
-            families: SortedSet::from([Family::Ipv4]),
+            families: BTreeSet::from([Family::Ipv4]),
             extended_next_hop: false,
             enhanced_route_refresh: false,
         }

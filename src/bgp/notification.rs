@@ -1,6 +1,7 @@
 //! NOTIFICATION (RFC 4271 §4.5, §6) in words: Cease (RFC 4486, 8538, 9384), shutdown communication
 //! (RFC 9003), FSM errors (RFC 6608), ROUTE-REFRESH errors (RFC 7313), send hold timer (RFC 9687).
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use super::framer::{HEADER_LEN, MAX_LEN};
@@ -9,7 +10,6 @@ use super::{
     capability,
 };
 use crate::net::Family;
-use crate::sorted::SortedSet;
 use crate::wire::Reader;
 
 /// A NOTIFICATION.
@@ -393,7 +393,7 @@ impl From<&ProtocolError> for Notification {
 }
 
 /// Capabilities as an Unsupported Capability lists them (RFC 5492 §5).
-fn multiprotocol(families: &SortedSet<Family>) -> Vec<u8> {
+fn multiprotocol(families: &BTreeSet<Family>) -> Vec<u8> {
     let list: Vec<Capability> = families
         .iter()
         .map(|family| Capability::Multiprotocol((*family).into()))

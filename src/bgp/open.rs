@@ -2,6 +2,7 @@
 //! agree on. Unique identifiers are RFC 6286's, AS 0 is refused (RFC 7607). Left out: every optional
 //! parameter but capabilities (RFC 5492).
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -12,7 +13,6 @@ use super::{
     capability,
 };
 use crate::net::{Asn, Family, RouterId};
-use crate::sorted::SortedSet;
 use crate::wire::{Reader, TooLong, WireError, Writer};
 
 /// An OPEN.
@@ -57,7 +57,7 @@ impl Open {
     }
 
     /// The families offered: IPv4 alone where none is named (RFC 4760 §8).
-    pub fn families(&self) -> SortedSet<Family> {
+    pub fn families(&self) -> BTreeSet<Family> {
         let mut named = self
             .capabilities
             .iter()
@@ -67,7 +67,7 @@ impl Open {
             })
             .peekable();
         if named.peek().is_none() {
-            return SortedSet::from([Family::Ipv4]);
+            return BTreeSet::from([Family::Ipv4]);
         }
         named.flatten().collect()
     }
@@ -238,7 +238,7 @@ pub enum OpenError {
     },
     /// No address family in common; ours are the capabilities the peer lacks (RFC 5492 §5).
     NoCommonFamily {
-        ours: SortedSet<Family>,
+        ours: BTreeSet<Family>,
     },
     /// The optional parameters or a capability do not hold what their lengths say.
     Malformed,
@@ -284,7 +284,7 @@ pub struct Negotiated {
     pub peer_router_id: RouterId,
     /// The smaller of both; `None` for zero: neither hold nor keepalive timer exists.
     pub hold_time: Option<Duration>,
-    pub families: SortedSet<Family>,
+    pub families: BTreeSet<Family>,
     pub four_octet_as: bool,
     /// The peer answers a ROUTE-REFRESH; ours is always answered.
     pub route_refresh: bool,
@@ -303,7 +303,7 @@ pub struct Negotiated {
 impl Negotiated {
     /// From our OPEN and an accepted one of the peer.
     pub fn new(ours: &Open, theirs: &Open) -> Result<Self, OpenError> {
-        let families: SortedSet<Family> = ours
+        let families: BTreeSet<Family> = ours
             .families()
             .intersection(&theirs.families())
             .copied()
@@ -599,7 +599,7 @@ mod tests {
         assert_eq!(all.session, SessionType::Ebgp);
         assert_eq!(all.hold_time, Some(Duration::from_secs(30)));
         assert_eq!(all.keepalive(), Some(Duration::from_secs(10)));
-        assert_eq!(all.families, SortedSet::from(Family::ALL));
+        assert_eq!(all.families, BTreeSet::from(Family::ALL));
         assert_eq!(all.max_len(), MAX_LEN_EXTENDED);
         assert!(all.four_octet_as && all.route_refresh && all.enhanced_route_refresh);
         assert!(all.extended_next_hop);
@@ -621,18 +621,14 @@ mod tests {
             "zero is no timer, not a timer of zero"
         );
         assert_eq!(bare.keepalive(), None);
-        assert_eq!(
-            bare.families,
-            SortedSet::from([Family::Ipv4]),
-            "RFC 4760 §8"
-        );
+        assert_eq!(bare.families, BTreeSet::from([Family::Ipv4]), "RFC 4760 §8");
         assert_eq!(bare.max_len(), MAX_LEN);
         assert!(!bare.four_octet_as && !bare.route_refresh && !bare.extended_next_hop);
         assert_eq!(bare.graceful_restart, None);
 
         let only6 = Negotiated::new(&ours, &offer(65001, 9, vec![mp(Family::Ipv6), enhe()]));
         let only6 = only6.unwrap();
-        assert_eq!(only6.families, SortedSet::from([Family::Ipv6]));
+        assert_eq!(only6.families, BTreeSet::from([Family::Ipv6]));
         assert!(!only6.extended_next_hop, "there is no IPv4 to carry");
         let old = Negotiated::new(&ours, &offer(65001, 9, vec![enhe()])).unwrap();
         assert!(!old.extended_next_hop, "it knows no MP_REACH_NLRI");

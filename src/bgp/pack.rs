@@ -11,7 +11,6 @@ use super::framer::HEADER_LEN;
 use super::update::{Body, reach_value, write_prefix};
 use super::{EncodeContext, Frame, Negotiated, PathAttributes, Type};
 use crate::net::{Family, Prefix};
-use crate::sorted::SortedMap;
 use crate::wire::Writer;
 
 /// One UPDATE, ready to send, and the routes it speaks of.
@@ -55,7 +54,7 @@ impl Packer {
                 prefixes: of_family.copied().collect(),
             });
         }
-        let mut groups = SortedMap::<_, VecDeque<Prefix>>::new();
+        let mut groups = BTreeMap::<_, VecDeque<Prefix>>::new();
         for (prefix, attributes) in announced {
             if let Some(carrier) = carrier(prefix, attributes, negotiated) {
                 let group = groups.entry((attributes, carrier)).or_default();
@@ -249,8 +248,8 @@ mod tests {
     use super::super::{AsPath, DecodeContext, MAX_LEN, Message, SessionType, Update, decode};
     use super::*;
     use crate::net::Community;
-    use crate::sorted::SortedSet;
     use crate::timer::Jitter;
+    use std::collections::BTreeSet;
 
     type Routes = BTreeMap<Prefix, PathAttributes>;
 
@@ -351,7 +350,7 @@ mod tests {
         let withdrawn = BTreeSet::from([host4(2), host6(2)]);
         for family in Family::ALL {
             let one = Negotiated {
-                families: SortedSet::from([family]),
+                families: BTreeSet::from([family]),
                 ..negotiated()
             };
             let sent: Vec<Packed> = Packer::new(&withdrawn, &routes, &one, MAX_LEN).collect();
@@ -463,7 +462,7 @@ mod tests {
                 negotiated.session = SessionType::Ibgp;
             }
             if flag(&mut chance) {
-                negotiated.families = SortedSet::from([Family::Ipv4]);
+                negotiated.families = BTreeSet::from([Family::Ipv4]);
             }
             let max_len = if flag(&mut chance) { MAX_LEN } else { 1000 };
 

@@ -32,7 +32,6 @@ use super::{
     UpdateSummary,
 };
 use crate::net::Prefix;
-use crate::sorted::SortedMap;
 use crate::timer::Soonest;
 
 /// One BGP peer.
@@ -43,7 +42,7 @@ pub struct Peer {
     /// As the outside was last told.
     shown: StateName,
     /// Those whose TCP is up: at most one that we opened and one that the peer opened.
-    connections: SortedMap<ConnId, Connection>,
+    connections: BTreeMap<ConnId, Connection>,
     last_conn: u64,
     retry: Retry,
     offer: Offer,
@@ -160,7 +159,7 @@ impl Peer {
         Self {
             state: State::Idle { restart_at: None },
             shown: StateName::Idle,
-            connections: SortedMap::new(),
+            connections: BTreeMap::new(),
             last_conn: 0,
             retry: Retry::new(config.connect_retry, jitter_seed),
             offer: Offer::default(),

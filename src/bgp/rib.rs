@@ -12,7 +12,6 @@ use super::{
     RouteRefresh, SessionType, end_of_rib, sendable,
 };
 use crate::net::{Family, Prefix};
-use crate::sorted::SortedMap;
 
 /// The routes for one peer. The wanted set outlives sessions; the rest belongs to one.
 #[derive(Debug, Default)]
@@ -162,7 +161,7 @@ fn share(
 #[derive(Debug)]
 struct Session {
     negotiated: Negotiated,
-    tables: SortedMap<Family, Table>,
+    tables: BTreeMap<Family, Table>,
     unsendable: BTreeSet<Prefix>,
     hold_end_of_rib: bool,
 }

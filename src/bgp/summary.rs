@@ -4,9 +4,8 @@ use super::{
     Announcement, Capability, DecodeContext, Framer, MAX_LEN_EXTENDED, Message, Negotiated, Open,
     PathAttributes, Received, RefreshKind, RouteRefresh, Type, Update, UpdateSummary, decode,
 };
+use std::collections::BTreeSet;
 use std::fmt::{self, Display};
-
-use crate::sorted::SortedSet;
 
 impl Display for Received {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -136,7 +135,7 @@ fn path(attributes: &PathAttributes) -> String {
     text
 }
 
-fn named<T: Display>(name: &str, set: &SortedSet<T>) -> String {
+fn named<T: Display>(name: &str, set: &BTreeSet<T>) -> String {
     match set.is_empty() {
         true => String::new(),
         false => format!(", {name} {}", list(set)),

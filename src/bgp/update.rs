@@ -1,6 +1,7 @@
 //! UPDATE (RFC 4271 §4.3, RFC 4760): in full, as counts, and back into bytes. What is wrong with one is
 //! found in `inspect`.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::attribute::{self, OPTIONAL};
@@ -10,7 +11,6 @@ use super::{
     RawAttribute,
 };
 use crate::net::{Asn, Community, ExtCommunity, Family, LargeCommunity, Origin, Prefix};
-use crate::sorted::SortedSet;
 use crate::wire::{TooLong, Writer};
 
 /// An UPDATE in full, for whoever wants to look at one. A speaker that keeps no routes uses
@@ -161,7 +161,7 @@ impl Inspected<'_> {
         &self,
         code: AttributeCode,
         make: impl Fn([u8; N]) -> T,
-    ) -> SortedSet<T> {
+    ) -> BTreeSet<T> {
         let value = self.value(code).unwrap_or_default();
         let items = value.chunks_exact(N).filter_map(|c| c.try_into().ok());
         // As many as a message holds, in any order: inserted one by one they would be moved too often.

@@ -29,11 +29,11 @@ fn report(loaded: &Loaded, out: &mut dyn Write, err: &mut dyn Write) -> io::Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sorted::SortedMap;
+    use std::collections::BTreeMap;
 
     #[test]
     fn warnings_do_not_mix_with_what_is_printed() {
-        let env = SortedMap::from([("SIDECAST_BGP_LOCAL_AS".to_owned(), "65001".to_owned())]);
+        let env = BTreeMap::from([("SIDECAST_BGP_LOCAL_AS".to_owned(), "65001".to_owned())]);
         let loaded = config::load(None, &env, &mut |_| Ok(String::new())).unwrap();
         let (mut out, mut err) = (Vec::new(), Vec::new());
         report(&loaded, &mut out, &mut err).unwrap();

@@ -4,6 +4,7 @@
 //! configuration, of which a variable is a part. Where none is named, in a container, it is the one
 //! that the first process was started with.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
@@ -19,7 +20,6 @@ use super::args::{self, Command, Invocation};
 use super::run::environment;
 use crate::config::{self, Agent, ListenAddr, Secret};
 use crate::io::http::Chunked;
-use crate::sorted::SortedMap;
 
 /// Where the announcer listens, and what it wants to see.
 #[derive(Debug)]
@@ -311,7 +311,7 @@ impl Answer {
 fn find_in(
     addr: Option<&str>,
     config: Option<&Path>,
-    env: &SortedMap<String, String>,
+    env: &BTreeMap<String, String>,
     first: &[u8],
 ) -> Result<Found, Failure> {
     let set = |key: &str| env.get(key).map(String::as_str).filter(|v| !v.is_empty());
@@ -364,7 +364,7 @@ fn named_at_start(first: &[u8]) -> Option<PathBuf> {
 
 /// The address out of a configuration that has a mistake elsewhere, or that is not to be had: the
 /// announcer goes on with the one it read before, and a health check must not fail because of an edit.
-fn salvage(text: &str, env: &SortedMap<String, String>) -> Option<Found> {
+fn salvage(text: &str, env: &BTreeMap<String, String>) -> Option<Found> {
     let file = config::Written::read(text)?;
     let written = |key: &str| file.text("agent", key);
     let listen = variable(env, "SIDECAST_AGENT_LISTEN_ADDR")
@@ -391,7 +391,7 @@ fn salvage(text: &str, env: &SortedMap<String, String>) -> Option<Found> {
 }
 
 /// The agent's section of the configuration, as the announcer would read it.
-fn load_agent(config: Option<&Path>, env: &SortedMap<String, String>) -> Result<Agent, String> {
+fn load_agent(config: Option<&Path>, env: &BTreeMap<String, String>) -> Result<Agent, String> {
     let flag = config.map(|path| path.to_string_lossy());
     config::load(flag.as_deref(), env, &mut |path| fs::read_to_string(path))
         .map(|loaded| loaded.config.agent)
@@ -463,12 +463,12 @@ fn parse_target(text: &str) -> Result<Target, Failure> {
 }
 
 /// The token's variables, where the rest of the configuration is not at hand.
-fn token_of(env: &SortedMap<String, String>) -> Option<Secret> {
+fn token_of(env: &BTreeMap<String, String>) -> Option<Secret> {
     variable(env, "SIDECAST_AGENT_API_TOKEN").map(Secret::new)
 }
 
 /// A variable's value, or that of the file which its `_FILE` names; empty is not set.
-fn variable(env: &SortedMap<String, String>, name: &str) -> Option<String> {
+fn variable(env: &BTreeMap<String, String>, name: &str) -> Option<String> {
     let set = |name: &str| env.get(name).filter(|value| !value.is_empty());
     let in_file = || {
         let text = fs::read_to_string(set(&format!("{name}_FILE"))?).ok()?;
@@ -495,7 +495,7 @@ mod tests {
 
     use super::*;
 
-    fn env(pairs: &[(&str, &str)]) -> SortedMap<String, String> {
+    fn env(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         pairs
             .iter()
             .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))

@@ -7,7 +7,7 @@ use crate::config::{self, Config, Listen, ListenAddr, Loaded};
 use crate::io::http::{ListenError, Listener};
 use crate::io::notify::{self, Notify};
 use crate::io::privilege;
-use crate::sorted::SortedMap;
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{Ipv6Addr, SocketAddr};
 
@@ -68,7 +68,7 @@ fn reload(global: &Global) -> Result<Config, String> {
 }
 
 /// The environment as text; what is none cannot be meant for us.
-pub fn environment() -> SortedMap<String, String> {
+pub fn environment() -> BTreeMap<String, String> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect()

@@ -1,5 +1,6 @@
 //! The section `agent`.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,7 +11,6 @@ use super::tree::{Node, Place};
 use super::{Agent, Consul, Lease, Listen, ListenAddr, Secret, is_interface_name, keys};
 use crate::app::{HttpUrl, Source};
 use crate::net::Prefix;
-use crate::sorted::SortedSet;
 
 pub(super) fn agent(cx: &mut Cx<'_>, node: Option<&Node>, env: &Env) -> Agent {
     let f = &Fields::open(cx, "agent", node, keys::AGENT);
@@ -148,14 +148,14 @@ fn api_token(cx: &mut Cx<'_>, f: &Fields<'_>) -> Option<Secret> {
     Some(token)
 }
 
-fn allow_exec(cx: &mut Cx<'_>, f: &Fields<'_>) -> SortedSet<Source> {
+fn allow_exec(cx: &mut Cx<'_>, f: &Fields<'_>) -> BTreeSet<Source> {
     let sources = f.list(cx, "allow_exec", |text| match text {
         "none" => Ok(None),
         _ => parsed::<Source>(text).map(Some),
     });
     match sources {
         Some(sources) => sources.into_iter().flatten().collect(),
-        None => SortedSet::from([Source::Config, Source::Env]),
+        None => BTreeSet::from([Source::Config, Source::Env]),
     }
 }
 

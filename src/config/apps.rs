@@ -1,5 +1,6 @@
 //! The section `apps`: one app, whoever registers it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -14,7 +15,6 @@ use super::{Config, keys, monitor};
 use crate::app::{
     App, AppName, Attributes, Damping, Monitor, NatSpec, Protocol, Reaction, Source, Vip, VipError,
 };
-use crate::sorted::{SortedMap, SortedSet};
 
 /// Every app of the file, then the one of the environment.
 pub(super) fn apps(
@@ -38,8 +38,8 @@ pub(super) fn apps(
     }
     nodes.extend(env.map(|node| (Source::Env, node)));
     let mut apps: Vec<App> = Vec::new();
-    let mut holders: SortedMap<Vip, AppName> = SortedMap::new();
-    let mut names: SortedSet<AppName> = SortedSet::new();
+    let mut holders: BTreeMap<Vip, AppName> = BTreeMap::new();
+    let mut names: BTreeSet<AppName> = BTreeSet::new();
     for (index, (source, node)) in nodes.into_iter().enumerate() {
         let path = format!("apps[{index}]");
         let Some(app) = app(cx, &path, node, source, rules) else {
@@ -98,7 +98,7 @@ pub(super) fn lone_app(
     let mut cx = Cx {
         problems: Vec::new(),
         warnings: Vec::new(),
-        origins: SortedMap::new(),
+        origins: BTreeMap::new(),
         read_file: &mut nothing,
     };
     let rules = Rules::new(&config.agent, &config.bgp);
@@ -144,8 +144,8 @@ fn app(cx: &mut Cx<'_>, path: &str, node: &Node, source: Source, rules: &Rules) 
     Some(app)
 }
 
-fn vips(cx: &mut Cx<'_>, f: &Fields<'_>, source: Source, rules: &Rules) -> Option<SortedSet<Vip>> {
-    let mut vips = SortedSet::new();
+fn vips(cx: &mut Cx<'_>, f: &Fields<'_>, source: Source, rules: &Rules) -> Option<BTreeSet<Vip>> {
+    let mut vips = BTreeSet::new();
     let mut complete = true;
     for key in ["vip", "vips"] {
         for (path, item) in f.items(cx, key, Split::Commas).unwrap_or_default() {
@@ -206,10 +206,10 @@ fn vip(cx: &mut Cx<'_>, path: &str, item: &Node, source: Source, rules: &Rules) 
     None
 }
 
-fn monitors(cx: &mut Cx<'_>, f: &Fields<'_>, source: Source, rules: &Rules) -> SortedSet<Monitor> {
+fn monitors(cx: &mut Cx<'_>, f: &Fields<'_>, source: Source, rules: &Rules) -> BTreeSet<Monitor> {
     let timing = monitor::Timing::read(cx, f);
-    let mut monitors = SortedSet::new();
-    let mut names = SortedSet::new();
+    let mut monitors = BTreeSet::new();
+    let mut names = BTreeSet::new();
     for (path, item) in f
         .items(cx, "monitors", Split::Semicolons)
         .unwrap_or_default()
@@ -235,8 +235,8 @@ fn monitors(cx: &mut Cx<'_>, f: &Fields<'_>, source: Source, rules: &Rules) -> S
     monitors
 }
 
-fn nats(cx: &mut Cx<'_>, f: &Fields<'_>) -> SortedSet<NatSpec> {
-    let mut nats: SortedMap<(Protocol, u16), NatSpec> = SortedMap::new();
+fn nats(cx: &mut Cx<'_>, f: &Fields<'_>) -> BTreeSet<NatSpec> {
+    let mut nats: BTreeMap<(Protocol, u16), NatSpec> = BTreeMap::new();
     for (path, item) in f.items(cx, "nats", Split::Semicolons).unwrap_or_default() {
         let text = shown(&item.tree);
         match parsed::<NatSpec>(&text) {

@@ -1,5 +1,6 @@
 //! The section `bgp`: the speaker, and its peers.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -8,7 +9,6 @@ use super::tree::{Node, Tree};
 use super::{Bfd, Bgp, PeerSettings, Remote, keys};
 use crate::app::Attributes;
 use crate::net::{Asn, Family};
-use crate::sorted::SortedSet;
 
 pub(super) fn bgp(cx: &mut Cx<'_>, node: Option<&Node>) -> Bgp {
     let f = &Fields::open(cx, "bgp", node, &keys::bgp());
@@ -165,7 +165,7 @@ impl Default for PeerSettings {
             password: None,
             multihop: Some(255),
             ttl_security: None,
-            families: SortedSet::from(Family::ALL),
+            families: BTreeSet::from(Family::ALL),
             passive: false,
             graceful_restart: 0,
             bfd: None,
@@ -364,7 +364,7 @@ pub(super) fn attributes(cx: &mut Cx<'_>, f: &Fields<'_>, communities: &str) -> 
     }
 }
 
-fn set<T: Ord>(values: Option<Vec<T>>) -> SortedSet<T> {
+fn set<T: Ord>(values: Option<Vec<T>>) -> BTreeSet<T> {
     values.unwrap_or_default().into_iter().collect()
 }
 

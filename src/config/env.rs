@@ -1,16 +1,15 @@
 //! The environment over the file: every key has a variable, and a variable nobody knows is an error.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-
-use crate::sorted::SortedMap;
 
 use super::fields::{Cx, read_bool, read_value_file};
 use super::keys;
 use super::problem::nearest;
 use super::tree::{self, Node, Place};
 
-pub(super) type Env = SortedMap<String, String>;
+pub(super) type Env = BTreeMap<String, String>;
 
 /// A variable's value; empty is not set.
 pub(super) fn value<'e>(env: &'e Env, name: &str) -> Option<&'e str> {

@@ -1,5 +1,6 @@
 //! Takes a section of the tree apart, key by key, and keeps count of what is wrong.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,14 +12,13 @@ use super::tree::{Entry, Node, Place, Tree};
 use super::{Secret, keys};
 use crate::app::duration;
 use crate::net::{ParseError, decimal};
-use crate::sorted::SortedMap;
 
 /// What reading a configuration gathers besides its values.
 pub(super) struct Cx<'a> {
     pub problems: Vec<Problem>,
     pub warnings: Vec<String>,
     /// The place of every value that was written, by path.
-    pub origins: SortedMap<String, Place>,
+    pub origins: BTreeMap<String, Place>,
     pub read_file: &'a mut dyn FnMut(&Path) -> io::Result<String>,
 }
 
@@ -46,7 +46,7 @@ pub(super) struct Fields<'t> {
     path: String,
     /// Where the section begins.
     pub place: Place,
-    entries: SortedMap<&'t str, &'t Entry>,
+    entries: BTreeMap<&'t str, &'t Entry>,
 }
 
 impl<'t> Fields<'t> {
@@ -55,7 +55,7 @@ impl<'t> Fields<'t> {
         let mut fields = Self {
             path: path.to_owned(),
             place: node.map_or(Place::Default, |node| node.place.clone()),
-            entries: SortedMap::new(),
+            entries: BTreeMap::new(),
         };
         let Some(node) = node else { return fields };
         let entries = match &node.tree {

@@ -1,10 +1,9 @@
 //! File and environment into one configuration, or everything that is wrong with them.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-
-use crate::sorted::SortedMap;
 
 use super::env::{self, Env};
 use super::fields::{Cx, Fields};
@@ -18,7 +17,7 @@ use super::{Config, agent, apps, bgp};
 pub struct Loaded {
     pub config: Config,
     /// The place of every value that was written, by the path of its key (`bgp.peers[0].port`).
-    pub origins: SortedMap<String, Place>,
+    pub origins: BTreeMap<String, Place>,
     /// The name of the file, where there is one.
     pub file: Option<String>,
 }
@@ -30,13 +29,13 @@ pub struct Loaded {
 /// Every problem at once.
 pub fn load(
     flag: Option<&str>,
-    env: &SortedMap<String, String>,
+    env: &BTreeMap<String, String>,
     read_file: &mut dyn FnMut(&Path) -> io::Result<String>,
 ) -> Result<Loaded, Problems> {
     let mut cx = Cx {
         problems: Vec::new(),
         warnings: Vec::new(),
-        origins: SortedMap::new(),
+        origins: BTreeMap::new(),
         read_file,
     };
     let done = read(&mut cx, flag, env);

@@ -1,6 +1,7 @@
 //! What outlives a restart, as YAML: apps that HTTP registered, drains, and what Consul last said. It is
 //! read with the same rules as everything else: what is not allowed any more does not come back.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use super::render::{list, quoted, render_apps};
@@ -8,20 +9,19 @@ use super::tree::{self, Node, Place, Tree};
 use super::{Config, apps};
 use crate::app::{App, AppName, Source};
 use crate::consul::Service;
-use crate::sorted::SortedSet;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
     pub drain_all: bool,
-    pub drains: SortedSet<AppName>,
+    pub drains: BTreeSet<AppName>,
     /// Excepted from drains that mean more than them.
-    pub undrained: SortedSet<AppName>,
+    pub undrained: BTreeSet<AppName>,
     /// Registered by HTTP.
     pub apps: Vec<App>,
     /// Consul's services that asked for an announcement, and whether its checks passed.
     pub services: Vec<(Service, bool)>,
     /// Apps of other sources that ask Consul and passed.
-    pub passed: SortedSet<AppName>,
+    pub passed: BTreeSet<AppName>,
 }
 
 impl Memory {
@@ -61,7 +61,7 @@ impl Memory {
         }
         let mut problems = Vec::new();
         let mut names = |key: &str| {
-            let mut names = SortedSet::new();
+            let mut names = BTreeSet::new();
             for item in items(&node, key) {
                 match item.text().unwrap_or_default().parse() {
                     Ok(name) => drop(names.insert(name)),
@@ -130,7 +130,7 @@ const HEAD: &str =
 mod tests {
     use super::*;
     use crate::config::parse_app_from_params;
-    use crate::sorted::SortedMap;
+    use std::collections::BTreeMap;
 
     fn config(agent: &str) -> Config {
         let text = format!(
@@ -138,7 +138,7 @@ mod tests {
              bgp: {{local_as: 65001, peer_as: 65000, peer_ip: 10.0.0.1}}\n"
         );
         let mut read = |_: &std::path::Path| Ok(text.clone());
-        let loaded = super::super::load(Some("f.yaml"), &SortedMap::new(), &mut read);
+        let loaded = super::super::load(Some("f.yaml"), &BTreeMap::new(), &mut read);
         loaded.unwrap().config
     }
 
@@ -188,10 +188,10 @@ mod tests {
         };
         Memory {
             drain_all: true,
-            drains: SortedSet::from(["dns".parse().unwrap(), "a{b}".parse().unwrap()]),
-            undrained: SortedSet::from(["web".parse().unwrap()]),
+            drains: BTreeSet::from(["dns".parse().unwrap(), "a{b}".parse().unwrap()]),
+            undrained: BTreeSet::from(["web".parse().unwrap()]),
             apps: vec![full, bare],
-            passed: SortedSet::from(["null".parse().unwrap()]),
+            passed: BTreeSet::from(["null".parse().unwrap()]),
             services: vec![
                 (service("1", &["enable_gocast", "a: b # c", ""]), true),
                 (service("null", &[]), false),

@@ -29,6 +29,7 @@ pub use tags::{is_tagged, parse_app_from_tags};
 pub use tree::Place;
 pub use written::Written;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -37,7 +38,6 @@ use std::time::Duration;
 
 use crate::app::{App, AppDefaults, Attributes, Source, VipPresence};
 use crate::net::{Asn, Family, Origin, ParseError, Prefix, RouterId};
-use crate::sorted::SortedSet;
 
 /// Everything that was configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +66,7 @@ pub struct Agent {
     pub drain_time: Duration,
     pub api_token: Option<Secret>,
     /// Sources whose `exec:` monitors run.
-    pub allow_exec: SortedSet<Source>,
+    pub allow_exec: BTreeSet<Source>,
     /// `None`: any VIP.
     pub allowed_vips: Option<Vec<Prefix>>,
     pub max_http_apps: usize,
@@ -264,7 +264,7 @@ pub struct PeerSettings {
     /// GTSM hops, at least 1 (RFC 5082).
     pub ttl_security: Option<u8>,
     /// Never empty.
-    pub families: SortedSet<Family>,
+    pub families: BTreeSet<Family>,
     pub passive: bool,
     /// Restart time to advertise, seconds, at most 4095 (RFC 4724 §3); 0: off.
     pub graceful_restart: u16,

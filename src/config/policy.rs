@@ -1,18 +1,18 @@
 //! Who may register what. The part that needs no kernel: gateways and the host's own addresses are
 //! held against VIPs where the kernel's tables are known.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::{Agent, Bgp, Remote};
 use crate::app::{AppDefaults, Source, Vip};
 use crate::net::Prefix;
-use crate::sorted::SortedSet;
 
 /// What the agent's and the speaker's settings mean for apps.
 pub(super) struct Rules {
     pub defaults: AppDefaults,
     pub consul: bool,
-    allow_exec: SortedSet<Source>,
+    allow_exec: BTreeSet<Source>,
     allowed_vips: Option<Vec<Prefix>>,
     /// Addresses that the host must go on reaching by itself, and what they are.
     reserved: Vec<(IpAddr, &'static str)>,

@@ -1,13 +1,13 @@
 //! The effective configuration as YAML, each value with where it came from. What is printed can be
 //! read again; only secrets are masked.
 
+use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::time::Duration;
 
 use super::{Agent, Bfd, Bgp, Consul, Lease, Listen, Loaded, PeerSettings, Place, Secret};
 use crate::app::duration::Shown;
 use crate::app::{App, Attributes, ExecCommand, Monitor, MonitorSpec, Reaction};
-use crate::sorted::SortedMap;
 
 /// What `sidecast check` prints.
 pub fn render(loaded: &Loaded) -> String {
@@ -33,7 +33,7 @@ pub fn render(loaded: &Loaded) -> String {
 pub(super) fn render_apps(apps: &[App]) -> String {
     let mut page = Page {
         text: String::new(),
-        origins: &SortedMap::new(),
+        origins: &BTreeMap::new(),
         tells_origins: false,
     };
     for (index, one) in apps.iter().enumerate() {
@@ -44,7 +44,7 @@ pub(super) fn render_apps(apps: &[App]) -> String {
 
 struct Page<'l> {
     text: String,
-    origins: &'l SortedMap<String, Place>,
+    origins: &'l BTreeMap<String, Place>,
     tells_origins: bool,
 }
 

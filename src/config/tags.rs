@@ -60,13 +60,13 @@ const NEEDED: [&str; 5] = ["vip", "vips", "monitor", "nat", "vip_communities"];
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sorted::SortedMap;
+    use std::collections::BTreeMap;
 
     fn config() -> Config {
         let text = "agent: {consul_addr: 'http://localhost:8500'}\n\
                     bgp: {local_as: 65001, peer_as: 65000, peer_ip: 10.0.0.1}\n";
         let mut read = |_: &std::path::Path| Ok(text.to_owned());
-        super::super::load(Some("f.yaml"), &SortedMap::new(), &mut read)
+        super::super::load(Some("f.yaml"), &BTreeMap::new(), &mut read)
             .unwrap()
             .config
     }

@@ -1,10 +1,10 @@
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use super::*;
 use crate::app::{Monitor, MonitorSpec, Reaction};
-use crate::sorted::SortedMap;
 
 const FULL: &str = include_str!("../../tests/data/config/full.yaml");
 const PEERS: &str = include_str!("../../tests/data/config/peers.yaml");
@@ -14,7 +14,7 @@ const GOCAST: &str = include_str!("../../tests/data/config/gocast.yaml");
 /// Loads a file's text with an environment; other files are those of `files`.
 fn load_with(text: &str, env: &[(&str, &str)], files: &[(&str, &str)]) -> Result<Loaded, Problems> {
     let owned = |(k, v): &(&str, &str)| ((*k).to_owned(), (*v).to_owned());
-    let env: SortedMap<String, String> = env.iter().map(owned).collect();
+    let env: BTreeMap<String, String> = env.iter().map(owned).collect();
     let mut read = |path: &Path| {
         if path == Path::new("f.yaml") {
             return Ok(text.to_owned());
@@ -114,11 +114,11 @@ fn the_shipped_example_of_gocast_is_read() {
     let app = &config.apps[0];
     assert_eq!(
         app.vips,
-        SortedSet::from(["1.1.1.1/32".parse::<Vip>().unwrap()])
+        BTreeSet::from(["1.1.1.1/32".parse::<Vip>().unwrap()])
     );
     assert_eq!(
         app.attributes.communities,
-        SortedSet::from([Community::new(12345, 300)])
+        BTreeSet::from([Community::new(12345, 300)])
     );
     assert_eq!(config.warnings, Vec::<String>::new());
 }
@@ -460,7 +460,7 @@ fn the_environment_alone_makes_a_sidecar() {
         Duration::from_millis(50)
     );
     assert_eq!(config.agent.listen.addrs.len(), 2);
-    assert_eq!(config.agent.allow_exec, SortedSet::from([Source::Env]));
+    assert_eq!(config.agent.allow_exec, BTreeSet::from([Source::Env]));
     let app = &config.apps[0];
     assert_eq!(
         (app.source, app.vips.len(), app.nats.len()),
@@ -979,7 +979,7 @@ fn addresses_and_peers_read_back() {
 
 #[test]
 fn every_key_is_documented_and_has_a_variable() {
-    let mut written: SortedSet<String> = SortedSet::new();
+    let mut written: BTreeSet<String> = BTreeSet::new();
     for text in [FULL, PEERS] {
         let origins = load_with(text, &[], &[]).unwrap().origins;
         written.extend(origins.into_keys());

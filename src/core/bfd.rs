@@ -5,6 +5,7 @@
 //! down, and the peer's AdminDown is no failure. Our control plane bit is 0: BFD shares this process's
 //! fate, so that its end during a planned restart does not say that the host is gone (RFC 5882 §4.3).
 
+use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::num::NonZeroU32;
@@ -16,11 +17,10 @@ use super::event::{BfdPath, Output};
 use crate::bfd::{self, Packet, Session, State};
 use crate::config::{Bfd, Bgp};
 use crate::discovery::{Network, PeerName, PeerNetwork};
-use crate::sorted::SortedMap;
 use crate::timer::{Jitter, Soonest};
 
 pub(super) struct Bfds {
-    sessions: SortedMap<PeerName, Entry>,
+    sessions: BTreeMap<PeerName, Entry>,
     jitter: Jitter,
     outputs: VecDeque<Output>,
     verdicts: VecDeque<(PeerName, Verdict)>,
@@ -44,7 +44,7 @@ pub(super) enum Verdict {
 impl Bfds {
     pub fn new(seed: u64) -> Self {
         Self {
-            sessions: SortedMap::new(),
+            sessions: BTreeMap::new(),
             jitter: Jitter::new(seed),
             outputs: VecDeque::new(),
             verdicts: VecDeque::new(),
@@ -60,7 +60,7 @@ impl Bfds {
         bgp: &Bgp,
         known: impl Fn(&PeerName) -> bool,
     ) {
-        let mut wanted: SortedMap<PeerName, (Bfd, BfdPath)> = SortedMap::new();
+        let mut wanted: BTreeMap<PeerName, (Bfd, BfdPath)> = BTreeMap::new();
         for (name, peer) in network.peers.iter().filter(|(name, _)| known(name)) {
             let settings = bgp.peers.get(peer.settings_index);
             if let Some(settings) = settings.and_then(|settings| settings.bfd) {

@@ -1,6 +1,7 @@
 //! What Consul says: which apps there are because of it, and what its checks say of them. Where it says
 //! nothing, what is known stays: for ever, or for `consul_grace`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
@@ -11,7 +12,6 @@ use crate::config::{Consul, is_tagged, parse_app_from_tags};
 use crate::consul::{Catalog, Checks, Query, Service, Verdict, judge};
 use crate::health::Outcome;
 use crate::registry::Found;
-use crate::sorted::{SortedMap, SortedSet};
 use crate::timer::Soonest;
 
 /// What came of a query.
@@ -33,21 +33,21 @@ pub enum Report {
 #[derive(Default)]
 pub(super) struct Discovery {
     /// Those that ask for an announcement, by their ids.
-    pub(super) services: SortedMap<String, Service>,
+    pub(super) services: BTreeMap<String, Service>,
     /// When those were first seen that are new: their checks may be on the way still.
-    new: SortedMap<String, Instant>,
+    new: BTreeMap<String, Instant>,
     /// The services were heard of from Consul itself, not only from the state file.
     pub(super) confirmed: bool,
     /// Which instance goes by which name.
-    names: SortedMap<AppName, String>,
+    names: BTreeMap<AppName, String>,
     node: Option<Checks>,
     agent: Option<Checks>,
-    failures: SortedMap<Query, Failure>,
+    failures: BTreeMap<Query, Failure>,
     outage: Option<Instant>,
     /// What passed before a restart, by the services' ids: counts while Consul has not answered since.
-    pub(super) passed: SortedSet<String>,
+    pub(super) passed: BTreeSet<String>,
     /// The same of apps that are no services of Consul's.
-    pub(super) passed_apps: SortedSet<AppName>,
+    pub(super) passed_apps: BTreeSet<AppName>,
     /// Until when Consul's own word is waited for before what is remembered counts.
     pub(super) first_word_by: Option<Instant>,
     /// `consul_grace` is over.
@@ -127,11 +127,11 @@ impl Core {
             return;
         };
         let Catalog { services, complete } = catalog;
-        let seen: SortedSet<String> = services.iter().map(|s| s.id.clone()).collect();
+        let seen: BTreeSet<String> = services.iter().map(|s| s.id.clone()).collect();
         let tagged = services
             .into_iter()
             .filter(|service| is_tagged(&service.tags, &settings.match_tag));
-        let mut new: SortedMap<String, Service> = tagged.map(|s| (s.id.clone(), s)).collect();
+        let mut new: BTreeMap<String, Service> = tagged.map(|s| (s.id.clone(), s)).collect();
         if !complete {
             // What cannot be seen may be there all the same.
             let known = self.discovery.services.iter();
@@ -215,7 +215,7 @@ impl Core {
         &mut self,
         now: Instant,
         services: Vec<(Service, bool)>,
-        passed_apps: SortedSet<AppName>,
+        passed_apps: BTreeSet<AppName>,
     ) {
         let state = &mut self.discovery;
         if self.config.agent.consul.is_none() || state.confirmed {
@@ -348,12 +348,12 @@ impl Discovery {
     fn name_all(&mut self) -> Vec<Named> {
         let before = std::mem::take(&mut self.names);
         let held = |name: &AppName, service: &Service| before.get(name) == Some(&service.id);
-        let mut groups: SortedMap<&str, Vec<&Service>> = SortedMap::new();
+        let mut groups: BTreeMap<&str, Vec<&Service>> = BTreeMap::new();
         for service in self.services.values() {
             groups.entry(&service.name).or_default().push(service);
         }
         let mut wanted: Vec<(AppName, &Service)> = Vec::new();
-        let mut spoken_for = SortedSet::new();
+        let mut spoken_for = BTreeSet::new();
         for (name, group) in groups {
             let own = AppName::resembling(name);
             let holder = group.iter().find(|service| held(&own, service));
@@ -478,9 +478,9 @@ fn nothing(name: AppName, id: &str) -> App {
     App {
         name,
         source: Source::Consul,
-        vips: SortedSet::new(),
-        monitors: SortedSet::new(),
-        nats: SortedSet::new(),
+        vips: BTreeSet::new(),
+        monitors: BTreeSet::new(),
+        nats: BTreeSet::new(),
         attributes: Attributes::default(),
         when_down: Reaction::Withdraw,
         when_draining: Reaction::Withdraw,

@@ -1,6 +1,7 @@
 //! What is applied in the kernel and on the way there: steps under way, leases to renew, failures to
 //! try again.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
@@ -8,19 +9,18 @@ use log::{debug, info, warn};
 use super::event::{StepError, StepId, StepResult};
 use crate::net::{Family, Prefix};
 use crate::plan::{self, Applied, Desired, Move, Routes, Step, Subject};
-use crate::sorted::{SortedMap, SortedSet};
 use crate::timer::{Backoff, Jitter, Soonest};
 
 pub(super) struct Kernel {
     applied: Applied,
-    under_way: SortedMap<StepId, Step>,
-    busy: SortedSet<Subject>,
-    retries: SortedMap<Subject, Retry>,
+    under_way: BTreeMap<StepId, Step>,
+    busy: BTreeSet<Subject>,
+    retries: BTreeMap<Subject, Retry>,
     /// Vanished while a step was adding or renewing them: which came first is not known.
-    doubtful: SortedSet<Prefix>,
+    doubtful: BTreeSet<Prefix>,
     /// Removed by us of late: the kernel's own report of it, on another socket, may be still to come.
-    removed: SortedMap<Prefix, Instant>,
-    leases: SortedMap<Prefix, Lease>,
+    removed: BTreeMap<Prefix, Instant>,
+    leases: BTreeMap<Prefix, Lease>,
     next: u64,
     jitter: Jitter,
 }
@@ -52,12 +52,12 @@ impl Kernel {
     pub fn new(seed: u64) -> Self {
         Self {
             applied: Applied::default(),
-            under_way: SortedMap::new(),
-            busy: SortedSet::new(),
-            retries: SortedMap::new(),
-            doubtful: SortedSet::new(),
-            removed: SortedMap::new(),
-            leases: SortedMap::new(),
+            under_way: BTreeMap::new(),
+            busy: BTreeSet::new(),
+            retries: BTreeMap::new(),
+            doubtful: BTreeSet::new(),
+            removed: BTreeMap::new(),
+            leases: BTreeMap::new(),
             next: 0,
             jitter: Jitter::new(seed),
         }
@@ -114,7 +114,7 @@ impl Kernel {
             Move::Kernel(step) => Some((step.subject(), step)),
             Move::Advertise(_) => None,
         });
-        let wanted: SortedMap<Subject, &Step> = wanted.collect();
+        let wanted: BTreeMap<Subject, &Step> = wanted.collect();
         let applied = &self.applied;
         for (subject, retry) in self.retries.iter_mut() {
             if let Some(step) = wanted.get(subject) {

@@ -1,5 +1,6 @@
 //! What outlives a restart.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use log::{info, warn};
@@ -8,7 +9,6 @@ use super::Core;
 use crate::app::{AppName, MonitorSpec, Source};
 use crate::config::Memory;
 use crate::consul::Service;
-use crate::sorted::SortedSet;
 
 impl Core {
     /// Whether [`Core::memory`] may have changed since this was last asked.
@@ -74,7 +74,7 @@ impl Core {
         // Until Consul says something of checks, what was known before the restart holds.
         let mut passing = match self.discovery.hears_no_checks() {
             true => self.discovery.passed.clone(),
-            false => SortedSet::new(),
+            false => BTreeSet::new(),
         };
         for name in self.registry.of_sources(&[Source::Consul]) {
             if self.registry.monitor_is_up(&name, &MonitorSpec::Consul) {
@@ -89,10 +89,10 @@ impl Core {
     }
 
     /// The apps of other sources whose `consul` monitor passes.
-    fn consul_passed(&self) -> SortedSet<AppName> {
+    fn consul_passed(&self) -> BTreeSet<AppName> {
         let mut passed = match self.discovery.hears_no_checks() {
             true => self.discovery.passed_apps.clone(),
-            false => SortedSet::new(),
+            false => BTreeSet::new(),
         };
         let others = [Source::Config, Source::Env, Source::Http];
         let names = self.registry.of_sources(&others).into_iter();

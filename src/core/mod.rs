@@ -20,6 +20,7 @@ mod verbs;
 mod view;
 
 use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -40,7 +41,6 @@ use crate::config::Config;
 use crate::discovery::Network;
 use crate::net::{Family, Prefix};
 use crate::registry::{self, Facts, Registry};
-use crate::sorted::{SortedMap, SortedSet};
 use crate::timer::Soonest;
 use bfd::{Bfds, Verdict};
 use consul::Discovery;
@@ -61,7 +61,7 @@ pub struct Core {
     /// The settings changed and the network has not been read with them yet.
     reread: bool,
     /// Addresses that the last look at the network did not find.
-    missing: SortedSet<Prefix>,
+    missing: BTreeSet<Prefix>,
     links: Links,
     acknowledgement: Acknowledgement,
     /// Until when routes wait for the first round of checks, after a quiet restart.
@@ -100,9 +100,9 @@ enum Acknowledgement {
 /// What the shell was last told to look at.
 #[derive(Default)]
 struct Shown {
-    ports: SortedSet<(Protocol, u16)>,
-    files: SortedMap<AppName, PathBuf>,
-    vips: SortedSet<Prefix>,
+    ports: BTreeSet<(Protocol, u16)>,
+    files: BTreeMap<AppName, PathBuf>,
+    vips: BTreeSet<Prefix>,
 }
 
 impl Core {
@@ -118,7 +118,7 @@ impl Core {
             discovery: Discovery::default(),
             network: None,
             reread: false,
-            missing: SortedSet::new(),
+            missing: BTreeSet::new(),
             links: Links::NeverSeen,
             acknowledgement: Acknowledgement::Idle,
             first_round_by: None,
@@ -408,7 +408,7 @@ impl Core {
             .kernel
             .settled()
             .filter(|prefix| !there.contains(prefix));
-        let missing: SortedSet<Prefix> = missing.collect();
+        let missing: BTreeSet<Prefix> = missing.collect();
         let before = std::mem::take(&mut self.missing);
         for prefix in missing {
             if before.contains(&prefix) {

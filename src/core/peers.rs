@@ -1,6 +1,7 @@
 //! The sessions: one machine for each peer that the network has, from start on.
 
 use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,6 @@ use crate::config::{Bgp, PeerSettings, Remote};
 use crate::discovery::{Network, PeerName, PeerNetwork};
 use crate::net::{Family, Prefix, RouterId};
 use crate::plan::Routes;
-use crate::sorted::{SortedMap, SortedSet};
 use crate::timer::{Jitter, Soonest};
 
 /// What this host says of itself to every peer.
@@ -29,12 +29,12 @@ pub(super) struct Host {
 }
 
 pub(super) struct Peers {
-    sessions: SortedMap<PeerName, Session>,
+    sessions: BTreeMap<PeerName, Session>,
     routes: Routes,
     /// What is in `routes` is all there is to announce; after a restart that takes a while to be known.
     complete: bool,
     /// Settings that the network shows nobody for.
-    unseen: SortedSet<Remote>,
+    unseen: BTreeSet<Remote>,
     host: Host,
     jitter: Jitter,
     /// How many machines there have been: connections are numbered anew by each.
@@ -65,10 +65,10 @@ struct Setup {
 impl Peers {
     pub fn new(seed: u64) -> Self {
         Self {
-            sessions: SortedMap::new(),
+            sessions: BTreeMap::new(),
             routes: Routes::new(),
             complete: false,
-            unseen: SortedSet::new(),
+            unseen: BTreeSet::new(),
             host: Host::default(),
             jitter: Jitter::new(seed),
             machines: 0,
@@ -103,10 +103,10 @@ impl Peers {
     }
 
     fn name_unseen(&mut self, network: &Network, bgp: &Bgp) {
-        let seen: SortedSet<usize> = network.peers.values().map(|p| p.settings_index).collect();
+        let seen: BTreeSet<usize> = network.peers.values().map(|p| p.settings_index).collect();
         let settings = bgp.peers.iter().enumerate();
         let unseen = settings.filter(|(index, _)| !seen.contains(index));
-        let unseen: SortedSet<Remote> = unseen.map(|(_, peer)| peer.remote.clone()).collect();
+        let unseen: BTreeSet<Remote> = unseen.map(|(_, peer)| peer.remote.clone()).collect();
         for remote in unseen.difference(&self.unseen) {
             match remote {
                 Remote::Gateway => info!("no peer yet: there is no default route through a router"),
@@ -127,9 +127,9 @@ impl Peers {
         configured.or_else(in_use).or(network.router_id)
     }
 
-    fn setups(&self, now: Instant, network: &Network, bgp: &Bgp) -> SortedMap<PeerName, Setup> {
+    fn setups(&self, now: Instant, network: &Network, bgp: &Bgp) -> BTreeMap<PeerName, Setup> {
         let Some(router_id) = self.router_id(network, bgp) else {
-            return SortedMap::new();
+            return BTreeMap::new();
         };
         let setup = |(name, peer): (&PeerName, &PeerNetwork)| {
             let settings = bgp.peers.get(peer.settings_index)?;

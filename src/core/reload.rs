@@ -1,11 +1,11 @@
 //! A new configuration, and in words what it changed.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::app::{App, AppName, Source};
 use crate::config::{Agent, Bgp, Config, Consul, Secret};
 use crate::registry::{Registered, Registry};
-use crate::sorted::SortedMap;
 
 /// Brings the registry in line with `new` and lists what changed.
 pub(super) fn reload(
@@ -21,7 +21,7 @@ pub(super) fn reload(
         ..new.agent.clone()
     };
     registry.set_agent(now, agent);
-    let wanted: SortedMap<&AppName, &App> = new.apps.iter().map(|app| (&app.name, app)).collect();
+    let wanted: BTreeMap<&AppName, &App> = new.apps.iter().map(|app| (&app.name, app)).collect();
     // First what goes: its VIPs may have a new owner.
     for name in registry.of_sources(&[Source::Config, Source::Env]) {
         if !wanted.contains_key(&name) {

@@ -1,18 +1,18 @@
 //! From what an app says to what a peer hears: attributes laid over each other, and the next hop.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::app::Attributes;
 use crate::bgp::{AsPath, PathAttributes};
 use crate::net::{Asn, Family, Origin, Prefix};
 use crate::plan::Routes;
-use crate::sorted::SortedSet;
 
 /// What a peer's routes are made with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Routing {
-    pub families: SortedSet<Family>,
+    pub families: BTreeSet<Family>,
     /// The global attributes with the peer's laid over them.
     pub attributes: Attributes,
     pub origin: Origin,

@@ -1,5 +1,6 @@
 //! What the API and the configuration ask for.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -9,7 +10,6 @@ use crate::app::{App, AppName, Protocol, Source};
 use crate::config::Config;
 use crate::discovery::PeerName;
 use crate::net::Prefix;
-use crate::sorted::{SortedMap, SortedSet};
 
 impl Core {
     pub fn register(&mut self, now: Instant, app: App) -> Result<Registered, Refusal> {
@@ -122,17 +122,17 @@ impl Core {
     }
 
     /// The ports that monitors look at: their sockets' ends are to be reported.
-    pub fn ports(&self) -> SortedSet<(Protocol, u16)> {
+    pub fn ports(&self) -> BTreeSet<(Protocol, u16)> {
         self.registry.ports()
     }
 
     /// The files that put an app into maintenance while they exist.
-    pub fn maintenance_files(&self) -> SortedMap<AppName, PathBuf> {
+    pub fn maintenance_files(&self) -> BTreeMap<AppName, PathBuf> {
         self.registry.maintenance_files()
     }
 
     /// Prefixes that are, or may be, on the interface because of us.
-    pub fn vips(&self) -> SortedSet<Prefix> {
+    pub fn vips(&self) -> BTreeSet<Prefix> {
         self.registry.vips()
     }
 

@@ -1,6 +1,7 @@
 //! What the core shows of a peer: plain values, nothing that leads back in. Ages are durations, so
 //! that nobody outside needs the core's clock.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -8,7 +9,6 @@ use crate::bgp::Negotiated;
 use crate::bgp::peer::{Counters, StateName};
 use crate::discovery::PeerName;
 use crate::net::{Asn, Family, RouterId};
-use crate::sorted::SortedSet;
 
 /// One peer as `/info` and the metrics show it.
 #[derive(Clone, Debug)]
@@ -27,7 +27,7 @@ pub struct PeerView {
     pub passive: bool,
     /// As configured, in seconds; 0 is off.
     pub hold_time: u16,
-    pub families: SortedSet<Family>,
+    pub families: BTreeSet<Family>,
     pub state: StateName,
     /// How long it has been in this state.
     pub since: Duration,

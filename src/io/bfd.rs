@@ -6,7 +6,6 @@
 
 use crate::core::BfdPath;
 use crate::discovery::PeerName;
-use crate::sorted::SortedMap;
 use crate::timer::Jitter;
 use nix::errno::Errno;
 use nix::libc;
@@ -15,6 +14,7 @@ use nix::sys::socket::{
     SockType, SockaddrIn, SockaddrIn6, SockaddrStorage, sockopt,
 };
 use smol::Async;
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -23,10 +23,10 @@ use std::task::Poll;
 
 /// All BFD sockets. Without a session there is none.
 pub struct BfdSockets {
-    receivers: SortedMap<Kind, Async<UdpSocket>>,
-    senders: SortedMap<PeerName, Sender>,
+    receivers: BTreeMap<Kind, Async<UdpSocket>>,
+    senders: BTreeMap<PeerName, Sender>,
     /// What was last said of a socket to receive on that could not be opened.
-    complaints: SortedMap<Kind, String>,
+    complaints: BTreeMap<Kind, String>,
     jitter: Jitter,
 }
 
@@ -55,9 +55,9 @@ impl BfdSockets {
     /// The seed chooses source ports.
     pub fn new(seed: u64) -> Self {
         Self {
-            receivers: SortedMap::new(),
-            senders: SortedMap::new(),
-            complaints: SortedMap::new(),
+            receivers: BTreeMap::new(),
+            senders: BTreeMap::new(),
+            complaints: BTreeMap::new(),
             jitter: Jitter::new(seed),
         }
     }

@@ -3,12 +3,12 @@
 
 use crate::io::executor::LocalExecutor;
 use crate::io::sockopt;
-use crate::sorted::SortedMap;
 use nix::sys::socket::{
     self as nixsocket, AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6,
 };
 use smol::channel::Sender;
 use smol::{Async, Timer};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -35,7 +35,7 @@ pub struct Expected {
 /// The sockets of one address; `[::]` has one for each family. Dropping it stops listening.
 pub struct Acceptor {
     sockets: Vec<(Rc<Async<TcpListener>>, bool)>,
-    expected: SortedMap<IpAddr, Expected>,
+    expected: BTreeMap<IpAddr, Expected>,
     _tasks: Vec<smol::Task<()>>,
 }
 
@@ -63,14 +63,14 @@ impl Acceptor {
         Ok(Self {
             _tasks: sockets.iter().map(task).collect(),
             sockets,
-            expected: SortedMap::new(),
+            expected: BTreeMap::new(),
         })
     }
 
     /// Brings the sockets' keys in line with the peers.
-    pub fn expect(&mut self, peers: SortedMap<IpAddr, Expected>) {
+    pub fn expect(&mut self, peers: BTreeMap<IpAddr, Expected>) {
         let before = std::mem::take(&mut self.expected);
-        let key_of = |peers: &SortedMap<IpAddr, Expected>, addr| {
+        let key_of = |peers: &BTreeMap<IpAddr, Expected>, addr| {
             let expected: Option<&Expected> = peers.get(addr);
             expected.and_then(|expected| expected.password.clone())
         };
@@ -98,7 +98,7 @@ impl Acceptor {
     }
 
     /// A socket for all peers can only ask what all of them keep; the rest is asked of each connection.
-    fn set_least_ttl(&self, peers: &SortedMap<IpAddr, Expected>) {
+    fn set_least_ttl(&self, peers: &BTreeMap<IpAddr, Expected>) {
         for (socket, ipv4) in &self.sockets {
             let of_family = peers.iter().filter(|(addr, _)| addr.is_ipv4() == *ipv4);
             let least = of_family
@@ -194,11 +194,11 @@ mod tests {
             TcpStream::connect_timeout(&to, Duration::from_millis(200)).is_ok()
         };
         assert!(connects(&acceptor));
-        acceptor.expect(SortedMap::from_iter([(peer, signed)]));
+        acceptor.expect(BTreeMap::from_iter([(peer, signed)]));
         assert!(!connects(&acceptor), "without a signature");
-        acceptor.expect(SortedMap::from_iter([(peer, Expected::default())]));
+        acceptor.expect(BTreeMap::from_iter([(peer, Expected::default())]));
         assert!(connects(&acceptor));
-        acceptor.expect(SortedMap::new());
+        acceptor.expect(BTreeMap::new());
         assert!(connects(&acceptor));
     }
 }

@@ -5,7 +5,6 @@
 //! the statuses out by pid. It runs on the thread that spawns: a child is registered before the loop can
 //! run again, however fast it died. Nobody else in the process may wait for a child.
 
-use crate::sorted::SortedMap;
 use async_signal::{Signal, Signals};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal as Kill, killpg};
@@ -13,6 +12,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 use smol::stream::StreamExt;
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
@@ -25,7 +25,7 @@ use std::task::{Poll, Waker};
 #[derive(Clone, Debug, Default)]
 pub struct Reaper {
     /// By pid, the children somebody still asks for.
-    children: Rc<RefCell<SortedMap<i32, Entry>>>,
+    children: Rc<RefCell<BTreeMap<i32, Entry>>>,
 }
 
 #[derive(Debug, Default)]

@@ -6,7 +6,6 @@
 
 use crate::io::executor::LocalExecutor;
 use crate::io::sockopt::{Icmp6Blocked, Icmp6Filter, Ipv6MulticastLoop};
-use crate::sorted::{SortedMap, SortedSet};
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{
     self as nixsocket, AddressFamily, MsgFlags, SetSockOpt, SockFlag, SockProtocol, SockType,
@@ -15,6 +14,7 @@ use nix::sys::socket::{
 use smol::Timer;
 use smol::channel::{self, Receiver, Sender};
 use smol::future::FutureExt;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv6Addr, SocketAddrV6};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
@@ -23,19 +23,19 @@ use std::time::Duration;
 /// Speaks on a set of interfaces.
 pub struct Advertiser {
     executor: Rc<LocalExecutor>,
-    links: SortedMap<String, (Sender<()>, smol::Task<()>)>,
+    links: BTreeMap<String, (Sender<()>, smol::Task<()>)>,
 }
 
 impl Advertiser {
     pub fn new(executor: &Rc<LocalExecutor>) -> Self {
         Self {
             executor: executor.clone(),
-            links: SortedMap::new(),
+            links: BTreeMap::new(),
         }
     }
 
     /// From now on it speaks on these and on no others.
-    pub fn set(&mut self, interfaces: &SortedSet<String>) {
+    pub fn set(&mut self, interfaces: &BTreeSet<String>) {
         self.links.retain(|name, _| interfaces.contains(name));
         for name in interfaces {
             if !self.links.contains_key(name) {

@@ -10,7 +10,6 @@ use crate::netlink::message::{Answer, Messages};
 use crate::netlink::sock_diag::{
     DESTROY_GROUPS, FilterOp, IPPROTO_UDP, Socket, destroy_filter, unconnected_filter,
 };
-use crate::sorted::SortedSet;
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::{RcvBuf, RcvBufForce};
 use nix::sys::socket::{
@@ -20,6 +19,7 @@ use nix::sys::socket::{
 use nix::{libc, setsockopt_impl, sockopt_impl};
 use smol::Async;
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -41,7 +41,7 @@ pub enum SocketEvent {
 #[derive(Debug)]
 pub struct SocketEvents {
     socket: Async<OwnedFd>,
-    ports: RefCell<SortedSet<(Protocol, u16)>>,
+    ports: RefCell<BTreeSet<(Protocol, u16)>>,
     /// Whether the next end of a connection is to be told.
     clients: Cell<bool>,
     sieve: Cell<Sieve>,
@@ -73,7 +73,7 @@ impl SocketEvents {
         setsockopt(&fd, RcvBufForce, &RECEIVE_BUFFER)
             .or_else(|_| setsockopt(&fd, RcvBuf, &RECEIVE_BUFFER))?;
         // The filter comes first: a busy host would fill the buffer before it.
-        let sieve = sift(&fd, &SortedSet::new(), false, Sieve::Ports)?;
+        let sieve = sift(&fd, &BTreeSet::new(), false, Sieve::Ports)?;
         let groups = DESTROY_GROUPS
             .iter()
             .fold(0, |mask, group| mask | 1 << (group - 1));
@@ -88,7 +88,7 @@ impl SocketEvents {
     }
 
     /// Watches these ports from now on, and no others.
-    pub fn set_ports(&self, ports: &SortedSet<(Protocol, u16)>) -> io::Result<()> {
+    pub fn set_ports(&self, ports: &BTreeSet<(Protocol, u16)>) -> io::Result<()> {
         if *self.ports.borrow() == *ports {
             return Ok(());
         }
@@ -204,7 +204,7 @@ fn protocol_of(socket: &Socket) -> Protocol {
 }
 
 /// Attaches the finest filter that the kernel takes, and says once that it is another sort than before.
-fn sift(fd: &OwnedFd, ports: &SortedSet<u16>, clients: bool, before: Sieve) -> io::Result<Sieve> {
+fn sift(fd: &OwnedFd, ports: &BTreeSet<u16>, clients: bool, before: Sieve) -> io::Result<Sieve> {
     let Err(refused) = attach(fd, &destroy_filter(ports, clients)) else {
         return Ok(Sieve::Ports);
     };

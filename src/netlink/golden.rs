@@ -3,9 +3,8 @@
 
 use super::attr::{AttrWriter, Attrs};
 use super::message::{Message, Messages, Request};
+use std::collections::BTreeMap;
 use std::path::Path;
-
-use crate::sorted::SortedMap;
 
 pub struct Golden {
     pub sent: Vec<Vec<u8>>,
@@ -13,9 +12,9 @@ pub struct Golden {
 }
 
 /// Every file, by its name without the ending.
-pub fn all() -> SortedMap<String, Golden> {
+pub fn all() -> BTreeMap<String, Golden> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/netlink");
-    let files: SortedMap<String, Golden> = std::fs::read_dir(&folder)
+    let files: BTreeMap<String, Golden> = std::fs::read_dir(&folder)
         .expect("the folder of golden bytes")
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|e| e == "hex"))
@@ -89,7 +88,7 @@ pub fn message(bytes: &[u8]) -> Message<'_> {
 }
 
 /// A payload's attributes behind a fixed header of `header` bytes.
-pub fn attrs(payload: &[u8], header: usize) -> SortedMap<u16, Vec<u8>> {
+pub fn attrs(payload: &[u8], header: usize) -> BTreeMap<u16, Vec<u8>> {
     Attrs::new(&payload[header..])
         .map(|attr| attr.unwrap())
         .map(|attr| (attr.kind, attr.bytes().to_vec()))

@@ -15,8 +15,8 @@ use super::attr::{Attr, AttrWriter, Attrs};
 use super::message::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, Request};
 use super::{AF_INET, AF_INET6, AF_UNSPEC, NetlinkError};
 use crate::net::{Family, Prefix};
-use crate::sorted::{SortedMap, SortedSet};
 use crate::wire::{Reader, WireError};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// All the NAT that is wanted, both families.
@@ -24,7 +24,7 @@ use std::net::IpAddr;
 pub struct NatTable {
     /// `sidecast`, `sidecast_INSTANCE`.
     pub name: String,
-    pub rules: SortedSet<NatRule>,
+    pub rules: BTreeSet<NatRule>,
 }
 
 /// Traffic to `vip` and `listen` goes to `target` and `destination`.
@@ -54,14 +54,14 @@ pub enum Ownership {
 
 /// What stands in one family's table before a change: the names of its counters. Where a family has no
 /// table it is not in the map.
-pub type Standing = SortedMap<Family, SortedSet<String>>;
+pub type Standing = BTreeMap<Family, BTreeSet<String>>;
 
 /// The batch that makes the tables hold these rules and no others. `standing` is what is there and stays
 /// in use, `leftover` the families whose table is to be deleted first.
 pub fn replace(
     table: &NatTable,
     standing: &Standing,
-    leftover: &SortedSet<Family>,
+    leftover: &BTreeSet<Family>,
     ownership: Ownership,
 ) -> Result<Batch, NetlinkError> {
     let mut requests = vec![edge(NFNL_MSG_BATCH_BEGIN)?];
@@ -119,7 +119,7 @@ fn fill(
     family: Family,
     table: &NatTable,
     rules: &[&NatRule],
-    standing: Option<&SortedSet<String>>,
+    standing: Option<&BTreeSet<String>>,
     ownership: Ownership,
 ) -> Result<(), NetlinkError> {
     let name = &table.name;
@@ -131,9 +131,9 @@ fn fill(
     } else {
         requests.push(flush_rules(family, name)?);
     }
-    let none = SortedSet::new();
+    let none = BTreeSet::new();
     let there = standing.unwrap_or(&none);
-    let wanted: SortedSet<&String> = rules.iter().map(|rule| &rule.counter).collect();
+    let wanted: BTreeSet<&String> = rules.iter().map(|rule| &rule.counter).collect();
     for counter in wanted.iter().filter(|counter| !there.contains(**counter)) {
         requests.push(new_counter(family, name, counter)?);
     }
@@ -405,10 +405,10 @@ fn table_flags(payload: &[u8]) -> Result<u32, WireError> {
 }
 
 /// The batch that deletes these families' tables.
-pub fn delete(name: &str, families: &SortedSet<Family>) -> Result<Batch, NetlinkError> {
+pub fn delete(name: &str, families: &BTreeSet<Family>) -> Result<Batch, NetlinkError> {
     let nothing = NatTable {
         name: name.to_owned(),
-        rules: SortedSet::new(),
+        rules: BTreeSet::new(),
     };
     let none = Standing::new();
     replace(&nothing, &none, families, Ownership::Ordinary)
@@ -591,7 +591,7 @@ mod tests {
     fn table() -> NatTable {
         NatTable {
             name: "sidecast".to_owned(),
-            rules: SortedSet::from([
+            rules: BTreeSet::from([
                 rule("192.0.2.0/24", IPPROTO_TCP, (80, 8080), "web_tcp_80"),
                 rule("192.0.2.53/32", IPPROTO_UDP, (53, 8053), "dns_udp_53"),
                 rule("198.51.100.128/26", IPPROTO_TCP, (80, 8080), "web_tcp_80"),
@@ -608,7 +608,7 @@ mod tests {
 
     #[test]
     fn a_table_is_what_nft_makes_of_the_same_words() {
-        let nothing = (Standing::new(), SortedSet::new());
+        let nothing = (Standing::new(), BTreeSet::new());
         let batch = replace(&table(), &nothing.0, &nothing.1, Ownership::Ordinary).unwrap();
         let bytes: Vec<Vec<u8>> = batch.requests.iter().map(|r| r.encode(1)).collect();
         let golden = golden("nft-f");
@@ -745,7 +745,7 @@ mod tests {
         let batch = replace(
             &next,
             &standing(&table()),
-            &SortedSet::new(),
+            &BTreeSet::new(),
             Ownership::Owner,
         )
         .unwrap();
@@ -770,13 +770,13 @@ mod tests {
     #[test]
     fn nothing_to_do_is_an_empty_batch() {
         let none = NatTable::default();
-        let batch = replace(&none, &Standing::new(), &SortedSet::new(), Ownership::Owner).unwrap();
+        let batch = replace(&none, &Standing::new(), &BTreeSet::new(), Ownership::Owner).unwrap();
         assert!(batch.is_empty);
     }
 
     #[test]
     fn a_leftover_goes_in_the_same_batch() {
-        let leftover = SortedSet::from([Family::Ipv4, Family::Ipv6]);
+        let leftover = BTreeSet::from([Family::Ipv4, Family::Ipv6]);
         let mut table = table();
         table.rules.retain(|rule| rule.vip.family() == Family::Ipv4);
         let batch = replace(&table, &Standing::new(), &leftover, Ownership::Owner).unwrap();

@@ -16,8 +16,8 @@ use super::attr::Attrs;
 use super::message::{NLM_F_DUMP, Request};
 use super::{AF_INET, AF_INET6, NetlinkError};
 use crate::net::Family;
-use crate::sorted::SortedSet;
 use crate::wire::{Reader, WireError};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 
@@ -30,7 +30,7 @@ pub fn dump(
     family: Family,
     protocol: u8,
     states: u32,
-    ports: &SortedSet<u16>,
+    ports: &BTreeSet<u16>,
 ) -> Result<Request, NetlinkError> {
     let ranges = ranges(ports);
     Request::new("list the sockets", SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, |w| {
@@ -49,7 +49,7 @@ pub fn dump(
 /// ```text
 /// 0 family  1 src_len  2 dst_len  3 ext  4 inet_diag_sockid  52 states  56 dbs
 /// ```
-pub fn dump_tcp_listeners(ports: &SortedSet<u16>) -> Result<Request, NetlinkError> {
+pub fn dump_tcp_listeners(ports: &BTreeSet<u16>) -> Result<Request, NetlinkError> {
     let ranges = ranges(ports);
     Request::new("list the TCP listeners", TCPDIAG_GETSOCK, NLM_F_DUMP, |w| {
         w.raw(&[AF_INET, 0, 0, 0]);
@@ -160,7 +160,7 @@ pub struct FilterOp {
 /// more than [`MAX_FILTER_RANGES`] ranges, everything without a destination comes through.
 ///
 /// With `clients` also the connections that were served: to learn that there are any.
-pub fn destroy_filter(ports: &SortedSet<u16>, clients: bool) -> Vec<FilterOp> {
+pub fn destroy_filter(ports: &BTreeSet<u16>, clients: bool) -> Vec<FilterOp> {
     let ranges = ranges(ports);
     if ranges.len() > MAX_FILTER_RANGES {
         return unconnected_filter();
@@ -220,7 +220,7 @@ fn port_bytecode(ranges: &[RangeInclusive<u16>]) -> Vec<u8> {
 }
 
 /// Neighbouring ports as ranges.
-fn ranges(ports: &SortedSet<u16>) -> Vec<RangeInclusive<u16>> {
+fn ranges(ports: &BTreeSet<u16>) -> Vec<RangeInclusive<u16>> {
     let mut ranges: Vec<RangeInclusive<u16>> = Vec::new();
     for &port in ports {
         match ranges.last_mut() {
@@ -324,7 +324,7 @@ mod tests {
         let ports = |list: &[RangeInclusive<u16>]| list.iter().cloned().flatten().collect();
         let two = [53..=60, 8053..=8053];
         let three = [53..=53, 80..=90, 8053..=8053];
-        let cases: [(&str, Family, u8, u32, SortedSet<u16>); 5] = [
+        let cases: [(&str, Family, u8, u32, BTreeSet<u16>); 5] = [
             (TCP4, Ipv4, IPPROTO_TCP, SS_LISTENING, ports(&[])),
             (TCP6, Ipv6, IPPROTO_TCP, SS_LISTENING, ports(&[])),
             (UDP6_RANGE, Ipv6, IPPROTO_UDP, ALL_STATES, ports(&two[..1])),
@@ -424,8 +424,8 @@ mod tests {
 
     #[test]
     fn too_many_ranges_fall_back_to_everything() {
-        let ports: SortedSet<u16> = (0..3000).map(|i| 2 * i + 1).collect();
-        let all = dump(Family::Ipv4, IPPROTO_UDP, 1, &SortedSet::new()).unwrap();
+        let ports: BTreeSet<u16> = (0..3000).map(|i| 2 * i + 1).collect();
+        let all = dump(Family::Ipv4, IPPROTO_UDP, 1, &BTreeSet::new()).unwrap();
         assert_eq!(dump(Family::Ipv4, IPPROTO_UDP, 1, &ports).unwrap(), all);
         let filter = destroy_filter(&ports, false);
         assert!(run(&filter, 4, 0) && !run(&filter, 5, 80));
@@ -453,7 +453,7 @@ mod tests {
 
     #[test]
     fn the_filter_lets_through_our_ports_without_a_destination() {
-        let ports: SortedSet<u16> = [53, 80, 81, 82, 443, 65535].into();
+        let ports: BTreeSet<u16> = [53, 80, 81, 82, 443, 65535].into();
         let filter = destroy_filter(&ports, false);
         for port in 0..=u16::MAX {
             assert_eq!(run(&filter, port, 0), ports.contains(&port), "{port}");
@@ -461,9 +461,9 @@ mod tests {
         }
         let clients = destroy_filter(&[80].into(), true);
         assert!(run(&clients, 80, 5) && run(&clients, 80, 0) && !run(&clients, 81, 5));
-        let none = destroy_filter(&SortedSet::new(), false);
+        let none = destroy_filter(&BTreeSet::new(), false);
         assert!(!run(&none, 0, 0) && !run(&none, 53, 0));
-        let odd: SortedSet<u16> = (0..1000).map(|i| 2 * i + 1).collect();
+        let odd: BTreeSet<u16> = (0..1000).map(|i| 2 * i + 1).collect();
         let filter = destroy_filter(&odd, false);
         assert!(filter.len() <= 4096);
         assert!(run(&filter, 1999, 0) && !run(&filter, 2000, 0));

@@ -1,5 +1,6 @@
 //! From the apps to what shall be: routes, addresses, NAT, and what has to be watched for them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,7 +9,6 @@ use super::entry::Entry;
 use crate::app::{App, AppName, MonitorSpec, NatSpec, Protocol};
 use crate::net::{Family, Prefix};
 use crate::plan::{AddressSpec, Desired, NatRule};
-use crate::sorted::{SortedMap, SortedSet};
 
 impl Registry {
     /// What shall be. `lifetime` is the addresses' lease.
@@ -67,7 +67,7 @@ impl Registry {
         desired: &mut Desired,
         vip: Prefix,
         app: &AppName,
-        nats: &SortedSet<NatSpec>,
+        nats: &BTreeSet<NatSpec>,
     ) {
         let Some(target) = self.facts.nat_target.get(&vip.family()) else {
             return;
@@ -83,7 +83,7 @@ impl Registry {
     }
 
     /// The ports that monitors look at.
-    pub fn ports(&self) -> SortedSet<(Protocol, u16)> {
+    pub fn ports(&self) -> BTreeSet<(Protocol, u16)> {
         let checks = self.entries().flat_map(|entry| &entry.checks);
         checks
             .filter_map(|check| match check.monitor.spec {
@@ -93,14 +93,14 @@ impl Registry {
             .collect()
     }
 
-    pub fn maintenance_files(&self) -> SortedMap<AppName, PathBuf> {
+    pub fn maintenance_files(&self) -> BTreeMap<AppName, PathBuf> {
         let apps = self.entries().map(|entry| &entry.app);
         apps.filter_map(|app| Some((app.name.clone(), app.maintenance_file.clone()?)))
             .collect()
     }
 
     /// All VIPs that we have or may have on the interface.
-    pub fn vips(&self) -> SortedSet<Prefix> {
+    pub fn vips(&self) -> BTreeSet<Prefix> {
         let leaving = self.leaving.keys().copied();
         self.entries()
             .flat_map(Entry::vips)

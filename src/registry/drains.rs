@@ -1,26 +1,26 @@
 //! Drains: asked for by name or for all, and over when the peers have the withdraw and `drain_time` has
 //! passed. A drain belongs to the name and outlives the app.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::Registry;
 use super::entry::{Ack, Entry};
 use crate::app::{App, AppName};
-use crate::sorted::SortedSet;
 
 /// What is drained: what was said of an instance counts before what was said of its service, and that
 /// before what was said of all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Drains {
     pub all: bool,
-    pub names: SortedSet<AppName>,
+    pub names: BTreeSet<AppName>,
     /// Undrained by name while a drain holds that means more than them.
-    pub spared: SortedSet<AppName>,
+    pub spared: BTreeSet<AppName>,
 }
 
 impl Drains {
     fn mean(&self, app: &App) -> bool {
-        let said = |names: &SortedSet<AppName>, of_service: bool| {
+        let said = |names: &BTreeSet<AppName>, of_service: bool| {
             let mut names = names.iter();
             names.any(|name| (name.as_str() == app.service()) == of_service && app.is_called(name))
         };

@@ -1,6 +1,7 @@
 //! The life of one app: what its monitors say, whether it may be announced now, and how long what it
 //! leaves behind stays.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use log::{Level, log};
@@ -12,7 +13,6 @@ use super::{AppState, Change};
 use crate::app::{App, Attributes, Reaction, VipPresence};
 use crate::health::Health;
 use crate::net::Prefix;
-use crate::sorted::{SortedMap, SortedSet};
 use crate::timer::Soonest;
 
 pub(super) struct Entry {
@@ -22,12 +22,12 @@ pub(super) struct Entry {
     /// Why the whole app is kept away; only those of the configuration and of Consul are kept like this.
     pub refusal: Option<String>,
     /// What stands against single VIPs.
-    pub problems: SortedMap<Prefix, Problem>,
+    pub problems: BTreeMap<Prefix, Problem>,
     pub drain: Option<Drain>,
     pub maintenance: bool,
     /// A route of it was out at least once.
     pub was_announced: bool,
-    pub transitions: SortedMap<AppState, u64>,
+    pub transitions: BTreeMap<AppState, u64>,
     carried: Option<Carried>,
     health: Health,
     not_up_since: Option<Instant>,
@@ -41,7 +41,7 @@ pub(super) struct Entry {
     /// The full announcement was wanted at least once.
     started: bool,
     /// VIPs that were announced and are not any more, since when: their addresses linger.
-    withdrawn: SortedMap<Prefix, Instant>,
+    withdrawn: BTreeMap<Prefix, Instant>,
     nat_wanted: bool,
     wants: Vec<Want>,
     state: AppState,
@@ -51,7 +51,7 @@ pub(super) struct Entry {
 
 /// What a replaced definition leaves to the new one until that knows its own health.
 struct Carried {
-    vips: SortedSet<Prefix>,
+    vips: BTreeSet<Prefix>,
     health: Health,
 }
 
@@ -111,11 +111,11 @@ impl Entry {
             app,
             checks,
             refusal: None,
-            problems: SortedMap::new(),
+            problems: BTreeMap::new(),
             drain: None,
             maintenance: false,
             was_announced: false,
-            transitions: SortedMap::new(),
+            transitions: BTreeMap::new(),
             carried: None,
             health: Health::Unknown,
             not_up_since: Some(now),
@@ -125,7 +125,7 @@ impl Entry {
             hold: None,
             stance: Stance::Silent,
             started: false,
-            withdrawn: SortedMap::new(),
+            withdrawn: BTreeMap::new(),
             nat_wanted: false,
             wants: Vec::new(),
             state: AppState::Pending,
@@ -137,7 +137,7 @@ impl Entry {
     /// Takes a new definition in place. What both have in common goes on: the VIPs stay announced
     /// until the new monitors' first round is in.
     pub fn replace(&mut self, app: App, checks: Vec<Check>) {
-        let both: SortedSet<Prefix> = self.vips().filter(|vip| app.vips.contains(vip)).collect();
+        let both: BTreeSet<Prefix> = self.vips().filter(|vip| app.vips.contains(vip)).collect();
         let announced = matches!(self.stance, Stance::Announce(_));
         let carried = self.carried.take();
         let vips = match carried {

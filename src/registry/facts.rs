@@ -1,12 +1,12 @@
 //! What the registry has to know of the network: which addresses no VIP may contain, where NAT sends
 //! packets, and which family has no next hop.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
 use crate::app::App;
 use crate::net::{Family, Prefix};
-use crate::sorted::SortedMap;
 
 /// What is known of the network. The default knows nothing and forbids nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,10 +14,10 @@ pub struct Facts {
     /// `false` until the kernel's tables were read once.
     pub known: bool,
     /// Addresses that a VIP would cut off, each with what it is.
-    pub forbidden: SortedMap<IpAddr, &'static str>,
-    pub nat_target: SortedMap<Family, IpAddr>,
+    pub forbidden: BTreeMap<IpAddr, &'static str>,
+    pub nat_target: BTreeMap<Family, IpAddr>,
     /// Families for which no peer has a next hop of ours.
-    pub no_next_hop: SortedMap<Family, String>,
+    pub no_next_hop: BTreeMap<Family, String>,
 }
 
 /// Why a VIP cannot be announced now.

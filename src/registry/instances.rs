@@ -2,6 +2,7 @@
 //! that want the same VIP are one VIP with a standby: whichever passes first holds it, another takes
 //! over in place, so that neither route nor address goes away in between.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use log::{info, warn};
@@ -9,7 +10,6 @@ use log::{info, warn};
 use super::{Problem, Registry, policy};
 use crate::app::{App, AppName, Source};
 use crate::net::Prefix;
-use crate::sorted::SortedSet;
 
 /// An app that was discovered, and what stands against it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,12 +22,12 @@ pub struct Found {
 impl Registry {
     /// From now on exactly these are Consul's apps. What did not change goes on undisturbed.
     pub fn discover(&mut self, now: Instant, found: Vec<Found>) {
-        let ids: SortedSet<&str> = found.iter().filter_map(|found| id(&found.app)).collect();
+        let ids: BTreeSet<&str> = found.iter().filter_map(|found| id(&found.app)).collect();
         for Found { app, .. } in &found {
             self.make_way(now, app, &ids);
             self.rename(app);
         }
-        let wanted: SortedSet<&AppName> = found.iter().map(|found| &found.app.name).collect();
+        let wanted: BTreeSet<&AppName> = found.iter().map(|found| &found.app.name).collect();
         // First what goes: its VIPs may have a new owner.
         for name in self.of_sources(&[Source::Consul]) {
             if !wanted.contains(&name) {
@@ -63,7 +63,7 @@ impl Registry {
 
     /// An instance that is gone leaves its name to one that is there: replaced in place instead, that
     /// one would begin anew.
-    fn make_way(&mut self, now: Instant, app: &App, there: &SortedSet<&str>) {
+    fn make_way(&mut self, now: Instant, app: &App, there: &BTreeSet<&str>) {
         let held = self.apps.get(&app.name).map(|entry| &entry.app);
         let gone = held.is_some_and(|held| {
             are_instances(held, app) && id(held).is_some_and(|id| !there.contains(id))

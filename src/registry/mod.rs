@@ -13,6 +13,7 @@ mod show;
 mod view;
 
 use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -29,7 +30,6 @@ use crate::app::{App, AppName, MonitorSpec, NatSpec, Source};
 use crate::config::Agent;
 use crate::health::Outcome;
 use crate::net::Prefix;
-use crate::sorted::{SortedMap, SortedSet};
 use crate::timer::{Jitter, Soonest};
 use check::{Check, Due, Pace};
 use entry::{Entry, Terms};
@@ -115,11 +115,11 @@ pub enum Output {
 /// All apps.
 pub struct Registry {
     /// Boxed: a new one moves those behind it.
-    apps: SortedMap<AppName, Box<Entry>>,
+    apps: BTreeMap<AppName, Box<Entry>>,
     /// Who holds a VIP.
-    claims: SortedMap<Prefix, AppName>,
+    claims: BTreeMap<Prefix, AppName>,
     /// What apps that are gone or were replaced leave behind.
-    leaving: SortedMap<Prefix, Leaving>,
+    leaving: BTreeMap<Prefix, Leaving>,
     drains: Drains,
     agent: Agent,
     facts: Facts,
@@ -143,15 +143,15 @@ struct Leaving {
     app: AppName,
     until: Instant,
     label: Option<String>,
-    nats: SortedSet<NatSpec>,
+    nats: BTreeSet<NatSpec>,
 }
 
 impl Registry {
     pub fn new(agent: Agent, seed: u64) -> Self {
         Self {
-            apps: SortedMap::new(),
-            claims: SortedMap::new(),
-            leaving: SortedMap::new(),
+            apps: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            leaving: BTreeMap::new(),
             drains: Drains::default(),
             agent,
             facts: Facts::default(),
@@ -327,7 +327,7 @@ impl Registry {
             let nats = if entry.nat(&vip) {
                 entry.app.nats.clone()
             } else {
-                SortedSet::new()
+                BTreeSet::new()
             };
             let leaving = Leaving {
                 app: entry.app.name.clone(),
@@ -548,7 +548,7 @@ impl Registry {
             };
             Some((vip, problem?))
         });
-        let problems: SortedMap<Prefix, Problem> = problems.collect();
+        let problems: BTreeMap<Prefix, Problem> = problems.collect();
         let Some(entry) = self.apps.get_mut(name) else {
             return;
         };

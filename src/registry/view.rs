@@ -1,13 +1,13 @@
 //! What is shown of an app: plain values, nothing that leads back in. Ages and waits are durations, so
 //! that nobody outside needs the core's clock.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::AppState;
 use crate::app::{AppName, NatSpec, Source};
 use crate::health::{Health, Outcome};
 use crate::net::Prefix;
-use crate::sorted::SortedMap;
 
 /// One app as `/apps` and the metrics show it.
 #[derive(Clone, Debug)]
@@ -33,7 +33,7 @@ pub struct AppView {
     pub held_for: Option<Duration>,
     pub flaps: usize,
     /// Transitions since it was first registered, by the state entered.
-    pub transitions: SortedMap<AppState, u64>,
+    pub transitions: BTreeMap<AppState, u64>,
 }
 
 #[derive(Clone, Debug)]

@@ -1,5 +1,6 @@
 //! One peer and one app for the tests of the views.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -10,7 +11,6 @@ use crate::core::{AppState, AppView, Counted, MonitorView, NatView, PeerView, Vi
 use crate::discovery::PeerName;
 use crate::health::{Health, Outcome};
 use crate::net::{Asn, Family};
-use crate::sorted::{SortedMap, SortedSet};
 
 pub fn established() -> PeerView {
     let remote = Ipv4Addr::new(10, 0, 0, 1).into();
@@ -26,7 +26,7 @@ pub fn established() -> PeerView {
         router_id: "10.0.0.2".parse().unwrap(),
         passive: false,
         hold_time: 90,
-        families: SortedSet::from(Family::ALL),
+        families: BTreeSet::from(Family::ALL),
         state: StateName::Established,
         since: Duration::from_millis(12_500),
         uptime: Some(Duration::from_millis(12_500)),
@@ -37,7 +37,7 @@ pub fn established() -> PeerView {
             local_router_id: "10.0.0.2".parse().unwrap(),
             peer_router_id: "10.0.0.1".parse().unwrap(),
             hold_time: Some(Duration::from_secs(30)),
-            families: SortedSet::from([Family::Ipv4]),
+            families: BTreeSet::from([Family::Ipv4]),
             four_octet_as: true,
             route_refresh: true,
             enhanced_route_refresh: false,
@@ -118,6 +118,6 @@ pub fn awkward() -> AppView {
         maintenance: false,
         held_for: Some(Duration::from_millis(1_250)),
         flaps: 6,
-        transitions: SortedMap::from([(AppState::Up, 6), (AppState::HeldDown, 1)]),
+        transitions: BTreeMap::from([(AppState::Up, 6), (AppState::HeldDown, 1)]),
     }
 }

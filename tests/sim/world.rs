@@ -17,7 +17,6 @@ use sidecast::discovery::{Network, PeerName, PeerNetwork};
 use sidecast::health::{Health, Outcome};
 use sidecast::net::{Asn, Family, Prefix, RouterId};
 use sidecast::plan::Subject;
-use sidecast::sorted::{SortedMap, SortedSet};
 use sidecast::timer::Jitter;
 
 pub struct World {
@@ -115,7 +114,7 @@ pub fn config(apps: &str, more: &str) -> Config {
          apps: [{apps}]\n"
     );
     let mut read = |_: &std::path::Path| Ok(text.clone());
-    match config::load(Some("f.yaml"), &SortedMap::new(), &mut read) {
+    match config::load(Some("f.yaml"), &BTreeMap::new(), &mut read) {
         Ok(loaded) => loaded.config,
         Err(problems) => panic!("{problems}\n{text}"),
     }
@@ -151,8 +150,8 @@ fn network() -> Network {
         peers: peers.collect(),
         nat_target: Family::ALL.into_iter().zip(own).collect(),
         own_addresses: own.into(),
-        on_loopback: SortedSet::new(),
-        gateways: SortedSet::new(),
+        on_loopback: BTreeSet::new(),
+        gateways: BTreeSet::new(),
         router_id: RouterId::new("10.0.0.9".parse().expect("an address")),
         links_present: true,
     }

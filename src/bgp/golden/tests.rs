@@ -3,8 +3,8 @@
 use super::super::*;
 use super::{addr, asn, cx, frame, hex, id, load, prefix};
 use crate::net::Origin;
-use crate::sorted::SortedSet;
 use crate::timer::Jitter;
+use std::collections::BTreeSet;
 
 /// What is in a golden file, how it is read, and whether we would write it the same way.
 struct Golden {
@@ -214,8 +214,8 @@ fn announcements() -> Vec<(&'static str, Golden)> {
         origin: Origin::Incomplete,
         med: Some(50),
         local_pref: Some(100),
-        ext_communities: SortedSet::from(["rt:65001:1".parse().unwrap()]),
-        large_communities: SortedSet::from(["65001:1:2".parse().unwrap()]),
+        ext_communities: BTreeSet::from(["rt:65001:1".parse().unwrap()]),
+        large_communities: BTreeSet::from(["65001:1:2".parse().unwrap()]),
         ..PathAttributes::new(addr("10.0.0.2"))
     };
     let raw = |flags, code, value: &str| RawAttribute {
@@ -252,7 +252,7 @@ fn announcements() -> Vec<(&'static str, Golden)> {
         ..Update::default()
     });
     let with_community = PathAttributes {
-        communities: SortedSet::from(["65001:100".parse().unwrap()]),
+        communities: BTreeSet::from(["65001:100".parse().unwrap()]),
         ..via("10.0.0.2")
     };
     let shared_link = Announcement {
@@ -299,9 +299,9 @@ fn captured() -> Vec<(&'static str, Golden)> {
         ..PathAttributes::new(addr(next_hop))
     };
     let bird4 = PathAttributes {
-        communities: SortedSet::from(["65001:100".parse().unwrap()]),
-        ext_communities: SortedSet::from(["rt:65001:1".parse().unwrap()]),
-        large_communities: SortedSet::from(["65001:1:2".parse().unwrap()]),
+        communities: BTreeSet::from(["65001:100".parse().unwrap()]),
+        ext_communities: BTreeSet::from(["rt:65001:1".parse().unwrap()]),
+        large_communities: BTreeSet::from(["65001:1:2".parse().unwrap()]),
         ..via("10.0.0.2")
     };
     let frr = |next_hop| PathAttributes {
@@ -555,7 +555,7 @@ fn reads_back(message: &Message, cx: &DecodeContext) {
     let again = decode(&frame(&bytes), cx).unwrap_or_else(|e| panic!("{message:?}: {e}"));
     match (message.clone(), again) {
         (Message::Update(before), Message::Update(after)) => {
-            let set = |update: &Update| update.withdrawn.iter().copied().collect::<SortedSet<_>>();
+            let set = |update: &Update| update.withdrawn.iter().copied().collect::<BTreeSet<_>>();
             assert_eq!(set(&before), set(&after), "{before:?}");
             let mut announced = before.announced;
             announced.iter_mut().for_each(|a| a.others.clear());

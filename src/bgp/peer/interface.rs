@@ -1,12 +1,12 @@
 //! What goes into a [`Peer`](super::Peer) and what comes out of it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::bgp::{Negotiated, Notification, Type};
 use crate::net::{Asn, Family, RouterId};
-use crate::sorted::SortedSet;
 
 /// One configured neighbour, as the machine needs it. The transport (address, port, TTL, MD5) is the
 /// caller's: the machine knows connections by [`ConnId`] only.
@@ -24,7 +24,7 @@ pub struct PeerConfig {
     pub connect_retry: Duration,
     /// Wait for the peer to connect.
     pub passive: bool,
-    pub families: SortedSet<Family>,
+    pub families: BTreeSet<Family>,
     /// Restart time to advertise in seconds (RFC 4724 §3, at most 4095); 0: the capability is not
     /// offered.
     pub graceful_restart: u16,
@@ -51,7 +51,7 @@ impl PeerConfig {
             hold_time: 90,
             connect_retry: Duration::from_secs(5),
             passive: false,
-            families: SortedSet::from(Family::ALL),
+            families: BTreeSet::from(Family::ALL),
             graceful_restart: 0,
             restarting: false,
             forwarding_preserved: true,

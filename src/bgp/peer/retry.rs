@@ -1,10 +1,10 @@
 //! When the next attempt is made: soon after a failure, slowly after a peer that said it does not want
 //! us (the IdleHoldTimer of RFC 4271 §8.1.1 DampPeerOscillations).
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crate::bgp::{Cease, Notification};
-use crate::sorted::SortedSet;
 use crate::timer::{Backoff, Jitter};
 
 #[derive(Debug)]
@@ -14,7 +14,7 @@ pub(super) struct Retry {
     slow: Option<Duration>,
     last_attempt: Option<Instant>,
     /// What the log has heard of this outage.
-    told: SortedSet<String>,
+    told: BTreeSet<String>,
     jitter: Jitter,
 }
 
@@ -25,7 +25,7 @@ impl Retry {
             backoff: Backoff::new(FIRST, limit.max(FIRST)),
             slow: None,
             last_attempt: None,
-            told: SortedSet::new(),
+            told: BTreeSet::new(),
             jitter: Jitter::new(jitter_seed),
         }
     }

@@ -1,5 +1,6 @@
 //! The core on a bench: virtual time, a kernel of maps, monitors that say what they are told to say.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::app::{App, AppName};
@@ -11,20 +12,19 @@ use crate::core::{
 use crate::discovery::{Network, PeerName, PeerNetwork};
 use crate::health::Outcome;
 use crate::net::{Family, Prefix, RouterId};
-use crate::sorted::{SortedMap, SortedSet};
 
 pub struct Bench {
     pub core: Core,
     pub start: Instant,
     pub now: Instant,
     /// Addresses on the interface, `true` for those that somebody else made.
-    pub addresses: SortedMap<Prefix, bool>,
+    pub addresses: BTreeMap<Prefix, bool>,
     pub nat: NatTable,
     /// What the checks of a monitor (by its text) find; others stay unanswered.
-    pub outcomes: SortedMap<String, Outcome>,
+    pub outcomes: BTreeMap<String, Outcome>,
     pub unanswered: Vec<(MonitorId, String)>,
     /// Steps on these fail.
-    pub failing: SortedMap<Prefix, StepError>,
+    pub failing: BTreeMap<Prefix, StepError>,
     /// Steps are kept here instead of being done, while there is a list.
     pub held: Option<Vec<(StepId, Step)>>,
     /// Peers acknowledge at once.
@@ -59,7 +59,7 @@ pub fn config_with(bgp: &str, agent: &str, apps: &str) -> Config {
          apps: [{apps}]\n"
     );
     let mut read = |_: &std::path::Path| Ok(text.clone());
-    match config::load(Some("f.yaml"), &SortedMap::new(), &mut read) {
+    match config::load(Some("f.yaml"), &BTreeMap::new(), &mut read) {
         Ok(loaded) => loaded.config,
         Err(problems) => panic!("{problems}\n{text}"),
     }
@@ -84,17 +84,17 @@ pub fn network() -> Network {
         next_hop6: Some("2001:db8::2".parse().unwrap()),
     };
     Network {
-        peers: SortedMap::from([(PeerName::new(peer.remote, None), peer)]),
-        nat_target: SortedMap::from([
+        peers: BTreeMap::from([(PeerName::new(peer.remote, None), peer)]),
+        nat_target: BTreeMap::from([
             (Family::Ipv4, "10.0.0.2".parse().unwrap()),
             (Family::Ipv6, "2001:db8::2".parse().unwrap()),
         ]),
-        own_addresses: SortedSet::from([
+        own_addresses: BTreeSet::from([
             "10.0.0.2".parse().unwrap(),
             "2001:db8::2".parse().unwrap(),
         ]),
-        on_loopback: SortedSet::new(),
-        gateways: SortedSet::from(["10.0.0.1".parse().unwrap()]),
+        on_loopback: BTreeSet::new(),
+        gateways: BTreeSet::from(["10.0.0.1".parse().unwrap()]),
         router_id: RouterId::new("10.0.0.2".parse().unwrap()),
         links_present: true,
     }
@@ -112,11 +112,11 @@ impl Bench {
             core: Core::new(config, 7, now),
             start: now,
             now,
-            addresses: SortedMap::new(),
+            addresses: BTreeMap::new(),
             nat: NatTable::default(),
-            outcomes: SortedMap::new(),
+            outcomes: BTreeMap::new(),
             unanswered: Vec::new(),
-            failing: SortedMap::new(),
+            failing: BTreeMap::new(),
             held: None,
             acknowledges: true,
             log: Vec::new(),
@@ -185,7 +185,7 @@ impl Bench {
         panic!("outputs without an end");
     }
 
-    fn note_routes(&mut self, before: &SortedSet<Prefix>) {
+    fn note_routes(&mut self, before: &BTreeSet<Prefix>) {
         let after = self.announced();
         for prefix in before.difference(&after) {
             self.log.push(format!("withdraw {prefix}"));
@@ -287,7 +287,7 @@ impl Bench {
     }
 
     /// Prefixes that peers are told of.
-    pub fn announced(&self) -> SortedSet<Prefix> {
+    pub fn announced(&self) -> BTreeSet<Prefix> {
         let routes = &self.core.kernel.applied().routes;
         routes.keys().copied().collect()
     }

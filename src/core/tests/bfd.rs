@@ -306,7 +306,7 @@ fn settings_and_network_decide_which_sessions_there_are() {
     link.establish();
     // A link that is down for a moment takes the peer from the tables: the session stays.
     link.event(Event::Network(Network {
-        peers: crate::sorted::SortedMap::new(),
+        peers: std::collections::BTreeMap::new(),
         ..network()
     }));
     assert_eq!((link.bfd_up(), link.closed), (Some(true), 0));
@@ -333,7 +333,7 @@ fn settings_and_network_decide_which_sessions_there_are() {
     link.core.reload(link.now, config_with("bfd: true", "", ""));
     link.event(Event::Network(network()));
     link.event(Event::Network(Network {
-        peers: crate::sorted::SortedMap::new(),
+        peers: std::collections::BTreeMap::new(),
         ..network()
     }));
     link.run(secs(30));

@@ -216,7 +216,7 @@ fn ports_that_are_down_are_looked_at_together_ten_times_a_second() {
     for n in 1..=3 {
         bench.says(&format!("port:tcp:{n}"), false);
     }
-    let mut times = crate::sorted::SortedSet::new();
+    let mut times = std::collections::BTreeSet::new();
     let before = bench.checks;
     for _ in 0..1000 {
         let checks = bench.checks;

@@ -19,7 +19,6 @@ use crate::io::reaper::Reaper;
 use crate::io::stream::Stream;
 #[cfg(feature = "tls")]
 use crate::io::tls;
-use crate::sorted::{SortedMap, SortedSet};
 use crate::timer::Jitter;
 use port::Ports;
 use queue::{Queues, Verdict};
@@ -27,6 +26,7 @@ use smol::Timer;
 use smol::future::{self, FutureExt};
 use smol::lock::Semaphore;
 use std::cell::{OnceCell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::io;
 use std::rc::Rc;
@@ -130,10 +130,7 @@ impl Checker {
     }
 
     /// The state of many ports at once: one look-up for each protocol and family.
-    pub fn ports(
-        &self,
-        ports: &SortedSet<(Protocol, u16)>,
-    ) -> SortedMap<(Protocol, u16), PortState> {
+    pub fn ports(&self, ports: &BTreeSet<(Protocol, u16)>) -> BTreeMap<(Protocol, u16), PortState> {
         self.ports.look(ports)
     }
 
@@ -242,8 +239,8 @@ impl Tls {
 /// Ports that are looked up together, and what was found.
 #[derive(Debug, Default)]
 struct Round {
-    ports: RefCell<SortedSet<(Protocol, u16)>>,
-    states: OnceCell<SortedMap<(Protocol, u16), PortState>>,
+    ports: RefCell<BTreeSet<(Protocol, u16)>>,
+    states: OnceCell<BTreeMap<(Protocol, u16), PortState>>,
 }
 
 /// The outcome of `check`, or a failure at the timeout.

@@ -10,7 +10,6 @@ use crate::health::Outcome;
 use crate::net::Family;
 use crate::netlink::message::{Answer, Messages, Request};
 use crate::netlink::sock_diag::{self, Socket, TCP_CLOSE, TCP_LISTEN};
-use crate::sorted::{SortedMap, SortedSet};
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::{Ipv6V6Only, ReceiveTimeout, ReuseAddr};
 use nix::sys::socket::{
@@ -19,6 +18,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -66,20 +66,20 @@ pub(super) struct Ports {
     socket: RefCell<Option<OwnedFd>>,
     seq: Cell<u32>,
     /// Protocols for which the kernel has no sock_diag; said once.
-    missing: RefCell<SortedSet<Protocol>>,
+    missing: RefCell<BTreeSet<Protocol>>,
     /// What binding told a moment ago.
-    tested: RefCell<SortedMap<(Protocol, u16), (Instant, PortState)>>,
+    tested: RefCell<BTreeMap<(Protocol, u16), (Instant, PortState)>>,
     /// By cookie, whether a socket is our own. Cookies are never used again.
-    ours: RefCell<SortedMap<u64, bool>>,
+    ours: RefCell<BTreeMap<u64, bool>>,
 }
 
 impl Ports {
     /// The state of each port.
     pub(super) fn look(
         &self,
-        ports: &SortedSet<(Protocol, u16)>,
-    ) -> SortedMap<(Protocol, u16), PortState> {
-        let mut states = SortedMap::new();
+        ports: &BTreeSet<(Protocol, u16)>,
+    ) -> BTreeMap<(Protocol, u16), PortState> {
+        let mut states = BTreeMap::new();
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             let of_protocol = ports.iter().filter(|(p, _)| *p == protocol);
             let wanted: Vec<u16> = of_protocol.map(|(_, port)| *port).collect();
@@ -104,12 +104,12 @@ impl Ports {
             return state;
         }
         // The table may have changed between the pieces of a long answer, and a socket slipped through.
-        let alone = self.look_up(protocol, &SortedSet::from([port]));
+        let alone = self.look_up(protocol, &BTreeSet::from([port]));
         self.state_in(protocol, port, &alone)
     }
 
     /// The sockets on these ports.
-    fn look_up(&self, protocol: Protocol, ports: &SortedSet<u16>) -> Found {
+    fn look_up(&self, protocol: Protocol, ports: &BTreeSet<u16>) -> Found {
         if self.missing.borrow().contains(&protocol) {
             return Found::NoSockDiag;
         }
@@ -127,7 +127,7 @@ impl Ports {
         }
     }
 
-    fn dump(&self, protocol: Protocol, ports: &SortedSet<u16>) -> Result<Found, Errno> {
+    fn dump(&self, protocol: Protocol, ports: &BTreeSet<u16>) -> Result<Found, Errno> {
         let state = match protocol {
             Protocol::Tcp => TCP_LISTEN,
             Protocol::Udp => TCP_CLOSE,
@@ -264,9 +264,9 @@ fn is_the_loopback_address(addr: IpAddr) -> bool {
 }
 
 /// The inodes of our own sockets; none where there is no /proc.
-fn own_inodes() -> SortedSet<u32> {
+fn own_inodes() -> BTreeSet<u32> {
     let Ok(entries) = std::fs::read_dir("/proc/self/fd") else {
-        return SortedSet::new();
+        return BTreeSet::new();
     };
     entries
         .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())

@@ -1,15 +1,14 @@
 //! Accept queues that stay full: a service that holds its port but takes no connections.
 
 use super::port::FullQueue;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
-
-use crate::sorted::SortedMap;
 
 /// Remembers, from sample to sample, which listeners were found full.
 #[derive(Debug, Default)]
 pub(super) struct Queues {
     /// By port and socket cookie.
-    full: SortedMap<(u16, u64), Stretch>,
+    full: BTreeMap<(u16, u64), Stretch>,
 }
 
 #[derive(Clone, Copy, Debug)]

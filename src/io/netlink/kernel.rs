@@ -18,9 +18,9 @@ use crate::netlink::route::{
 use crate::netlink::{
     EACCES, EADDRNOTAVAIL, EAFNOSUPPORT, EEXIST, ENODEV, ENOENT, EOPNOTSUPP, NetlinkError,
 };
-use crate::sorted::{SortedMap, SortedSet};
 use nix::sys::socket::SockProtocol;
 use smol::Timer;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -65,14 +65,14 @@ pub struct Kernel {
     nat: Option<Nat>,
     look: Option<Look>,
     /// What this one added or adopted, and whether with a lease.
-    mine: SortedMap<(u32, Prefix), bool>,
+    mine: BTreeMap<(u32, Prefix), bool>,
 }
 
 /// The addresses as they were a moment ago. A burst of steps looks once.
 struct Look {
     at: Instant,
     /// By interface and address: where the kernel takes two entries for the same it compares these.
-    addresses: SortedMap<(u32, IpAddr), Vec<Address>>,
+    addresses: BTreeMap<(u32, IpAddr), Vec<Address>>,
     /// Whether this kernel keeps `IFA_PROTO`: its own addresses carry one.
     proto_known: bool,
 }
@@ -83,7 +83,7 @@ impl Kernel {
             route: Socket::open(SockProtocol::NetlinkRoute)?.strict(),
             nat: None,
             look: None,
-            mine: SortedMap::new(),
+            mine: BTreeMap::new(),
         })
     }
 
@@ -93,16 +93,13 @@ impl Kernel {
             route: route.strict(),
             nat: Some(Nat::over(nat)),
             look: None,
-            mine: SortedMap::new(),
+            mine: BTreeMap::new(),
         }
     }
 
     /// The tables that discovery reads. `targets` are the addresses of the configured peers; the
     /// default gateways are looked up with them.
-    pub async fn snapshot(
-        &mut self,
-        targets: &SortedSet<IpAddr>,
-    ) -> Result<Snapshot, NetlinkError> {
+    pub async fn snapshot(&mut self, targets: &BTreeSet<IpAddr>) -> Result<Snapshot, NetlinkError> {
         let links = self.links().await?;
         let addresses = self.addresses().await?;
         let mut routes = Vec::new();
@@ -118,7 +115,7 @@ impl Kernel {
             addresses,
             routes,
             neighbours,
-            routes_to: SortedMap::new(),
+            routes_to: BTreeMap::new(),
         };
         let wanted = snapshot.default_gateways();
         for target in wanted.union(targets) {
@@ -429,10 +426,10 @@ impl Kernel {
     }
 
     /// What went through each NAT counter, by its name.
-    pub async fn nat_counters(&mut self) -> Result<SortedMap<String, Counter>, NetlinkError> {
+    pub async fn nat_counters(&mut self) -> Result<BTreeMap<String, Counter>, NetlinkError> {
         match &mut self.nat {
             Some(nat) => nat.counters().await,
-            None => Ok(SortedMap::new()),
+            None => Ok(BTreeMap::new()),
         }
     }
 
@@ -463,7 +460,7 @@ enum Whose {
 impl Look {
     fn at(at: Instant, all: Vec<Address>) -> Self {
         let proto_known = all.iter().any(|a| a.proto.is_some());
-        let mut addresses: SortedMap<_, Vec<Address>> = SortedMap::new();
+        let mut addresses: BTreeMap<_, Vec<Address>> = BTreeMap::new();
         for address in all {
             let key = (address.index, address.addr);
             addresses.entry(key).or_default().push(address);

@@ -7,8 +7,8 @@ use crate::netlink::nftables::{
     self, Counter, IPPROTO_UDP, NatRule, NatTable, Ownership, Standing,
 };
 use crate::netlink::{EINVAL, ENOENT, EOPNOTSUPP, EPERM, NetlinkError};
-use crate::sorted::{SortedMap, SortedSet};
 use nix::sys::socket::SockProtocol;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The NAT tables of one process. They belong to this socket: dropping it removes them, where the
 /// kernel is 5.12 or later.
@@ -18,7 +18,7 @@ pub struct Nat {
     applied: NatTable,
     standing: Standing,
     /// Changed UDP mappings whose flows are to be forgotten yet.
-    strandable: SortedSet<NatRule>,
+    strandable: BTreeSet<NatRule>,
     ownership: Ownership,
 }
 
@@ -32,7 +32,7 @@ impl Nat {
             socket,
             applied: NatTable::default(),
             standing: Standing::new(),
-            strandable: SortedSet::new(),
+            strandable: BTreeSet::new(),
             ownership: Ownership::Owner,
         }
     }
@@ -88,7 +88,7 @@ impl Nat {
         if table == self.applied {
             return Ok(table);
         }
-        match self.send(&table, &SortedSet::new()).await {
+        match self.send(&table, &BTreeSet::new()).await {
             // Somebody deleted what stood there.
             Err(error) if error.errno() == Some(ENOENT) => {
                 self.standing.clear();
@@ -119,7 +119,7 @@ impl Nat {
     async fn send(
         &mut self,
         table: &NatTable,
-        leftover: &SortedSet<Family>,
+        leftover: &BTreeSet<Family>,
     ) -> Result<(), NetlinkError> {
         let batch = nftables::replace(table, &self.standing, leftover, self.ownership)?;
         if batch.is_empty {
@@ -131,7 +131,7 @@ impl Nat {
 
     /// Deletes the tables of this name that a process left for the next one and nobody took over.
     pub async fn clear_left(&mut self, name: &str) -> Result<(), NetlinkError> {
-        let mut left = SortedSet::new();
+        let mut left = BTreeSet::new();
         for family in Family::ALL {
             let request = nftables::find_table(family, name)?;
             let each = |_, payload: &[u8]| nftables::is_left(payload).map(Some);
@@ -156,7 +156,7 @@ impl Nat {
     async fn choose(
         &mut self,
         wanted: &NatTable,
-    ) -> Result<(NatTable, SortedSet<Family>), NetlinkError> {
+    ) -> Result<(NatTable, BTreeSet<Family>), NetlinkError> {
         let own = format!("{}_{}", wanted.name, std::process::id());
         for name in [wanted.name.clone(), own] {
             if let Some(leftover) = self.leftover(&name).await? {
@@ -171,8 +171,8 @@ impl Nat {
     }
 
     /// The families that have an unowned table of this name; `None` where a living process owns one.
-    async fn leftover(&mut self, name: &str) -> Result<Option<SortedSet<Family>>, NetlinkError> {
-        let mut leftover = SortedSet::new();
+    async fn leftover(&mut self, name: &str) -> Result<Option<BTreeSet<Family>>, NetlinkError> {
+        let mut leftover = BTreeSet::new();
         for family in Family::ALL {
             let request = nftables::find_table(family, name)?;
             let each = |_, payload: &[u8]| nftables::is_owned(payload).map(Some);
@@ -195,8 +195,8 @@ impl Nat {
     }
 
     /// Packets and bytes by the counter's name, both families together.
-    pub async fn counters(&mut self) -> Result<SortedMap<String, Counter>, NetlinkError> {
-        let mut all = SortedMap::<String, Counter>::new();
+    pub async fn counters(&mut self) -> Result<BTreeMap<String, Counter>, NetlinkError> {
+        let mut all = BTreeMap::<String, Counter>::new();
         for family in self.standing.keys() {
             let request = nftables::counters(*family, &self.applied.name)?;
             let each = |_, payload: &[u8]| Counter::decode(payload).map(Some);
@@ -258,7 +258,7 @@ impl Nat {
         rules: &[&NatRule],
         only: Option<&NatRule>,
     ) -> Result<Vec<Tuple>, NetlinkError> {
-        let ports: SortedSet<u16> = rules.iter().map(|rule| rule.listen).collect();
+        let ports: BTreeSet<u16> = rules.iter().map(|rule| rule.listen).collect();
         let request = conntrack::dump(family, only)?;
         let each = |_, payload: &[u8]| {
             Ok(Tuple::decode(payload)?.filter(|flow| {

@@ -9,13 +9,13 @@ use crate::netlink::attr::Attrs;
 use crate::netlink::message::{Message, Messages};
 use crate::netlink::nftables::{IPPROTO_UDP, NatRule, NatTable};
 use crate::netlink::{EBUSY, EINVAL, EOPNOTSUPP};
-use crate::sorted::SortedSet;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, UnixAddr, bind, recv,
     send, socket, socketpair,
 };
 use sidecast_lab::run;
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -282,7 +282,7 @@ fn without_a_strict_check_the_snapshot_is_the_same() {
             run(command);
         }
         smol::block_on(async {
-            let targets = SortedSet::from(["10.0.0.9".parse().unwrap()]);
+            let targets = BTreeSet::from(["10.0.0.9".parse().unwrap()]);
             let begun = Instant::now();
             loop {
                 let real = Kernel::open().unwrap().snapshot(&targets).await.unwrap();

@@ -1,5 +1,6 @@
 //! What two machines do with each other.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -7,7 +8,6 @@ use super::sim::{Routes, World};
 use crate::bgp::peer::{Event, PeerConfig, StateName};
 use crate::bgp::{Cease, Notification, PathAttributes};
 use crate::net::{Asn, Community, Prefix, RouterId};
-use crate::sorted::SortedSet;
 
 fn config(asn: u32, id: u8) -> PeerConfig {
     let router_id = RouterId::new(Ipv4Addr::new(10, 0, 0, id)).unwrap();
@@ -27,7 +27,7 @@ fn routes(numbers: impl IntoIterator<Item = u32>, med: u32) -> Routes {
         let addr = Ipv4Addr::from_bits(0xc000_0000 + number);
         let mut attributes = PathAttributes::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9)));
         attributes.med = Some(med);
-        attributes.communities = SortedSet::from([Community::new(65001, 100)]);
+        attributes.communities = BTreeSet::from([Community::new(65001, 100)]);
         (Prefix::host(addr.into()), attributes)
     };
     numbers.into_iter().map(route).collect()

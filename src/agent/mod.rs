@@ -21,7 +21,6 @@ use crate::bgp::peer;
 use crate::config::{Config, Remote};
 use crate::core::{Core, Event, Output};
 use crate::io::bgp_listen::Accepted;
-use crate::io::executor::LocalExecutor;
 use crate::io::http::{self, Call, Listener};
 use crate::io::monitor::Owner;
 use crate::io::notify::Notify;
@@ -39,6 +38,7 @@ use maintenance::Maintenance;
 use manager::Manager;
 use memory::StateFile;
 use sessions::Sessions;
+use smol::LocalExecutor;
 use smol::channel::Sender;
 use smol::future::FutureExt;
 use std::collections::BTreeSet;
@@ -47,7 +47,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// Everything runs on the one thread that owns the agent.
-type Executor = Rc<LocalExecutor>;
+type Executor = Rc<LocalExecutor<'static>>;
 
 /// Reads the configuration anew, for a reload; the error is what a person should see.
 pub type Reload = Box<dyn FnMut() -> Result<Config, String>>;

@@ -5,11 +5,11 @@
 //! Closing first writes what is queued, so that a NOTIFICATION reaches the peer.
 
 use crate::bgp::peer::{ConnId, Event};
-use crate::io::executor::LocalExecutor;
 use crate::io::sockopt::{self, SessionOptions};
 use nix::sys::socket::{
     self as nixsocket, AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6,
 };
+use smol::LocalExecutor;
 use smol::channel::{Receiver, Sender};
 use smol::future::FutureExt;
 use smol::io::{AsyncReadExt, AsyncWriteExt};
@@ -48,7 +48,7 @@ enum Command {
 impl Link {
     /// Connects to `target`; everything that happens is passed to `events` through `wrap`.
     pub fn connect<T: 'static>(
-        executor: &LocalExecutor,
+        executor: &LocalExecutor<'static>,
         conn: ConnId,
         target: Target,
         events: Sender<T>,
@@ -82,7 +82,7 @@ impl Link {
 
     /// Takes over a connection that was accepted.
     pub fn accepted<T: 'static>(
-        executor: &LocalExecutor,
+        executor: &LocalExecutor<'static>,
         conn: ConnId,
         stream: Async<TcpStream>,
         events: Sender<T>,
@@ -94,7 +94,7 @@ impl Link {
     }
 
     fn spawn<F: Future<Output = ()> + 'static>(
-        executor: &LocalExecutor,
+        executor: &LocalExecutor<'static>,
         run: impl FnOnce(Receiver<Command>, Opened) -> F,
     ) -> Self {
         // The machine keeps at most 64 KiB unsent, so the queue is bounded by what it sends.
@@ -116,7 +116,7 @@ impl Link {
 
     /// Writes what is queued and closes, within a second whatever the peer does. `None`: there was
     /// nothing open that needs an ending.
-    pub fn close(self, executor: &LocalExecutor) -> Option<smol::Task<()>> {
+    pub fn close(self, executor: &LocalExecutor<'static>) -> Option<smol::Task<()>> {
         self.stream.get()?;
         let _ = self.commands.try_send(Command::Close);
         let limit = async {

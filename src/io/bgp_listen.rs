@@ -1,11 +1,11 @@
 //! Sockets on which peers reach us. Connections are handed on as they come: who they are from is the
 //! core's to know.
 
-use crate::io::executor::LocalExecutor;
 use crate::io::sockopt;
 use nix::sys::socket::{
     self as nixsocket, AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6,
 };
+use smol::LocalExecutor;
 use smol::channel::Sender;
 use smol::{Async, Timer};
 use std::collections::BTreeMap;
@@ -42,7 +42,7 @@ pub struct Acceptor {
 impl Acceptor {
     /// Connections go to `accepted`, which says by its room how many may wait.
     pub fn open(
-        executor: &LocalExecutor,
+        executor: &LocalExecutor<'static>,
         addr: SocketAddr,
         accepted: &Sender<Accepted>,
     ) -> io::Result<Self> {

@@ -4,7 +4,6 @@ pub mod bfd;
 pub mod bgp;
 pub mod bgp_listen;
 pub mod consul;
-pub mod executor;
 pub mod http;
 pub mod monitor;
 pub mod netlink;

@@ -4,13 +4,13 @@
 //!
 //! Left out: answers to solicitations; we speak again soon enough.
 
-use crate::io::executor::LocalExecutor;
 use crate::io::sockopt::{Icmp6Blocked, Icmp6Filter, Ipv6MulticastLoop};
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{
     self as nixsocket, AddressFamily, MsgFlags, SetSockOpt, SockFlag, SockProtocol, SockType,
     SockaddrIn6, sockopt,
 };
+use smol::LocalExecutor;
 use smol::Timer;
 use smol::channel::{self, Receiver, Sender};
 use smol::future::FutureExt;
@@ -22,12 +22,12 @@ use std::time::Duration;
 
 /// Speaks on a set of interfaces.
 pub struct Advertiser {
-    executor: Rc<LocalExecutor>,
+    executor: Rc<LocalExecutor<'static>>,
     links: BTreeMap<String, (Sender<()>, smol::Task<()>)>,
 }
 
 impl Advertiser {
-    pub fn new(executor: &Rc<LocalExecutor>) -> Self {
+    pub fn new(executor: &Rc<LocalExecutor<'static>>) -> Self {
         Self {
             executor: executor.clone(),
             links: BTreeMap::new(),

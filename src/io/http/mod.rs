@@ -21,9 +21,9 @@ pub use listen::{ListenError, Listener};
 pub use parse::{Chunked, ParseError, Parsed, Parser, Sizes};
 
 use crate::api::Via;
-use crate::io::executor::LocalExecutor;
 use connection::Duplex;
 use listen::Socket;
+use smol::LocalExecutor;
 
 /// What one client, and all of them, may take.
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +79,7 @@ pub async fn serve(listeners: Vec<Listener>, limits: Limits, calls: Sender<Call>
 #[derive(Clone)]
 struct Shared {
     /// Weak: tasks live in the executor, and have to go with it.
-    executor: Weak<LocalExecutor>,
+    executor: Weak<LocalExecutor<'static>>,
     limits: Limits,
     open: Rc<Cell<usize>>,
     refusing: Rc<Cell<usize>>,

@@ -1,10 +1,11 @@
-//! Wanted state and applied state in, what has to be done out. The ordering rule lives here and
+//! Wanted state and applied state of one VIP in, what has to be done out. The ordering rule lives here and
 //! nowhere else: a route is announced only when its address and its NAT rules are in the kernel, a
 //! withdraw waits for nothing, an address is removed only after its route is gone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use crate::app::{AppName, Attributes, Protocol};
@@ -38,16 +39,15 @@ pub struct NatTable {
 }
 
 /// The routes of this host, each with what the app and its state add; what a peer adds comes later.
-pub type Routes = BTreeMap<Prefix, Attributes>;
+pub type Routes = BTreeMap<Prefix, Rc<Attributes>>;
 
-/// What the registry wants.
+/// What is wanted for one VIP.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Desired {
-    pub addresses: BTreeMap<Prefix, AddressSpec>,
-    pub nat: NatTable,
-    pub routes: Routes,
-    /// Whether addresses are ours to manage: if not, a route waits for none.
-    pub unaddressed: bool,
+pub struct Wanted {
+    pub route: Option<Rc<Attributes>>,
+    /// `None` also where addresses are managed elsewhere.
+    pub address: Option<AddressSpec>,
+    pub nat: BTreeSet<NatRule>,
 }
 
 /// What is known to be there.
@@ -115,52 +115,48 @@ impl Step {
     }
 }
 
-/// One move towards what is wanted. Advertising is the core's own and cannot fail.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Move {
-    /// The whole set of routes.
-    Advertise(Routes),
-    Kernel(Step),
-}
-
 impl Applied {
     pub fn addressed(&self, prefix: &Prefix) -> bool {
         self.addresses.contains_key(prefix) || self.foreign.contains(prefix)
     }
 
-    /// The routes of `desired` that may be out now: address and NAT are there. A route that is out
-    /// already does not go because its NAT rules change.
-    fn ready(&self, desired: &Desired) -> Routes {
-        let missing: BTreeSet<Prefix> = desired
-            .nat
-            .rules
-            .difference(&self.nat.rules)
-            .map(|rule| rule.vip)
-            .collect();
-        let there = |prefix: &Prefix| {
-            desired.unaddressed || (self.addressed(prefix) && !self.leaving.contains(prefix))
-        };
-        desired
-            .routes
-            .iter()
-            .filter(|(prefix, _)| {
-                let nat = !missing.contains(prefix) || self.routes.contains_key(prefix);
-                nat && there(prefix)
-            })
-            .map(|(prefix, attributes)| (*prefix, attributes.clone()))
-            .collect()
+    /// The route of this VIP that may be out now, where one is wanted: its address and its NAT rules are
+    /// there. A route that is out already does not go because its NAT rules change. `unaddressed`:
+    /// addresses are managed elsewhere, and a route waits for none.
+    pub fn ready_route(
+        &self,
+        prefix: &Prefix,
+        wanted: &Wanted,
+        unaddressed: bool,
+    ) -> Option<Rc<Attributes>> {
+        let nat = self.routes.contains_key(prefix) || self.has_nat(wanted);
+        let there = self.addressed(prefix) && !self.leaving.contains(prefix);
+        wanted
+            .route
+            .clone()
+            .filter(|_| nat && (unaddressed || there))
     }
 
-    /// The routes that are out once all steps succeeded: those whose address waits for its own removal
-    /// have to wait for another round.
-    fn possible(&self, desired: &Desired) -> Routes {
-        let there = |prefix: &Prefix| {
-            let wanted = desired.addresses.contains_key(prefix) || self.foreign.contains(prefix);
-            desired.unaddressed || (wanted && !self.leaving.contains(prefix))
-        };
-        let mut routes = desired.routes.clone();
-        routes.retain(|prefix, _| there(prefix));
-        routes
+    /// Whether all NAT rules that are wanted are there.
+    pub fn has_nat(&self, wanted: &Wanted) -> bool {
+        wanted.nat.is_subset(&self.nat.rules)
+    }
+
+    /// What is to be done with the VIP's address, if anything.
+    pub fn address_step(&self, prefix: &Prefix, wanted: &Wanted) -> Option<Step> {
+        let lost = self.lost.contains(prefix);
+        let held = self.addresses.get(prefix).filter(|_| !lost);
+        let foreign = self.foreign.contains(prefix) && !lost;
+        match &wanted.address {
+            Some(spec) if held != Some(spec) && !foreign => Some(Step::AddAddress {
+                prefix: *prefix,
+                label: spec.label.clone(),
+                lifetime: spec.lifetime,
+                replace: held.is_some(),
+            }),
+            None if held.is_some() => Some(Step::RemoveAddress { prefix: *prefix }),
+            _ => None,
+        }
     }
 
     /// The address is not there, and nobody is to act as if it were.
@@ -200,46 +196,6 @@ impl Applied {
     }
 }
 
-/// The moves from `applied` to `desired`, in order. The first withdraws what has to go and announces
-/// what may be out already; the last announcement is right only after all kernel steps before it
-/// succeeded, so that whoever performs them one by one plans again after each.
-pub fn steps(applied: &Applied, desired: &Desired) -> Vec<Move> {
-    let mut moves = Vec::new();
-    let ready = applied.ready(desired);
-    if ready != applied.routes {
-        moves.push(Move::Advertise(ready.clone()));
-    }
-    for (prefix, spec) in &desired.addresses {
-        let lost = applied.lost.contains(prefix);
-        let held = applied.addresses.get(prefix).filter(|_| !lost);
-        let foreign = applied.foreign.contains(prefix) && !lost;
-        if held != Some(spec) && !foreign {
-            moves.push(Move::Kernel(Step::AddAddress {
-                prefix: *prefix,
-                label: spec.label.clone(),
-                lifetime: spec.lifetime,
-                replace: held.is_some(),
-            }));
-        }
-    }
-    if desired.nat != applied.nat {
-        moves.push(Move::Kernel(Step::ReplaceNat(desired.nat.clone())));
-    }
-    let last = applied.possible(desired);
-    if last != ready {
-        moves.push(Move::Advertise(last));
-    }
-    for prefix in applied.addresses.keys() {
-        if applied.lost.contains(prefix) {
-            continue;
-        }
-        if !desired.addresses.contains_key(prefix) {
-            moves.push(Move::Kernel(Step::RemoveAddress { prefix: *prefix }));
-        }
-    }
-    moves
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -275,32 +231,86 @@ mod tests {
         }
     }
 
+    /// What is wanted, by VIP; a VIP that is missing is not wanted.
+    type Desired = BTreeMap<Prefix, Wanted>;
+
+    /// One move towards what is wanted.
+    #[derive(Clone, Debug, PartialEq)]
+    enum Move {
+        Advertise(Prefix, Option<Rc<Attributes>>),
+        Kernel(Step),
+    }
+
     /// Any wish whose routes have addresses.
     fn desired(chance: &mut Jitter) -> Desired {
-        let mut desired = Desired::default();
+        let mut desired = Desired::new();
         for _ in 0..6 {
             let Some(vip) = some(chance) else { continue };
-            desired.addresses.insert(vip, spec(chance));
+            let wanted = desired.entry(vip).or_default();
+            wanted.address = Some(spec(chance));
             if chance.below(2) == 0 {
                 let med = u32::try_from(chance.below(2)).ok();
                 let route = Attributes {
                     med,
                     ..Attributes::default()
                 };
-                desired.routes.insert(vip, route);
+                wanted.route = Some(Rc::new(route));
             }
             if chance.below(2) == 0 {
-                desired.nat.rules.insert(rule(vip, chance));
+                wanted.nat.insert(rule(vip, chance));
             }
         }
         desired
     }
 
-    /// Performs all moves, and holds the ordering rule against each.
+    fn nat(desired: &Desired) -> NatTable {
+        let rules = desired.values().flat_map(|wanted| wanted.nat.clone());
+        NatTable {
+            rules: rules.collect(),
+        }
+    }
+
+    /// The moves of one look at all VIPs, as the core makes them: routes, addresses, NAT, removals.
+    fn steps(applied: &Applied, desired: &Desired) -> Vec<Move> {
+        let held = applied.addresses.keys().chain(applied.routes.keys());
+        let vips: BTreeSet<Prefix> = held.chain(desired.keys()).copied().collect();
+        let (mut routes, mut addresses, mut removals) = (Vec::new(), Vec::new(), Vec::new());
+        let nothing = Wanted::default();
+        for vip in vips {
+            let wanted = desired.get(&vip).unwrap_or(&nothing);
+            let ready = applied.ready_route(&vip, wanted, false);
+            if applied.routes.get(&vip) != ready.as_ref() {
+                routes.push(Move::Advertise(vip, ready));
+            }
+            match applied.address_step(&vip, wanted) {
+                Some(step @ Step::RemoveAddress { .. }) => removals.push(Move::Kernel(step)),
+                Some(step) => addresses.push(Move::Kernel(step)),
+                None => {}
+            }
+        }
+        let table = nat(desired);
+        if table != applied.nat {
+            addresses.push(Move::Kernel(Step::ReplaceNat(table)));
+        }
+        [routes, addresses, removals].concat()
+    }
+
+    /// Performs moves until there are no more, and holds the ordering rule against each.
+    fn reach(applied: &mut Applied, desired: &Desired) {
+        for _ in 0..3 {
+            perform(applied, steps(applied, desired));
+        }
+    }
+
     fn perform(applied: &mut Applied, moves: Vec<Move>) {
         for next in moves {
             match next {
-                Move::Advertise(routes) => applied.routes = routes,
+                Move::Advertise(prefix, Some(route)) => {
+                    applied.routes.insert(prefix, route);
+                }
+                Move::Advertise(prefix, None) => {
+                    applied.routes.remove(&prefix);
+                }
                 Move::Kernel(step) => applied.apply(&step),
             }
             let bare = applied
@@ -318,11 +328,18 @@ mod tests {
             let mut applied = Applied::default();
             for _ in 0..4 {
                 let desired = desired(&mut chance);
-                let moves = steps(&applied, &desired);
-                perform(&mut applied, moves);
-                assert_eq!(applied.addresses, desired.addresses, "seed {seed}");
-                assert_eq!(applied.routes, desired.routes, "seed {seed}");
-                assert_eq!(applied.nat, desired.nat, "seed {seed}");
+                reach(&mut applied, &desired);
+                let addresses = desired.iter().filter_map(|(vip, wanted)| {
+                    let spec = wanted.address.clone()?;
+                    Some((*vip, spec))
+                });
+                assert_eq!(applied.addresses, addresses.collect(), "seed {seed}");
+                let routes = desired.iter().filter_map(|(vip, wanted)| {
+                    let route = wanted.route.clone()?;
+                    Some((*vip, route))
+                });
+                assert_eq!(applied.routes, routes.collect(), "seed {seed}");
+                assert_eq!(applied.nat, nat(&desired), "seed {seed}");
                 assert_eq!(steps(&applied, &desired), [], "seed {seed}");
             }
         }
@@ -334,21 +351,20 @@ mod tests {
             let mut chance = Jitter::new(seed);
             let mut applied = Applied::default();
             let first = desired(&mut chance);
-            let moves = steps(&applied, &first);
-            perform(&mut applied, moves);
+            reach(&mut applied, &first);
             let next = desired(&mut chance);
+            let wanted = |prefix| next.get(prefix).is_some_and(|w| w.route.is_some());
             let gone = applied
                 .routes
                 .keys()
-                .any(|prefix| !next.routes.contains_key(prefix));
-            if gone {
-                let moves = steps(&applied, &next);
-                let Some(Move::Advertise(routes)) = moves.first() else {
-                    panic!("seed {seed}: {moves:?}");
-                };
-                let stays = |prefix| next.routes.contains_key(prefix);
-                assert!(routes.keys().all(stays), "seed {seed}");
-            }
+                .filter(|prefix| !wanted(prefix))
+                .count();
+            let moves = steps(&applied, &next);
+            let before_others = moves
+                .iter()
+                .take_while(|m| matches!(m, Move::Advertise(..)));
+            let withdrawn = before_others.filter(|m| matches!(m, Move::Advertise(_, None)));
+            assert_eq!(withdrawn.count(), gone, "seed {seed}: {moves:?}");
         }
     }
 
@@ -356,23 +372,25 @@ mod tests {
     fn new_nat_rules_hold_back_a_new_route_and_not_one_that_is_out() {
         let vip: Prefix = VIPS[0].parse().unwrap();
         let mut chance = Jitter::new(1);
-        let mut wish = Desired::default();
-        wish.addresses.insert(vip, spec(&mut chance));
-        wish.routes.insert(vip, Attributes::default());
-        wish.nat.rules.insert(rule(vip, &mut chance));
+        let mut wish = Desired::new();
+        let wanted = wish.entry(vip).or_default();
+        let address = spec(&mut chance);
+        wanted.address = Some(address.clone());
+        wanted.route = Some(Rc::default());
+        wanted.nat.insert(rule(vip, &mut chance));
         let mut applied = Applied::default();
-        applied.addresses.clone_from(&wish.addresses);
+        applied.addresses.insert(vip, address);
         let first = steps(&applied, &wish);
-        assert!(matches!(
-            first[..],
-            [Move::Kernel(Step::ReplaceNat(_)), Move::Advertise(_)]
-        ));
+        assert!(matches!(first[..], [Move::Kernel(Step::ReplaceNat(_))]));
         perform(&mut applied, first);
-        wish.nat.rules.clear();
-        wish.nat.rules.insert(NatRule {
+        let second = steps(&applied, &wish);
+        assert!(matches!(second[..], [Move::Advertise(..)]));
+        perform(&mut applied, second);
+        let wanted = wish.entry(vip).or_default();
+        wanted.nat = BTreeSet::from([NatRule {
             listen: 54,
             ..rule(vip, &mut chance)
-        });
+        }]);
         assert!(matches!(
             steps(&applied, &wish)[..],
             [Move::Kernel(Step::ReplaceNat(_))]
@@ -382,27 +400,35 @@ mod tests {
     #[test]
     fn a_foreign_address_serves_and_is_left_alone() {
         let vip: Prefix = VIPS[0].parse().unwrap();
-        let mut wish = Desired::default();
-        wish.addresses.insert(vip, spec(&mut Jitter::new(1)));
-        wish.routes.insert(vip, Attributes::default());
+        let wanted = Wanted {
+            address: Some(spec(&mut Jitter::new(1))),
+            route: Some(Rc::default()),
+            ..Wanted::default()
+        };
+        let wish = Desired::from([(vip, wanted)]);
         let mut applied = Applied::default();
         applied.adopt_foreign(vip);
         let moves = steps(&applied, &wish);
-        assert!(matches!(moves[..], [Move::Advertise(_)]), "{moves:?}");
+        assert!(matches!(moves[..], [Move::Advertise(..)]), "{moves:?}");
         assert_eq!(steps(&applied, &Desired::default()), []);
     }
 
     #[test]
     fn what_is_being_removed_is_not_announced_again_before_it_is_back() {
         let vip: Prefix = VIPS[0].parse().unwrap();
-        let mut wish = Desired::default();
-        wish.addresses.insert(vip, spec(&mut Jitter::new(1)));
-        wish.routes.insert(vip, Attributes::default());
+        let address = spec(&mut Jitter::new(1));
+        let wanted = Wanted {
+            address: Some(address.clone()),
+            route: Some(Rc::default()),
+            ..Wanted::default()
+        };
+        let wish = Desired::from([(vip, wanted)]);
         let mut applied = Applied::default();
-        applied.addresses.clone_from(&wish.addresses);
+        applied.addresses.insert(vip, address);
         applied.leaving.insert(vip);
         assert_eq!(steps(&applied, &wish), []);
         applied.forget(&vip);
-        assert_eq!(steps(&applied, &wish).len(), 2);
+        reach(&mut applied, &wish);
+        assert!(applied.addressed(&vip) && applied.routes.contains_key(&vip));
     }
 }

@@ -1,6 +1,7 @@
 //! Deadlines without a clock: which comes first, how long to wait after a failure, and chance from a
 //! seed. Whoever calls brings the time.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// Collects deadlines and keeps the earliest. "No deadline" is `None` and changes nothing.
@@ -30,6 +31,65 @@ impl<T> Soonest<T> {
 
     pub fn get(self) -> Option<(Instant, T)> {
         self.first
+    }
+}
+
+/// One deadline for each of many keys; the earliest is found without looking at the others.
+#[derive(Clone, Debug)]
+pub struct Deadlines<K> {
+    by_key: BTreeMap<K, Instant>,
+    by_time: BTreeSet<(Instant, K)>,
+}
+
+impl<K> Default for Deadlines<K> {
+    fn default() -> Self {
+        Self {
+            by_key: BTreeMap::new(),
+            by_time: BTreeSet::new(),
+        }
+    }
+}
+
+impl<K: Ord + Clone> Deadlines<K> {
+    /// The key's deadline from now on; `None` is none.
+    pub fn set(&mut self, key: K, at: Option<Instant>) {
+        let before = match at {
+            Some(at) => self.by_key.insert(key.clone(), at),
+            None => self.by_key.remove(&key),
+        };
+        if before == at {
+            return;
+        }
+        let key = match before {
+            Some(before) => self
+                .by_time
+                .take(&(before, key.clone()))
+                .map_or(key, |(_, key)| key),
+            None => key,
+        };
+        if let Some(at) = at {
+            self.by_time.insert((at, key));
+        }
+    }
+
+    /// The earliest.
+    pub fn first(&self) -> Option<Instant> {
+        self.by_time.first().map(|(at, _)| *at)
+    }
+
+    /// The earliest, and whose it is.
+    pub fn peek(&self) -> Option<(Instant, &K)> {
+        self.by_time.first().map(|(at, key)| (*at, key))
+    }
+
+    /// Takes a key whose deadline is not after `now`; it has none afterwards.
+    pub fn pop_due(&mut self, now: Instant) -> Option<K> {
+        if self.first()? > now {
+            return None;
+        }
+        let (_, key) = self.by_time.pop_first()?;
+        self.by_key.remove(&key);
+        Some(key)
     }
 }
 
@@ -117,6 +177,22 @@ mod tests {
         soonest.add(Some(now + Duration::from_secs(1)), "early");
         soonest.add(Some(now + Duration::from_secs(1)), "second");
         assert_eq!(soonest.get(), Some((now + Duration::from_secs(1), "early")));
+    }
+
+    #[test]
+    fn each_key_has_one_deadline_and_the_earliest_is_due_first() {
+        let now = Instant::now();
+        let at = |secs| now + Duration::from_secs(secs);
+        let mut deadlines = Deadlines::default();
+        deadlines.set("a", Some(at(3)));
+        deadlines.set("b", Some(at(2)));
+        deadlines.set("a", Some(at(1)));
+        deadlines.set("c", None);
+        assert_eq!(deadlines.first(), Some(at(1)));
+        assert_eq!(deadlines.pop_due(now), None);
+        assert_eq!(deadlines.pop_due(at(3)), Some("a"));
+        deadlines.set("b", None);
+        assert_eq!((deadlines.pop_due(at(9)), deadlines.first()), (None, None));
     }
 
     #[test]

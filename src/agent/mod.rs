@@ -19,7 +19,7 @@ use crate::api::{self, NatCounters};
 use crate::app::MonitorSpec;
 use crate::bgp::peer;
 use crate::config::{Config, Remote};
-use crate::core::{Core, Event, Output};
+use crate::core::{AppState, Core, Event, Output, Transition};
 use crate::io::bgp_listen::Accepted;
 use crate::io::http::{self, Call, Listener};
 use crate::io::monitor::Owner;
@@ -135,7 +135,7 @@ impl Agent {
         }
         let consul = Follower::open(executor, &letters.events, &config.agent, start.seed);
         let before = kernel::predecessor(&config).await;
-        let mut core = Core::new(config, start.seed, now).on_host(process::hostname(), before);
+        let mut core = Core::new(config, start.seed, now).on_host(now, process::hostname(), before);
         let state_file = StateFile::open(&mut core, now);
         Ok(Self {
             core,
@@ -173,9 +173,7 @@ impl Agent {
             self.take(now, wake);
             // What else has arrived goes along, but no more than a handful before deadlines and outputs.
             let rest: Vec<Event> = self.inbox.rest().collect();
-            for event in rest {
-                self.handle(now, event);
-            }
+            self.handle(now, rest);
             // What the kernel holds is heard before silence is judged.
             self.bfd.receive(&mut self.core, now);
             self.core.handle_timeout(now);
@@ -209,7 +207,7 @@ impl Agent {
 
     fn take(&mut self, now: Instant, wake: Wake) {
         match wake {
-            Wake::Event(event) => self.handle(now, event),
+            Wake::Event(event) => self.handle(now, vec![event]),
             Wake::Accepted(accepted) => self.admit(now, accepted),
             // The kernel is asked first for what the answer shows of it.
             Wake::Call(door, call) if self.kernel.has_nat() && api::shows_nat(&call.request) => {
@@ -236,14 +234,17 @@ impl Agent {
         self.manager.tell(|| self.core.summary());
     }
 
-    fn handle(&mut self, now: Instant, event: Event) {
-        if let Event::Network(_) = event {
-            self.advertiser.again();
+    fn handle(&mut self, now: Instant, events: Vec<Event>) {
+        for event in &events {
+            match event {
+                Event::Network(_) => self.advertiser.again(),
+                Event::Bgp { peer, event } => self.sessions.take_note(peer, event),
+                _ => {}
+            }
         }
-        if let Event::Bgp { peer, event } = &event {
-            self.sessions.take_note(peer, event);
+        if !events.is_empty() {
+            self.core.handle_all(now, events);
         }
-        self.core.handle(now, event);
     }
 
     fn answer(&mut self, now: Instant, door: Door, call: Call, nat: &NatCounters) {
@@ -332,12 +333,29 @@ impl Agent {
             Output::CloseBfd { peer } => self.bfd.close(&peer),
             Output::PeersChanged => self.listening.expect(&self.core),
             Output::AwaitAcknowledged => self.sessions.await_acknowledged(),
-            Output::Transition(transition) => self.hooks.changed(&transition),
+            Output::Transition(transition) => {
+                // Logged here, after the UPDATEs that came before it have left.
+                self.log_transition(&transition);
+                self.hooks.changed(&transition);
+            }
             Output::Exit { code, why } => {
                 log::info!("exit: {why}");
                 self.exit = Some(code);
             }
         }
+    }
+
+    fn log_transition(&self, transition: &Transition) {
+        // The process says that it stops, and of each app that it drains: that is enough.
+        let level = if self.core.is_stopping() && transition.to == AppState::Drained {
+            log::Level::Debug
+        } else {
+            log::Level::Info
+        };
+        let Transition {
+            app, from, to, why, ..
+        } = transition;
+        log::log!(level, "app {app}: {from} -> {to}: {why}");
     }
 
     /// Reads the configuration again: what changed, or what is wrong with it.

@@ -284,6 +284,20 @@ impl Peer {
         self.tell_unsendable();
     }
 
+    /// Changes of the set that [`Peer::advertise`] describes: `None` withdraws.
+    pub fn update(&mut self, now: Instant, changes: BTreeMap<Prefix, Option<PathAttributes>>) {
+        self.rib.update(changes);
+        self.send_routes(now);
+        self.tell_unsendable();
+    }
+
+    /// Nothing is missing from the set any more: End-of-RIB may follow it.
+    pub fn complete(&mut self, now: Instant) {
+        self.routes_unknown = false;
+        self.rib.release_end_of_rib();
+        self.send_routes(now);
+    }
+
     pub fn state(&self) -> StateName {
         self.shown
     }

@@ -58,6 +58,29 @@ impl AdjRibOut {
         }
     }
 
+    /// Changes single routes of the wanted set; `None` removes one.
+    pub fn update(&mut self, changes: BTreeMap<Prefix, Option<PathAttributes>>) {
+        // Routes that change together often have equal attributes, also with those that stay.
+        let mut shared: BTreeSet<Arc<PathAttributes>> = BTreeSet::new();
+        for (prefix, attributes) in changes {
+            let before = self.wanted.get(&prefix).cloned();
+            let after = attributes.map(|attributes| match &before {
+                Some(known) if **known == attributes => Arc::clone(known),
+                _ => share(&mut shared, attributes),
+            });
+            if before == after {
+                continue;
+            }
+            match &after {
+                Some(attributes) => self.wanted.insert(prefix, Arc::clone(attributes)),
+                None => self.wanted.remove(&prefix),
+            };
+            if let Some(session) = &mut self.session {
+                session.want(prefix, before.as_ref(), after.as_ref());
+            }
+        }
+    }
+
     /// A session begins: the peer knows nothing, End-of-RIB is due for every family. With
     /// `hold_end_of_rib` it waits for [`AdjRibOut::release_end_of_rib`].
     pub fn begin(&mut self, negotiated: Negotiated, hold_end_of_rib: bool) {

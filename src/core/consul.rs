@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use log::{debug, info, warn};
 
 use super::Core;
-use crate::app::{App, AppName, Attributes, MonitorSpec, Reaction, Source, VipPresence};
+use crate::app::{App, AppName, Attributes, Reaction, Source, VipPresence};
 use crate::config::{Consul, is_tagged, parse_app_from_tags};
 use crate::consul::{Catalog, Checks, Query, Service, Verdict, judge};
 use crate::health::Outcome;
-use crate::registry::Found;
+use crate::registry::{Found, MonitorId};
 use crate::timer::Soonest;
 
 /// What came of a query.
@@ -108,8 +108,6 @@ impl Core {
         }
         self.discovery.note_outage(now);
         self.time_out_consul(now);
-        // Also an answer that changes nothing may be what the first round waits for.
-        self.dirty |= self.first_round_by.is_some();
     }
 
     /// Which services there are has been said, by Consul or before a restart.
@@ -195,15 +193,14 @@ impl Core {
 
     fn recheck_consul(&mut self, now: Instant) {
         self.remembers = true;
-        self.registry
-            .recheck(now, |spec| *spec == MonitorSpec::Consul);
+        self.registry.recheck_consul(now);
     }
 
     /// What Consul's checks say of an app.
-    pub(super) fn ask_consul(&self, now: Instant, name: &AppName) -> Outcome {
-        let (Some(settings), Some(app)) =
-            (&self.config.agent.consul, self.registry.definition(name))
-        else {
+    pub(super) fn ask_consul(&self, now: Instant, monitor: MonitorId) -> Outcome {
+        let owner = self.registry.owner(monitor);
+        let app = owner.and_then(|(name, _)| self.registry.definition(name));
+        let (Some(settings), Some(app)) = (&self.config.agent.consul, app) else {
             return Outcome::unavailable("Consul is not configured");
         };
         self.discovery.outcome(now, app, settings)

@@ -1,14 +1,14 @@
 //! What comes into the core and what goes out of it.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::time::{Duration, Instant};
 
 use super::Report;
 use crate::app::{AppName, MonitorSpec, Protocol};
 use crate::bgp::peer::{self, ConnId};
-use crate::config::Secret;
-use crate::discovery::{Network, PeerName};
+use crate::config::{Bgp, PeerSettings, Secret};
+use crate::discovery::{Network, PeerName, PeerNetwork};
 use crate::health::Outcome;
 use crate::net::Prefix;
 use crate::plan::Step;
@@ -168,6 +168,30 @@ pub struct Transport {
     /// RFC 2385.
     pub password: Option<Secret>,
     pub ttl: Ttl,
+}
+
+impl Transport {
+    /// The way to a peer, as the network and the settings have it.
+    pub(super) fn to(peer: &PeerNetwork, settings: &PeerSettings, bgp: &Bgp) -> Self {
+        let ibgp = settings.peer_as == Some(bgp.local_as);
+        let ttl = match (settings.ttl_security, settings.multihop) {
+            (Some(hops), _) => Ttl::Security { hops },
+            (None, Some(limit)) if !ibgp => Ttl::Limit(limit),
+            _ => Ttl::System,
+        };
+        let remote = match peer.remote {
+            IpAddr::V4(_) => SocketAddr::new(peer.remote, settings.port),
+            IpAddr::V6(addr) => SocketAddrV6::new(addr, settings.port, 0, peer.scope_id).into(),
+        };
+        let link_local = matches!(peer.remote, IpAddr::V6(addr) if addr.is_unicast_link_local());
+        Self {
+            remote,
+            local: peer.local,
+            interface: peer.interface.clone().filter(|_| link_local),
+            password: settings.password.clone(),
+            ttl,
+        }
+    }
 }
 
 /// Between which addresses a BFD session runs.

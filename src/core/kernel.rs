@@ -2,17 +2,27 @@
 //! try again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
 
 use super::event::{StepError, StepId, StepResult};
+use crate::app::Attributes;
 use crate::net::{Family, Prefix};
-use crate::plan::{self, Applied, Desired, Move, Routes, Step, Subject};
-use crate::timer::{Backoff, Jitter, Soonest};
+use crate::plan::{Applied, NatRule, NatTable, Step, Subject, Wanted};
+use crate::timer::{Backoff, Deadlines, Jitter};
 
 pub(super) struct Kernel {
     applied: Applied,
+    /// The NAT rules that are wanted, by VIP.
+    nat: BTreeMap<Prefix, BTreeSet<NatRule>>,
+    /// They changed, or are to be tried again.
+    nat_queued: bool,
+    /// VIPs whose route waits for its NAT rules.
+    awaiting_nat: BTreeSet<Prefix>,
+    /// VIPs whose route is not as wanted yet.
+    unfinished: BTreeSet<Prefix>,
     under_way: BTreeMap<StepId, Step>,
     busy: BTreeSet<Subject>,
     retries: BTreeMap<Subject, Retry>,
@@ -21,13 +31,21 @@ pub(super) struct Kernel {
     /// Removed by us of late: the kernel's own report of it, on another socket, may be still to come.
     removed: BTreeMap<Prefix, Instant>,
     leases: BTreeMap<Prefix, Lease>,
+    deadlines: Deadlines<Due>,
     next: u64,
     jitter: Jitter,
 }
 
+/// What a deadline is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    Renewal(Prefix),
+    Retry(Subject),
+}
+
 struct Lease {
-    /// `None`: it is due, or left to end.
-    renew_at: Option<Instant>,
+    /// It is to be renewed, or left to end.
+    due: bool,
     ends: Instant,
 }
 
@@ -35,29 +53,36 @@ struct Retry {
     /// What failed. Another step on the same subject does not wait for its sake.
     step: Step,
     backoff: Backoff,
-    /// `None`: it may be tried.
-    at: Option<Instant>,
+    /// It may be tried.
+    due: bool,
     error: String,
 }
 
 /// What is to be done now.
 #[derive(Default)]
 pub(super) struct Plan {
-    /// The whole set, where it changed.
-    pub routes: Option<Routes>,
+    /// Routes that changed; `None`: to be withdrawn.
+    pub routes: BTreeMap<Prefix, Option<Rc<Attributes>>>,
     pub steps: Vec<(StepId, Step)>,
+    /// They come after all others.
+    removals: Vec<(StepId, Step)>,
 }
 
 impl Kernel {
     pub fn new(seed: u64) -> Self {
         Self {
             applied: Applied::default(),
+            nat: BTreeMap::new(),
+            nat_queued: false,
+            awaiting_nat: BTreeSet::new(),
+            unfinished: BTreeSet::new(),
             under_way: BTreeMap::new(),
             busy: BTreeSet::new(),
             retries: BTreeMap::new(),
             doubtful: BTreeSet::new(),
             removed: BTreeMap::new(),
             leases: BTreeMap::new(),
+            deadlines: Deadlines::default(),
             next: 0,
             jitter: Jitter::new(seed),
         }
@@ -74,67 +99,112 @@ impl Kernel {
             && self.applied.nat.rules.is_empty()
     }
 
+    /// Every route that is wanted is out.
+    pub fn is_finished(&self) -> bool {
+        self.unfinished.is_empty()
+    }
+
+    /// VIPs of which something is or may be in the kernel or at the peers.
+    pub fn vips(&self) -> impl Iterator<Item = Prefix> {
+        let applied = &self.applied;
+        let addresses = applied.addresses.keys().chain(&applied.foreign);
+        addresses
+            .chain(applied.routes.keys())
+            .chain(self.nat.keys())
+            .copied()
+    }
+
     /// Why this address is not there, or not renewed.
     pub fn error(&self, subject: &Subject) -> Option<&str> {
         self.retries.get(subject).map(|retry| retry.error.as_str())
     }
 
-    /// Routes move at once: advertising cannot fail. Steps move when they are done.
-    pub fn plan(&mut self, now: Instant, desired: &Desired) -> Plan {
-        let mut plan = Plan::default();
-        for prefix in self.applied.lost.clone() {
-            if !desired.addresses.contains_key(&prefix) {
-                self.applied.forget(&prefix);
-            }
+    /// Compares what is wanted for a VIP with what is there. A route moves at once: advertising cannot
+    /// fail. Steps move when they are done. `unaddressed`: addresses are managed elsewhere.
+    pub fn plan(&mut self, prefix: Prefix, wanted: &Wanted, unaddressed: bool, plan: &mut Plan) {
+        if wanted.address.is_none() && self.applied.lost.contains(&prefix) {
+            self.applied.forget(&prefix);
         }
-        let moves = plan::steps(&self.applied, desired);
-        self.keep_retries(&moves, desired);
-        let mut later = false;
-        for next in moves {
-            match next {
-                Move::Advertise(_) if later => {}
-                Move::Advertise(routes) => {
-                    self.applied.routes.clone_from(&routes);
-                    plan.routes = Some(routes);
-                }
-                Move::Kernel(step) => {
-                    later = true;
-                    self.issue(step, &mut plan);
-                }
-            }
+        let ready = self.applied.ready_route(&prefix, wanted, unaddressed);
+        if self.applied.routes.get(&prefix) != ready.as_ref() {
+            match &ready {
+                Some(route) => self.applied.routes.insert(prefix, Rc::clone(route)),
+                None => self.applied.routes.remove(&prefix),
+            };
+            plan.routes.insert(prefix, ready.clone());
         }
-        self.renew(now, desired, &mut plan);
-        plan
+        keep(&mut self.unfinished, prefix, ready != wanted.route);
+        let waits = wanted.route.is_some() && !self.applied.has_nat(wanted);
+        keep(&mut self.awaiting_nat, prefix, waits);
+        self.plan_address(prefix, wanted, plan);
+        let rules = self.nat.get(&prefix);
+        if rules.unwrap_or(&BTreeSet::new()) != &wanted.nat {
+            if wanted.nat.is_empty() {
+                self.nat.remove(&prefix);
+            } else {
+                self.nat.insert(prefix, wanted.nat.clone());
+            }
+            self.nat_queued = true;
+        }
     }
 
-    /// Forgets failures of what is not wanted any more. What is wanted otherwise than it failed may be
-    /// tried at once.
-    fn keep_retries(&mut self, moves: &[Move], desired: &Desired) {
-        let wanted = moves.iter().filter_map(|next| match next {
-            Move::Kernel(step) => Some((step.subject(), step)),
-            Move::Advertise(_) => None,
-        });
-        let wanted: BTreeMap<Subject, &Step> = wanted.collect();
-        let applied = &self.applied;
-        for (subject, retry) in self.retries.iter_mut() {
-            if let Some(step) = wanted.get(subject) {
-                retry.at = retry.at.filter(|_| **step == retry.step);
+    fn plan_address(&mut self, prefix: Prefix, wanted: &Wanted, plan: &mut Plan) {
+        let step = self.applied.address_step(&prefix, wanted);
+        let renewal = renewal(&self.applied, wanted, &prefix);
+        let subject = Subject::Address(prefix);
+        if let Some(retry) = self.retries.get_mut(&subject) {
+            // What is wanted otherwise than it failed may be tried at once; what is not wanted any more
+            // is forgotten.
+            match (&step, &renewal) {
+                (Some(step), _) => retry.due |= *step != retry.step,
+                (None, Some(renewal)) if *renewal == retry.step => {}
+                _ => self.forget_retry(subject),
             }
         }
-        self.retries.retain(|subject, retry| match subject {
-            _ if wanted.contains_key(subject) => true,
-            Subject::Address(prefix) => {
-                renewal(applied, desired, prefix).is_some_and(|step| step == retry.step)
+        // What is there, is wanted and has no lease that runs on is renewed. What is owed its removal is
+        // not: should that go on failing, the lease ends it.
+        let lease = self.leases.get(&prefix);
+        let renewal = renewal.filter(|_| lease.is_none_or(|lease| lease.due));
+        match step.or(renewal) {
+            Some(step @ Step::RemoveAddress { .. }) => {
+                if let Some(issued) = self.issue(step) {
+                    plan.removals.push(issued);
+                }
             }
-            _ => false,
-        });
+            Some(step) => plan.steps.extend(self.issue(step)),
+            None => {}
+        }
     }
 
-    fn issue(&mut self, step: Step, plan: &mut Plan) {
+    /// The rest of a plan, once all VIPs in question have been looked at.
+    pub fn finish_plan(&mut self, plan: &mut Plan) {
+        if std::mem::take(&mut self.nat_queued) {
+            let rules = self.nat.values().flatten().cloned().collect();
+            let table = NatTable { rules };
+            if table == self.applied.nat {
+                self.forget_retry(Subject::Nat);
+            } else {
+                let step = Step::ReplaceNat(table);
+                if let Some(retry) = self.retries.get_mut(&Subject::Nat) {
+                    retry.due |= step != retry.step;
+                }
+                // What is under way will be compared anew when it is done.
+                plan.steps.extend(self.issue(step));
+            }
+        }
+        plan.steps.append(&mut plan.removals);
+    }
+
+    fn forget_retry(&mut self, subject: Subject) {
+        self.retries.remove(&subject);
+        self.deadlines.set(Due::Retry(subject), None);
+    }
+
+    fn issue(&mut self, step: Step) -> Option<(StepId, Step)> {
         let subject = step.subject();
-        let waits = self.retries.get(&subject).is_some_and(|r| r.at.is_some());
+        let waits = self.retries.get(&subject).is_some_and(|retry| !retry.due);
         if waits || !self.busy.insert(subject) {
-            return;
+            return None;
         }
         if let Step::RemoveAddress { prefix } = &step {
             self.applied.leaving.insert(*prefix);
@@ -142,46 +212,43 @@ impl Kernel {
         self.next += 1;
         let id = StepId(self.next);
         self.under_way.insert(id, step.clone());
-        plan.steps.push((id, step));
+        Some((id, step))
     }
 
-    /// Renews what is there, is wanted, and has no lease that runs on. What is owed its removal is not
-    /// renewed: should that go on failing, the lease ends it.
-    fn renew(&mut self, now: Instant, desired: &Desired, plan: &mut Plan) {
-        for (_, lease) in self.leases.iter_mut() {
-            lease.renew_at = lease.renew_at.filter(|at| now < *at);
-        }
-        for prefix in desired.addresses.keys() {
-            let lease = self.leases.get(prefix);
-            if lease.is_none_or(|lease| lease.renew_at.is_none())
-                && let Some(step) = renewal(&self.applied, desired, prefix)
-            {
-                self.issue(step, plan);
-            }
-        }
-    }
-
-    /// Takes the answer to a step.
-    pub fn done(&mut self, now: Instant, id: StepId, result: Result<StepResult, StepError>) {
+    /// Takes the answer to a step; the VIPs that have to be looked at again.
+    pub fn done(
+        &mut self,
+        now: Instant,
+        id: StepId,
+        result: Result<StepResult, StepError>,
+    ) -> BTreeSet<Prefix> {
         let Some(step) = self.under_way.remove(&id) else {
-            return;
+            return BTreeSet::new();
         };
         self.busy.remove(&step.subject());
         match result {
             Ok(result) => self.succeeded(now, &step, result),
             Err(error) => self.failed(now, &step, &error),
         }
+        match step.subject() {
+            Subject::Address(prefix) => BTreeSet::from([prefix]),
+            Subject::Nat => {
+                self.nat_queued = true;
+                std::mem::take(&mut self.awaiting_nat)
+            }
+        }
     }
 
     fn succeeded(&mut self, now: Instant, step: &Step, result: StepResult) {
-        if self.retries.remove(&step.subject()).is_some() {
+        if self.retries.contains_key(&step.subject()) {
             info!("{} works again", words(step));
+            self.forget_retry(step.subject());
         }
         if let Step::AddAddress {
             prefix, lifetime, ..
         } = step
         {
-            self.leases.remove(prefix);
+            self.end_lease(prefix);
             if result == StepResult::Foreign {
                 info!("{prefix} was there before us: used, and left alone");
                 self.applied.adopt_foreign(*prefix);
@@ -190,14 +257,16 @@ impl Kernel {
             }
             if let Some(lifetime) = lifetime {
                 let lease = Lease {
-                    renew_at: Some(now + *lifetime / 3),
+                    due: false,
                     ends: now + *lifetime,
                 };
                 self.leases.insert(*prefix, lease);
+                let renewal = Some(now + *lifetime / 3);
+                self.deadlines.set(Due::Renewal(*prefix), renewal);
             }
         }
         if let Step::RemoveAddress { prefix } = step {
-            self.leases.remove(prefix);
+            self.end_lease(prefix);
             self.removed.retain(|_, at| now < *at + ECHO);
             if !self.applied.lost.contains(prefix) {
                 self.removed.insert(*prefix, now);
@@ -210,11 +279,16 @@ impl Kernel {
         }
     }
 
+    fn end_lease(&mut self, prefix: &Prefix) {
+        self.leases.remove(prefix);
+        self.deadlines.set(Due::Renewal(*prefix), None);
+    }
+
     /// What vanished while the step was under way may have gone after it was looked at: once more.
     fn settle_doubt(&mut self, prefix: &Prefix) {
         if self.doubtful.remove(prefix) {
             debug!("{prefix} vanished meanwhile, before or after");
-            self.leases.remove(prefix);
+            self.end_lease(prefix);
             self.applied.lost.insert(*prefix);
         }
     }
@@ -224,7 +298,7 @@ impl Kernel {
         let retry = self.retries.entry(step.subject()).or_insert_with(|| Retry {
             step: step.clone(),
             backoff: Backoff::new(FIRST, limit),
-            at: None,
+            due: false,
             error: String::new(),
         });
         // The log hears of a cause once, not at every attempt.
@@ -237,14 +311,16 @@ impl Kernel {
         } else {
             retry.backoff.delay(now, &mut self.jitter)
         };
-        retry.at = Some(now + delay);
+        retry.due = false;
         retry.step.clone_from(step);
+        let due = Due::Retry(step.subject());
+        self.deadlines.set(due, Some(now + delay));
         if let Subject::Address(prefix) = step.subject() {
             self.applied.leaving.remove(&prefix);
             let doubtful = self.doubtful.remove(&prefix);
             if doubtful || self.applied.lost.contains(&prefix) {
                 self.applied.forget(&prefix);
-                self.leases.remove(&prefix);
+                self.end_lease(&prefix);
             }
         }
     }
@@ -270,7 +346,7 @@ impl Kernel {
         if !self.applied.addressed(&prefix) {
             return false;
         }
-        self.leases.remove(&prefix);
+        self.end_lease(&prefix);
         if echo {
             // Most likely our own doing before we put it back; to put it back once more does no harm.
             debug!("{prefix} was removed, by us or by somebody else");
@@ -294,41 +370,77 @@ impl Kernel {
         })
     }
 
-    /// Frees what may be tried again; `true` where there is something to do.
-    pub fn handle_timeout(&mut self, now: Instant) -> bool {
-        let mut leases = self.leases.values().filter_map(|lease| lease.renew_at);
-        let mut due = leases.any(|at| at <= now);
-        for (_, retry) in self.retries.iter_mut() {
-            if retry.at.is_some_and(|at| at <= now) {
-                retry.at = None;
-                due = true;
+    /// Frees what may be tried again, and renews leases; the VIPs that have to be looked at.
+    pub fn handle_timeout(&mut self, now: Instant) -> BTreeSet<Prefix> {
+        let mut vips = BTreeSet::new();
+        if self.deadlines.first().is_none_or(|first| first > now) {
+            return vips;
+        }
+        // One renewal takes those along that are due soon: they share a wake and a datagram.
+        while let Some((at, due)) = self.deadlines.peek() {
+            let limit = match due {
+                Due::Renewal(_) => now + TOGETHER,
+                Due::Retry(_) => now,
+            };
+            if at > limit {
+                break;
+            }
+            let due = *due;
+            self.deadlines.set(due, None);
+            match due {
+                Due::Renewal(prefix) => {
+                    if let Some(lease) = self.leases.get_mut(&prefix) {
+                        lease.due = true;
+                        vips.insert(prefix);
+                    }
+                }
+                Due::Retry(subject) => self.retry(subject, &mut vips),
             }
         }
-        due
+        vips
     }
 
-    /// Something changed in the kernel: what failed may be tried at once; `true` where there is any.
-    pub fn retry_now(&mut self) -> bool {
-        let retries = self.retries.iter_mut();
-        let waiting = retries.filter(|(_, retry)| retry.at.is_some());
-        waiting.map(|(_, retry)| retry.at = None).count() > 0
+    fn retry(&mut self, subject: Subject, vips: &mut BTreeSet<Prefix>) {
+        if let Some(retry) = self.retries.get_mut(&subject) {
+            retry.due = true;
+            match subject {
+                Subject::Address(prefix) => {
+                    vips.insert(prefix);
+                }
+                Subject::Nat => self.nat_queued = true,
+            }
+        }
+    }
+
+    /// Something changed in the kernel: what failed may be tried at once; the VIPs to be looked at.
+    pub fn retry_now(&mut self) -> BTreeSet<Prefix> {
+        let waiting = self.retries.iter().filter(|(_, retry)| !retry.due);
+        let waiting: Vec<Subject> = waiting.map(|(subject, _)| *subject).collect();
+        let mut vips = BTreeSet::new();
+        for subject in waiting {
+            self.deadlines.set(Due::Retry(subject), None);
+            self.retry(subject, &mut vips);
+        }
+        vips
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let mut soonest = Soonest::new();
-        for retry in self.retries.values() {
-            soonest.add(retry.at, ());
-        }
-        for lease in self.leases.values() {
-            soonest.add(lease.renew_at, ());
-        }
-        soonest.get().map(|(at, ())| at)
+        self.deadlines.first()
+    }
+}
+
+/// Has `prefix` in the set, or not.
+fn keep(set: &mut BTreeSet<Prefix>, prefix: Prefix, wanted: bool) {
+    if wanted {
+        set.insert(prefix);
+    } else {
+        set.remove(&prefix);
     }
 }
 
 /// What renews an address that is there as it is wanted, on a lease.
-fn renewal(applied: &Applied, desired: &Desired, prefix: &Prefix) -> Option<Step> {
-    let spec = desired.addresses.get(prefix)?;
+fn renewal(applied: &Applied, wanted: &Wanted, prefix: &Prefix) -> Option<Step> {
+    let spec = wanted.address.as_ref()?;
     let there = applied.addresses.get(prefix) == Some(spec) && !applied.lost.contains(prefix);
     (there && spec.lifetime.is_some()).then(|| Step::AddAddress {
         prefix: *prefix,
@@ -357,5 +469,7 @@ const FIRST: Duration = Duration::from_millis(200);
 const LONGEST: Duration = Duration::from_secs(10);
 const PERMANENT: Duration = Duration::from_secs(30);
 const ENDED: &str = "its lease ended before it was renewed";
+/// How much earlier than due a lease is renewed together with another: far less than a third of one.
+const TOGETHER: Duration = Duration::from_secs(2);
 /// How long the report of a removal may be on its way.
 const ECHO: Duration = Duration::from_secs(1);

@@ -34,7 +34,6 @@ impl Core {
 
     /// Takes what was remembered; to be said right after the start.
     pub fn remember(&mut self, now: Instant, memory: Memory) {
-        self.now = now;
         let Memory {
             drain_all,
             drains,
@@ -60,7 +59,7 @@ impl Core {
         }
         // Consul wins over HTTP.
         self.recall_consul(now, services, passed);
-        self.pump(now);
+        self.settle(now);
         for app in apps {
             let name = app.name.clone();
             if let Err(refusal) = self.register(now, app) {

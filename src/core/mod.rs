@@ -36,7 +36,7 @@ pub use event::{
 pub use show::Summary;
 pub use view::PeerView;
 
-use crate::app::{AppName, MonitorSpec, Protocol};
+use crate::app::{AppName, MonitorSpec};
 use crate::config::Config;
 use crate::discovery::Network;
 use crate::net::{Family, Prefix};
@@ -69,8 +69,8 @@ pub struct Core {
     shown: Shown,
     transitions: VecDeque<Transition>,
     transition_seq: u64,
-    now: Instant,
-    dirty: bool,
+    /// When everything is looked at again, whether or not it is queued.
+    full_pass_at: Instant,
     /// What a restart has to know may have changed.
     remembers: bool,
     outputs: VecDeque<Output>,
@@ -100,7 +100,6 @@ enum Acknowledgement {
 /// What the shell was last told to look at.
 #[derive(Default)]
 struct Shown {
-    ports: BTreeSet<(Protocol, u16)>,
     files: BTreeMap<AppName, PathBuf>,
     vips: BTreeSet<Prefix>,
 }
@@ -125,8 +124,7 @@ impl Core {
             shown: Shown::default(),
             transitions: VecDeque::new(),
             transition_seq: 0,
-            now,
-            dirty: true,
+            full_pass_at: now + FULL_PASS,
             remembers: false,
             outputs: VecDeque::from([Output::NetworkWanted]),
             config,
@@ -135,76 +133,96 @@ impl Core {
             core.registry.configure(now, app);
         }
         core.shown.vips = core.registry.vips();
-        core.pump(now);
+        core.settle(now);
         core
     }
 
     /// What this host tells its peers of itself; to be said before the first event. With a predecessor
     /// the routers may still hold routes from it.
     #[must_use]
-    pub fn on_host(mut self, hostname: Option<String>, before: Option<Predecessor>) -> Self {
+    pub fn on_host(
+        mut self,
+        now: Instant,
+        hostname: Option<String>,
+        before: Option<Predecessor>,
+    ) -> Self {
         let times = self.config.bgp.peers.iter().map(|p| p.graceful_restart);
         let kept = Duration::from_secs(times.max().unwrap_or(0).into()).max(FIRST_ROUND);
         self.peers.set_host(Host {
             hostname,
-            restarting_until: before.map(|_| self.now + kept),
+            restarting_until: before.map(|_| now + kept),
             forwarding_preserved: before.is_some_and(|before| before.forwarding),
         });
-        self.first_round_by = before.map(|_| self.now + FIRST_ROUND);
+        self.first_round_by = before.map(|_| now + FIRST_ROUND);
         self
     }
 
     pub fn handle(&mut self, now: Instant, event: Event) {
-        self.now = now;
-        if self.life.is_over() {
-            return;
-        }
-        match event {
-            Event::Checked { monitor, outcome, took } => {
-                self.registry.answer(now, monitor, outcome, took);
-                // The last answer of the first round counts also where it changes nothing.
-                self.dirty |= self.first_round_by.is_some();
+        self.handle_all(now, [event]);
+    }
+
+    /// Takes several inputs and settles once.
+    pub fn handle_all(&mut self, now: Instant, events: impl IntoIterator<Item = Event>) {
+        for event in events {
+            if self.life.is_over() {
+                return;
             }
-            Event::SocketDestroyed { protocol, port } => self.registry.recheck(now, |spec| {
-                matches!(spec, MonitorSpec::Port { protocol: p, port: n, .. } if (*p, *n) == (protocol, port))
-            }),
+            self.route(now, event);
+        }
+        self.settle(now);
+    }
+
+    fn route(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::Checked {
+                monitor,
+                outcome,
+                took,
+            } => self.registry.answer(now, monitor, outcome, took),
+            Event::SocketDestroyed { protocol, port } => {
+                self.registry.recheck_ports(now, Some((protocol, port)));
+            }
             Event::ClientsSeen => self.registry.clients_seen(now),
-            Event::RecheckPorts => self
-                .registry
-                .recheck(now, |spec| matches!(spec, MonitorSpec::Port { .. })),
+            Event::RecheckPorts => self.registry.recheck_ports(now, None),
             Event::Network(network) => self.take_network(now, network),
-            Event::AddressLost(prefix) => self.dirty |= self.kernel.lost(now, prefix),
+            Event::AddressLost(prefix) => self.lose(now, prefix),
             Event::Done { step, result } => {
-                self.kernel.done(now, step, result);
-                self.dirty = true;
+                if result.is_err() {
+                    self.look_at_everything();
+                }
+                let vips = self.kernel.done(now, step, result);
+                self.look_at(vips);
             }
             Event::Bgp { peer, event } => {
                 // Most of what comes in a flood of routes changes nothing.
                 if self.peers.handle(now, &peer, event) {
-                    self.refresh_facts(now);
+                    self.refresh_facts();
                 }
             }
-            Event::Bfd { from, multihop, bytes } => {
+            Event::Bfd {
+                from,
+                multihop,
+                bytes,
+            } => {
                 self.bfd.receive(now, from, multihop, &bytes);
                 self.follow_bfd(now);
             }
-            Event::Acknowledged => self.take_acknowledgement(now),
+            Event::Acknowledged => self.take_acknowledgement(),
             Event::Stop => self.stop(now),
             Event::StopQuietly => {
                 self.peers.stop_quietly(now);
-                self.exit(0, "left quietly: routes and addresses stay for the next process");
+                self.exit(
+                    0,
+                    "left quietly: routes and addresses stay for the next process",
+                );
             }
-            Event::Maintenance { app, present } => {
-                self.registry.set_maintenance(now, &app, present);
-            }
+            Event::Maintenance { app, present } => self.registry.set_maintenance(&app, present),
             Event::Consul(report) => self.take_report(now, report),
         }
-        self.pump(now);
     }
 
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.now = now;
         if self.life.is_over() {
             return;
         }
@@ -214,7 +232,8 @@ impl Core {
         self.bfd.keep(now, |name| self.peers.has(name));
         self.bfd.handle_timeout(now);
         self.follow_bfd(now);
-        self.dirty |= self.kernel.handle_timeout(now);
+        let vips = self.kernel.handle_timeout(now);
+        self.look_at(vips);
         if let Links::Gone { since } = self.links
             && since + LINKS_GONE <= now
         {
@@ -226,17 +245,20 @@ impl Core {
         if let Acknowledgement::Wanted { by } | Acknowledgement::Asked { by } = self.acknowledgement
             && by <= now
         {
-            self.take_acknowledgement(now);
+            self.take_acknowledgement();
         }
         if self.first_round_by.is_some_and(|by| by <= now) {
             self.first_round_by = None;
-            self.dirty = true;
         }
-        self.dirty |= self.life.is_due(now);
-        self.pump(now);
+        if self.full_pass_at <= now {
+            self.full_pass_at = now + FULL_PASS;
+            self.look_at_everything();
+            self.outputs.push_back(Output::NetworkWanted);
+        }
+        self.settle(now);
     }
 
-    /// The next deadline; all outputs must have been taken.
+    /// The next deadline.
     pub fn poll_timeout(&self) -> Option<Instant> {
         if self.life.is_over() {
             return None;
@@ -249,6 +271,7 @@ impl Core {
         soonest.add(self.life.poll_timeout(), ());
         soonest.add(self.consul_deadline(), ());
         soonest.add(self.first_round_by, ());
+        soonest.add(Some(self.full_pass_at), ());
         if let Links::Gone { since } = self.links {
             soonest.add(Some(since + LINKS_GONE), ());
         }
@@ -261,46 +284,42 @@ impl Core {
 
     /// What is to be done next.
     pub fn poll_output(&mut self) -> Option<Output> {
-        if self.outputs.is_empty() {
-            self.reconcile();
-        }
         self.outputs.pop_front()
     }
 
-    /// Moves what the machines below want into the one queue.
-    fn pump(&mut self, now: Instant) {
+    /// These are compared with what is wanted when the input is settled.
+    fn look_at(&mut self, vips: impl IntoIterator<Item = Prefix>) {
+        vips.into_iter().for_each(|vip| self.registry.look_at(vip));
+    }
+
+    /// Begins the checks that are due; Consul's are answered from what it said.
+    fn take_checks(&mut self, now: Instant) {
+        let mut changes = Vec::new();
         while let Some(output) = self.registry.poll_output() {
             match output {
                 registry::Output::Check {
-                    app,
                     monitor,
                     spec: MonitorSpec::Consul,
                     ..
                 } => {
-                    let outcome = self.ask_consul(now, &app);
+                    let outcome = self.ask_consul(now, monitor);
                     self.registry.answer(now, monitor, outcome, Duration::ZERO);
                 }
                 registry::Output::Check {
                     monitor,
                     spec,
                     timeout,
-                    ..
-                } => {
-                    self.outputs.push_back(Output::Check {
-                        monitor,
-                        spec,
-                        timeout,
-                    });
-                }
-                registry::Output::Changed(change) => self.record(now, change),
+                } => self.outputs.push_back(Output::Check {
+                    monitor,
+                    spec,
+                    timeout,
+                }),
+                registry::Output::Changed(change) => changes.push(change),
             }
         }
-        self.take_sessions_outputs();
-        self.dirty |= self.registry.take_dirty();
-        if self.registry.take_redefined() {
-            self.remembers = true;
-            self.show();
-        }
+        changes
+            .into_iter()
+            .for_each(|change| self.record(now, change));
     }
 
     fn take_sessions_outputs(&mut self) {
@@ -320,17 +339,19 @@ impl Core {
                 Verdict::Up => crate::bgp::peer::Event::RetryNow,
             };
             self.peers.handle(now, &peer, event);
-            self.refresh_facts(now);
+            self.refresh_facts();
         }
     }
 
     /// Tells the shell what to look at, where that changed.
     fn show(&mut self) {
-        let ports = self.registry.ports();
-        if ports != self.shown.ports {
-            self.shown.ports = ports;
+        if self.registry.take_ports_changed() {
             self.outputs.push_back(Output::PortsChanged);
         }
+        if !self.registry.take_redefined() {
+            return;
+        }
+        self.remembers = true;
         let files = self.registry.maintenance_files();
         if files != self.shown.files {
             self.shown.files = files;
@@ -361,13 +382,14 @@ impl Core {
     }
 
     fn take_network(&mut self, now: Instant, network: Network) {
-        self.dirty |= self.kernel.retry_now();
+        let vips = self.kernel.retry_now();
+        self.look_at(vips);
         self.links = match (self.links, network.links_present) {
             (_, true) => Links::Present,
             (Links::Present, false) => Links::Gone { since: now },
             (links, false) => links,
         };
-        self.find_lost(&network);
+        self.find_lost(now, &network);
         let changed = !self
             .network
             .as_ref()
@@ -383,7 +405,7 @@ impl Core {
             self.peers.retry_now(now);
         }
         self.network = Some(network);
-        self.refresh_facts(now);
+        self.refresh_facts();
     }
 
     /// VIPs of ours come and go by our own doing: no reason to try a peer again.
@@ -399,7 +421,7 @@ impl Core {
     /// Compares the addresses on lo with those that should be there: where notifications were lost,
     /// nobody has said that one was removed. The look may be older than an address that was added just
     /// now, so what is missing is looked for once more before it counts as lost.
-    fn find_lost(&mut self, network: &Network) {
+    fn find_lost(&mut self, now: Instant, network: &Network) {
         if self.config.agent.vip_interface.as_deref() != Some(LOOPBACK) {
             return;
         }
@@ -412,7 +434,7 @@ impl Core {
         let before = std::mem::take(&mut self.missing);
         for prefix in missing {
             if before.contains(&prefix) {
-                self.dirty |= self.kernel.lost(self.now, prefix);
+                self.lose(now, prefix);
             } else {
                 self.missing.insert(prefix);
             }
@@ -422,8 +444,14 @@ impl Core {
         }
     }
 
+    fn lose(&mut self, now: Instant, prefix: Prefix) {
+        if self.kernel.lost(now, prefix) {
+            self.registry.look_at(prefix);
+        }
+    }
+
     /// Tells the registry what the network and the sessions mean to the VIPs.
-    fn refresh_facts(&mut self, now: Instant) {
+    fn refresh_facts(&mut self) {
         let Some(network) = &self.network else { return };
         let peers = network.peers.values().map(|peer| (peer.remote, "the peer"));
         let gateways = network.gateways.iter().map(|addr| (*addr, "the gateway"));
@@ -438,8 +466,7 @@ impl Core {
             nat_target: network.nat_target.clone(),
             no_next_hop: Family::ALL.into_iter().filter_map(no_next_hop).collect(),
         };
-        self.registry.set_facts(now, facts);
-        self.note_announced();
+        self.registry.set_facts(facts);
     }
 }
 
@@ -451,5 +478,7 @@ const LOOPBACK: &str = "lo";
 const KEPT_TRANSITIONS: usize = 100;
 /// How long a namespace without interfaces is believed to be between two of them.
 const LINKS_GONE: Duration = Duration::from_secs(3);
+/// How often everything is looked at, whether or not it is queued.
+const FULL_PASS: Duration = Duration::from_secs(60);
 /// How long routes wait for the first checks after a quiet restart.
 const FIRST_ROUND: Duration = Duration::from_secs(5);

@@ -2,17 +2,19 @@
 
 use std::collections::VecDeque;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use log::{info, warn};
 
-use super::event::{Output, Transport, Ttl};
+use super::event::{Output, Transport};
 use super::routes::{Routing, SessionFacts};
 use super::view::PeerView;
+use crate::app::Attributes;
 use crate::bgp::peer::{ConnId, Event, Output as PeerOutput, Peer, PeerConfig, StateName};
 use crate::bgp::{Cease, Notification};
-use crate::config::{Bgp, PeerSettings, Remote};
+use crate::config::{Bgp, Remote};
 use crate::discovery::{Network, PeerName, PeerNetwork};
 use crate::net::{Family, Prefix, RouterId};
 use crate::plan::Routes;
@@ -40,6 +42,8 @@ pub(super) struct Peers {
     /// How many machines there have been: connections are numbered anew by each.
     machines: u64,
     outputs: VecDeque<Output>,
+    /// A machine gave out bytes.
+    sent: bool,
 }
 
 struct Session {
@@ -73,6 +77,7 @@ impl Peers {
             jitter: Jitter::new(seed),
             machines: 0,
             outputs: VecDeque::new(),
+            sent: false,
         }
     }
 
@@ -158,7 +163,7 @@ impl Peers {
             };
             let setup = Setup {
                 config,
-                transport: transport(peer, settings, bgp),
+                transport: Transport::to(peer, settings, bgp),
                 routing,
                 interface: peer.interface.clone(),
             };
@@ -294,23 +299,46 @@ impl Peers {
         self.outputs.pop_front()
     }
 
-    /// Whether the peers have been told a whole set, be it empty.
-    pub fn is_complete(&self) -> bool {
-        self.complete
-    }
-
-    /// The set of routes from now on; `complete`: nothing of it is still to be found out.
-    pub fn advertise(&mut self, now: Instant, routes: Routes, complete: bool) {
-        if self.complete == complete && routes == self.routes {
+    /// Routes that changed, `None` for one that goes; `complete`: no other is still to be found out.
+    pub fn advertise(
+        &mut self,
+        now: Instant,
+        changes: BTreeMap<Prefix, Option<Rc<Attributes>>>,
+        complete: bool,
+    ) {
+        let completed = complete && !self.complete;
+        self.complete = complete;
+        if changes.is_empty() && !completed {
             return;
         }
-        self.complete = complete;
-        self.routes = routes;
         let names: Vec<PeerName> = self.sessions.keys().cloned().collect();
         for name in names {
-            self.tell(now, &name);
+            if let Some(session) = self.sessions.get_mut(&name) {
+                let facts = session.facts();
+                let path = |(prefix, route): (&Prefix, &Option<Rc<Attributes>>)| {
+                    let route = route.as_ref();
+                    let path = route.and_then(|app| session.routing.path(*prefix, app, facts));
+                    (*prefix, path)
+                };
+                let paths = changes.iter().map(path).collect();
+                session.peer.update(now, paths);
+                if complete {
+                    session.peer.complete(now);
+                }
+            }
             self.drain(now, &name);
         }
+        for (prefix, route) in changes {
+            match route {
+                Some(route) => self.routes.insert(prefix, route),
+                None => self.routes.remove(&prefix),
+            };
+        }
+    }
+
+    /// Whether anything was sent to a peer since this was last asked.
+    pub fn take_sent(&mut self) -> bool {
+        std::mem::take(&mut self.sent)
     }
 
     fn tell(&mut self, now: Instant, name: &PeerName) {
@@ -346,6 +374,7 @@ impl Peers {
             };
             any = true;
             let established = matches!(output, PeerOutput::Established { .. });
+            self.sent |= matches!(output, PeerOutput::Send { .. });
             if let Some(output) = session.outward(now, name, output) {
                 self.outputs.push_back(output);
             }
@@ -401,6 +430,12 @@ impl Peers {
     pub fn is_announced(&self, prefix: &Prefix) -> bool {
         let mut sessions = self.sessions.values();
         sessions.any(|session| session.peer.is_announced(prefix))
+    }
+
+    /// Whether the peers have been told a whole set, be it empty.
+    #[cfg(test)]
+    pub fn is_complete(&self) -> bool {
+        self.complete
     }
 
     /// Which machine serves a peer: another one after each restart of its settings.
@@ -516,27 +551,6 @@ impl Session {
             last_error: self.peer.last_error().map(str::to_owned),
             bfd_up: None,
         }
-    }
-}
-
-fn transport(peer: &PeerNetwork, settings: &PeerSettings, bgp: &Bgp) -> Transport {
-    let ibgp = settings.peer_as == Some(bgp.local_as);
-    let ttl = match (settings.ttl_security, settings.multihop) {
-        (Some(hops), _) => Ttl::Security { hops },
-        (None, Some(limit)) if !ibgp => Ttl::Limit(limit),
-        _ => Ttl::System,
-    };
-    let remote = match peer.remote {
-        IpAddr::V4(_) => SocketAddr::new(peer.remote, settings.port),
-        IpAddr::V6(addr) => SocketAddrV6::new(addr, settings.port, 0, peer.scope_id).into(),
-    };
-    let link_local = matches!(peer.remote, IpAddr::V6(addr) if addr.is_unicast_link_local());
-    Transport {
-        remote,
-        local: peer.local,
-        interface: peer.interface.clone().filter(|_| link_local),
-        password: settings.password.clone(),
-        ttl,
     }
 }
 

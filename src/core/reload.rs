@@ -20,7 +20,7 @@ pub(super) fn reload(
         consul: old.agent.consul.clone(),
         ..new.agent.clone()
     };
-    registry.set_agent(now, agent);
+    registry.set_agent(agent);
     let wanted: BTreeMap<&AppName, &App> = new.apps.iter().map(|app| (&app.name, app)).collect();
     // First what goes: its VIPs may have a new owner.
     for name in registry.of_sources(&[Source::Config, Source::Env]) {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::rc::Rc;
 
 use crate::app::Attributes;
 use crate::bgp::{AsPath, PathAttributes};
@@ -33,16 +34,26 @@ pub(super) struct SessionFacts {
 impl Routing {
     /// The routes as this peer hears them; those without a next hop are left out.
     pub fn routes(&self, routes: &Routes, facts: SessionFacts) -> BTreeMap<Prefix, PathAttributes> {
-        let taken = routes
-            .iter()
-            .filter(|(prefix, _)| self.families.contains(&prefix.family()));
-        taken
-            .filter_map(|(prefix, app)| {
-                let attributes = self.attributes.overlaid(app);
-                let next_hop = self.next_hop(prefix.family(), &attributes, facts)?;
-                Some((*prefix, self.path(attributes, next_hop)))
-            })
-            .collect()
+        let path = |(prefix, app): (&Prefix, &Rc<Attributes>)| {
+            Some((*prefix, self.path(*prefix, app, facts)?))
+        };
+        routes.iter().filter_map(path).collect()
+    }
+
+    /// One route as this peer hears it; `None`: it does not take the family, or there is no next hop.
+    pub fn path(
+        &self,
+        prefix: Prefix,
+        app: &Attributes,
+        facts: SessionFacts,
+    ) -> Option<PathAttributes> {
+        let family = prefix.family();
+        if !self.families.contains(&family) {
+            return None;
+        }
+        let attributes = self.attributes.overlaid(app);
+        let next_hop = self.next_hop(family, &attributes, facts)?;
+        Some(self.path_attributes(attributes, next_hop))
     }
 
     /// What a route of this family would have as next hop if its app sets none.
@@ -81,7 +92,7 @@ impl Routing {
         }
     }
 
-    fn path(&self, attributes: Attributes, next_hop: IpAddr) -> PathAttributes {
+    fn path_attributes(&self, attributes: Attributes, next_hop: IpAddr) -> PathAttributes {
         let prepends = usize::from(attributes.as_path_prepend.unwrap_or(0));
         PathAttributes {
             origin: self.origin,
@@ -123,7 +134,7 @@ mod tests {
         facts: SessionFacts,
     ) -> Option<String> {
         let vip: Prefix = vip.parse().unwrap();
-        let routes = routing.routes(&Routes::from([(vip, app)]), facts);
+        let routes = routing.routes(&Routes::from([(vip, Rc::new(app))]), facts);
         routes.get(&vip).map(|path| path.next_hop.to_string())
     }
 
@@ -183,7 +194,10 @@ mod tests {
             as_path_prepend: Some(2),
             ..Attributes::default()
         };
-        let routes = routing().routes(&Routes::from([(vip, app)]), SessionFacts::default());
+        let routes = routing().routes(
+            &Routes::from([(vip, Rc::new(app))]),
+            SessionFacts::default(),
+        );
         let path = &routes[&vip];
         assert_eq!(
             path.communities,

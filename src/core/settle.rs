@@ -4,67 +4,82 @@ use std::time::{Duration, Instant};
 
 use log::{info, warn};
 
+use super::kernel::Plan;
 use super::life::{ACKNOWLEDGE, Life};
 use super::{Acknowledgement, Core, Output};
 use crate::bgp::{Cease, Notification};
 use crate::config::Lease;
-use crate::plan::{Desired, Routes};
+use crate::net::Prefix;
+use crate::plan::Wanted;
 
 impl Core {
-    /// Works out what is to be done now. Nothing, where nothing changed.
-    pub(super) fn reconcile(&mut self) {
-        let now = self.now;
-        // Each round either ends here or moves life one step on: there are five.
-        for _ in 0..6 {
-            if self.life.is_over() || !std::mem::take(&mut self.dirty) {
-                break;
+    /// Looks at all that is queued: computes what is wanted, compares it with what is applied and gives
+    /// out the difference. The end of every input.
+    pub(super) fn settle(&mut self, now: Instant) {
+        if self.life.is_over() {
+            return;
+        }
+        self.take_checks(now);
+        loop {
+            let vips = self.registry.settle(now);
+            let mut plan = Plan::default();
+            let (lease, unaddressed) = (self.lease(), self.registry.is_unaddressed());
+            for vip in vips {
+                let wanted = self.wanted(&vip, lease);
+                self.kernel.plan(vip, &wanted, unaddressed, &mut plan);
             }
-            self.step_life(now);
-            if self.life.is_over() {
-                break;
-            }
-            let desired = self.desired();
-            let plan = self.kernel.plan(now, &desired);
-            // The first set, even an empty one, must be said: End-of-RIB waits for it.
-            let complete = !self.waits_for_first_round(&desired);
-            if plan.routes.is_some() || complete != self.peers.is_complete() {
-                let routes = self.kernel.applied().routes.clone();
-                self.peers.advertise(now, routes, complete);
-            }
+            self.kernel.finish_plan(&mut plan);
+            let complete = !self.waits_for_first_round();
+            self.peers.advertise(now, plan.routes, complete);
+            self.take_sessions_outputs();
             let steps = plan.steps.into_iter();
-            self.pump(now);
             self.outputs
                 .extend(steps.map(|(id, step)| Output::Step { id, step }));
-            self.note_announced();
+            self.take_checks(now);
+            // Each round ends here, or moves a drain or life on, which never go back.
+            let acknowledged = self.ask_acknowledgement(now);
+            if self.step_life(now) {
+                self.look_at_everything();
+            } else if self.life.is_over() {
+                return;
+            } else if !acknowledged {
+                break;
+            }
         }
-        self.ask_acknowledgement(now);
+        self.take_sessions_outputs();
+        self.note_announced();
+        self.show();
+    }
+
+    /// Every app and every VIP is looked at again: what somebody forgot to queue is put right.
+    pub(super) fn look_at_everything(&mut self) {
+        self.registry.look_at_all();
+        for vip in self.registry.vips().into_iter().chain(self.kernel.vips()) {
+            self.registry.look_at(vip);
+        }
     }
 
     /// Peers that kept a predecessor's routes drop what End-of-RIB does not leave: it waits for Consul's
     /// services, for the checks, and for the addresses of what they found healthy.
-    fn waits_for_first_round(&mut self, desired: &Desired) -> bool {
+    fn waits_for_first_round(&mut self) -> bool {
         if self.first_round_by.is_some()
             && self.knows_services()
             && self.registry.is_known()
-            && self.kernel.applied().routes == desired.routes
+            && self.kernel.is_finished()
         {
             self.first_round_by = None;
         }
         self.first_round_by.is_some()
     }
 
-    fn desired(&self) -> Desired {
-        let desired = self.registry.desired(self.lease());
+    fn wanted(&self, vip: &Prefix, lease: Option<Duration>) -> Wanted {
         match self.life {
-            Life::Running | Life::Draining { .. } => desired,
-            Life::Withdrawing { .. } => Desired {
-                routes: Routes::new(),
-                ..desired
+            Life::Running | Life::Draining { .. } => self.registry.wanted(vip, lease),
+            Life::Withdrawing { .. } => Wanted {
+                route: None,
+                ..self.registry.wanted(vip, lease)
             },
-            Life::Removing { .. } | Life::Over => Desired {
-                unaddressed: desired.unaddressed,
-                ..Desired::default()
-            },
+            Life::Removing { .. } | Life::Over => Wanted::default(),
         }
     }
 
@@ -86,14 +101,18 @@ impl Core {
         }
     }
 
-    pub(super) fn note_announced(&mut self) {
-        let peers = &self.peers;
-        self.registry
-            .note_announced(|prefix| peers.is_announced(prefix));
+    /// Takes note of the apps that a peer has heard of by now.
+    fn note_announced(&mut self) {
+        if self.peers.take_sent() {
+            let peers = &self.peers;
+            self.registry
+                .note_announced(|prefix| peers.is_announced(prefix));
+        }
     }
 
-    /// Asks the peers' kernels whether all has arrived, where somebody waits for it.
-    fn ask_acknowledgement(&mut self, now: Instant) {
+    /// Asks the peers' kernels whether all has arrived, where somebody waits for it; `true` where there is
+    /// nobody to ask.
+    fn ask_acknowledgement(&mut self, now: Instant) -> bool {
         if matches!(self.acknowledgement, Acknowledgement::Idle)
             && self.registry.ask_acknowledgement()
         {
@@ -102,29 +121,30 @@ impl Core {
             };
         }
         let Acknowledgement::Wanted { by } = self.acknowledgement else {
-            return;
+            return false;
         };
         if !self.peers.is_established() {
-            self.take_acknowledgement(now);
-            self.pump(now);
-        } else if self.peers.is_flushed() {
+            self.take_acknowledgement();
+            return true;
+        }
+        if self.peers.is_flushed() {
             self.acknowledgement = Acknowledgement::Asked { by };
             self.outputs.push_back(Output::AwaitAcknowledged);
         }
+        false
     }
 
-    pub(super) fn take_acknowledgement(&mut self, now: Instant) {
+    pub(super) fn take_acknowledgement(&mut self) {
         self.acknowledgement = Acknowledgement::Idle;
-        self.registry.acknowledged(now);
+        self.registry.acknowledged();
         self.life.acknowledge();
-        self.dirty = true;
     }
 
     pub(super) fn stop(&mut self, now: Instant) {
-        self.dirty = true;
         if !self.life.is_running() {
             info!("told to stop again: not waiting any longer");
             self.life = Life::removing(now);
+            self.look_at_everything();
             return;
         }
         info!("stopping");
@@ -136,6 +156,7 @@ impl Core {
         } else {
             Life::removing(now)
         };
+        self.look_at_everything();
         self.want_acknowledgement(now);
     }
 
@@ -146,8 +167,8 @@ impl Core {
         };
     }
 
-    /// The only place where life goes on.
-    fn step_life(&mut self, now: Instant) {
+    /// The only place where life goes on; whether it did, and the process lives still.
+    fn step_life(&mut self, now: Instant) -> bool {
         let due = self.life.is_due(now);
         match self.life {
             Life::Draining { .. } if due => {
@@ -157,11 +178,11 @@ impl Core {
                     self.life = Life::withdrawing(now);
                     self.want_acknowledgement(now);
                 }
-                self.dirty = true;
+                true
             }
             Life::Withdrawing { .. } if due => {
                 self.life = Life::removing(now);
-                self.dirty = true;
+                true
             }
             Life::Removing { .. } if due || self.is_clean() => {
                 if !self.is_clean() {
@@ -173,8 +194,9 @@ impl Core {
                 self.peers.stop(now, &cease);
                 self.bfd.stop(now);
                 self.exit(0, "stopped");
+                false
             }
-            _ => {}
+            _ => false,
         }
     }
 

@@ -13,44 +13,38 @@ use crate::net::Prefix;
 
 impl Core {
     pub fn register(&mut self, now: Instant, app: App) -> Result<Registered, Refusal> {
-        self.now = now;
         let done = self.registry.register(now, app);
-        self.pump(now);
+        self.settle(now);
         done
     }
 
     /// `false`: there was none of that name.
     pub fn unregister(&mut self, now: Instant, name: &AppName) -> bool {
-        self.now = now;
         // What is configured or in Consul would only come back, and its name is not free meanwhile.
         let source = self.registry.definition(name).map(|app| app.source);
         let known = if source.is_some_and(|source| source != Source::Http) {
             self.registry.drain(now, Some(name));
             self.remembers = true;
-            self.dirty = true;
             true
         } else {
             self.registry.unregister(now, name)
         };
-        self.pump(now);
+        self.settle(now);
         known
     }
 
     /// Drains one name or all; it stays drained, whoever registers it, until `undrain`.
     pub fn drain(&mut self, now: Instant, name: Option<&AppName>) {
-        self.now = now;
         self.registry.drain(now, name);
         self.remembers = true;
-        self.dirty = true;
-        self.pump(now);
+        self.settle(now);
     }
 
     /// Ends drains; without a name all of them.
     pub fn undrain(&mut self, now: Instant, name: Option<&AppName>) {
-        self.now = now;
-        self.registry.undrain(now, name);
+        self.registry.undrain(name);
         self.remembers = true;
-        self.pump(now);
+        self.settle(now);
     }
 
     /// Whether the drains asked for are over: withdrawn, acknowledged, `drain_time` passed.
@@ -60,9 +54,8 @@ impl Core {
 
     /// `None`: no such app, or it has no heartbeat monitor.
     pub fn heartbeat(&mut self, now: Instant, name: &AppName) -> Option<()> {
-        self.now = now;
         let known = self.registry.heartbeat(now, name);
-        self.pump(now);
+        self.settle(now);
         known
     }
 
@@ -70,7 +63,6 @@ impl Core {
     /// session, its routes and its health. Consul is followed with the old settings until the next start,
     /// but with the new token.
     pub fn reload(&mut self, now: Instant, config: Config) -> Vec<String> {
-        self.now = now;
         let changes = reload::reload(&mut self.registry, now, &self.config, &config);
         if self.config.bgp != config.bgp {
             self.reread = true;
@@ -86,8 +78,8 @@ impl Core {
         self.sync_consul(now);
         // Whoever asks for this may have mended what a peer was waiting for.
         self.peers.retry_now(now);
-        self.dirty = true;
-        self.pump(now);
+        self.look_at_everything();
+        self.settle(now);
         changes
     }
 
@@ -100,7 +92,7 @@ impl Core {
         if self.life.is_over() {
             return Err(NotAdmitted::Stopping);
         }
-        if self.vips().iter().any(|vip| vip.contains(local.ip())) {
+        if self.registry.is_vip(local.ip()) {
             return Err(NotAdmitted::ToVip);
         }
         let (name, transport) = self.peers.at(remote).ok_or(NotAdmitted::Unknown)?;

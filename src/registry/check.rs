@@ -5,7 +5,8 @@
 //! later, and only then counts: a service that binds its port anew or hands it over is not dead. Further
 //! failures that `fall` asks for follow at the same distance. One that is not up is looked at every
 //! [`COMING_BACK`], at moments that all such ports share. `fast_interval`, where it is written, sets the
-//! distance between results that `rise` or `fall` count.
+//! distance between results that `rise` or `fall` count. Ports that are up are looked at at few
+//! moments of their interval: one wake and one look-up serve many of them.
 //!
 //! The kernel reports the end of a TCP listener only when the last of its half-open connections is gone,
 //! which is when their SYN-ACK timers run: a second after the SYN, then two, four and more. So TCP ports
@@ -32,7 +33,6 @@ pub struct Seen {
 
 #[derive(Clone, Debug)]
 pub(super) struct Check {
-    pub id: MonitorId,
     pub monitor: Monitor,
     pub last: Option<Seen>,
     counter: Counter,
@@ -46,7 +46,8 @@ pub(super) struct Pace<'a> {
     pub jitter: &'a mut Jitter,
     /// Clients come to the ports.
     pub used: bool,
-    /// Ports that are down are looked at whole multiples of [`COMING_BACK`] after this.
+    /// Ports that are up are looked at whole multiples of a tenth of their interval after this, those that are
+    /// down whole multiples of [`COMING_BACK`].
     pub ticks: Instant,
 }
 
@@ -76,7 +77,7 @@ pub(super) enum Due {
 }
 
 impl Check {
-    pub fn new(id: MonitorId, monitor: Monitor, now: Instant) -> Self {
+    pub fn new(monitor: Monitor, now: Instant) -> Self {
         let counter = Counter::new(monitor.rise, monitor.fall);
         let phase = match monitor.spec {
             MonitorSpec::Heartbeat(every) => Phase::Listening {
@@ -86,7 +87,6 @@ impl Check {
             _ => Phase::Waiting { at: now },
         };
         Self {
-            id,
             monitor,
             last: None,
             counter,
@@ -99,6 +99,11 @@ impl Check {
     pub fn redefine(&mut self, monitor: Monitor) {
         self.counter.set_limits(monitor.rise, monitor.fall);
         self.monitor = monitor;
+    }
+
+    /// Looks at once, whatever was under way.
+    pub fn restart(&mut self, now: Instant) {
+        self.phase = Phase::Waiting { at: now };
     }
 
     pub fn health(&self) -> Health {
@@ -195,7 +200,11 @@ impl Check {
             None if first && !self.is_port() => pace.jitter.shorten(interval),
             None => interval,
         };
-        (since + wait).max(now)
+        let at = since + wait;
+        if self.is_port() {
+            return aligned(at, wait / SLOTS, pace.ticks, now);
+        }
+        at.max(now)
     }
 
     /// A port with clients is looked at soon, whatever the interval.
@@ -254,6 +263,16 @@ impl Check {
     }
 }
 
+/// The last whole multiple of `slot` after `ticks` that is not after `at`; where that has passed, `at`
+/// itself, or `now`.
+fn aligned(at: Instant, slot: Duration, ticks: Instant, now: Instant) -> Instant {
+    let since = at.saturating_duration_since(ticks).as_nanos();
+    let past = since.checked_rem(slot.as_nanos()).unwrap_or(0);
+    let past = u64::try_from(past).map(Duration::from_nanos);
+    let tick = past.ok().and_then(|past| at.checked_sub(past));
+    tick.filter(|tick| *tick > now).unwrap_or(at.max(now))
+}
+
 /// The next moment at which all ports that are down are looked at.
 fn next_tick(now: Instant, ticks: Instant) -> Instant {
     let passed = now.saturating_duration_since(ticks).as_nanos() / COMING_BACK.as_nanos();
@@ -264,6 +283,8 @@ fn next_tick(now: Instant, ticks: Instant) -> Instant {
 
 /// How long a port that was open may be closed without being down.
 const CONFIRM: Duration = Duration::from_millis(2);
+/// How many moments an interval has at which ports that are up are looked at.
+const SLOTS: u32 = 10;
 /// How often a port that is down is looked at.
 const COMING_BACK: Duration = Duration::from_millis(100);
 /// How often a TCP port with clients is looked at: within 1.5 s its death is known and withdrawn, also when

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::Registry;
-use super::entry::{Ack, Entry};
+use super::entry::Entry;
 use crate::app::{App, AppName};
 
 /// What is drained: what was said of an instance counts before what was said of its service, and that
@@ -59,19 +59,24 @@ impl Registry {
                 self.drains.spared.clear();
             }
         }
-        let chosen = |entry: &&mut Entry| name.is_none_or(|name| entry.app.is_called(name));
-        self.entries_mut()
-            .filter(chosen)
-            .for_each(|entry| entry.start_drain(now, false));
-        self.settle_all(now);
+        let chosen = |entry: &Entry| name.is_none_or(|name| entry.app.is_called(name));
+        self.start_drains(now, false, chosen);
     }
 
     /// Drains all because the process is about to end.
     pub fn drain_for_exit(&mut self, now: Instant) {
         self.exiting = true;
-        self.entries_mut()
-            .for_each(|entry| entry.start_drain(now, true));
-        self.settle_all(now);
+        self.start_drains(now, true, |_| true);
+    }
+
+    fn start_drains(&mut self, now: Instant, leaving: bool, chosen: impl Fn(&Entry) -> bool) {
+        for (name, entry) in &mut self.apps {
+            if chosen(entry) {
+                entry.drain(now, leaving);
+                self.unacknowledged.insert(name.clone());
+                self.queue.apps.insert(name.clone());
+            }
+        }
     }
 
     /// The longest `drain_time` of what is announced.
@@ -82,7 +87,7 @@ impl Registry {
     }
 
     /// Ends drains; without a name all of them.
-    pub fn undrain(&mut self, now: Instant, name: Option<&AppName>) {
+    pub fn undrain(&mut self, name: Option<&AppName>) {
         match name {
             Some(name) => {
                 let apps = self.apps.values().map(|entry| &entry.app);
@@ -93,41 +98,45 @@ impl Registry {
             }
             None => self.drains = Drains::default(),
         }
-        for (_, entry) in self.apps.iter_mut() {
+        for (name, entry) in &mut self.apps {
             if !self.drains.mean(&entry.app) {
-                entry.drain = None;
+                entry.intent.undrain();
+                self.unacknowledged.remove(name);
+                self.queue.apps.insert(name.clone());
             }
         }
-        self.settle_all(now);
     }
 
     /// Whether somebody waits for the peers' acknowledgement; from now on they count as asked.
     pub fn ask_acknowledgement(&mut self) -> bool {
         let mut any = false;
-        for drain in self.entries_mut().filter_map(|entry| entry.drain.as_mut()) {
-            if drain.ack == Ack::Wanted {
-                drain.ack = Ack::Asked;
-                any = true;
-            }
+        for name in &self.unacknowledged {
+            let entry = self.apps.get_mut(name);
+            any |= entry.is_some_and(|entry| entry.intent.asked());
         }
         any
     }
 
     /// The peers have what was sent before `ask_acknowledgement`.
-    pub fn acknowledged(&mut self, now: Instant) {
-        for drain in self.entries_mut().filter_map(|entry| entry.drain.as_mut()) {
-            if drain.ack == Ack::Asked {
-                drain.ack = Ack::Got;
+    pub fn acknowledged(&mut self) {
+        for name in std::mem::take(&mut self.unacknowledged) {
+            let Some(entry) = self.apps.get_mut(&name) else {
+                continue;
+            };
+            entry.intent.acknowledged();
+            if entry.intent.is_unacknowledged() {
+                self.unacknowledged.insert(name.clone());
             }
+            self.queue.apps.insert(name);
         }
-        self.settle_all(now);
     }
 
     /// Every drain that was asked for is over.
     pub fn is_drained(&self, name: Option<&AppName>) -> bool {
         let chosen = |entry: &&Entry| name.is_none_or(|name| entry.app.is_called(name));
-        let done = |entry: &Entry| entry.drain.is_none_or(|drain| drain.done);
-        self.entries().filter(chosen).all(done)
+        self.entries()
+            .filter(chosen)
+            .all(|entry| entry.intent.is_settled())
     }
 
     pub(super) fn is_draining(&self, app: &App) -> bool {

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use log::{info, warn};
 
-use super::{Problem, Registry, policy};
+use super::{Problem, Registry, Subject, policy};
 use crate::app::{App, AppName, Source};
 use crate::net::Prefix;
 
@@ -90,14 +90,17 @@ impl Registry {
         let Some(mut entry) = self.apps.remove(&old) else {
             return;
         };
-        info!("app {old}: is {} from now on", app.name);
-        entry.app.name = app.name.clone();
-        self.apps.insert(app.name.clone(), entry);
-        for (_, holder) in self.claims.iter_mut() {
-            if *holder == old {
-                *holder = app.name.clone();
+        entry.rename(app.name.clone());
+        self.checks.rename(&old, &app.name, &entry.monitors);
+        self.claims.rename(&old, &app.name, entry.vips());
+        self.deadlines.set(Subject::App(old.clone()), None);
+        for set in [&mut self.unacknowledged, &mut self.unannounced] {
+            if set.remove(&old) {
+                set.insert(app.name.clone());
             }
         }
+        self.apps.insert(app.name.clone(), entry);
+        self.queue.apps.insert(app.name.clone());
         self.redefined = true;
     }
 
@@ -113,36 +116,37 @@ impl Registry {
     }
 
     /// Gives VIPs that this app's service holds to an instance that passes, where the holder does not.
-    pub(super) fn hand_over(&mut self, now: Instant, name: &AppName) {
+    pub(super) fn hand_over(&mut self, name: &AppName) {
         let Some(entry) = self.apps.get(name) else {
             return;
         };
         if entry.app.instance_id.is_none() {
             return;
         }
-        let app = entry.app.clone();
-        for vip in app.vips.iter().map(|vip| vip.prefix()) {
-            let Some(holder) = self.claims.get(&vip).and_then(|name| self.apps.get(name)) else {
+        let mut changes = Vec::new();
+        for vip in entry.vips() {
+            let Some(holder) = self
+                .claims
+                .holder(&vip)
+                .and_then(|name| self.apps.get(name))
+            else {
                 continue;
             };
-            if holder.serves() || !are_instances(&app, &holder.app) {
+            if holder.is_eligible() || !are_instances(&entry.app, &holder.app) {
                 continue;
             }
-            let old = holder.app.name.clone();
-            let wants = |other: &App| other.vips.iter().any(|v| v.prefix() == vip);
-            let first = AppName::resembling(app.service());
-            let mut others = self.apps.iter().skip_while(|(name, _)| **name < first);
-            let next = others.find(|(_, entry)| {
-                entry.serves() && are_instances(&app, &entry.app) && wants(&entry.app)
-            });
-            let Some(next) = next.map(|(name, _)| name.clone()) else {
-                continue;
-            };
+            let waiting = self.claims.wanted_by(&vip).iter();
+            let mut others = waiting.filter_map(|name| self.apps.get(name));
+            let next =
+                others.find(|other| other.is_eligible() && are_instances(&entry.app, &other.app));
+            if let Some(next) = next {
+                changes.push((vip, holder.app.name.clone(), next.app.name.clone()));
+            }
+        }
+        for (vip, old, next) in changes {
             info!("VIP {vip}: app {next} takes over from {old}");
-            self.claims.insert(vip, next.clone());
-            self.dirty = true;
-            self.settle_alone(now, &old);
-            self.settle_alone(now, &next);
+            self.claims.hand_over(&vip, next.clone());
+            self.queue.apps.extend([old, next]);
         }
     }
 }

@@ -1,19 +1,23 @@
 //! The apps: who registered what, who holds which VIP, what their monitors say, and what is desired
 //! because of it.
 
+mod app_health;
 mod check;
+mod checks;
+mod claims;
 mod damping;
-mod desired;
 mod drains;
 mod entry;
 mod facts;
 mod instances;
+mod intent;
 mod policy;
 mod show;
 mod view;
+mod vip;
+mod wanted;
 
-use std::collections::VecDeque;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -26,13 +30,15 @@ pub use instances::Found;
 pub use policy::Refusal;
 pub use view::{AppView, Counted, MonitorView, NatView, VipView};
 
-use crate::app::{App, AppName, MonitorSpec, NatSpec, Source};
+use crate::app::{App, AppName, MonitorSpec, NatSpec, Protocol, Source};
 use crate::config::Agent;
 use crate::health::Outcome;
 use crate::net::Prefix;
-use crate::timer::{Jitter, Soonest};
-use check::{Check, Due, Pace};
-use entry::{Entry, Terms};
+use crate::timer::{Deadlines, Soonest};
+use app_health::AppTimers;
+use checks::Checks;
+use claims::Claims;
+use entry::Entry;
 
 /// What is shown of an app's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -104,7 +110,6 @@ pub struct Change {
 #[derive(Clone, Debug)]
 pub enum Output {
     Check {
-        app: AppName,
         monitor: MonitorId,
         spec: MonitorSpec,
         timeout: Duration,
@@ -114,34 +119,47 @@ pub enum Output {
 
 /// All apps.
 pub struct Registry {
-    /// Boxed: a new one moves those behind it.
     apps: BTreeMap<AppName, Box<Entry>>,
-    /// Who holds a VIP.
-    claims: BTreeMap<Prefix, AppName>,
+    claims: Claims,
+    checks: Checks,
     /// What apps that are gone or were replaced leave behind.
     leaving: BTreeMap<Prefix, Leaving>,
     drains: Drains,
     agent: Agent,
     facts: Facts,
-    next_monitor: u64,
-    jitter: Jitter,
-    /// From when the looks at ports that are down are counted; set with the first answer.
-    ticks: Option<Instant>,
-    /// Until when clients are believed to come to the ports.
-    used_until: Option<Instant>,
+    queue: Queue,
+    deadlines: Deadlines<Subject>,
+    /// Apps with a drain whose withdraw the peers have not acknowledged.
+    unacknowledged: BTreeSet<AppName>,
+    /// Apps of which no route was out yet.
+    unannounced: BTreeSet<AppName>,
     outputs: VecDeque<Output>,
-    /// What is desired may have changed.
-    dirty: bool,
-    /// Apps came, went or were replaced.
+    /// Maintenance files may have changed, or what a restart has to know.
     redefined: bool,
     /// The process is about to end: everybody drains, nothing is remembered.
     exiting: bool,
 }
 
+/// What is to be looked at again. Looking computes what is wanted from what is, not from what happened:
+/// to be here once too often costs time and changes nothing.
+#[derive(Debug, Default)]
+struct Queue {
+    apps: BTreeSet<AppName>,
+    /// VIPs of which not the app changed but something else that decides on them.
+    vips: BTreeSet<Prefix>,
+}
+
+/// Whose deadline it is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Subject {
+    App(AppName),
+    /// One that is left behind.
+    Vip(Prefix),
+}
+
 /// A VIP whose app does not want it any more: the route is withdrawn at once, the rest follows.
 struct Leaving {
     app: AppName,
-    until: Instant,
     label: Option<String>,
     nats: BTreeSet<NatSpec>,
 }
@@ -150,17 +168,17 @@ impl Registry {
     pub fn new(agent: Agent, seed: u64) -> Self {
         Self {
             apps: BTreeMap::new(),
-            claims: BTreeMap::new(),
+            claims: Claims::default(),
+            checks: Checks::new(seed),
             leaving: BTreeMap::new(),
             drains: Drains::default(),
             agent,
             facts: Facts::default(),
-            next_monitor: 0,
-            jitter: Jitter::new(seed),
-            ticks: None,
-            used_until: None,
+            queue: Queue::default(),
+            deadlines: Deadlines::default(),
+            unacknowledged: BTreeSet::new(),
+            unannounced: BTreeSet::new(),
             outputs: VecDeque::new(),
-            dirty: false,
             redefined: false,
             exiting: false,
         }
@@ -230,7 +248,7 @@ impl Registry {
 
     fn held_by_another(&self, app: &App) -> Option<(Prefix, &AppName)> {
         app.vips.iter().find_map(|vip| {
-            let holder = self.claims.get(&vip.prefix())?;
+            let holder = self.claims.holder(&vip.prefix())?;
             (*holder != app.name).then_some((vip.prefix(), holder))
         })
     }
@@ -241,12 +259,13 @@ impl Registry {
         if let Some(old) = &old {
             self.leave(now, old, Some(&app));
         }
-        let known = old.as_mut().map(|old| std::mem::take(&mut old.checks));
-        let checks = self.checks(now, &app, known.unwrap_or_default());
+        let known = old.as_mut().map(|old| std::mem::take(&mut old.monitors));
+        let known = known.unwrap_or_default();
+        let monitors = self.checks.replace(now, &name, &app.monitors, known);
         let (mut entry, done) = match old {
             Some(mut old) => {
                 info!("app {name}: replaced by {}", app.source);
-                old.replace(app, checks);
+                old.replace(app, monitors);
                 (old, Registered::Replaced)
             }
             None => {
@@ -256,43 +275,23 @@ impl Registry {
                 if app.monitors.is_empty() && refusal.is_none() && !told {
                     warn!("app {name} has no monitors: it counts as healthy");
                 }
-                (Box::new(Entry::new(app, checks, now)), Registered::Added)
+                self.unannounced.insert(name.clone());
+                let entry = Box::new(Entry::new(app, monitors, now));
+                (entry, Registered::Added)
             }
         };
         entry.refusal = refusal;
+        for vip in entry.vips() {
+            self.claims.add(&name, vip);
+        }
         if self.exiting || self.is_draining(&entry.app) {
-            entry.start_drain(now, self.exiting);
+            entry.drain(now, self.exiting);
+            self.unacknowledged.insert(name.clone());
         }
         self.apps.insert(name.clone(), entry);
-        if done == Registered::Added {
-            // It takes nothing from anybody: the others need no second look.
-            self.claim_for(&name);
-            self.settle(now, &name);
-        } else {
-            self.claim();
-            self.settle_all(now);
-        }
+        self.redefined = true;
+        self.queue.apps.insert(name);
         done
-    }
-
-    /// The checks of a definition; those of an equal monitor before it go on.
-    fn checks(&mut self, now: Instant, app: &App, mut known: Vec<Check>) -> Vec<Check> {
-        let mut checks = Vec::with_capacity(app.monitors.len());
-        for monitor in &app.monitors {
-            let equal = known.iter().position(|c| c.monitor.spec == monitor.spec);
-            checks.push(match equal {
-                Some(index) => {
-                    let mut check = known.swap_remove(index);
-                    check.redefine(monitor.clone());
-                    check
-                }
-                None => {
-                    self.next_monitor += 1;
-                    Check::new(MonitorId(self.next_monitor), monitor.clone(), now)
-                }
-            });
-        }
-        checks
     }
 
     /// Forgets an app; its routes go at once, its addresses after `drain_time`.
@@ -302,21 +301,25 @@ impl Registry {
         };
         info!("app {name}: unregistered");
         self.leave(now, &entry, None);
-        self.claim();
-        self.settle_all(now);
+        self.checks.remove(name, &entry.monitors);
+        self.deadlines.set(Subject::App(name.clone()), None);
+        self.unacknowledged.remove(name);
+        self.unannounced.remove(name);
+        self.redefined = true;
         true
     }
 
-    /// Takes note of the VIPs that `entry` holds and `next` does not.
+    /// Takes note of the VIPs that `entry` wants and `next` does not: whoever waits for one has it now.
     fn leave(&mut self, now: Instant, entry: &Entry, next: Option<&App>) {
-        let stays =
-            |vip: &Prefix| next.is_some_and(|app| app.vips.iter().any(|v| v.prefix() == *vip));
+        let name = &entry.app.name;
+        let stays = |vip: &Prefix| next.is_some_and(|app| app.vips.contains(vip));
         for vip in entry.vips().filter(|vip| !stays(vip)) {
-            if self.claims.get(&vip) != Some(&entry.app.name) {
-                continue;
-            }
-            self.claims.remove(&vip);
-            if !entry.addressed(&vip) {
+            let held = self.claims.holds(name, &vip);
+            self.claims.remove(name, &vip);
+            self.queue.vips.insert(vip);
+            let waiting = self.claims.wanted_by(&vip).iter().cloned();
+            self.queue.apps.extend(waiting);
+            if !held || !entry.is_addressed(&vip) {
                 continue;
             }
             let wait = if entry.is_announcing() {
@@ -324,100 +327,69 @@ impl Registry {
             } else {
                 Duration::ZERO
             };
-            let nats = if entry.nat(&vip) {
-                entry.app.nats.clone()
-            } else {
-                BTreeSet::new()
-            };
+            let nat = entry.vip(&vip).is_some_and(|life| life.has_nat());
             let leaving = Leaving {
-                app: entry.app.name.clone(),
-                until: now + wait,
+                app: name.clone(),
                 label: self.label(&entry.app, &vip),
-                nats,
+                nats: if nat {
+                    entry.app.nats.clone()
+                } else {
+                    BTreeSet::new()
+                },
             };
             self.leaving.insert(vip, leaving);
-        }
-    }
-
-    /// Gives VIPs that nobody holds to those that want them.
-    fn claim(&mut self) {
-        let names: Vec<AppName> = self.apps.keys().cloned().collect();
-        for name in &names {
-            self.claim_for(name);
-        }
-        self.redefined = true;
-        self.dirty = true;
-    }
-
-    fn claim_for(&mut self, name: &AppName) {
-        self.redefined = true;
-        self.dirty = true;
-        let Some(entry) = self.apps.get(name) else {
-            return;
-        };
-        for vip in entry.vips() {
-            self.claims.entry(vip).or_insert_with(|| name.clone());
+            self.deadlines.set(Subject::Vip(vip), Some(now + wait));
         }
     }
 
     /// Takes new settings of the agent.
-    pub fn set_agent(&mut self, now: Instant, agent: Agent) {
+    pub fn set_agent(&mut self, agent: Agent) {
         self.agent = agent;
-        self.dirty = true;
-        self.settle_all(now);
+        self.look_at_all();
     }
 
     /// Takes what is known of the network now.
-    pub fn set_facts(&mut self, now: Instant, facts: Facts) {
+    pub fn set_facts(&mut self, facts: Facts) {
         if facts != self.facts {
             self.facts = facts;
-            self.dirty = true;
-            self.settle_all(now);
+            self.look_at_all();
         }
     }
 
-    pub fn set_maintenance(&mut self, now: Instant, name: &AppName, present: bool) {
+    pub fn set_maintenance(&mut self, name: &AppName, present: bool) {
         if let Some(entry) = self.apps.get_mut(name) {
-            entry.maintenance = present && entry.app.maintenance_file.is_some();
-            self.settle_all(now);
+            let present = present && entry.app.maintenance_file.is_some();
+            entry.intent.set_maintenance(present);
+            self.queue.apps.insert(name.clone());
         }
     }
 
     /// `None`: there is no such app or it has no heartbeat monitor.
     pub fn heartbeat(&mut self, now: Instant, name: &AppName) -> Option<()> {
-        let entry = self.apps.get_mut(name)?;
-        let beats: Vec<bool> = entry
-            .checks
-            .iter_mut()
-            .filter_map(|c| c.beat(now))
-            .collect();
-        if beats.is_empty() {
-            return None;
-        }
-        self.settle(now, &name.clone());
-        Some(())
+        let entry = self.apps.get(name)?;
+        let heard = self.checks.beat(now, &entry.monitors);
+        self.queue.apps.insert(name.clone());
+        heard.then_some(())
     }
 
     /// Takes a check's answer; one for a monitor that is gone finds nobody.
     pub fn answer(&mut self, now: Instant, monitor: MonitorId, outcome: Outcome, took: Duration) {
-        let mut pace = Pace {
-            ticks: *self.ticks.get_or_insert(now),
-            used: self.used_until.is_some_and(|until| now < until),
-            jitter: &mut self.jitter,
-        };
-        let asked = self.apps.iter_mut().find_map(|(name, entry)| {
-            let mut checks = entry.checks.iter_mut().enumerate();
-            let (index, check) = checks.find(|(_, check)| check.id == monitor)?;
-            Some((name, index, check))
-        });
-        if let Some((name, index, check)) = asked
-            && check.answer(now, outcome, took, &mut pace)
+        let concerned = self.checks.answer(now, monitor, outcome, took);
+        self.queue.apps.extend(concerned.iter().cloned());
+        let news = !concerned.is_empty();
+        if news && log::log_enabled!(log::Level::Debug) {
+            self.log_answer(monitor);
+        }
+    }
+
+    fn log_answer(&self, monitor: MonitorId) {
+        if let Some((app, label)) = self.owner(monitor)
+            && let Some(seen) = self
+                .checks
+                .get(monitor)
+                .and_then(|check| check.last.as_ref())
         {
-            let name = name.clone();
-            if let Some(Seen { outcome, .. }) = &check.last {
-                debug!("app {name}: {}: {outcome}", check.monitor.label(index));
-            }
-            self.settle(now, &name);
+            debug!("app {app}: {label}: {}", seen.outcome);
         }
     }
 
@@ -425,51 +397,43 @@ impl Registry {
         self.apps.values().map(AsRef::as_ref)
     }
 
-    fn entries_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
-        self.apps.values_mut().map(AsMut::as_mut)
-    }
-
     /// Clients come to the ports: for a while these are looked at more often.
     pub fn clients_seen(&mut self, now: Instant) {
-        self.used_until = Some(now + USED_FOR);
-        let checks = self.entries_mut().flat_map(|entry| &mut entry.checks);
-        checks.for_each(|check| check.clients_seen(now));
+        self.checks.clients_seen(now);
     }
 
-    /// The monitors that `concerned` picks look again at once.
-    pub fn recheck(&mut self, now: Instant, concerned: impl Fn(&MonitorSpec) -> bool) {
-        let checks = self.entries_mut().flat_map(|entry| &mut entry.checks);
-        for check in checks.filter(|check| concerned(&check.monitor.spec)) {
-            check.recheck(now);
-        }
-        self.look(now);
+    /// The monitors of this port, or of all ports, look again at once.
+    pub fn recheck_ports(&mut self, now: Instant, port: Option<(Protocol, u16)>) {
+        self.checks.recheck_ports(now, port);
+        self.begin_checks(now);
+    }
+
+    /// Consul is asked again for all its monitors.
+    pub fn recheck_consul(&mut self, now: Instant) {
+        self.checks.recheck_consul(now);
+        self.begin_checks(now);
     }
 
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.look(now);
-        let terms = self.terms();
-        let due = |entry: &&Entry| entry.deadline(&terms).is_some_and(|at| at <= now);
-        let due = self.entries().filter(due);
-        let names: Vec<AppName> = due.map(|entry| entry.app.name.clone()).collect();
-        for name in names {
-            self.settle(now, &name);
+        self.begin_checks(now);
+        while let Some(subject) = self.deadlines.pop_due(now) {
+            match subject {
+                Subject::App(name) => {
+                    self.queue.apps.insert(name);
+                }
+                Subject::Vip(vip) => {
+                    self.leaving.remove(&vip);
+                    self.queue.vips.insert(vip);
+                }
+            }
         }
-        self.forget(now);
-        let before = self.leaving.len();
-        self.leaving.retain(|_, leaving| leaving.until > now);
-        self.dirty |= before != self.leaving.len();
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let terms = self.terms();
         let mut soonest = Soonest::new();
-        for entry in self.entries() {
-            soonest.add(entry.next_deadline(&terms), ());
-        }
-        for leaving in self.leaving.values() {
-            soonest.add(Some(leaving.until), ());
-        }
+        soonest.add(self.checks.poll_timeout(), ());
+        soonest.add(self.deadlines.first(), ());
         soonest.get().map(|(at, ())| at)
     }
 
@@ -482,90 +446,72 @@ impl Registry {
         std::mem::take(&mut self.redefined)
     }
 
-    /// Whether `desired` may have changed since this was last asked.
-    pub fn take_dirty(&mut self) -> bool {
-        std::mem::take(&mut self.dirty)
-    }
-
     /// Starts the checks that are due.
-    fn look(&mut self, now: Instant) {
-        let mut changed = Vec::new();
-        for (name, entry) in &mut self.apps {
-            for check in &mut entry.checks {
-                match check.handle_timeout(now) {
-                    Due::Nothing => {}
-                    Due::Look => self.outputs.push_back(Output::Check {
-                        app: name.clone(),
-                        monitor: check.id,
-                        spec: check.monitor.spec.clone(),
-                        timeout: check.monitor.timeout,
-                    }),
-                    Due::Changed => changed.push(name.clone()),
-                }
-            }
-        }
-        for name in changed {
-            self.settle(now, &name);
-        }
+    fn begin_checks(&mut self, now: Instant) {
+        let concerned = &mut self.queue.apps;
+        self.checks
+            .handle_timeout(now, &mut self.outputs, concerned);
     }
 
-    /// Apps registered by HTTP that were not up for `cleanup_timer` are forgotten.
-    fn forget(&mut self, now: Instant) {
-        let over = |entry: &&Entry| entry.app.source == Source::Http && entry.cleaned();
-        let names: Vec<AppName> = self
-            .entries()
-            .filter(over)
-            .map(|entry| entry.app.name.clone())
-            .collect();
-        for name in names {
-            info!("app {name}: not up for cleanup_timer, forgotten");
-            self.unregister(now, &name);
+    /// Every app is looked at again when the registry is next settled.
+    pub fn look_at_all(&mut self) {
+        self.queue.apps.extend(self.apps.keys().cloned());
+        self.queue.vips.extend(self.leaving.keys().copied());
+    }
+
+    /// This VIP is looked at again when the registry is next settled.
+    pub fn look_at(&mut self, vip: Prefix) {
+        self.queue.vips.insert(vip);
+    }
+
+    /// Looks at all that is queued. Says of which VIPs something else may be wanted now.
+    pub fn settle(&mut self, now: Instant) -> BTreeSet<Prefix> {
+        let mut vips = BTreeSet::new();
+        while let Some(name) = self.queue.apps.pop_first() {
+            self.settle_app(now, &name);
+            let entry = self.apps.get(&name);
+            vips.extend(entry.into_iter().flat_map(|entry| entry.vips()));
         }
+        vips.append(&mut self.queue.vips);
+        vips
     }
 
-    fn settle_all(&mut self, now: Instant) {
-        let names: Vec<AppName> = self.apps.keys().cloned().collect();
-        for name in names {
-            self.settle(now, &name);
-        }
-    }
-
-    fn settle(&mut self, now: Instant, name: &AppName) {
-        self.settle_alone(now, name);
-        self.hand_over(now, name);
-    }
-
-    fn settle_alone(&mut self, now: Instant, name: &AppName) {
-        let terms = self.terms();
-        let Some(app) = self.apps.get(name).map(|entry| &entry.app) else {
+    fn settle_app(&mut self, now: Instant, name: &AppName) {
+        let timers = self.timers();
+        let Some(entry) = self.apps.get(name) else {
             return;
         };
-        let problems = app.vips.iter().filter_map(|vip| {
-            let vip = vip.prefix();
-            let problem = match self.claims.get(&vip) {
-                Some(holder) if holder != name => Some(self.held(app, vip, holder)),
-                _ => self.facts.problem(app, &vip),
-            };
-            Some((vip, problem?))
-        });
+        let vips = entry.vips();
+        let problems = vips.filter_map(|vip| Some((vip, self.problem(&entry.app, &vip)?)));
         let problems: BTreeMap<Prefix, Problem> = problems.collect();
         let Some(entry) = self.apps.get_mut(name) else {
             return;
         };
-        entry.problems = problems;
-        if let Some(change) = entry.settle(now, &terms) {
-            self.outputs.push_back(Output::Changed(change));
+        let change = entry.settle(now, &self.checks, &timers, problems);
+        self.outputs.extend(change.map(Output::Changed));
+        let deadline = entry.deadline(&timers);
+        let forgotten = entry.app.source == Source::Http && entry.health.is_cleaned_up();
+        self.deadlines.set(Subject::App(name.clone()), deadline);
+        if forgotten {
+            info!("app {name}: not up for cleanup_timer, forgotten");
+            self.unregister(now, name);
+        } else {
+            self.hand_over(name);
         }
-        self.dirty |= entry.take_wants_changed();
     }
 
-    fn terms(&self) -> Terms {
-        Terms {
+    /// What stands against this VIP of an app.
+    fn problem(&self, app: &App, vip: &Prefix) -> Option<Problem> {
+        match self.claims.holder(vip) {
+            Some(holder) if *holder != app.name => Some(self.held(app, *vip, holder)),
+            _ => self.facts.problem(app, vip),
+        }
+    }
+
+    fn timers(&self) -> AppTimers {
+        AppTimers {
             cleanup_timer: self.agent.cleanup_timer,
             vip_linger: self.agent.vip_linger,
         }
     }
 }
-
-/// How long one sight of a client is believed: more than the shell takes to look for the next.
-const USED_FOR: Duration = Duration::from_secs(65);

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::app_health::HeldBy;
 use super::check::Check;
 use super::entry::Entry;
 use super::{AppState, AppView, MonitorId, MonitorView, NatView, Registry, VipView};
@@ -20,8 +21,9 @@ impl Registry {
 
     /// Whether the app has such a monitor and it is up.
     pub fn monitor_is_up(&self, name: &AppName, spec: &MonitorSpec) -> bool {
-        let checks = self.apps.get(name).map(|entry| entry.checks.as_slice());
-        let mut checks = checks.unwrap_or_default().iter();
+        let ids = self.apps.get(name).map(|entry| entry.monitors.as_slice());
+        let ids = ids.unwrap_or_default().iter();
+        let mut checks = ids.filter_map(|id| self.checks.get(*id));
         checks.any(|check| check.monitor.spec == *spec && check.health() == Health::Up)
     }
 
@@ -32,46 +34,49 @@ impl Registry {
         of_them.map(|app| app.name.clone()).collect()
     }
 
-    /// The app of a monitor, and the monitor's label.
+    /// The app of a monitor, and the monitor's label; of one that several apps share, the first.
     pub fn owner(&self, monitor: MonitorId) -> Option<(&AppName, String)> {
-        self.apps.iter().find_map(|(name, entry)| {
-            let index = entry.checks.iter().position(|c| c.id == monitor)?;
-            let check = entry.checks.get(index)?;
-            Some((name, check.monitor.label(index)))
-        })
+        let name = self.checks.members(monitor).first()?;
+        let entry = self.apps.get(name)?;
+        let index = entry.monitors.iter().position(|id| *id == monitor)?;
+        let label = entry.app.monitors.iter().nth(index)?.label(index);
+        Some((name, label))
     }
 
     /// What is known here; whether VIPs are addressed and announced is the core's to add, what NAT has
     /// carried the shell's.
     pub fn view(&self, now: Instant, name: &AppName) -> Option<AppView> {
         let entry = self.apps.get(name)?;
-        let held = entry.held_until();
-        let monitors = entry.checks.iter().enumerate();
+        let held = entry.health.held();
+        let held = held.filter(|(by, _)| *by == HeldBy::Damping);
+        let monitors = entry.app.monitors.iter().zip(&entry.monitors).enumerate();
+        let monitors = monitors.filter_map(|(index, (monitor, id))| {
+            let label = monitor.label(index);
+            Some(monitor_view(label, self.checks.get(*id)?, now))
+        });
         Some(AppView {
             name: name.clone(),
             source: entry.app.source,
             state: entry.state(),
-            health: entry.health(),
+            health: entry.health.health(),
             announced: false,
             since: now.saturating_duration_since(entry.since()),
-            why: entry.why().to_owned(),
+            why: entry.why(&self.checks),
             vips: entry.vips().map(|vip| vip_view(entry, vip)).collect(),
-            monitors: monitors
-                .map(|(index, check)| monitor_view(index, check, now))
-                .collect(),
+            monitors: monitors.collect(),
             nats: entry.app.nats.iter().map(nat_view).collect(),
-            draining: entry.drain.is_some(),
-            drained: entry.drain.is_some_and(|drain| drain.done),
-            maintenance: entry.maintenance,
-            held_for: held.map(|until| until.saturating_duration_since(now)),
-            flaps: entry.flaps(),
+            draining: entry.intent.is_leaving(),
+            drained: entry.intent.is_leaving() && entry.intent.is_settled(),
+            maintenance: entry.intent.is_maintenance(),
+            held_for: held.map(|(_, until)| until.saturating_duration_since(now)),
+            flaps: entry.health.flaps(),
             transitions: entry.transitions.clone(),
         })
     }
 
     /// Whether this app is the one that holds the VIP.
     pub fn holds(&self, name: &AppName, vip: &Prefix) -> bool {
-        self.claims.get(vip) == Some(name)
+        self.claims.holds(name, vip)
     }
 
     /// How many apps there are, and how many of them are up.
@@ -82,20 +87,24 @@ impl Registry {
 
     /// Every monitor has answered at least once.
     pub fn is_known(&self) -> bool {
-        let known = |entry: &Entry| entry.health() != Health::Unknown;
+        let known = |entry: &Entry| entry.health.health() != Health::Unknown;
         self.entries().all(known)
     }
 
     /// Remembers which apps have a route out; `out` says it of a prefix.
     pub fn note_announced(&mut self, out: impl Fn(&Prefix) -> bool) {
-        for entry in self.entries_mut().filter(|entry| !entry.was_announced) {
+        self.unannounced.retain(|name| {
+            let Some(entry) = self.apps.get_mut(name) else {
+                return false;
+            };
             entry.was_announced = entry.is_announcing() && entry.vips().any(|vip| out(&vip));
-        }
+            !entry.was_announced
+        });
     }
 
     /// `Ok` where every app was announced at least once and not all are leaving.
     pub fn ready(&self) -> Result<(), String> {
-        let leaving = |entry: &Entry| entry.drain.is_some();
+        let leaving = |entry: &Entry| entry.intent.is_leaving();
         let all_leave = match self.apps.is_empty() {
             true => self.drains.all,
             false => self.entries().all(leaving),
@@ -112,19 +121,22 @@ impl Registry {
                 "app {} was not announced yet: {}, {}",
                 entry.app.name,
                 entry.state(),
-                entry.why()
+                entry.why(&self.checks)
             )),
         }
     }
 }
 
 fn vip_view(entry: &Entry, prefix: Prefix) -> VipView {
+    let life = entry.vip(&prefix);
     VipView {
         prefix,
         announced: false,
         addressed: false,
         foreign: false,
-        problem: entry.problems.get(&prefix).map(ToString::to_string),
+        problem: life
+            .and_then(|life| life.problem())
+            .map(ToString::to_string),
     }
 }
 
@@ -135,10 +147,10 @@ fn nat_view(spec: &NatSpec) -> NatView {
     }
 }
 
-fn monitor_view(index: usize, check: &Check, now: Instant) -> MonitorView {
+fn monitor_view(label: String, check: &Check, now: Instant) -> MonitorView {
     let last = check.last.as_ref();
     MonitorView {
-        label: check.monitor.label(index),
+        label,
         spec: check.monitor.spec.to_string(),
         health: check.health(),
         last: last.map(|seen| seen.outcome.clone()),

@@ -29,6 +29,8 @@ pub struct Bench {
     pub held: Option<Vec<(StepId, Step)>>,
     /// Peers acknowledge at once.
     pub acknowledges: bool,
+    /// Routes when outputs were last taken.
+    routes: BTreeSet<Prefix>,
     pub log: Vec<String>,
     pub transitions: Vec<Transition>,
     pub exit: Option<(u8, String)>,
@@ -119,6 +121,7 @@ impl Bench {
             failing: BTreeMap::new(),
             held: None,
             acknowledges: true,
+            routes: BTreeSet::new(),
             log: Vec::new(),
             transitions: Vec::new(),
             exit: None,
@@ -174,23 +177,22 @@ impl Bench {
     /// Performs all outputs.
     pub fn settle(&mut self) {
         for _ in 0..10_000 {
-            let before = self.announced();
+            self.note_routes();
             let Some(output) = self.core.poll_output() else {
-                self.note_routes(&before);
                 return;
             };
-            self.note_routes(&before);
             self.perform(output);
         }
         panic!("outputs without an end");
     }
 
-    fn note_routes(&mut self, before: &BTreeSet<Prefix>) {
+    fn note_routes(&mut self) {
         let after = self.announced();
+        let before = std::mem::replace(&mut self.routes, after.clone());
         for prefix in before.difference(&after) {
             self.log.push(format!("withdraw {prefix}"));
         }
-        for prefix in after.difference(before) {
+        for prefix in after.difference(&before) {
             assert!(
                 self.core.config().agent.vip_interface.is_none()
                     || self.addresses.contains_key(prefix),

@@ -370,7 +370,7 @@ fn a_configured_app_that_asks_consul_survives_a_restart_during_an_outage() {
 fn after_a_quiet_restart_the_routes_are_not_whole_before_consul_has_named_its_services() {
     let restarted = |bench: &mut Bench| {
         let before = Some(crate::core::Predecessor { forwarding: true });
-        bench.core = Core::new(settings(""), 3, bench.now).on_host(None, before);
+        bench.core = Core::new(settings(""), 3, bench.now).on_host(bench.now, None, before);
         bench.event(Event::Network(super::bench::network()));
         bench.advance(secs(1));
         assert!(!bench.core.peers.is_complete());

@@ -161,8 +161,9 @@ fn after_a_quiet_restart_the_routes_are_not_whole_before_the_first_checks() {
     let app = "{name: dns, vip: 192.0.2.53/32, monitors: [\"port:tcp:1\"]}";
     let mut bench = Bench::new(config("", ""));
     let before = Some(Predecessor { forwarding: true });
-    let restarted =
-        |bench: &Bench| crate::core::Core::new(config("", app), 1, bench.now).on_host(None, before);
+    let restarted = |bench: &Bench| {
+        crate::core::Core::new(config("", app), 1, bench.now).on_host(bench.now, None, before)
+    };
     bench.core = restarted(&bench);
     bench.event(Event::Network(network()));
     bench.advance(secs(1));

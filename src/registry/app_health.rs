@@ -1,0 +1,217 @@
+//! The health of one app: what its monitors say together, since when it has not been up, and what delays
+//! its return. These clocks belong to the service: nothing that an operator asks for restarts them.
+//!
+//! ```text
+//!           monitors: unknown  down   up                            deadline
+//! Unknown             Unknown  Down   Up, or Held where it must wait cleanup_timer: cleaned up
+//! Down                Unknown  Down   Up, or Held where it must wait cleanup_timer: cleaned up
+//! Held                Unknown  Down   Held until its deadline        Up
+//! Up                  Unknown  Down   Up                             -
+//! ```
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use super::damping::Flaps;
+use crate::app::App;
+use crate::health::Health;
+use crate::net::Prefix;
+
+/// How long things stay, from the agent's settings.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AppTimers {
+    /// How long an app may be not up before its NAT rules go.
+    pub cleanup_timer: Duration,
+    /// How long an address stays after its route was withdrawn; `None`: until `cleanup_timer`.
+    pub vip_linger: Option<Duration>,
+}
+
+#[derive(Debug)]
+pub(super) struct AppHealth {
+    state: State,
+    inherited: Option<InheritedHealth>,
+    /// It was announced without reservation at least once: a return is no start any more.
+    started: bool,
+    /// It went down after an announcement and was not announced since.
+    returning: bool,
+    flaps: Flaps,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// No monitor has decided yet.
+    Unknown(NotUp),
+    Down(NotUp),
+    /// All monitors pass, and the announcement waits.
+    Held {
+        until: Instant,
+        by: HeldBy,
+    },
+    Up,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct NotUp {
+    since: Instant,
+    /// `cleanup_timer` has passed since.
+    cleaned_up: bool,
+}
+
+/// What a healthy app waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HeldBy {
+    StartDelay,
+    Damping,
+}
+
+/// What a replaced definition leaves to the new one until the first results of its own monitors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct InheritedHealth {
+    /// The VIPs that both definitions have.
+    vips: BTreeSet<Prefix>,
+    health: Health,
+}
+
+impl AppHealth {
+    pub fn new(now: Instant) -> Self {
+        Self {
+            state: State::Unknown(NotUp::new(now)),
+            inherited: None,
+            started: false,
+            returning: false,
+            flaps: Flaps::default(),
+        }
+    }
+
+    /// Takes what the monitors say together and does what is due.
+    pub fn settle(&mut self, now: Instant, measured: Health, app: &App, timers: &AppTimers) {
+        if measured != Health::Unknown {
+            self.inherited = None;
+        }
+        let inherited = self.inherited.as_ref();
+        let health = inherited.map_or(measured, |inherited| inherited.health);
+        self.state = match (self.state, health) {
+            (State::Up, Health::Up) => State::Up,
+            (State::Held { until, .. }, Health::Up) if until <= now => State::Up,
+            (State::Held { .. }, Health::Up) => self.state,
+            (State::Unknown(_) | State::Down(_), Health::Up) => self.rise(now, app),
+            (State::Up | State::Held { .. }, _) => {
+                self.returning |= self.started;
+                State::not_up(health, NotUp::new(now))
+            }
+            (State::Unknown(not_up) | State::Down(not_up), _) => State::not_up(health, not_up),
+        };
+        if let State::Unknown(not_up) | State::Down(not_up) = &mut self.state {
+            not_up.cleaned_up |= not_up.since + timers.cleanup_timer <= now;
+        }
+    }
+
+    /// The monitors have come to pass: a first announcement waits for `start_delay`, a return for damping.
+    fn rise(&mut self, now: Instant, app: &App) -> State {
+        let (wait, by) = if self.started {
+            let hold = |damping| self.flaps.hold(now, damping);
+            (app.damping.as_ref().and_then(hold), HeldBy::Damping)
+        } else {
+            (Some(app.start_delay), HeldBy::StartDelay)
+        };
+        match wait {
+            Some(wait) if !wait.is_zero() => State::Held {
+                until: now + wait,
+                by,
+            },
+            _ => State::Up,
+        }
+    }
+
+    /// The app is announced without reservation: what counts as a start or a return is over.
+    pub fn announced(&mut self, now: Instant, app: &App) {
+        self.started = true;
+        if std::mem::take(&mut self.returning)
+            && let Some(damping) = &app.damping
+        {
+            self.flaps.returned(now, damping);
+        }
+    }
+
+    /// The definition was replaced: until the new monitors say something, what the old ones found holds
+    /// for the VIPs that both have, if they are `announced`.
+    pub fn replace(&mut self, both: BTreeSet<Prefix>, announced: bool) {
+        let vips: BTreeSet<Prefix> = match self.inherited.take() {
+            Some(before) => both.intersection(&before.vips).copied().collect(),
+            None => both,
+        };
+        if announced && !vips.is_empty() {
+            let health = self.health();
+            self.inherited = Some(InheritedHealth { vips, health });
+        }
+    }
+
+    pub fn health(&self) -> Health {
+        match self.state {
+            State::Unknown(_) => Health::Unknown,
+            State::Down(_) => Health::Down,
+            State::Held { .. } | State::Up => Health::Up,
+        }
+    }
+
+    /// All monitors pass and nothing delays the announcement.
+    pub fn is_up(&self) -> bool {
+        self.state == State::Up
+    }
+
+    /// What delays the announcement of a healthy app, and until when.
+    pub fn held(&self) -> Option<(HeldBy, Instant)> {
+        match self.state {
+            State::Held { until, by } => Some((by, until)),
+            _ => None,
+        }
+    }
+
+    pub fn is_inherited(&self) -> bool {
+        self.inherited.is_some()
+    }
+
+    /// Whether what is known concerns this VIP: inherited health does not speak for new ones.
+    pub fn covers(&self, vip: &Prefix) -> bool {
+        let inherited = self.inherited.as_ref();
+        inherited.is_none_or(|inherited| inherited.vips.contains(vip))
+    }
+
+    /// It has not been up for `cleanup_timer`.
+    pub fn is_cleaned_up(&self) -> bool {
+        matches!(self.state, State::Unknown(not_up) | State::Down(not_up) if not_up.cleaned_up)
+    }
+
+    /// How often it came back within the window of its damping.
+    pub fn flaps(&self) -> usize {
+        self.flaps.count()
+    }
+
+    pub fn deadline(&self, timers: &AppTimers) -> Option<Instant> {
+        match self.state {
+            State::Unknown(not_up) | State::Down(not_up) => {
+                (!not_up.cleaned_up).then(|| not_up.since + timers.cleanup_timer)
+            }
+            State::Held { until, .. } => Some(until),
+            State::Up => None,
+        }
+    }
+}
+
+impl NotUp {
+    fn new(now: Instant) -> Self {
+        Self {
+            since: now,
+            cleaned_up: false,
+        }
+    }
+}
+
+impl State {
+    fn not_up(health: Health, not_up: NotUp) -> Self {
+        match health {
+            Health::Unknown => Self::Unknown(not_up),
+            _ => Self::Down(not_up),
+        }
+    }
+}

@@ -307,7 +307,8 @@ impl Agent {
             }
             Output::PortsChanged => self.checks.watch_ports(&self.core.ports()),
             Output::MaintenanceFilesChanged => {
-                self.maintenance.watch(self.core.maintenance_files());
+                self.maintenance
+                    .watch(self.core.maintenance_files().clone());
             }
             Output::Step { id, step } => self.kernel.step(id, step),
             Output::NetworkWanted => self

@@ -19,9 +19,8 @@ mod show;
 mod verbs;
 mod view;
 
+use std::collections::BTreeSet;
 use std::collections::VecDeque;
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 pub use crate::plan::{AddressSpec, NatRule, NatTable, Step};
@@ -36,7 +35,7 @@ pub use event::{
 pub use show::Summary;
 pub use view::PeerView;
 
-use crate::app::{AppName, MonitorSpec};
+use crate::app::MonitorSpec;
 use crate::config::Config;
 use crate::discovery::Network;
 use crate::net::{Family, Prefix};
@@ -66,7 +65,8 @@ pub struct Core {
     acknowledgement: Acknowledgement,
     /// Until when routes wait for the first round of checks, after a quiet restart.
     first_round_by: Option<Instant>,
-    shown: Shown,
+    /// When the network is looked at again, since VIPs came or went.
+    network_at: Option<Instant>,
     transitions: VecDeque<Transition>,
     transition_seq: u64,
     /// When everything is looked at again, whether or not it is queued.
@@ -97,13 +97,6 @@ enum Acknowledgement {
     },
 }
 
-/// What the shell was last told to look at.
-#[derive(Default)]
-struct Shown {
-    files: BTreeMap<AppName, PathBuf>,
-    vips: BTreeSet<Prefix>,
-}
-
 impl Core {
     /// Starts with the apps of the configuration; their first checks are due at once, sessions open
     /// with the first [`Event::Network`]. The same seed makes the same run.
@@ -121,7 +114,7 @@ impl Core {
             links: Links::NeverSeen,
             acknowledgement: Acknowledgement::Idle,
             first_round_by: None,
-            shown: Shown::default(),
+            network_at: None,
             transitions: VecDeque::new(),
             transition_seq: 0,
             full_pass_at: now + FULL_PASS,
@@ -132,7 +125,8 @@ impl Core {
         for app in core.config.apps.clone() {
             core.registry.configure(now, app);
         }
-        core.shown.vips = core.registry.vips();
+        // The first look at the network has these in view.
+        core.registry.take_vips_changed();
         core.settle(now);
         core
     }
@@ -253,6 +247,10 @@ impl Core {
         if self.full_pass_at <= now {
             self.full_pass_at = now + FULL_PASS;
             self.look_at_everything();
+            self.network_at = Some(now);
+        }
+        if self.network_at.is_some_and(|at| at <= now) {
+            self.network_at = None;
             self.outputs.push_back(Output::NetworkWanted);
         }
         self.settle(now);
@@ -272,6 +270,7 @@ impl Core {
         soonest.add(self.consul_deadline(), ());
         soonest.add(self.first_round_by, ());
         soonest.add(Some(self.full_pass_at), ());
+        soonest.add(self.network_at, ());
         if let Links::Gone { since } = self.links {
             soonest.add(Some(since + LINKS_GONE), ());
         }
@@ -344,23 +343,16 @@ impl Core {
     }
 
     /// Tells the shell what to look at, where that changed.
-    fn show(&mut self) {
+    fn show(&mut self, now: Instant) {
         if self.registry.take_ports_changed() {
             self.outputs.push_back(Output::PortsChanged);
         }
-        if !self.registry.take_redefined() {
-            return;
-        }
-        self.remembers = true;
-        let files = self.registry.maintenance_files();
-        if files != self.shown.files {
-            self.shown.files = files;
+        if self.registry.take_maintenance_files_changed() {
             self.outputs.push_back(Output::MaintenanceFilesChanged);
         }
-        let vips = self.registry.vips();
-        if vips != self.shown.vips {
-            self.shown.vips = vips;
-            self.outputs.push_back(Output::NetworkWanted);
+        self.remembers |= self.registry.take_redefined();
+        if self.registry.take_vips_changed() {
+            self.network_at.get_or_insert(now + VIPS_TOGETHER);
         }
     }
 
@@ -410,7 +402,7 @@ impl Core {
 
     /// VIPs of ours come and go by our own doing: no reason to try a peer again.
     fn alike(&self, one: &Network, other: &Network) -> bool {
-        let ours = &self.shown.vips;
+        let ours = &self.registry.vips();
         let without = |network: &Network| Network {
             on_loopback: network.on_loopback.difference(ours).copied().collect(),
             ..network.clone()
@@ -478,6 +470,9 @@ const LOOPBACK: &str = "lo";
 const KEPT_TRANSITIONS: usize = 100;
 /// How long a namespace without interfaces is believed to be between two of them.
 const LINKS_GONE: Duration = Duration::from_secs(3);
+/// How long the network is not looked at after a VIP came: others may come with it. A VIP decides only on
+/// which addresses are not to be spoken from.
+const VIPS_TOGETHER: Duration = Duration::from_secs(1);
 /// How often everything is looked at, whether or not it is queued.
 const FULL_PASS: Duration = Duration::from_secs(60);
 /// How long routes wait for the first checks after a quiet restart.

@@ -48,7 +48,7 @@ impl Core {
         }
         self.take_sessions_outputs();
         self.note_announced();
-        self.show();
+        self.show(now);
     }
 
     /// Every app and every VIP is looked at again: what somebody forgot to queue is put right.

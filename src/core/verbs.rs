@@ -119,7 +119,7 @@ impl Core {
     }
 
     /// The files that put an app into maintenance while they exist.
-    pub fn maintenance_files(&self) -> BTreeMap<AppName, PathBuf> {
+    pub fn maintenance_files(&self) -> &BTreeMap<AppName, PathBuf> {
         self.registry.maintenance_files()
     }
 

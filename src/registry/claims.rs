@@ -32,8 +32,8 @@ impl Claims {
         claim.map_or(&[], |claim| claim.wanted_by.as_slice())
     }
 
-    /// The app wants the VIP; it holds it if nobody else does.
-    pub fn add(&mut self, app: &AppName, vip: Prefix) {
+    /// The app wants the VIP; it holds it if nobody else does, and then `true` is returned.
+    pub fn add(&mut self, app: &AppName, vip: Prefix) -> bool {
         let claim = self.vips.entry(vip).or_insert_with(|| Claim {
             holder: app.clone(),
             wanted_by: Vec::new(),
@@ -41,6 +41,7 @@ impl Claims {
         if let Err(at) = claim.wanted_by.binary_search(app) {
             claim.wanted_by.insert(at, app.clone());
         }
+        claim.wanted_by.len() == 1
     }
 
     /// The app wants the VIP no more; if it held it, the next one does.

@@ -99,7 +99,10 @@ impl Registry {
                 set.insert(app.name.clone());
             }
         }
+        let file = entry.app.maintenance_file.clone();
         self.apps.insert(app.name.clone(), entry);
+        self.watch_file(&old, None);
+        self.watch_file(&app.name, file);
         self.queue.apps.insert(app.name.clone());
         self.redefined = true;
     }

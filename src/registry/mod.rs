@@ -19,6 +19,7 @@ mod wanted;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
@@ -134,8 +135,12 @@ pub struct Registry {
     /// Apps of which no route was out yet.
     unannounced: BTreeSet<AppName>,
     outputs: VecDeque<Output>,
-    /// Maintenance files may have changed, or what a restart has to know.
+    /// What a restart has to know may have changed.
     redefined: bool,
+    maintenance_files: BTreeMap<AppName, PathBuf>,
+    maintenance_files_changed: bool,
+    /// A VIP came or went.
+    vips_changed: bool,
     /// The process is about to end: everybody drains, nothing is remembered.
     exiting: bool,
 }
@@ -180,6 +185,9 @@ impl Registry {
             unannounced: BTreeSet::new(),
             outputs: VecDeque::new(),
             redefined: false,
+            maintenance_files: BTreeMap::new(),
+            maintenance_files_changed: false,
+            vips_changed: false,
             exiting: false,
         }
     }
@@ -282,8 +290,10 @@ impl Registry {
         };
         entry.refusal = refusal;
         for vip in entry.vips() {
-            self.claims.add(&name, vip);
+            self.vips_changed |= self.claims.add(&name, vip);
         }
+        let file = entry.app.maintenance_file.clone();
+        self.watch_file(&name, file);
         if self.exiting || self.is_draining(&entry.app) {
             entry.drain(now, self.exiting);
             self.unacknowledged.insert(name.clone());
@@ -305,8 +315,17 @@ impl Registry {
         self.deadlines.set(Subject::App(name.clone()), None);
         self.unacknowledged.remove(name);
         self.unannounced.remove(name);
+        self.watch_file(name, None);
         self.redefined = true;
         true
+    }
+
+    fn watch_file(&mut self, name: &AppName, file: Option<PathBuf>) {
+        let before = match &file {
+            Some(file) => self.maintenance_files.insert(name.clone(), file.clone()),
+            None => self.maintenance_files.remove(name),
+        };
+        self.maintenance_files_changed |= before != file;
     }
 
     /// Takes note of the VIPs that `entry` wants and `next` does not: whoever waits for one has it now.
@@ -316,6 +335,7 @@ impl Registry {
         for vip in entry.vips().filter(|vip| !stays(vip)) {
             let held = self.claims.holds(name, &vip);
             self.claims.remove(name, &vip);
+            self.vips_changed = true;
             self.queue.vips.insert(vip);
             let waiting = self.claims.wanted_by(&vip).iter().cloned();
             self.queue.apps.extend(waiting);
@@ -424,6 +444,7 @@ impl Registry {
                 }
                 Subject::Vip(vip) => {
                     self.leaving.remove(&vip);
+                    self.vips_changed = true;
                     self.queue.vips.insert(vip);
                 }
             }

@@ -92,10 +92,18 @@ impl Registry {
         self.checks.take_ports_changed()
     }
 
-    pub fn maintenance_files(&self) -> BTreeMap<AppName, PathBuf> {
-        let apps = self.entries().map(|entry| &entry.app);
-        apps.filter_map(|app| Some((app.name.clone(), app.maintenance_file.clone()?)))
-            .collect()
+    pub fn maintenance_files(&self) -> &BTreeMap<AppName, PathBuf> {
+        &self.maintenance_files
+    }
+
+    /// Whether [`Registry::maintenance_files`] are others since this was last asked.
+    pub fn take_maintenance_files_changed(&mut self) -> bool {
+        std::mem::take(&mut self.maintenance_files_changed)
+    }
+
+    /// Whether [`Registry::vips`] may be others since this was last asked.
+    pub fn take_vips_changed(&mut self) -> bool {
+        std::mem::take(&mut self.vips_changed)
     }
 
     /// All VIPs that we have or may have on the interface.

@@ -298,6 +298,12 @@ impl Peer {
         self.send_routes(now);
     }
 
+    /// The wanted set, as text.
+    #[cfg(test)]
+    pub fn wanted(&self) -> String {
+        format!("{:?}", self.rib.wanted())
+    }
+
     pub fn state(&self) -> StateName {
         self.shown
     }

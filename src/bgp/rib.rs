@@ -81,6 +81,11 @@ impl AdjRibOut {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn wanted(&self) -> &BTreeMap<Prefix, Arc<PathAttributes>> {
+        &self.wanted
+    }
+
     /// A session begins: the peer knows nothing, End-of-RIB is due for every family. With
     /// `hold_end_of_rib` it waits for [`AdjRibOut::release_end_of_rib`].
     pub fn begin(&mut self, negotiated: Negotiated, hold_end_of_rib: bool) {

@@ -432,6 +432,16 @@ impl Peers {
         sessions.any(|session| session.peer.is_announced(prefix))
     }
 
+    /// What every peer shall know.
+    #[cfg(test)]
+    pub fn routes(&self) -> Vec<(String, String)> {
+        let sessions = self.sessions.iter();
+        let routes = sessions.map(|(name, session)| (name.to_string(), session.peer.wanted()));
+        routes
+            .chain([("all".to_owned(), format!("{:?}", self.routes))])
+            .collect()
+    }
+
     /// Whether the peers have been told a whole set, be it empty.
     #[cfg(test)]
     pub fn is_complete(&self) -> bool {

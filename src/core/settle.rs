@@ -213,3 +213,49 @@ impl Core {
         });
     }
 }
+
+/// What tests ask to see that nothing is forgotten.
+#[cfg(test)]
+impl Core {
+    /// The minutely look at everything does not come.
+    pub fn without_full_passes(&mut self) {
+        self.full_pass_at += Duration::from_secs(1_000_000);
+    }
+
+    pub fn full_pass(&mut self, now: Instant) {
+        self.look_at_everything();
+        self.settle(now);
+    }
+
+    /// From now on one app in ten that is queued is not looked at.
+    pub fn forget_one_in_ten(&mut self, seed: u64) {
+        self.registry.forget_one_in_ten(seed);
+    }
+
+    pub fn remember_all(&mut self) {
+        self.registry.remember_all();
+    }
+
+    /// The indexes of the registry are what the apps say.
+    pub fn assert_indexes(&self) {
+        self.registry.assert_indexes();
+    }
+
+    /// What is wanted, applied, advertised and shown, and the next deadline.
+    pub fn picture(&self, now: Instant) -> String {
+        let wanted: Vec<String> = self
+            .registry
+            .vips()
+            .iter()
+            .map(|vip| format!("{vip} {:?}", self.wanted(vip, self.lease())))
+            .collect();
+        let due = self.poll_timeout();
+        let due = due.map(|at| at.saturating_duration_since(now));
+        format!(
+            "{wanted:#?}\n{:#?}\n{:#?}\n{:#?}\n{due:?}",
+            self.kernel.applied(),
+            self.peers.routes(),
+            self.apps(now)
+        )
+    }
+}

@@ -215,3 +215,132 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::Damping;
+
+    const TIMERS: AppTimers = AppTimers {
+        cleanup_timer: Duration::from_secs(60),
+        vip_linger: None,
+    };
+
+    fn app(start_delay: Duration) -> App {
+        App {
+            name: "dns".parse().unwrap(),
+            source: crate::app::Source::Config,
+            vips: BTreeSet::new(),
+            monitors: BTreeSet::new(),
+            nats: BTreeSet::new(),
+            attributes: crate::app::Attributes::default(),
+            when_down: crate::app::Reaction::default(),
+            when_draining: crate::app::Reaction::default(),
+            start_delay,
+            drain_time: Duration::ZERO,
+            damping: Some(Damping {
+                flap_limit: 0,
+                ..Damping::default()
+            }),
+            maintenance_file: None,
+            vip_presence: crate::app::VipPresence::default(),
+            instance_id: None,
+        }
+    }
+
+    fn name(state: State, now: Instant) -> String {
+        let not_up = |word: &str, not_up: NotUp| {
+            let age = now.saturating_duration_since(not_up.since).as_secs();
+            let cleaned = if not_up.cleaned_up {
+                ", cleaned up"
+            } else {
+                ""
+            };
+            format!("{word} for {age}s{cleaned}")
+        };
+        match state {
+            State::Unknown(since) => not_up("unknown", since),
+            State::Down(since) => not_up("down", since),
+            State::Held { until, by } => {
+                let left = until.saturating_duration_since(now).as_secs();
+                format!("held {left}s by {by:?}")
+            }
+            State::Up => "up".to_owned(),
+        }
+    }
+
+    /// Every state with everything that monitors can say in it, and what its deadline brings.
+    #[test]
+    fn the_table_of_transitions() {
+        let start = Instant::now();
+        let now = start + Duration::from_secs(10);
+        let since = NotUp::new(start);
+        let until = now + Duration::from_secs(5);
+        let by = HeldBy::Damping;
+        let states = [
+            State::Unknown(since),
+            State::Down(since),
+            State::Held { until, by },
+            State::Up,
+        ];
+        let mut table = String::new();
+        for state in states {
+            let mut machine = AppHealth::new(start);
+            machine.state = state;
+            let mut row = format!("{:<17}", name(state, now));
+            for measured in [Health::Unknown, Health::Down, Health::Up] {
+                machine.state = state;
+                machine.settle(now, measured, &app(Duration::from_secs(7)), &TIMERS);
+                row += &format!("| {:<23}", name(machine.state, now));
+            }
+            machine.state = state;
+            let (measured, at) = (machine.health(), machine.deadline(&TIMERS));
+            let due = at.map_or("-".to_owned(), |at| {
+                machine.settle(at, measured, &app(Duration::ZERO), &TIMERS);
+                name(machine.state, at)
+            });
+            table += &format!("{row}| {due}\n");
+        }
+        println!("{table}");
+        assert_eq!(table, TABLE);
+    }
+
+    const TABLE: &str = "\
+unknown for 10s  | unknown for 10s        | down for 10s           | held 7s by StartDelay  | unknown for 60s, cleaned up
+down for 10s     | unknown for 10s        | down for 10s           | held 7s by StartDelay  | down for 60s, cleaned up
+held 5s by Damping| unknown for 0s         | down for 0s            | held 5s by Damping     | up
+up               | unknown for 0s         | down for 0s            | up                     | -
+";
+
+    #[test]
+    fn a_return_is_damped_and_a_start_waits_for_start_delay() {
+        let now = Instant::now();
+        let app = app(Duration::from_secs(7));
+        let mut machine = AppHealth::new(now);
+        machine.settle(now, Health::Up, &app, &TIMERS);
+        assert_eq!(machine.held().map(|(by, _)| by), Some(HeldBy::StartDelay));
+        let now = now + Duration::from_secs(7);
+        machine.settle(now, Health::Up, &app, &TIMERS);
+        assert!(machine.is_up());
+        machine.announced(now, &app);
+        machine.settle(now, Health::Down, &app, &TIMERS);
+        machine.settle(now, Health::Up, &app, &TIMERS);
+        assert_eq!(machine.held().map(|(by, _)| by), Some(HeldBy::Damping));
+    }
+
+    #[test]
+    fn inherited_health_holds_until_the_new_monitors_say_something() {
+        let now = Instant::now();
+        let app = app(Duration::ZERO);
+        let vip: Prefix = "192.0.2.1/32".parse().unwrap();
+        let mut machine = AppHealth::new(now);
+        machine.settle(now, Health::Up, &app, &TIMERS);
+        machine.replace([vip].into(), true);
+        machine.settle(now, Health::Unknown, &app, &TIMERS);
+        assert!(machine.is_up() && machine.is_inherited() && machine.covers(&vip));
+        assert!(!machine.covers(&"192.0.2.2/32".parse().unwrap()));
+        machine.settle(now, Health::Down, &app, &TIMERS);
+        assert_eq!(machine.health(), Health::Down);
+        assert!(!machine.is_inherited());
+    }
+}

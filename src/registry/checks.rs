@@ -198,6 +198,13 @@ impl Checks {
         shared.map_or(&[], |shared| shared.members.as_slice())
     }
 
+    #[cfg(test)]
+    pub fn ids(&self) -> BTreeSet<MonitorId> {
+        let members = |shared: &Shared| assert!(!shared.members.is_empty());
+        self.checks.values().for_each(members);
+        self.checks.keys().copied().collect()
+    }
+
     /// What these say together: down where one is, unknown where one is.
     pub fn all(&self, ids: &[MonitorId]) -> Health {
         let mut all = Health::Up;

@@ -177,3 +177,98 @@ impl Drain {
         self.progress == Progress::Done
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WAIT: Duration = Duration::from_secs(2);
+
+    fn name(intent: Intent) -> String {
+        let of = |word: &str, drain: Drain| {
+            let progress = match drain.progress {
+                Progress::Withdrawn { .. } => "withdrawn",
+                Progress::Asked { .. } => "asked",
+                Progress::Acknowledged { .. } => "acknowledged",
+                Progress::Done => "done",
+            };
+            let file = if drain.maintenance { ", file" } else { "" };
+            format!("{word} {progress}{file}")
+        };
+        match intent {
+            Intent::Run => "run".to_owned(),
+            Intent::Maintenance => "maintenance".to_owned(),
+            Intent::Drain(drain) => of("drain", drain),
+            Intent::Leave(drain) => of("leave", drain),
+        }
+    }
+
+    /// Every state with every event, and what its deadline brings.
+    #[test]
+    fn the_table_of_transitions() {
+        let now = Instant::now();
+        let draining = |leaving: bool, steps: usize| {
+            let mut intent = Intent::Run;
+            intent.drain(now, leaving, Some(WAIT));
+            let ways: [fn(&mut Intent) -> bool; 2] = [Intent::asked, Intent::acknowledged];
+            ways[..steps.min(2)]
+                .iter()
+                .for_each(|step| assert!(step(&mut intent)));
+            if steps == 3 {
+                intent.settle(now + WAIT);
+            }
+            intent
+        };
+        let states = [
+            Intent::Run,
+            Intent::Maintenance,
+            draining(false, 0),
+            draining(false, 1),
+            draining(false, 2),
+            draining(false, 3),
+            draining(true, 0),
+        ];
+        type Event = fn(&mut Intent, Instant);
+        let events: [(&str, Event); 8] = [
+            ("drain", |intent, now| intent.drain(now, false, Some(WAIT))),
+            ("leave", |intent, now| intent.drain(now, true, None)),
+            ("undrain", |intent, _| intent.undrain()),
+            ("file", |intent, _| intent.set_maintenance(true)),
+            ("no file", |intent, _| intent.set_maintenance(false)),
+            ("asked", |intent, _| {
+                intent.asked();
+            }),
+            ("acknowledged", |intent, _| {
+                intent.acknowledged();
+            }),
+            ("deadline", |intent, now| {
+                let at = intent.deadline();
+                intent.settle(at.unwrap_or(now));
+            }),
+        ];
+        let mut table = String::new();
+        for state in states {
+            table += &format!("{}:", name(state));
+            for (event, apply) in events {
+                let mut intent = state;
+                apply(&mut intent, now);
+                if intent != state {
+                    table += &format!(" {event} -> {};", name(intent));
+                }
+            }
+            table += "\n";
+        }
+        println!("{table}");
+        assert_eq!(table, TABLE);
+    }
+
+    const TABLE: &str = "\
+run: drain -> drain withdrawn; leave -> leave acknowledged; file -> maintenance;
+maintenance: drain -> drain withdrawn, file; leave -> leave acknowledged, file; no file -> run;
+drain withdrawn: undrain -> run; file -> drain withdrawn, file; asked -> drain asked;
+drain asked: undrain -> run; file -> drain asked, file; acknowledged -> drain acknowledged;
+drain acknowledged: undrain -> run; file -> drain acknowledged, file; deadline -> drain done;
+drain done: undrain -> run; file -> drain done, file;
+leave withdrawn: undrain -> run; file -> leave withdrawn, file; asked -> leave asked;
+";
+}

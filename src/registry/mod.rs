@@ -143,6 +143,9 @@ pub struct Registry {
     vips_changed: bool,
     /// The process is about to end: everybody drains, nothing is remembered.
     exiting: bool,
+    /// How often an app was looked at.
+    #[cfg(test)]
+    pub looks: usize,
 }
 
 /// What is to be looked at again. Looking computes what is wanted from what is, not from what happened:
@@ -152,6 +155,9 @@ struct Queue {
     apps: BTreeSet<AppName>,
     /// VIPs of which not the app changed but something else that decides on them.
     vips: BTreeSet<Prefix>,
+    /// Loses one app in ten.
+    #[cfg(test)]
+    forgetful: Option<crate::timer::Jitter>,
 }
 
 /// Whose deadline it is.
@@ -189,6 +195,8 @@ impl Registry {
             maintenance_files_changed: false,
             vips_changed: false,
             exiting: false,
+            #[cfg(test)]
+            looks: 0,
         }
     }
 
@@ -489,6 +497,14 @@ impl Registry {
     pub fn settle(&mut self, now: Instant) -> BTreeSet<Prefix> {
         let mut vips = BTreeSet::new();
         while let Some(name) = self.queue.apps.pop_first() {
+            #[cfg(test)]
+            if self.queue.forgets() {
+                continue;
+            }
+            #[cfg(test)]
+            {
+                self.looks += 1;
+            }
             self.settle_app(now, &name);
             let entry = self.apps.get(&name);
             vips.extend(entry.into_iter().flat_map(|entry| entry.vips()));
@@ -534,5 +550,51 @@ impl Registry {
             cleanup_timer: self.agent.cleanup_timer,
             vip_linger: self.agent.vip_linger,
         }
+    }
+}
+
+#[cfg(test)]
+impl Queue {
+    fn forgets(&mut self) -> bool {
+        let chance = self.forgetful.as_mut();
+        chance.is_some_and(|chance| chance.below(10) == 0)
+    }
+}
+
+#[cfg(test)]
+impl Registry {
+    pub fn forget_one_in_ten(&mut self, seed: u64) {
+        self.queue.forgetful = Some(crate::timer::Jitter::new(seed));
+    }
+
+    pub fn remember_all(&mut self) {
+        self.queue.forgetful = None;
+    }
+
+    /// What is kept by VIP, by monitor and by file is what a walk over all apps finds.
+    pub fn assert_indexes(&self) {
+        let mut wanted_by: BTreeMap<Prefix, Vec<AppName>> = BTreeMap::new();
+        for (name, entry) in &self.apps {
+            for vip in entry.vips() {
+                wanted_by.entry(vip).or_default().push(name.clone());
+            }
+            for id in &entry.monitors {
+                assert!(self.checks.members(*id).contains(name), "{name}: {id:?}");
+            }
+            let file = self.maintenance_files.get(name);
+            assert_eq!(file, entry.app.maintenance_file.as_ref(), "{name}");
+            let waits = entry.intent.is_unacknowledged();
+            assert!(!waits || self.unacknowledged.contains(name), "{name}");
+            let unannounced = self.unannounced.contains(name);
+            assert_eq!(unannounced, !entry.was_announced, "{name}");
+        }
+        for (vip, names) in &wanted_by {
+            assert_eq!(self.claims.wanted_by(vip), names.as_slice(), "{vip}");
+            let holder = self.claims.holder(vip);
+            assert!(holder.is_some_and(|name| names.contains(name)), "{vip}");
+        }
+        assert!(self.claims.vips().eq(wanted_by.keys()));
+        let used: BTreeSet<MonitorId> = self.entries().flat_map(|e| e.monitors.clone()).collect();
+        assert_eq!(self.checks.ids(), used);
     }
 }

@@ -149,3 +149,108 @@ impl VipLife {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::Family;
+
+    const STAY: Duration = Duration::from_secs(10);
+
+    fn blocked() -> Problem {
+        let family = Family::Ipv4;
+        Problem::NoNatTarget { family }
+    }
+
+    fn name(life: &VipLife) -> String {
+        let state = match &life.state {
+            State::Absent => "absent",
+            State::Addressed => "addressed",
+            State::Announced(_) => "announced",
+            State::Lingering { .. } => "lingering",
+            State::Blocked {
+                lingering_since: Some(_),
+                ..
+            } => "blocked, lingering",
+            State::Blocked { .. } => "blocked",
+        };
+        format!("{state}{}", if life.nat { " +nat" } else { "" })
+    }
+
+    /// Every state with every wish, with a problem, and what its deadline brings while nothing is wished.
+    #[test]
+    fn the_table_of_transitions() {
+        let now = Instant::now();
+        let later = now + Duration::from_secs(1);
+        let announce = || Wish::Announce(Rc::default());
+        let linger = Linger::For(STAY);
+        let reach = |wishes: &[(Wish, bool)]| {
+            let mut life = VipLife::default();
+            for (wish, problem) in wishes {
+                let problem = problem.then(blocked);
+                life.settle(now, wish.clone(), problem, linger, false);
+            }
+            life
+        };
+        let ways = [
+            vec![],
+            vec![(Wish::Address, false)],
+            vec![(announce(), false)],
+            vec![(announce(), false), (Wish::Nothing, false)],
+            vec![(Wish::Nothing, true)],
+            vec![(announce(), false), (announce(), true)],
+        ];
+        let mut table = String::new();
+        for way in ways {
+            table += &format!("{}:", name(&reach(&way)));
+            let events = [
+                ("announce", announce(), false),
+                ("address", Wish::Address, false),
+                ("nothing", Wish::Nothing, false),
+                ("problem", announce(), true),
+            ];
+            for (event, wish, problem) in events {
+                let mut life = reach(&way);
+                life.settle(later, wish, problem.then(blocked), linger, false);
+                table += &format!(" {event} -> {};", name(&life));
+            }
+            let mut life = reach(&way);
+            if let Some(at) = life.deadline(linger) {
+                assert_eq!(at, now + STAY);
+                let problem = life.problem().cloned();
+                life.settle(at, Wish::Nothing, problem, linger, false);
+                table += &format!(" deadline -> {};", name(&life));
+            }
+            table += "\n";
+        }
+        println!("{table}");
+        assert_eq!(table, TABLE);
+    }
+
+    const TABLE: &str = "\
+absent: announce -> announced +nat; address -> addressed; nothing -> absent; problem -> blocked;
+addressed: announce -> announced +nat; address -> addressed; nothing -> absent; problem -> blocked;
+announced +nat: announce -> announced +nat; address -> lingering +nat; nothing -> lingering +nat; problem -> blocked, lingering +nat;
+lingering +nat: announce -> announced +nat; address -> lingering +nat; nothing -> lingering +nat; problem -> blocked, lingering +nat; deadline -> absent +nat;
+blocked: announce -> announced +nat; address -> addressed; nothing -> absent; problem -> blocked;
+blocked, lingering +nat: announce -> announced +nat; address -> lingering +nat; nothing -> lingering +nat; problem -> blocked, lingering +nat; deadline -> blocked +nat;
+";
+
+    #[test]
+    fn nat_rules_stay_until_the_app_is_cleaned_up() {
+        let now = Instant::now();
+        let mut life = VipLife::default();
+        let until_cleanup = |stays| Linger::WhileNotCleanedUp(stays);
+        life.settle(
+            now,
+            Wish::Announce(Rc::default()),
+            None,
+            until_cleanup(true),
+            false,
+        );
+        life.settle(now, Wish::Nothing, None, until_cleanup(true), false);
+        assert!(life.has_nat() && life.is_addressed(false));
+        life.settle(now, Wish::Nothing, None, until_cleanup(false), true);
+        assert!(!life.has_nat() && !life.is_addressed(false));
+    }
+}

@@ -54,6 +54,44 @@ fn the_promises_hold_whatever_happens() {
     }
 }
 
+/// One dead service under a thousand apps: its routes leave in the fewest UPDATEs possible, or one more.
+#[test]
+fn a_thousand_routes_that_go_together_leave_together() {
+    let mut world = World::new(1);
+    world.services.insert("port:tcp:1".to_owned(), Some(true));
+    world.advance(Duration::from_secs(5));
+    for number in 0..1000_u32 {
+        let vip = format!("198.18.{}.{}/32", number / 250, number % 250 + 1);
+        let name = format!("app{number}");
+        let params = [
+            ("name", name.as_str()),
+            ("vip", &vip),
+            ("monitor", "port:tcp:1"),
+        ];
+        let params = params.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let app = world::app(world.core.config(), &params);
+        let done = world.core.register(world.now, app);
+        assert!(done.is_ok(), "{done:?}");
+        world.settle();
+    }
+    world.advance(Duration::from_secs(5));
+    let routes = |world: &World| world.routers.iter().map(|r| r.rib.len()).min();
+    assert!(routes(&world) >= Some(1000), "{:?}", routes(&world));
+    let updates = |world: &World| -> Vec<u64> {
+        let peers = world.core.peers(world.now);
+        peers.iter().map(|peer| peer.counters.sent.update).collect()
+    };
+    let before = updates(&world);
+    world.services.insert("port:tcp:1".to_owned(), Some(false));
+    world.event(sidecast::core::Event::RecheckPorts);
+    world.advance(Duration::from_millis(100));
+    assert!(routes(&world) < Some(10), "{:?}", routes(&world));
+    for (after, before) in updates(&world).into_iter().zip(before) {
+        // 5 bytes a prefix, 4,096 a message (RFC 4271 §4.1): two hold them all.
+        assert!(after - before <= 3, "{} UPDATEs", after - before);
+    }
+}
+
 #[test]
 fn the_same_seed_makes_the_same_run() {
     let story = |seed| {

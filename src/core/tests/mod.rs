@@ -4,6 +4,8 @@ mod bench;
 mod bfd;
 mod consul;
 mod ends;
+mod full_pass;
 mod kernel;
 mod lives;
 mod policy;
+mod proportion;

@@ -276,7 +276,7 @@ fn a_command_knows_whose_it_is() {
             monitor: "exec_1".to_owned(),
         };
         let spec = shell("echo $SIDECAST_APP $SIDECAST_MONITOR");
-        let outcome = checker.check_for(Some(&owner), &spec, LONG).await;
+        let outcome = checker.check_for(Some(&owner), &spec, LONG, None).await;
         assert_eq!(outcome, Outcome::Pass("dns exec_1".to_owned()));
     });
 }

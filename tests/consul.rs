@@ -519,6 +519,7 @@ fn tls_with_a_private_ca_and_a_client_certificate() {
         "tls ca create",
         "tls cert create -server",
         "tls cert create -client",
+        "tls cert create -client",
     ] {
         Consul::run(host, args);
     }
@@ -563,6 +564,22 @@ fn tls_with_a_private_ca_and_a_client_certificate() {
     town.metric(&sidecast, "sidecast_consul_up 0");
     std::fs::write(&cert, good).expect("a file");
     town.metric(&sidecast, "sidecast_consul_up 1");
+    // A renewal that has written one of two files is a query that fails; with the other it goes on, and nobody
+    // has to say so.
+    let renew = |name: &str| {
+        let renewed = file(&format!("dc1-client-consul-1{name}"));
+        std::fs::copy(renewed, file(&format!("dc1-client-consul-0{name}"))).expect("a copy");
+    };
+    renew(".pem");
+    until(SOON * 2, "the pair is refused", || {
+        let log = sidecast.log();
+        expect(log.contains("keys may not be consistent"), log)
+    });
+    town.metric(&sidecast, "sidecast_consul_up 0");
+    renew("-key.pem");
+    town.metric(&sidecast, "sidecast_consul_up 1");
+    town.check("pass", "web-1");
+    town.routed("192.0.2.1");
     let begun = Instant::now();
     sidecast.signal(Signal::SIGTERM);
     let mut sidecast = sidecast;

@@ -589,71 +589,126 @@ fn dns_answers_are_checked() {
 fn http_answers_are_checked() {
     let lab = Lab::new();
     let host = lab.namespace("host");
-    let checker = checker();
     let listener = host.enter(|| TcpListener::bind("[::]:8080").expect("free"));
     std::thread::spawn(move || http_server(&listener));
-
-    let ask = |path: &str| check(&host, &checker, &format!("http://127.0.0.1:8080{path}"));
-    assert_eq!(ask("/ok"), Outcome::pass());
-    assert_eq!(
-        check(&host, &checker, "http://[::1]:8080/ok"),
-        Outcome::pass()
-    );
-    assert_eq!(
-        ask("/moved"),
-        Outcome::pass(),
-        "a redirect passes and is not followed"
-    );
-    assert_eq!(ask("/early"), Outcome::pass(), "1xx are passed over");
-    let outcome = ask("/broken");
-    assert!(
-        outcome.is_fail() && outcome.message().contains("status 503"),
-        "{outcome}"
-    );
-    assert!(ask("/closed").is_fail());
-    assert!(ask("/garbage").is_fail());
-    let outcome = ask("/hang");
-    assert!(
-        outcome.is_fail() && outcome.message().contains("no answer"),
-        "{outcome}"
-    );
-
+    let at = |path: &str| format!("http://127.0.0.1:8080{path}");
+    let plain = |path: &str| format!("{{monitor: '{}', timeout: 2s}}", at(path));
     let with = |path: &str, contains: &str, header: (&str, &str)| {
-        let spec = MonitorSpec::Http {
-            url: format!("http://127.0.0.1:8080{path}")
-                .parse()
-                .expect("a URL"),
-            status: "200".parse().expect("a status"),
-            contains: Some(contains.to_owned()),
-            headers: vec![(header.0.to_owned(), header.1.to_owned())],
-            insecure: false,
-        };
-        host.enter(|| smol::block_on(checker.check(&spec, TIMEOUT)))
+        let (url, (name, value)) = (at(path), header);
+        format!(
+            "{{monitor: '{url}', timeout: 2s, status: 200, contains: '{contains}', headers: {{{name}: {value}}}}}"
+        )
     };
-    assert_eq!(
-        with("/chunked", "hello world", ("X-A", "b")),
-        Outcome::pass()
+    let outcomes = ask_apart(
+        &host,
+        &[
+            plain("/ok"),
+            "'http://[::1]:8080/ok'".to_owned(),
+            plain("/moved"),
+            plain("/early"),
+            plain("/broken"),
+            plain("/closed"),
+            plain("/garbage"),
+            plain("/hang"),
+            with("/chunked", "hello world", ("X-A", "b")),
+            with("/ok", "fine", ("X-A", "b")),
+            with("/stream", "first", ("X-A", "b")),
+            with("/ok", "absent", ("X-A", "b")),
+            with("/moved", "", ("X-A", "b")),
+            with("/echo", "x-token: secret", ("x-token", "secret")),
+            with(
+                "/echo",
+                "host: service.example",
+                ("Host", "service.example"),
+            ),
+            plain("/trickle"),
+            with("/trickle", "never", ("X-A", "b")),
+        ],
     );
-    assert_eq!(with("/ok", "fine", ("X-A", "b")), Outcome::pass());
-    assert_eq!(
-        with("/stream", "first", ("X-A", "b")),
-        Outcome::pass(),
-        "found before the end"
-    );
+    let [
+        ok,
+        ok6,
+        moved,
+        early,
+        broken,
+        closed,
+        garbage,
+        hang,
+        chunked,
+        fine,
+        stream,
+        absent,
+        not_200,
+        echo,
+        host_header,
+        trickle,
+        trickled,
+    ] = outcomes.as_slice()
+    else {
+        panic!("{outcomes:?}");
+    };
+    let pass = Outcome::pass();
+    assert_eq!((ok, ok6), (&pass, &pass));
+    assert_eq!(moved, &pass, "a redirect passes and is not followed");
+    assert_eq!(early, &pass, "1xx are passed over");
     assert!(
-        with("/ok", "absent", ("X-A", "b"))
-            .message()
-            .contains("\"absent\"")
+        broken.is_fail() && broken.message().contains("status 503"),
+        "{broken}"
     );
+    assert!(closed.is_fail(), "{closed}");
+    assert!(garbage.is_fail(), "{garbage}");
     assert!(
-        with("/moved", "", ("X-A", "b"))
-            .message()
-            .contains("wanted 200")
+        hang.is_fail() && hang.message().contains("no answer"),
+        "{hang}"
     );
-    assert_eq!(
-        with("/echo", "x-token: secret", ("x-token", "secret")),
-        Outcome::pass()
+    assert_eq!((chunked, fine), (&pass, &pass));
+    assert_eq!(stream, &pass, "found before the end");
+    assert!(absent.message().contains("\"absent\""), "{absent}");
+    assert!(not_200.message().contains("wanted 200"), "{not_200}");
+    assert_eq!((echo, host_header), (&pass, &pass));
+    assert_eq!(trickle, &pass, "the head says enough");
+    assert!(
+        trickled.is_fail() && trickled.message().contains("no answer"),
+        "each byte comes in time, but the whole does not: {trickled}"
     );
+}
+
+/// What the announcer finds, in a process of its own: it asks over HTTP on threads, which do not follow this
+/// one into a namespace. Each monitor is written as in its configuration.
+fn ask_apart(host: &Namespace, monitors: &[String]) -> Vec<Outcome> {
+    let apps = monitors.iter().enumerate().map(|(index, monitor)| {
+        format!("- {{name: app{index}, vip: 192.0.2.{index}/32, monitors: [{monitor}]}}\n")
+    });
+    let config = format!(
+        "agent: {{monitor_interval: 1h}}\n\
+         bgp: {{local_as: 65001, peer_as: 65000, peer_ip: 127.0.0.9, local_ip: 127.0.0.1}}\n\
+         apps:\n{}",
+        apps.collect::<String>()
+    );
+    let path = Sidecast::write(host, &config);
+    let args = ["--dry-run", "--config", &path.to_string_lossy()];
+    let mut sidecast = Sidecast::launch(host, &args, &[]);
+    sidecast.wait_for_api(host);
+    let outcome = |index: usize| {
+        until(SOON * 2, "the monitor has a result", || {
+            let app = sidecast.app(host, &format!("app{index}"));
+            let monitor = &app["monitors"][0];
+            let message = monitor["message"].as_str().unwrap_or_default().to_owned();
+            match monitor["result"].as_str() {
+                Some("pass") => Ok(Outcome::Pass(message)),
+                Some("fail") => Ok(Outcome::Fail(message)),
+                Some(_) => Ok(Outcome::Unavailable(message)),
+                None => Err(app.to_string()),
+            }
+        })
+    };
+    let outcomes = (0..monitors.len()).map(outcome).collect();
+    until(SOON, "the threads of its checks have ended", || {
+        let tasks = format!("/proc/{}/task", sidecast.id());
+        let count = std::fs::read_dir(tasks).map_or(0, Iterator::count);
+        expect((1..=2).contains(&count), format!("{count} threads"))
+    });
+    outcomes
 }
 
 fn names_are_looked_up_and_tls_is_verified() {
@@ -701,26 +756,23 @@ fn names_are_looked_up_and_tls_is_verified() {
         host.enter(|| TcpStream::connect("127.0.0.1:8443"))
             .map(drop)
     });
-    let spec = |insecure| MonitorSpec::Http {
-        url: "https://localhost:8443/".parse().expect("a URL"),
-        status: "2xx".parse().expect("a status"),
-        contains: Some("s_server".to_owned()),
-        headers: Vec::new(),
-        insecure,
+    let spec = |insecure: bool| {
+        format!(
+            "{{monitor: 'https://localhost:8443/', timeout: 5s, status: 2xx, contains: s_server, insecure: {insecure}}}"
+        )
     };
-    let run = |insecure| {
-        let spec = spec(insecure);
-        host.enter(|| smol::block_on(checker.check(&spec, Duration::from_secs(5))))
+    let outcomes = ask_apart(&host, &[spec(false), spec(true)]);
+    let [verified, trusted] = outcomes.as_slice() else {
+        panic!("{outcomes:?}");
     };
-    let outcome = run(false);
     assert!(
-        outcome.is_fail()
-            && outcome
+        verified.is_fail()
+            && verified
                 .message()
                 .ends_with("certificate: CaUsedAsEndEntity"),
-        "a certificate nobody vouches for: {outcome}"
+        "a certificate nobody vouches for: {verified}"
     );
-    assert_eq!(run(true), Outcome::pass());
+    assert_eq!(trusted, &Outcome::pass());
 }
 
 /// Of an authority in the bundle that the environment names, and yet not good for everything.
@@ -963,6 +1015,13 @@ fn http_server(listener: &TcpListener) {
                 _ => String::new(),
             };
             let _ = stream.write_all(answer.as_bytes());
+            if path == "/trickle" {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
+                for _ in 0..100 {
+                    let _ = stream.write_all(b"x");
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+            }
             if matches!(path.as_str(), "/hang" | "/stream" | "/ok") {
                 // Stays open: nothing may depend on the end of the connection.
                 std::thread::sleep(Duration::from_secs(10));

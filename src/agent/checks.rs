@@ -3,21 +3,30 @@
 use super::Executor;
 use crate::app::{MonitorSpec, Protocol};
 use crate::core::Event;
-use crate::io::monitor::{Checker, Owner};
+use crate::health::Outcome;
+use crate::io::monitor::{Checker, Owner, blocks};
+use crate::io::places::{Place, Places};
 use crate::io::reaper::Reaper;
 use crate::io::sock_events::{SocketEvent, SocketEvents};
 use crate::registry::MonitorId;
 use smol::Timer;
 use smol::channel::Sender;
 use smol::future::{self, FutureExt};
-use std::collections::BTreeSet;
+use smol::lock::Semaphore;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub struct Checks {
     executor: Executor,
     events: Sender<Event>,
     checker: Rc<Checker>,
+    places: Places,
+    /// Monitors with a call that blocks under way: each has one at a time, also when one hangs beyond its check.
+    turns: Rc<RefCell<BTreeMap<MonitorId, Arc<Semaphore>>>>,
     /// `None`: this kernel tells nothing of sockets, ports are only polled.
     sockets: Option<Rc<SocketEvents>>,
     _watch: Option<smol::Task<()>>,
@@ -40,7 +49,13 @@ pub fn reaper(executor: &Executor) -> Reaper {
 }
 
 impl Checks {
-    pub fn open(executor: &Executor, events: Sender<Event>, reaper: Reaper, seed: u64) -> Self {
+    pub fn open(
+        executor: &Executor,
+        events: Sender<Event>,
+        reaper: Reaper,
+        places: Places,
+        seed: u64,
+    ) -> Self {
         let sockets = SocketEvents::open()
             .inspect_err(|error| {
                 log::warn!("the kernel reports no destroyed sockets ({error}): ports are polled at their interval");
@@ -55,6 +70,8 @@ impl Checks {
             executor: executor.clone(),
             events,
             checker,
+            places,
+            turns: Rc::default(),
             sockets,
             _watch: watch,
         }
@@ -69,9 +86,21 @@ impl Checks {
         timeout: Duration,
     ) {
         let (checker, events) = (self.checker.clone(), self.events.clone());
+        let place = blocks(&spec).then(|| self.place(monitor, timeout));
         let check = async move {
+            let place = match place {
+                Some(place) => place.await.map(Some),
+                None => Ok(None),
+            };
             let began = Instant::now();
-            let outcome = checker.check_for(owner.as_ref(), &spec, timeout).await;
+            let outcome = match place {
+                Ok(place) => {
+                    checker
+                        .check_for(owner.as_ref(), &spec, timeout, place)
+                        .await
+                }
+                Err(outcome) => outcome,
+            };
             let took = began.elapsed();
             // Without a receiver the agent is gone, and so is who asked.
             let _ = events
@@ -83,6 +112,43 @@ impl Checks {
                 .await;
         };
         self.executor.spawn(check).detach();
+    }
+
+    /// Waits for the monitor's call before to return, as long as a check may take, and then for a place, as
+    /// long as it takes; the core is told of that.
+    fn place(
+        &self,
+        monitor: MonitorId,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<Place, Outcome>> + use<> {
+        let mut turns = self.turns.borrow_mut();
+        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        let turn = turns
+            .entry(monitor)
+            .or_insert_with(|| Arc::new(Semaphore::new(1)));
+        let turn = turn.acquire_arc();
+        let (places, events) = (self.places.clone(), self.events.clone());
+        async move {
+            let hangs = async {
+                Timer::after(timeout).await;
+                let message = format!("no answer within {timeout:?}: the call before hangs");
+                Err(Outcome::Fail(message))
+            };
+            let turn = async { Ok(turn.await) }.or(hangs).await?;
+            let mut place = pin!(places.take());
+            loop {
+                let waits = async {
+                    Timer::after(timeout.min(PLACE)).await;
+                    None
+                };
+                let taken = async { Some(place.as_mut().await) };
+                match taken.or(waits).await {
+                    Some(place) => return Ok(place.with_turn(turn)),
+                    // Without a receiver the agent is gone.
+                    None => drop(events.send(Event::CheckWaits { monitor }).await),
+                }
+            }
+        }
     }
 
     /// The ports whose sockets the kernel shall tell of.
@@ -132,5 +198,7 @@ async fn watch(sockets: Rc<SocketEvents>, events: Sender<Event>) {
     }
 }
 
+/// How long a check waits for a place before it is called late.
+const PLACE: Duration = Duration::from_secs(1);
 /// How long the sight of one client is good for: less than the core believes in it.
 const CLIENTS_ANEW: Duration = Duration::from_secs(60);

@@ -24,6 +24,7 @@ use crate::io::bgp_listen::Accepted;
 use crate::io::http::{self, Call, Listener};
 use crate::io::monitor::Owner;
 use crate::io::notify::Notify;
+use crate::io::places::Places;
 use crate::io::router_advert::Advertiser;
 use crate::io::{process, signal};
 use bfd::Bfd;
@@ -122,7 +123,13 @@ impl Agent {
             .iter()
             .for_each(|warning| log::warn!("{warning}"));
         let kernel = KernelTasks::open(executor, letters.events.clone(), &config, start.dry_run)?;
-        let checks = Checks::open(executor, letters.events.clone(), reaper.clone(), start.seed);
+        let checks = Checks::open(
+            executor,
+            letters.events.clone(),
+            reaper.clone(),
+            Places::new(config.agent.check_threads),
+            start.seed,
+        );
         let hooks = Hooks::new(executor, reaper, &config.agent.on_change);
         let api = http::serve(start.api, limits, letters.calls);
         let metrics = http::serve(start.metrics, limits, letters.metrics);

@@ -1,4 +1,4 @@
-//! Speaking HTTP to the running announcer, over TCP or a unix socket, without the reactor.
+//! Asking the running announcer, over TCP or a unix socket, without the reactor.
 //!
 //! The address comes from `--addr`, `SIDECAST_ADDR` or the configuration; the token from the
 //! configuration, of which a variable is a part. Where none is named, in a container, it is the one
@@ -8,10 +8,9 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
-use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ use super::Failure;
 use super::args::{self, Command, Invocation};
 use super::run::environment;
 use crate::config::{self, Agent, ListenAddr, Secret};
-use crate::io::http::Chunked;
+use crate::io::client::{self, Ask, Error, Files};
 
 /// Where the announcer listens, and what it wants to see.
 #[derive(Debug)]
@@ -122,7 +121,7 @@ impl Client {
         }
     }
 
-    /// Sends one request and reads the whole answer; `limit` bounds the wait for it.
+    /// Sends one request and reads the whole answer, within `limit`.
     pub fn call(
         &self,
         method: &str,
@@ -130,145 +129,49 @@ impl Client {
         params: &[(String, String)],
         limit: Duration,
     ) -> Result<Answer, CallError> {
-        let request = self.request(method, path, params);
-        match &self.target {
-            Target::Tcp(addr) => {
-                let stream = connect(addr).map_err(|cause| self.unreachable(cause))?;
-                let _ = stream.set_read_timeout(Some(limit));
-                let _ = stream.set_write_timeout(Some(CONNECT));
-                self.exchange(stream, &request)
-            }
-            Target::Unix(path) => {
-                let stream = UnixStream::connect(path).map_err(|cause| self.unreachable(cause))?;
-                let _ = stream.set_read_timeout(Some(limit));
-                let _ = stream.set_write_timeout(Some(CONNECT));
-                self.exchange(stream, &request)
-            }
-        }
-    }
-
-    fn unreachable(&self, cause: io::Error) -> CallError {
-        CallError::Unreachable {
-            target: self.target.to_string(),
-            cause,
-        }
-    }
-
-    fn request(&self, method: &str, path: &str, params: &[(String, String)]) -> String {
-        let host = match &self.target {
-            Target::Tcp(addr) => addr.as_str(),
-            Target::Unix(_) => "localhost",
+        let (socket, host) = match &self.target {
+            Target::Tcp(addr) => (None, addr.as_str()),
+            Target::Unix(path) => (Some(path.clone()), "localhost"),
         };
-        let mut head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nAccept: application/json\r\nUser-Agent: sidecast/{}\r\n",
-            env!("CARGO_PKG_VERSION")
-        );
-        if let Some(token) = &self.token {
-            // A token with line ends would write headers of its own: it can only be a mistake.
-            let clean: String = token.expose().chars().filter(|c| !c.is_control()).collect();
-            head.push_str(&format!("Authorization: Bearer {clean}\r\n"));
-        }
+        let token = self.token.as_ref();
+        let token = token.map(|token| format!("Bearer {}", token.expose()));
+        let token = token.iter().map(|token| ("Authorization", token.as_str()));
+        let kind = ("Content-Type", "application/x-www-form-urlencoded");
+        let kind = (method == "POST").then_some(kind);
+        let headers = [("Accept", "application/json")].into_iter();
+        let headers: Vec<_> = headers.chain(kind).chain(token).collect();
         let body = form_urlencoded::Serializer::new(String::new())
             .extend_pairs(params)
             .finish();
-        if method == "POST" {
-            head.push_str(&format!(
-                "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n",
-                body.len()
-            ));
-        }
-        format!("{head}\r\n{body}")
-    }
-
-    fn exchange(&self, mut stream: impl Read + Write, request: &str) -> Result<Answer, CallError> {
-        let broken = |cause: io::Error| {
-            let cause = match cause.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                    io::Error::new(io::ErrorKind::TimedOut, "it took too long")
-                }
-                _ => cause,
-            };
-            CallError::Broken {
-                target: self.target.to_string(),
-                cause,
-            }
-        };
-        let sent = stream.write_all(request.as_bytes());
-        let mut bytes = Vec::new();
-        let read = stream.take(MAX_ANSWER).read_to_end(&mut bytes);
-        match parse_answer(&bytes) {
-            Parsed::Whole(answer) => Ok(answer),
-            Parsed::Foreign => Err(CallError::NotHttp {
-                target: self.target.to_string(),
-            }),
-            Parsed::Cut => Err(broken(
-                read.err()
-                    .or(sent.err())
-                    .unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into()),
-            )),
-        }
-    }
-}
-
-fn connect(addr: &str) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for addr in addr.to_socket_addrs()? {
-        match TcpStream::connect_timeout(&addr, CONNECT) {
-            Ok(stream) => return Ok(stream),
-            Err(e) => last = e,
-        }
-    }
-    Err(last)
-}
-
-enum Parsed {
-    Whole(Answer),
-    /// More should have come.
-    Cut,
-    Foreign,
-}
-
-/// What was read until the other end closed. Interim answers are skipped.
-fn parse_answer(mut bytes: &[u8]) -> Parsed {
-    for _ in 0..MAX_INTERIM {
-        let mut slots = [httparse::EMPTY_HEADER; 64];
-        let mut head = httparse::Response::new(&mut slots);
-        let length = match head.parse(bytes) {
-            Ok(httparse::Status::Complete(length)) => length,
-            Ok(httparse::Status::Partial) => return Parsed::Cut,
-            Err(_) => return Parsed::Foreign,
-        };
-        let status = head.code.unwrap_or(0);
-        let header = |name: &str| {
-            let mut all = head.headers.iter();
-            all.find(|h| h.name.eq_ignore_ascii_case(name))
-                .map(|h| String::from_utf8_lossy(h.value).trim().to_owned())
-        };
-        let chunked = header("transfer-encoding");
-        let size = header("content-length").map(|text| text.parse::<usize>());
-        bytes = bytes.get(length..).unwrap_or_default();
-        if (100..200).contains(&status) {
-            continue;
-        }
-        let body = match (chunked, size) {
-            (Some(_), _) => match Chunked::new(usize::MAX).read(&mut bytes.to_vec()) {
-                Ok(Some(body)) => body,
-                Ok(None) => return Parsed::Cut,
-                Err(_) => return Parsed::Foreign,
-            },
-            (None, Some(Ok(size))) => match bytes.get(..size) {
-                Some(body) => body.to_vec(),
-                None => return Parsed::Cut,
-            },
-            (None, Some(Err(_))) => return Parsed::Foreign,
-            (None, None) => bytes.to_vec(),
-        };
-        return Parsed::Whole(Answer {
-            status,
-            body: String::from_utf8_lossy(&body).into_owned(),
+        let asked = client::Client::new(socket, Files::default()).ask(&Ask {
+            url: &format!("http://{host}{path}"),
+            headers: &headers,
+            form: kind.map(|_| body.as_str()),
+            limit,
+            connect: CONNECT,
         });
+        let answer = asked.and_then(|answer| {
+            let status = answer.status();
+            let body = answer.read_all(MAX_ANSWER)?;
+            let body = String::from_utf8_lossy(&body).into_owned();
+            Ok(Answer { status, body })
+        });
+        answer.map_err(|error| self.failed(error))
     }
-    Parsed::Foreign
+
+    fn failed(&self, error: Error) -> CallError {
+        let target = self.target.to_string();
+        let late = || io::Error::new(io::ErrorKind::TimedOut, "it took too long");
+        match error {
+            Error::Unreachable(_, cause) => CallError::Unreachable { target, cause },
+            Error::Broken(cause) => CallError::Broken { target, cause },
+            Error::Late => CallError::Broken {
+                target,
+                cause: late(),
+            },
+            Error::Foreign(_) => CallError::NotHttp { target },
+        }
+    }
 }
 
 impl Answer {
@@ -485,12 +388,11 @@ pub const DRAIN: Duration = Duration::from_secs(3600);
 
 const CONNECT: Duration = Duration::from_secs(5);
 const DEFAULT: &str = "127.0.0.1:8179";
-const MAX_ANSWER: u64 = 64 << 20;
-const MAX_INTERIM: usize = 4;
+const MAX_ANSWER: usize = 64 << 20;
 
 #[cfg(test)]
 mod tests {
-    use std::io::BufRead;
+    use std::io::{BufRead, Read, Write};
     use std::net::TcpListener;
 
     use super::*;
@@ -667,45 +569,6 @@ mod tests {
         assert!(rank(":1") < rank("10.0.0.1:1"));
     }
 
-    fn whole(bytes: &[u8]) -> Option<(u16, String)> {
-        match parse_answer(bytes) {
-            Parsed::Whole(answer) => Some((answer.status, answer.body)),
-            Parsed::Cut | Parsed::Foreign => None,
-        }
-    }
-
-    #[test]
-    fn answers_of_every_framing_are_read() {
-        for bytes in [
-            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
-            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
-            "HTTP/1.0 200 OK\r\n\r\nhi",
-            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
-        ] {
-            assert_eq!(whole(bytes.as_bytes()), Some((200, "hi".to_owned())));
-        }
-        for bytes in [
-            "",
-            "HTTP/1.1 200 OK\r\n",
-            "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhi",
-            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nhi",
-        ] {
-            assert!(
-                matches!(parse_answer(bytes.as_bytes()), Parsed::Cut),
-                "{bytes}"
-            );
-        }
-        for bytes in [
-            "SSH-2.0-OpenSSH\r\n",
-            "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
-        ] {
-            assert!(
-                matches!(parse_answer(bytes.as_bytes()), Parsed::Foreign),
-                "{bytes}"
-            );
-        }
-    }
-
     #[test]
     fn a_call_carries_its_form_and_its_token() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -736,8 +599,8 @@ mod tests {
         assert_eq!(answer.into_failure().message, "sidecast: held");
         let seen = server.join().unwrap();
         assert!(seen.starts_with("POST /register HTTP/1.1\r\n"));
-        assert!(seen.contains(&format!("\r\nHost: {addr}\r\n")));
-        assert!(seen.contains("\r\nAuthorization: Bearer s3cret\r\n"));
+        assert!(seen.contains(&format!("\r\nhost: {addr}\r\n")));
+        assert!(seen.contains("\r\nauthorization: Bearer s3cret\r\n"));
         assert!(seen.ends_with("a=x+y&b=%25%2"), "{seen}");
     }
 

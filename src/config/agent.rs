@@ -57,6 +57,11 @@ pub(super) fn agent(cx: &mut Cx<'_>, node: Option<&Node>, env: &Env) -> Agent {
         allowed_vips: f.list(cx, "allowed_vips", parsed::<Prefix>),
         max_http_apps: count(cx, f, "max_http_apps", 0, 1000),
         max_connections: count(cx, f, "max_connections", 1, 64),
+        check_threads: f
+            .number(cx, "check_threads", 1, MAX_CHECK_THREADS)
+            .unwrap_or(128)
+            .try_into()
+            .unwrap_or(usize::MAX),
         state_file: f.path_buf(cx, "state_file"),
         instance: f.read(cx, "instance", |text| {
             let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
@@ -73,6 +78,8 @@ pub(super) fn agent(cx: &mut Cx<'_>, node: Option<&Node>, env: &Env) -> Agent {
     }
 }
 
+/// The pool of threads grows to 500, and others have theirs there too.
+const MAX_CHECK_THREADS: u32 = 400;
 const MONITOR_INTERVAL: Duration = Duration::from_secs(10);
 const CLEANUP_TIMER: Duration = Duration::from_secs(15 * 60);
 const DRAIN_TIME: Duration = Duration::from_secs(2);
@@ -248,11 +255,6 @@ fn read_consul_addr(text: &str) -> Result<String, String> {
             .ok_or_else(|| EXPECTED.to_owned());
     }
     let mut url: HttpUrl = text.parse().map_err(|_| EXPECTED.to_owned())?;
-    if url.tls && !cfg!(feature = "tls") {
-        return Err(
-            "needs TLS, which this build has not: use http, or a build with TLS".to_owned(),
-        );
-    }
     if url.path.contains('?') {
         return Err(EXPECTED.to_owned());
     }

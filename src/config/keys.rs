@@ -19,6 +19,7 @@ pub(super) const AGENT: &[&str] = &[
     "allowed_vips",
     "max_http_apps",
     "max_connections",
+    "check_threads",
     "state_file",
     "instance",
     "user",

@@ -71,6 +71,8 @@ pub struct Agent {
     pub allowed_vips: Option<Vec<Prefix>>,
     pub max_http_apps: usize,
     pub max_connections: usize,
+    /// Calls that block, at once.
+    pub check_threads: usize,
     pub state_file: Option<PathBuf>,
     pub instance: Option<String>,
     pub user: Option<String>,

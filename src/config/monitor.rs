@@ -134,10 +134,6 @@ fn allowed(
             let message = "needs Consul: agent.consul_addr is not set";
             Some((None, message.to_owned()))
         }
-        MonitorSpec::Http { url, .. } if url.tls && !cfg!(feature = "tls") => {
-            let message = "needs TLS, which this build has not: use http, or a build with TLS";
-            Some((None, message.to_owned()))
-        }
         _ => None,
     };
     let Some((policy, message)) = refused else {

@@ -160,6 +160,7 @@ fn agent(page: &mut Page<'_>, agent: &Agent) {
     s.optional("allowed_vips", agent.allowed_vips.as_ref().map(list));
     s.key("max_http_apps", agent.max_http_apps);
     s.key("max_connections", agent.max_connections);
+    s.key("check_threads", agent.check_threads);
     s.optional(
         "state_file",
         agent.state_file.as_ref().map(|p| quoted(p.display())),

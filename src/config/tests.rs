@@ -8,7 +8,6 @@ use crate::app::{Monitor, MonitorSpec, Reaction};
 
 const FULL: &str = include_str!("../../tests/data/config/full.yaml");
 const PEERS: &str = include_str!("../../tests/data/config/peers.yaml");
-#[cfg(feature = "tls")]
 const GOCAST: &str = include_str!("../../tests/data/config/gocast.yaml");
 
 /// Loads a file's text with an environment; other files are those of `files`.
@@ -101,7 +100,6 @@ fn every_documented_key_is_read() {
     assert!(config.agent.metrics.is_off());
 }
 
-#[cfg(feature = "tls")]
 #[test]
 fn the_shipped_example_of_gocast_is_read() {
     use crate::app::Vip;
@@ -187,6 +185,10 @@ fn each_problem_is_told_with_its_line_key_and_value() {
             "f.yaml:3: agent.max_connections: 0: should be a number from 1 to 1000000",
         ),
         (agent("max_connections: 0x10"), "should be a number"),
+        (
+            agent("check_threads: 401"),
+            "f.yaml:3: agent.check_threads: 401: should be a number from 1 to 400",
+        ),
         (
             agent("consul_addr: localhost:8500"),
             "f.yaml:3: agent.consul_addr: localhost:8500: should be a URL such as http://localhost:8500",
@@ -1106,22 +1108,6 @@ fn a_thousand_apps_are_read_in_no_time() {
         "{:?}",
         begin.elapsed()
     );
-}
-
-#[cfg(not(feature = "tls"))]
-#[test]
-fn without_tls_https_is_refused_with_a_sentence() {
-    let app = with_app("- {name: a, vip: 192.0.2.1/32, monitors: ['https://a/']}\n");
-    for text in [
-        app,
-        "agent: {consul_addr: 'https://c'}\nbgp: {local_as: 1}\n".to_owned(),
-    ] {
-        let all = problems(&text);
-        assert!(
-            all.len() == 1 && all[0].contains("needs TLS, which this build has not"),
-            "{all:?}"
-        );
-    }
 }
 
 #[test]

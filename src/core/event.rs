@@ -17,6 +17,11 @@ use crate::registry::{AppState, MonitorId};
 /// Something happened outside.
 #[derive(Debug)]
 pub enum Event {
+    /// A check has not begun yet, as it waits for a place; its answer comes within its timeout and a little, or
+    /// this comes again.
+    CheckWaits {
+        monitor: MonitorId,
+    },
     /// The answer to [`Output::Check`].
     Checked {
         monitor: MonitorId,

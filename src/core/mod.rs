@@ -176,6 +176,7 @@ impl Core {
             Event::SocketDestroyed { protocol, port } => {
                 self.registry.recheck_ports(now, Some((protocol, port)));
             }
+            Event::CheckWaits { monitor } => self.registry.wait(now, monitor),
             Event::ClientsSeen => self.registry.clients_seen(now),
             Event::RecheckPorts => self.registry.recheck_ports(now, None),
             Event::Network(network) => self.take_network(now, network),

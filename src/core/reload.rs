@@ -101,6 +101,7 @@ fn agent(old: &Agent, new: &Agent) -> Vec<String> {
             "max_connections",
             old.max_connections == new.max_connections,
         ),
+        ("check_threads", old.check_threads == new.check_threads),
         ("state_file", old.state_file == new.state_file),
         ("instance", old.instance == new.instance),
         ("user", old.user == new.user),

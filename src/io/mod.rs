@@ -3,11 +3,13 @@
 pub mod bfd;
 pub mod bgp;
 pub mod bgp_listen;
+pub mod client;
 pub mod consul;
 pub mod http;
 pub mod monitor;
 pub mod netlink;
 pub mod notify;
+pub mod places;
 pub mod privilege;
 pub mod process;
 pub mod reaper;
@@ -16,6 +18,3 @@ pub mod signal;
 pub mod sock_events;
 pub mod sockopt;
 pub mod state_file;
-mod stream;
-#[cfg(feature = "tls")]
-mod tls;

@@ -170,6 +170,19 @@ impl Check {
         news || matches!(changed, Due::Changed)
     }
 
+    /// The check waits for a place: that is shown, says nothing about the service, and gives it more time.
+    /// `false` where that was known before.
+    pub fn wait(&mut self, now: Instant) -> bool {
+        let Phase::UnderWay { overdue_at, .. } = &mut self.phase else {
+            return false;
+        };
+        *overdue_at = now + self.monitor.timeout * 2 + GRACE;
+        let waits = Outcome::unavailable(WAITS);
+        let news = self.last.as_ref().is_none_or(|l| l.outcome != waits);
+        self.record(now, waits, Duration::ZERO);
+        news
+    }
+
     /// Whether this speaks against a port that is up. Where it could not be found out, a doubt stays.
     fn doubts(&self, outcome: &Outcome) -> bool {
         let against = match outcome {
@@ -290,5 +303,8 @@ const COMING_BACK: Duration = Duration::from_millis(100);
 /// How often a TCP port with clients is looked at: within 1.5 s its death is known and withdrawn, also when
 /// half-open connections keep the kernel from reporting it.
 const USED: Duration = Duration::from_millis(1200);
+/// Why a check is late.
+const WAITS: &str =
+    "late: as many checks as agent.check_threads allows are under way, this one waits";
 /// What the shell may take beyond a check's timeout to kill it and to report.
 const GRACE: Duration = Duration::from_secs(5);

@@ -249,6 +249,16 @@ impl Checks {
         if news { &shared.members } else { &[] }
     }
 
+    /// A check has not begun for want of a place; `false` where that was known.
+    pub fn wait(&mut self, now: Instant, id: MonitorId) -> bool {
+        let Some(shared) = self.checks.get_mut(&id) else {
+            return false;
+        };
+        let news = shared.check.wait(now);
+        self.deadlines.set(id, Some(shared.check.deadline()));
+        news
+    }
+
     /// A heartbeat came in; `false` where none of these is a heartbeat monitor.
     pub fn beat(&mut self, now: Instant, ids: &[MonitorId]) -> bool {
         let mut any = false;

@@ -421,6 +421,13 @@ impl Registry {
         }
     }
 
+    /// A check has not begun for want of a place.
+    pub fn wait(&mut self, now: Instant, monitor: MonitorId) {
+        if self.checks.wait(now, monitor) && log::log_enabled!(log::Level::Debug) {
+            self.log_answer(monitor);
+        }
+    }
+
     fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.apps.values().map(AsRef::as_ref)
     }

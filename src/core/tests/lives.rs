@@ -50,6 +50,28 @@ fn one_check_is_under_way_at_a_time_and_the_first_is_at_once() {
     );
 }
 
+#[test]
+fn a_check_that_waits_for_a_place_is_late_and_not_failed() {
+    let http = "http://h/";
+    let app = DNS.replace(MONITOR, http);
+    let mut bench = Bench::with_outcomes(config("", &app), &[(http, true)]);
+    bench.outcomes.clear();
+    bench.advance(secs(1));
+    let (monitor, _) = bench.unanswered.pop().unwrap();
+    for _ in 0..30 {
+        bench.event(Event::CheckWaits { monitor });
+        bench.advance(secs(1));
+    }
+    assert!(bench.is_announced(VIP));
+    let app = bench.core.app(bench.now, &name("dns")).unwrap();
+    let shown = app.monitors[0].last.as_ref().unwrap();
+    assert!(shown.message().starts_with("late: "), "{shown}");
+    assert_eq!(bench.unanswered.len(), 0, "it is not asked for once more");
+    // Once it has begun it has its time as ever.
+    bench.advance(secs(9));
+    assert!(!bench.is_announced(VIP));
+}
+
 /// A hung check must not keep a dead service announced (B1).
 #[test]
 fn a_check_that_never_answers_counts_as_failed() {

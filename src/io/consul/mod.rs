@@ -2,75 +2,71 @@
 //!
 //! Left out: proxies (an agent is a neighbour), compression, connections that are kept.
 
-mod http;
-#[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
-mod tls;
-
 use crate::app::HttpUrl;
 use crate::config::{Consul, Secret};
-use crate::consul::Answer;
-use crate::io::stream::{self, Stream};
+use crate::consul::{Answer, Headers};
+use crate::io::client::{self, Ask, Error, Files};
+use crate::io::places::{Place, Places};
 use smol::Timer;
 use smol::future::FutureExt;
-use smol::lock::Semaphore;
-use smol::net;
-use smol::net::unix::UnixStream;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Knows where Consul is and how to get in.
 pub struct Client {
-    place: Place,
+    client: Arc<client::Client>,
+    /// Without a slash at its end.
+    url: String,
+    /// The address, as a person knows it.
+    place: String,
     token: RefCell<Option<Secret>>,
     /// Where the token is from, where it may be replaced.
     token_file: RefCell<Option<PathBuf>>,
     /// That file could not be read, which was said.
     unreadable: Cell<bool>,
-    reading: Arc<Semaphore>,
+    reading: Places,
+    /// Beside those of checks: neither takes the other's.
+    asking: Places,
     /// How often the token came from the configuration anew.
     renewals: Cell<u64>,
 }
 
-enum Place {
-    Tcp(HttpUrl),
-    Unix(PathBuf),
-    Tls(HttpUrl, tls::Client),
-}
-
 impl Client {
     pub fn new(settings: &Consul) -> io::Result<Self> {
-        let place = match settings.unix_path() {
-            Some(path) => Place::Unix(path.to_owned()),
+        let (place, url) = match settings.unix_path() {
+            Some(path) => (path.display().to_string(), "http://localhost".to_owned()),
             None => {
                 let url: HttpUrl = settings.addr.parse().map_err(io::Error::other)?;
-                if url.tls {
-                    Place::Tls(url, tls::Client::new(settings))
-                } else {
-                    Place::Tcp(url)
-                }
+                (url.authority(), url.to_string())
             }
         };
+        let files = Files {
+            ca: settings.ca_file.clone(),
+            identity: settings.cert_file.clone().zip(settings.key_file.clone()),
+            insecure: false,
+        };
+        let socket = settings.unix_path().map(Path::to_owned);
         Ok(Self {
+            client: Arc::new(client::Client::new(socket, files)),
+            url: url.trim_end_matches('/').to_owned(),
             place,
             token: RefCell::new(settings.token.clone()),
             token_file: RefCell::new(settings.token_file.clone()),
             unreadable: Cell::new(false),
-            reading: Arc::new(Semaphore::new(1)),
+            reading: Places::new(1),
+            asking: Places::new(QUERIES),
             renewals: Cell::new(0),
         })
     }
 
-    /// From the next request on: the token of these settings, and the files of TLS as they are by then.
+    /// From the next request on: the token of these settings.
     pub fn renew(&self, settings: &Consul) {
         self.token.replace(settings.token.clone());
         self.token_file.replace(settings.token_file.clone());
         self.renewals.set(self.renewals.get() + 1);
-        if let Place::Tls(_, client) = &self.place {
-            client.forget();
-        }
     }
 
     /// Reads the token's file again: whoever rotates it does not tell us. One that cannot be read, or is
@@ -80,21 +76,13 @@ impl Client {
             return;
         };
         // One look at a time: a pipe or a dead file server keeps its thread.
-        let Some(place) = self.reading.try_acquire_arc() else {
+        let Some(place) = self.reading.try_take() else {
             return;
         };
         let renewals = self.renewals.get();
         let file = path.clone();
-        let read = smol::unblock(move || {
-            let read = read_token(&file);
-            drop(place);
-            read
-        });
-        let late = async {
-            Timer::after(FILE).await;
-            Err(io::ErrorKind::TimedOut.into())
-        };
-        let read = read.or(late).await;
+        let read = place.run(FILE, move || read_token(&file)).await;
+        let read = read.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         // Since a reload meanwhile another token may count.
         if renewals == self.renewals.get() {
             self.take_token(&path, read);
@@ -123,46 +111,63 @@ impl Client {
 
     /// `GET path`; an error where no whole answer came within `limit`.
     pub async fn get(&self, path: &str, limit: Duration) -> io::Result<Answer> {
+        let message = || format!("no answer within {:.1} s", limit.as_secs_f64());
         let late = async {
             Timer::after(limit).await;
-            let message = format!("no answer within {:.1} s", limit.as_secs_f64());
-            Err(io::Error::new(io::ErrorKind::TimedOut, message))
+            Err(io::Error::new(io::ErrorKind::TimedOut, message()))
         };
-        let asked = async { self.ask(path).await.map_err(|error| self.at(&error)) };
-        let answer = asked.or(late).await;
-        if let (Err(_), Place::Tls(_, client)) = (&answer, &self.place) {
-            client.forget();
-        }
-        answer
+        let asked = async {
+            let place = self.asking.take().await;
+            let asked = self.ask(place, path, limit).await;
+            asked.map_err(|error| match error {
+                Error::Late => io::Error::new(io::ErrorKind::TimedOut, message()),
+                error => io::Error::other(format!("{}: {error}", self.place)),
+            })
+        };
+        asked.or(late).await
     }
 
-    async fn ask(&self, path: &str) -> io::Result<Answer> {
-        let stream = self.open().await?;
+    async fn ask(&self, place: Place, path: &str, limit: Duration) -> Result<Answer, Error> {
+        let client = self.client.clone();
+        let url = format!("{}{path}", self.url);
         let token = self.token.borrow().clone();
-        let token = token.as_ref().map(Secret::expose);
-        match &self.place {
-            Place::Tcp(url) | Place::Tls(url, _) => {
-                http::exchange(stream, &url.authority(), &join(url, path), token).await
-            }
-            Place::Unix(_) => http::exchange(stream, "localhost", path, token).await,
-        }
+        let asked = place.run(limit, move || {
+            let token = token
+                .as_ref()
+                .map(|token| ("X-Consul-Token", token.expose()));
+            let headers: Vec<_> = [("Accept", "application/json")]
+                .into_iter()
+                .chain(token)
+                .collect();
+            let ask = Ask {
+                url: &url,
+                headers: &headers,
+                form: None,
+                limit,
+                connect: CONNECT,
+            };
+            whole(client.ask(&ask)?)
+        });
+        asked.await.unwrap_or(Err(Error::Late))
     }
+}
 
-    async fn open(&self) -> io::Result<Stream> {
-        match &self.place {
-            Place::Tcp(url) => connect(url).await,
-            Place::Tls(url, client) => client.open(&url.host, connect(url).await?).await,
-            Place::Unix(socket) => Ok(Box::new(UnixStream::connect(socket).await?)),
-        }
+/// Queries under way end now.
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.client.shutdown();
     }
+}
 
-    fn at(&self, error: &io::Error) -> io::Error {
-        let place = match &self.place {
-            Place::Tcp(url) | Place::Tls(url, _) => url.authority(),
-            Place::Unix(socket) => socket.display().to_string(),
-        };
-        io::Error::new(error.kind(), format!("{place}: {error}"))
-    }
+/// Half an answer is an error.
+fn whole(answer: client::Answer) -> Result<Answer, Error> {
+    let mut headers = Headers::default();
+    answer.headers(|name, value| headers.note(name, value));
+    Ok(Answer {
+        status: answer.status(),
+        headers,
+        body: answer.read_all(MAX_BODY)?,
+    })
 }
 
 fn read_token(path: &Path) -> io::Result<Secret> {
@@ -171,28 +176,12 @@ fn read_token(path: &Path) -> io::Result<Secret> {
     Secret::in_file(&text).ok_or_else(empty)
 }
 
-async fn connect(url: &HttpUrl) -> io::Result<Stream> {
-    let deadline = Instant::now() + CONNECT;
-    let addrs = net::resolve((url.host.as_str(), url.port)).await?;
-    match stream::connect(&addrs, deadline).await {
-        Ok(stream) => Ok(Box::new(stream)),
-        Err(Some((addr, error))) => {
-            let message = format!("connecting to {addr}: {error}");
-            Err(io::Error::new(error.kind(), message))
-        }
-        Err(None) => Err(io::Error::other("the name has no address")),
-    }
-}
-
-/// A path below the address's own.
-fn join(url: &HttpUrl, path: &str) -> String {
-    format!("{}{path}", url.path.trim_end_matches('/'))
-}
-
 /// How long reading the token's file may take.
 const FILE: Duration = Duration::from_secs(1);
 /// For all of a name's addresses together; a long poll's patience would go to the first that is silent.
 const CONNECT: Duration = Duration::from_secs(5);
+/// Two long polls and the agent's own view, and one that hangs still.
+const QUERIES: usize = 4;
 /// Bytes of an answer: a node with thousands of services has a few million.
 const MAX_BODY: usize = 32 * 1024 * 1024;
 
@@ -205,11 +194,14 @@ mod tests {
 
     fn client(file: &Path) -> Client {
         Client {
-            place: Place::Unix(PathBuf::new()),
+            client: Arc::new(client::Client::new(None, Files::default())),
+            url: String::new(),
+            place: String::new(),
             token: RefCell::new(Some(Secret::new("first"))),
             token_file: RefCell::new(Some(file.to_owned())),
             unreadable: Cell::default(),
-            reading: Arc::new(Semaphore::new(1)),
+            reading: Places::new(1),
+            asking: Places::new(QUERIES),
             renewals: Cell::default(),
         }
     }

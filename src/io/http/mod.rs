@@ -18,7 +18,7 @@ use smol::net::unix::UnixListener;
 
 pub use connection::Call;
 pub use listen::{ListenError, Listener};
-pub use parse::{Chunked, ParseError, Parsed, Parser, Sizes};
+pub use parse::{ParseError, Parsed, Parser, Sizes};
 
 use crate::api::Via;
 use connection::Duplex;

@@ -1,12 +1,11 @@
 //! Performing checks: every form of contract section 3 but `consul` and `heartbeat`, which the core
 //! answers from what it was told.
 //!
-//! Nothing here blocks the thread. What the system offers only as blocking calls (looking up names)
-//! runs in `smol::unblock`, at most [`BLOCKING`] at a time: that pool is shared and grows without bound.
+//! Nothing here blocks the thread. What blocks (asking over HTTP, looking up names) has a [`Place`].
 
 mod dns;
 mod exec;
-pub(in crate::io) mod http;
+mod http;
 mod port;
 mod queue;
 mod tcp;
@@ -15,20 +14,19 @@ pub use port::{FullQueue, PortState, bind_test};
 
 use crate::app::{AcceptQueue, MonitorSpec, Protocol};
 use crate::health::Outcome;
+use crate::io::client::{Client, Files};
+use crate::io::places::{Overdue, Place, Places};
 use crate::io::reaper::Reaper;
-use crate::io::stream::Stream;
-#[cfg(feature = "tls")]
-use crate::io::tls;
 use crate::timer::Jitter;
 use port::Ports;
 use queue::{Queues, Verdict};
 use smol::Timer;
 use smol::future::{self, FutureExt};
-use smol::lock::Semaphore;
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -48,39 +46,48 @@ pub struct Checker {
     /// Port checks that begin together share one look-up.
     round: RefCell<Rc<Round>>,
     queues: RefCell<Queues>,
-    blocking: Blocking,
     chance: RefCell<Jitter>,
-    #[cfg(feature = "tls")]
-    tls: Tls,
+    verifying: Arc<Client>,
+    /// Takes any certificate.
+    trusting: Arc<Client>,
 }
 
 impl Checker {
     /// `seed` makes the ids of DNS queries hard to guess.
     pub fn new(reaper: Reaper, seed: u64) -> Self {
+        let client = |insecure| {
+            let files = Files {
+                insecure,
+                ..Files::default()
+            };
+            Arc::new(Client::new(None, files))
+        };
         Self {
             commands: exec::Commands::new(reaper),
             ports: Ports::default(),
             round: RefCell::default(),
             queues: RefCell::default(),
-            blocking: Blocking::default(),
             chance: RefCell::new(Jitter::new(seed)),
-            #[cfg(feature = "tls")]
-            tls: Tls::default(),
+            verifying: client(false),
+            trusting: client(true),
         }
     }
 
-    /// Performs one check. It answers within `timeout` and a little; dropping it ends the check, and
-    /// kills what it runs.
+    /// Performs one check, on nobody's behalf and whatever else is under way.
     pub async fn check(&self, spec: &MonitorSpec, timeout: Duration) -> Outcome {
-        self.check_for(None, spec, timeout).await
+        let place = Some(Places::new(1).take().await);
+        self.check_for(None, spec, timeout, place).await
     }
 
-    /// The same on behalf of somebody.
+    /// The same on behalf of somebody, with a place where it [`blocks`]. It answers within `timeout` and a
+    /// little; dropping it ends the check, and kills what it runs, but what blocks keeps its place until
+    /// it returns.
     pub async fn check_for(
         &self,
         owner: Option<&Owner>,
         spec: &MonitorSpec,
         timeout: Duration,
+        place: Option<Place>,
     ) -> Outcome {
         match spec {
             MonitorSpec::Port {
@@ -90,8 +97,7 @@ impl Checker {
             } => self.port(*protocol, *port, *accept_queue, timeout).await,
             MonitorSpec::Exec(command) => self.commands.check(command, owner, timeout).await,
             MonitorSpec::Tcp { host, port } => {
-                let check = tcp::check(host, *port, &self.blocking, timeout);
-                within(timeout, check).await
+                within(timeout, tcp::check(host, *port, place, timeout)).await
             }
             MonitorSpec::Http {
                 url,
@@ -101,12 +107,17 @@ impl Checker {
                 insecure,
             } => {
                 let want = http::Want {
-                    url,
-                    status,
-                    contains: contains.as_deref(),
-                    headers,
+                    url: url.clone(),
+                    status: status.clone(),
+                    contains: contains.clone(),
+                    headers: headers.clone(),
                 };
-                within(timeout, self.http(&want, *insecure, timeout)).await
+                let client = match insecure {
+                    true => self.trusting.clone(),
+                    false => self.verifying.clone(),
+                };
+                let check = move || want.check(&client, timeout);
+                run(place, timeout, check).await.unwrap_or_else(|late| late)
             }
             MonitorSpec::Dns {
                 name,
@@ -185,55 +196,6 @@ impl Checker {
             .cloned()
             .unwrap_or_else(unknown)
     }
-
-    async fn http(&self, want: &http::Want<'_>, insecure: bool, timeout: Duration) -> Outcome {
-        let url = want.url;
-        let stream = match tcp::connect(&url.host, url.port, &self.blocking, timeout).await {
-            Ok(stream) => Box::new(stream),
-            Err(outcome) => return outcome,
-        };
-        if !url.tls {
-            return http::check(want, stream).await;
-        }
-        match self.over_tls(&url.host, insecure, stream).await {
-            Ok(stream) => http::check(want, stream).await,
-            Err(error) => http::failure(want, &error),
-        }
-    }
-
-    #[cfg(feature = "tls")]
-    async fn over_tls(&self, host: &str, insecure: bool, stream: Stream) -> io::Result<Stream> {
-        let config = self.tls.config(insecure).await?;
-        config.open(host, stream).await
-    }
-
-    #[cfg(not(feature = "tls"))]
-    async fn over_tls(&self, _: &str, _: bool, _: Stream) -> io::Result<Stream> {
-        Err(io::Error::other(
-            "this sidecast was built without TLS: use http, or a build with it",
-        ))
-    }
-}
-
-/// What checks over TLS need to know, each made at the first that needs it. Checks that begin together wait
-/// for one of them: a thousand would else read the system's authorities a thousand times at once.
-#[cfg(feature = "tls")]
-#[derive(Default)]
-struct Tls {
-    verifying: smol::lock::OnceCell<tls::Config>,
-    trusting: smol::lock::OnceCell<tls::Config>,
-}
-
-#[cfg(feature = "tls")]
-impl Tls {
-    async fn config(&self, insecure: bool) -> io::Result<&tls::Config> {
-        if insecure {
-            let make = || async { tls::Config::insecure() };
-            return self.trusting.get_or_try_init(make).await;
-        }
-        let read = || smol::unblock(|| tls::Config::read(&tls::Files::default()));
-        self.verifying.get_or_try_init(read).await
-    }
 }
 
 /// Ports that are looked up together, and what was found.
@@ -248,49 +210,40 @@ async fn within(timeout: Duration, check: impl Future<Output = Outcome>) -> Outc
     check
         .or(async {
             Timer::after(timeout).await;
-            Outcome::Fail(format!("no answer within {timeout:?}"))
+            late(timeout)
         })
         .await
 }
 
-/// Blocking calls, a bounded number at a time. One that hangs keeps its place until it ends, also when
-/// nobody waits for it any more.
-struct Blocking {
-    places: Arc<Semaphore>,
-}
-
-impl Default for Blocking {
-    fn default() -> Self {
-        Self {
-            places: Arc::new(Semaphore::new(BLOCKING)),
-        }
+/// Whether the check takes a thread for itself, and so a place.
+pub fn blocks(spec: &MonitorSpec) -> bool {
+    match spec {
+        MonitorSpec::Http { .. } => true,
+        MonitorSpec::Tcp { host, .. } => host.parse::<IpAddr>().is_err(),
+        _ => false,
     }
 }
 
-impl Blocking {
-    /// Runs `call` on a thread of the pool; where no place comes free within `patience`, that is an
-    /// outcome which says nothing about the service.
-    async fn run<T: Send + 'static>(
-        &self,
-        patience: Duration,
-        call: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Outcome> {
-        let place = async { Some(self.places.acquire_arc().await) }
-            .or(async {
-                Timer::after(patience).await;
-                None
-            })
-            .await
-            .ok_or_else(|| {
-                Outcome::Unavailable(format!("{BLOCKING} name look-ups hang already"))
-            })?;
-        Ok(smol::unblock(move || {
-            let result = call();
-            drop(place);
-            result
+/// What `call` returns; else the outcome of a check without it.
+async fn run<T: Send + 'static>(
+    place: Option<Place>,
+    timeout: Duration,
+    call: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Outcome> {
+    let Some(place) = place else {
+        return Err(Outcome::unavailable("there is no place for it"));
+    };
+    place
+        .run(timeout, call)
+        .await
+        .map_err(|overdue| match overdue {
+            Overdue::Hangs => late(timeout),
+            Overdue::NoThread => Outcome::unavailable("late: the system gives us no thread for it"),
         })
-        .await)
-    }
+}
+
+fn late(timeout: Duration) -> Outcome {
+    Outcome::Fail(format!("no answer within {timeout:?}"))
 }
 
 /// Whether an error is our own want of descriptors or memory, and says nothing about the service.
@@ -302,8 +255,6 @@ pub(in crate::io) fn is_own_want(error: &io::Error) -> bool {
     )
 }
 
-/// Blocking calls at a time.
-pub const BLOCKING: usize = 32;
 /// How long an accept queue has to be full, at least, to count as stuck.
 const QUEUE_TIME: Duration = Duration::from_secs(2);
 /// Time between two samples of a full accept queue.

@@ -1,59 +1,104 @@
-//! `tcp:` — a connection opens. Also how the other checks find their server.
+//! `tcp:` — a connection opens.
 
-use super::{Blocking, is_own_want};
+use super::{is_own_want, run};
 use crate::health::Outcome;
-use crate::io::stream;
+use crate::io::places::Place;
+use smol::Timer;
+use smol::future::FutureExt;
 use smol::net::TcpStream;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
+/// Opens a connection to the first of the host's addresses that takes one. A name needs a place.
 pub(super) async fn check(
     host: &str,
     port: u16,
-    blocking: &Blocking,
+    place: Option<Place>,
     timeout: Duration,
 ) -> Outcome {
-    match connect(host, port, blocking, timeout).await {
+    let deadline = Instant::now() + timeout;
+    let addrs = match host.parse::<IpAddr>() {
+        Ok(addr) => Ok(vec![SocketAddr::new(addr, port)]),
+        Err(_) => look_up(host, port, place, timeout).await,
+    };
+    let addrs = match addrs {
+        Ok(addrs) => addrs,
+        Err(outcome) => return outcome,
+    };
+    match connect(&addrs, deadline).await {
         Ok(_) => Outcome::pass(),
-        Err(outcome) => outcome,
+        Err(Some((_, error))) if is_own_want(&error) => Outcome::unavailable(error),
+        Err(Some((addr, error))) => Outcome::Fail(format!("connecting to {addr}: {error}")),
+        Err(None) => Outcome::Fail(format!("{host} has no address")),
     }
 }
 
-/// Opens a connection to the first of the host's addresses that takes one.
-pub(super) async fn connect(
+async fn look_up(
     host: &str,
     port: u16,
-    blocking: &Blocking,
-    timeout: Duration,
-) -> Result<TcpStream, Outcome> {
-    let deadline = Instant::now() + timeout;
-    let addrs = resolve(host, port, blocking, timeout).await?;
-    let refused = |last: Option<(SocketAddr, io::Error)>| match last {
-        Some((_, error)) if is_own_want(&error) => Outcome::unavailable(error),
-        Some((addr, error)) => Outcome::Fail(format!("connecting to {addr}: {error}")),
-        None => Outcome::Fail(format!("{host} has no address")),
-    };
-    stream::connect(&addrs, deadline).await.map_err(refused)
-}
-
-async fn resolve(
-    host: &str,
-    port: u16,
-    blocking: &Blocking,
+    place: Option<Place>,
     timeout: Duration,
 ) -> Result<Vec<SocketAddr>, Outcome> {
-    if let Ok(addr) = host.parse::<IpAddr>() {
-        return Ok(vec![SocketAddr::new(addr, port)]);
-    }
     let name = host.to_owned();
-    // A place is waited for half the time, so that "no place" is said before "no answer".
-    let found = blocking
-        .run(timeout / 2, move || {
-            (name.as_str(), port)
-                .to_socket_addrs()
-                .map(Iterator::collect)
-        })
-        .await?;
-    found.map_err(|error: io::Error| Outcome::Fail(format!("looking up {host}: {error}")))
+    let look_up = move || {
+        (name.as_str(), port)
+            .to_socket_addrs()
+            .map(Iterator::collect)
+    };
+    let found: io::Result<_> = run(place, timeout, look_up).await?;
+    found.map_err(|error| Outcome::Fail(format!("looking up {host}: {error}")))
+}
+
+/// Opens a connection to the first of these that takes one. Each has its share of the time left, so that
+/// one that is silent does not hide the next. What the last one said where none did; `None`: there are none.
+async fn connect(
+    addrs: &[SocketAddr],
+    deadline: Instant,
+) -> Result<TcpStream, Option<(SocketAddr, io::Error)>> {
+    let mut last = None;
+    for (index, addr) in addrs.iter().enumerate() {
+        let left = u32::try_from(addrs.len() - index).unwrap_or(u32::MAX);
+        let share = deadline.saturating_duration_since(Instant::now()) / left;
+        let attempt = TcpStream::connect(addr).or(async {
+            Timer::after(share).await;
+            Err(io::ErrorKind::TimedOut.into())
+        });
+        match attempt.await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = Some((*addr, error)),
+        }
+    }
+    Err(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::socket::{Backlog, listen};
+    use std::net::TcpListener;
+    use std::time::Duration;
+
+    #[test]
+    fn an_address_that_is_silent_does_not_hide_the_next() {
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        listen(&silent, Backlog::new(0).unwrap()).unwrap();
+        let addr = silent.local_addr().unwrap();
+        // The queue is full: whoever comes now is not answered.
+        let _first = std::net::TcpStream::connect(addr).unwrap();
+        let serving = TcpListener::bind("127.0.0.1:0").unwrap();
+        let next = serving.local_addr().unwrap();
+        let ask = |addrs: &[SocketAddr]| {
+            let deadline = Instant::now() + Duration::from_secs(1);
+            smol::block_on(connect(addrs, deadline))
+        };
+        assert_eq!(
+            ask(&[addr, next]).unwrap().peer_addr().unwrap(),
+            next,
+            "the first one had half the time"
+        );
+        let (last, error) = ask(&[addr]).unwrap_err().unwrap();
+        assert_eq!((last, error.kind()), (addr, io::ErrorKind::TimedOut));
+        assert!(ask(&[]).unwrap_err().is_none());
+    }
 }

@@ -1,0 +1,365 @@
+use super::*;
+use nix::sys::socket::{Backlog, listen};
+use std::io::Write;
+use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
+use std::thread::{self, JoinHandle};
+use ureq::config::Config;
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::NextTimeout;
+
+/// Answers one connection after the other with these bytes, each of which it then ends. The requests.
+fn serve(answers: &[&[u8]]) -> (String, JoinHandle<Vec<String>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let answers: Vec<Vec<u8>> = answers.iter().map(|answer| answer.to_vec()).collect();
+    let server = thread::spawn(move || {
+        let answer = |bytes: Vec<u8>| {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut seen = Vec::new();
+            while !seen.windows(4).any(|end| end == b"\r\n\r\n") {
+                let mut buf = [0; 1024];
+                let count = stream.read(&mut buf).unwrap();
+                assert!(count > 0, "the request ends early");
+                seen.extend(&buf[..count]);
+            }
+            // The client may have heard enough.
+            let _ = stream.write_all(&bytes);
+            let _ = stream.shutdown(Shutdown::Write);
+            String::from_utf8(seen).unwrap()
+        };
+        answers.into_iter().map(answer).collect()
+    });
+    (url, server)
+}
+
+fn get(url: &str) -> Result<Answer, Error> {
+    get_with(&client(), url, &[], LIMIT)
+}
+
+fn get_with(
+    client: &Client,
+    url: &str,
+    headers: &[(&str, &str)],
+    limit: Duration,
+) -> Result<Answer, Error> {
+    client.ask(&Ask {
+        url,
+        headers,
+        form: None,
+        limit,
+        connect: limit,
+    })
+}
+
+fn client() -> Client {
+    Client::new(None, Files::default())
+}
+
+fn whole(answer: &[u8]) -> Result<Vec<u8>, Error> {
+    let (url, server) = serve(&[answer]);
+    let body = get(&url).and_then(|answer| answer.read_all(1000));
+    server.join().unwrap();
+    body
+}
+
+#[test]
+fn half_an_answer_is_none() {
+    let chunked = b"HTTP/1.1 200 OK\r\nX-A: 7\r\nTransfer-Encoding: chunked\r\n\r\n5;ext=1\r\nhello\r\n1\r\n \r\n6\r\nworld!\r\n0\r\n\r\n";
+    assert_eq!(whole(chunked).unwrap(), b"hello world!");
+    let sized = b"HTTP/1.1 500 No\r\nContent-Length: 4\r\n\r\nnull";
+    assert_eq!(whole(sized).unwrap(), b"null");
+    for (answer, end) in [(&chunked[..], chunked.len() - 4), (sized, sized.len())] {
+        for end in (0..end).rev() {
+            let cut = whole(&answer[..end]);
+            assert!(matches!(cut, Err(Error::Broken(_))), "{end}: {cut:?}");
+        }
+    }
+    assert_eq!(whole(b"HTTP/1.0 200 OK\r\n\r\n{}").unwrap(), b"{}");
+    let no_content = b"HTTP/1.1 204 No Content\r\nContent-Length: 9\r\n\r\n";
+    assert_eq!(whole(no_content).unwrap(), b"");
+    for foreign in [
+        &b"SSH-2.0-OpenSSH_9.2\r\n\r\n"[..],
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\nx",
+        b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+    ] {
+        let answer = whole(foreign);
+        assert!(matches!(answer, Err(Error::Foreign(_))), "{answer:?}");
+    }
+    let long = [b"HTTP/1.1 200 OK\r\n\r\n", [b'x'; 2000].as_slice()].concat();
+    let error = whole(&long).unwrap_err();
+    assert!(error.to_string().contains("more than 1000"), "{error}");
+}
+
+#[test]
+fn redirects_are_not_followed_and_a_status_is_no_error() {
+    let moved = b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\n\r\n";
+    let early = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 404 No\r\n\r\n";
+    let (url, server) = serve(&[moved, early]);
+    assert_eq!(get(&url).unwrap().status(), 302);
+    assert_eq!(get(&url).unwrap().status(), 404);
+    server.join().unwrap();
+}
+
+#[test]
+fn given_headers_replace_ours_and_cannot_break_out() {
+    let ok = &b"HTTP/1.1 204 No\r\n\r\n"[..];
+    let (url, server) = serve(&[ok, ok]);
+    let headers = [
+        ("Host", "service.example"),
+        ("x-a", "1\r\nX-B: 2"),
+        ("accept", "text/plain"),
+    ];
+    let place = format!("{url}/healthz?x={{<a>}}#");
+    get_with(&client(), &place, &headers, LIMIT).unwrap();
+    get(&url).unwrap();
+    let seen = server.join().unwrap();
+    let (first, second) = (seen[0].to_lowercase(), seen[1].to_lowercase());
+    assert!(
+        first.starts_with("get /healthz?x={%3ca%3e} http/1.1\r\n"),
+        "{first}"
+    );
+    for line in [
+        "host: service.example",
+        "x-a: 1x-b: 2",
+        "accept: text/plain",
+    ] {
+        assert!(first.contains(&format!("\r\n{line}\r\n")), "{first}");
+    }
+    assert_eq!(first.matches("\r\nhost: ").count(), 1);
+    let host = url.strip_prefix("http://").unwrap();
+    let agent = format!("user-agent: {USER_AGENT}");
+    for line in [
+        format!("host: {host}").as_str(),
+        &agent,
+        "accept: */*",
+        "connection: close",
+    ] {
+        assert!(second.contains(&format!("\r\n{line}\r\n")), "{second}");
+    }
+}
+
+/// What an operator may write into `headers` and `url` ends in an answer or an error.
+#[test]
+fn odd_requests_do_no_harm() {
+    for (name, value) in [
+        ("Content-Length", "5"),
+        ("Content-Length", "x"),
+        ("Transfer-Encoding", "chunked"),
+        ("Expect", "100-continue"),
+        ("Connection", "keep-alive, upgrade"),
+        ("Host", ""),
+        ("Host", "\u{fc}"),
+        ("Authorization", "\u{fc}"),
+        ("X", ""),
+        ("", "x"),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        thread::spawn(move || {
+            if let Ok((mut stream, _)) = listener.accept() {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi");
+                let _ = stream.read_to_end(&mut Vec::new());
+            }
+        });
+        let limit = Duration::from_millis(300);
+        let asked = get_with(&client(), &url, &[(name, value)], limit);
+        let _ = asked.and_then(|answer| answer.read_all(10));
+    }
+    let all: String = (b'!'..=b'~')
+        .map(char::from)
+        .filter(|c| *c != '#')
+        .collect();
+    assert!(uri(&format!("http://h/{all}?{all}")).is_ok());
+}
+
+/// Nothing that a server sends makes a panic.
+#[test]
+fn odd_answers_do_no_harm() {
+    let heads: &[&[u8]] = &[
+        b"HTTP/1.1 000 x\r\n\r\n",
+        b"HTTP/1.1 999 x\r\n\r\n",
+        b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\nabc",
+        b"HTTP/1.1 100 Continue\r\nX: y\r\n\r\n",
+        b"HTTP/1.1 200\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: \xff\xfe\t\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: \x00\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n: y\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: y\r\n folded\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551616\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 304 Not\r\nContent-Length: 5\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: \xff\r\n\r\n",
+        b"HTTP/2 200 OK\r\n\r\n",
+        b"\r\n\r\n\r\n\r\n",
+        b"",
+    ];
+    for head in heads {
+        let _ = whole(head);
+    }
+    let many: Vec<u8> = (0..500)
+        .flat_map(|n| format!("X-{n}: y\r\n").into_bytes())
+        .collect();
+    let many = [b"HTTP/1.1 200 OK\r\n", many.as_slice(), b"\r\n"].concat();
+    let _ = whole(&many);
+}
+
+#[test]
+fn a_long_head_is_read_up_to_a_bound() {
+    let head = |length: usize| {
+        let field = "x".repeat(length);
+        format!("HTTP/1.1 200 OK\r\nX: {field}\r\nContent-Length: 2\r\n\r\nhi").into_bytes()
+    };
+    let (long, endless) = (head(9_000), head(70_000));
+    let (url, server) = serve(&[&long, &long, &endless, &endless]);
+    assert_eq!(get(&url).unwrap().read_all(10).unwrap(), b"hi");
+    let error = get(&url).map(|_| ()).unwrap_err();
+    assert!(error.to_string().contains("too big"), "{error}");
+    assert_eq!(server.join().unwrap().len(), 4);
+}
+
+#[test]
+fn one_limit_holds_for_the_whole_exchange() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n";
+        for byte in head.iter().chain(std::iter::repeat(&b'x')) {
+            if stream.write_all(&[*byte]).is_err() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    });
+    let began = Instant::now();
+    let limit = Duration::from_millis(600);
+    let answer = get_with(&client(), &url, &[], limit).unwrap();
+    let error = answer.read_all(1000).unwrap_err();
+    let took = began.elapsed();
+    assert!(matches!(error, Error::Late), "{error:?}");
+    assert!(took >= limit && took < limit * 2, "{took:?}");
+}
+
+#[test]
+fn an_address_that_is_silent_does_not_hide_the_next() {
+    #[derive(Debug)]
+    struct Both([SocketAddr; 2]);
+    impl Resolver for Both {
+        fn resolve(
+            &self,
+            _: &Uri,
+            _: &Config,
+            _: NextTimeout,
+        ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+            let mut found = self.empty();
+            self.0.into_iter().for_each(|addr| found.push(addr));
+            Ok(found)
+        }
+    }
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    listen(&silent, Backlog::new(0).unwrap()).unwrap();
+    let addr = silent.local_addr().unwrap();
+    // The queue is full: whoever comes now is not answered.
+    let _crowd = std::net::TcpStream::connect(addr).unwrap();
+    let (url, server) = serve(&[b"HTTP/1.1 204 No\r\n\r\n"]);
+    let good = url.strip_prefix("http://").unwrap().parse().unwrap();
+    let config = Agent::config_builder().proxy(None).build();
+    let agent = Agent::with_parts(config, Connect::new(None), Both([addr, good]));
+    let request = Request::get(&url).body(()).unwrap();
+    let request = agent
+        .configure_request(request)
+        .timeout_global(Some(LIMIT))
+        .build();
+    assert_eq!(agent.run(request).unwrap().status(), 204);
+    server.join().unwrap();
+}
+
+#[test]
+fn nobody_there_is_told_from_a_bad_answer() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let error = get(&url).map(|_| ()).unwrap_err();
+    let text = error.to_string();
+    assert!(text.starts_with("connecting to 127.0.0.1:"), "{text}");
+    let cause = error.cause().unwrap();
+    assert_eq!(cause.kind(), io::ErrorKind::ConnectionRefused, "{text}");
+    let error = get("http://nowhere.invalid/").map(|_| ()).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("looking up nowhere.invalid: "),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_unix_socket_is_asked_and_waited_for_no_longer_than_allowed() {
+    let folder = std::env::temp_dir().join(format!("sidecast-client-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let path = folder.join("s");
+    let client = Client::new(Some(path.clone()), Files::default());
+    let ask = |limit| get_with(&client, "http://localhost/x", &[], limit);
+    let error = ask(LIMIT).map(|_| ()).unwrap_err();
+    assert!(matches!(error, Error::Unreachable(..)), "{error:?}");
+
+    let listener = UnixListener::bind(&path).unwrap();
+    listen(&listener, Backlog::new(0).unwrap()).unwrap();
+    let server = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut buf = [0; 1000];
+        let count = stream.read(&mut buf).unwrap();
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+            .unwrap();
+        (
+            String::from_utf8_lossy(&buf[..count]).to_lowercase(),
+            listener,
+        )
+    });
+    assert_eq!(ask(LIMIT).unwrap().read_all(10).unwrap(), b"hi");
+    let (seen, _listener) = server.join().unwrap();
+    assert!(seen.starts_with("get /x http/1.1\r\n") && seen.contains("\r\nhost: localhost\r\n"));
+
+    // Nobody accepts: the first waits for its answer, the next for room.
+    let limit = Duration::from_millis(200);
+    for _ in 0..3 {
+        let began = Instant::now();
+        assert!(ask(limit).is_err());
+        let took = began.elapsed();
+        assert!(took >= limit && took < limit * 4, "{took:?}");
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn a_shutdown_ends_what_waits_for_an_answer() {
+    let folder = std::env::temp_dir().join(format!("sidecast-shutdown-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let unix = UnixListener::bind(folder.join("s")).unwrap();
+    let ends_at_once =
+        |socket: Option<PathBuf>, url: String, accept: &dyn Fn() -> Box<dyn Read>| {
+            let client = std::sync::Arc::new(Client::new(socket, Files::default()));
+            let asked = client.clone();
+            let limit = Duration::from_secs(60);
+            let waits = thread::spawn(move || get_with(&asked, &url, &[], limit).map(|_| ()));
+            let mut stream = accept();
+            // The request is there: from now on the answer is waited for.
+            stream.read_exact(&mut [0; 10]).unwrap();
+            let began = Instant::now();
+            client.shutdown();
+            assert!(waits.join().unwrap().is_err());
+            assert!(began.elapsed() < LIMIT);
+        };
+    let url = format!("http://{}", tcp.local_addr().unwrap());
+    ends_at_once(None, url, &|| Box::new(tcp.accept().unwrap().0));
+    let (socket, url) = (folder.join("s"), "http://localhost".to_owned());
+    ends_at_once(Some(socket), url, &|| Box::new(unix.accept().unwrap().0));
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+const LIMIT: Duration = Duration::from_secs(5);

@@ -58,6 +58,7 @@ pub enum RequestError {
     Json(String),
     JsonShape { key: String },
     Form,
+    TooManyParameters,
 }
 
 impl RequestError {
@@ -87,6 +88,9 @@ impl fmt::Display for RequestError {
                 "`{key}` in the JSON body has to be a text, a number, a boolean or a list of those"
             ),
             Self::Form => f.write_str("the query or the form is not UTF-8"),
+            Self::TooManyParameters => {
+                write!(f, "more than {MAX_PARAMETERS} parameters in one request")
+            }
         }
     }
 }
@@ -124,6 +128,9 @@ impl Request {
         };
         if method == Method::Post && !body.is_empty() {
             request.add_body(body)?;
+        }
+        if request.params.len() > MAX_PARAMETERS {
+            return Err(RequestError::TooManyParameters);
         }
         // The form decoder puts U+FFFD where bytes were no UTF-8: two names must not become one.
         let broken = |text: &String| text.contains(char::REPLACEMENT_CHARACTER);
@@ -226,7 +233,9 @@ fn split_target(target: &str) -> (Option<&str>, &str) {
 }
 
 fn extend_from_form(params: &mut Vec<(String, String)>, text: &[u8]) {
-    params.extend(form_urlencoded::parse(text).into_owned());
+    // One more than is taken is enough to know that there are too many.
+    let room = (MAX_PARAMETERS + 1).saturating_sub(params.len());
+    params.extend(form_urlencoded::parse(text).into_owned().take(room));
 }
 
 fn extend_from_json(params: &mut Vec<(String, String)>, body: &[u8]) -> Result<(), RequestError> {
@@ -334,6 +343,9 @@ impl Response {
     }
 }
 
+/// More than an app at its bounds needs: 64 VIPs, 32 monitors and 64 NATs.
+const MAX_PARAMETERS: usize = 256;
+
 pub const TEXT: &str = "text/plain; charset=utf-8";
 pub const JSON: &str = "application/json";
 
@@ -428,6 +440,25 @@ mod tests {
             post(Some("application/json"), deep.as_bytes()),
             Err(RequestError::Json(_))
         ));
+    }
+
+    #[test]
+    fn parameters_are_counted_wherever_they_stand() {
+        let many = |count: usize| vec!["a=1"; count].join("&");
+        let ask = |query: usize, kind: &str, body: &str| {
+            let headers = vec![("content-type".to_owned(), kind.to_owned())];
+            let target = format!("/register?{}", many(query));
+            Request::new(Method::Post, &target, headers, body.as_bytes(), Via::Unix)
+                .map(|request| request.params.len())
+        };
+        let form = "application/x-www-form-urlencoded";
+        assert_eq!(ask(256, form, ""), Ok(256));
+        assert_eq!(ask(100, form, &many(156)), Ok(256));
+        let too_many = Err(RequestError::TooManyParameters);
+        assert_eq!(ask(257, form, ""), too_many);
+        assert_eq!(ask(100, form, &many(157)), too_many);
+        let json = format!("{{\"a\":[{}]}}", vec!["1"; 257].join(","));
+        assert_eq!(ask(0, "application/json", &json), too_many);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Who may ask: the token, and what keeps a browser from being used against its owner.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::{Method, Request, Via};
 
@@ -102,13 +102,18 @@ fn equal_in_constant_time(given: &[u8], secret: &[u8]) -> bool {
 
 /// An address or `localhost`, with or without a port. Absent (HTTP/1.0): no browser sent it.
 fn is_local_name(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
-        None if host.matches(':').count() > 1 => host,
-        None => host.split(':').next().unwrap_or_default(),
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
     };
+    let bracketed = name.strip_prefix('[').and_then(|n| n.strip_suffix(']'));
+    let is_ipv6 = |text: &str| text.parse::<Ipv6Addr>().is_ok();
     let bare = name.strip_suffix('.').unwrap_or(name);
-    host.is_empty() || bare.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
+    host.is_empty()
+        || bare.eq_ignore_ascii_case("localhost")
+        || bare.parse::<Ipv4Addr>().is_ok()
+        || bracketed.is_some_and(is_ipv6)
+        || is_ipv6(host)
 }
 
 /// `Origin` names scheme and authority; ours is whatever Host says, behind TLS or not.
@@ -147,6 +152,8 @@ mod tests {
             "localhost.",
             "[::1]:8179",
             "192.0.2.1",
+            "127.0.0.1.",
+            "::1",
             "",
         ] {
             assert_eq!(ask(host), Ok(()), "{host}");
@@ -156,6 +163,12 @@ mod tests {
             "evil.example:8179",
             "localhost.evil.example",
             "127.0.0.1.evil.example",
+            "127.0.0.1:8179.evil.example",
+            "localhost:8179.evil.example",
+            "[::1]:8179.evil.example",
+            "[::1].evil.example:8179",
+            "127.0.0.1:8179:evil",
+            "[::1",
             "[evil]",
         ] {
             assert!(ask(host).is_err(), "{host}");

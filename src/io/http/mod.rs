@@ -45,8 +45,9 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             sizes: Sizes {
+                // Together 64 KiB.
                 head: 8 * 1024,
-                body: 64 * 1024,
+                body: 56 * 1024,
             },
             connections: 64,
             request: Duration::from_secs(10),

@@ -4,6 +4,10 @@
 //! Pure: a [`Snapshot`] of the tables and the configuration in, a [`Network`] out. Only the main table
 //! counts; a host inside a VRF names its peers and addresses itself.
 
+mod near;
+
+pub use near::Interfaces;
+
 use crate::config::{Bgp, Remote};
 use crate::net::{Family, Prefix, RouterId};
 use crate::netlink::address::{Address, IFAPROT_SIDECAST};
@@ -90,6 +94,7 @@ pub struct Network {
     /// There is an interface besides lo. The tunnels that the kernel puts into every namespace do not
     /// count.
     pub links_present: bool,
+    pub interfaces: Interfaces,
 }
 
 /// Reads the snapshot with the configuration's eyes. `our_vips` are never a source or a next hop.
@@ -112,7 +117,7 @@ pub fn network(snapshot: &Snapshot, bgp: &Bgp, our_vips: &BTreeSet<Prefix>) -> N
         .filter_map(|family| Some((family, view.nat_target(&peers, family)?)))
         .collect();
     let speaking = peers.values().filter_map(|p: &PeerNetwork| p.local);
-    Network {
+    let mut network = Network {
         nat_target,
         own_addresses: view.own_addresses().chain(speaking).collect(),
         on_loopback: view.on_loopback(),
@@ -127,7 +132,10 @@ pub fn network(snapshot: &Snapshot, bgp: &Bgp, our_vips: &BTreeSet<Prefix>) -> N
             .iter()
             .any(|link| !link.loopback && !FALLBACK_TUNNELS.contains(&link.name.as_str())),
         peers,
-    }
+        interfaces: Interfaces::default(),
+    };
+    network.interfaces = view.interfaces(&network);
+    network
 }
 
 struct View<'a> {
@@ -840,5 +848,65 @@ mod tests {
         let mut host = host();
         host.links = vec![link(LO, "lo"), link(3, "tunl0"), link(4, "sit0")];
         assert!(!discovered(&host).links_present);
+    }
+
+    fn near(network: &Network, before: &[&str]) -> Vec<String> {
+        let before = before.iter().map(|name| (*name).to_owned()).collect();
+        network
+            .near(&before)
+            .iter()
+            .map(Prefix::to_string)
+            .collect()
+    }
+
+    #[test]
+    fn a_bridge_is_near_and_the_ways_to_elsewhere_are_not() {
+        let mut host = host();
+        host.links
+            .extend([link(3, "docker0"), link(4, "eth1"), link(5, "shim")]);
+        host.addresses.extend([
+            address(3, "172.17.0.1/16"),
+            address(3, "fe80::3/64"),
+            address(4, "10.7.0.2/24"),
+            address(5, "10.0.0.77/24"),
+            address(LO, "192.0.2.53/32"),
+        ]);
+        let own = [
+            "10.0.0.2/32",
+            "10.0.0.77/32",
+            "10.7.0.2/32",
+            "172.17.0.1/32",
+            "192.0.2.53/32",
+            "2001:db8:1::2/128",
+        ];
+        let with = |more: &[&'static str]| {
+            let mut all: Vec<&str> = own.iter().chain(more).copied().collect();
+            all.sort_by_key(|text| text.parse::<Prefix>().unwrap());
+            all
+        };
+        let seen = discovered(&host);
+        assert_eq!(near(&seen, &[]), with(&["10.7.0.0/24", "172.17.0.0/16"]));
+        // Once an interface led elsewhere it does not become near by losing its route.
+        assert_eq!(near(&seen, &["eth1"]), with(&["172.17.0.0/16"]));
+        // A session makes it one that leads elsewhere.
+        let mut way = way("10.7.0.1", "10.7.0.2");
+        way.1.oif = Some(4);
+        host.routes_to.extend([way]);
+        let peers = [Remote::Gateway, Remote::Addr(addr("10.7.0.1"), None)];
+        let seen = network(&host, &bgp(&peers), &BTreeSet::new());
+        assert_eq!(near(&seen, &[]), with(&["172.17.0.0/16"]));
+        // While the way to a peer is not known, any interface may be the one.
+        host.routes_to.remove(&addr("10.7.0.1"));
+        let seen = network(&host, &bgp(&peers), &BTreeSet::new());
+        assert_eq!(near(&seen, &[]), with(&[]));
+    }
+
+    #[test]
+    fn in_a_pod_the_pod_alone_is_near() {
+        let own = ["10.0.0.2/32", "2001:db8:1::2/128"];
+        assert_eq!(near(&discovered(&host()), &[]), own);
+        let mut without = host();
+        without.routes.clear();
+        assert_eq!(near(&discovered(&without), &[]), own);
     }
 }

@@ -140,7 +140,8 @@ fn status_of(answer: &str) -> u16 {
 
 fn quick() -> Limits {
     Limits {
-        request: Duration::from_millis(300),
+        head: Duration::from_millis(300),
+        body: Duration::from_millis(300),
         idle: Duration::from_millis(600),
         write: Duration::from_millis(300),
         ..Limits::default()
@@ -382,7 +383,10 @@ fn a_client_that_does_not_read_loses_its_connection_and_harms_nobody() {
 
 #[test]
 fn the_sixty_fifth_connection_is_told_that_there_are_too_many() {
-    let server = Server::start(Limits::default());
+    let server = Server::start(Limits {
+        head: PATIENCE,
+        ..Limits::default()
+    });
     let held: Vec<_> = (0..500).map(|_| server.connect()).collect();
     let mut served = 0;
     let mut refused = 0;

@@ -4,6 +4,7 @@
 //! keys stay, in order.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use serde_json::Value;
 
@@ -28,14 +29,29 @@ impl Method {
     }
 }
 
-/// Where a request came in: decides which `Host` it may carry.
+/// Where a request came in: decides which `Host` it may carry, and whether it may change something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Via {
     /// A TCP listener bound to a loopback address: browsers on this machine reach it, so that names
     /// which were rebound to it have to be refused.
     Loopback,
-    Tcp,
+    /// Another TCP listener, with the addresses of both ends of the connection.
+    Tcp {
+        caller: IpAddr,
+        local: IpAddr,
+    },
     Unix,
+}
+
+impl Via {
+    /// From this very host.
+    pub fn is_local(self) -> bool {
+        match self {
+            Self::Loopback | Self::Unix => true,
+            // Whoever borrowed our address would not see our answers.
+            Self::Tcp { caller, local } => caller.is_loopback() || caller == local,
+        }
+    }
 }
 
 /// One request, decoded.

@@ -78,7 +78,7 @@ pub fn handle_metrics(core: &Core, world: &World<'_>, request: &Request) -> Resp
         _ => return not_found(&request.path).into_response(json),
     };
     let allowed = check_method(request, Methods::Read)
-        .and_then(|()| policy::check_browser(request, false).map_err(Refused::from));
+        .and_then(|()| policy::check_read(request).map_err(Refused::from));
     match allowed {
         Ok(()) => show(core, world, read, json),
         Err(refused) => refused.into_response(json),
@@ -241,14 +241,15 @@ fn check_method(request: &Request, methods: Methods) -> Result<(), Refused> {
 }
 
 fn permit(core: &Core, request: &Request, route: &Route) -> Result<(), Refused> {
-    let changing = matches!(route, Route::Change(_));
-    policy::check_browser(request, changing)?;
-    check_method(request, route.methods())?;
-    if changing {
-        let token = core.config().agent.api_token.as_ref();
-        policy::check_token(request, token.map(|t| t.expose()))?;
+    match route {
+        Route::Read(_) => policy::check_read(request)?,
+        Route::Change(_) => {
+            let agent = &core.config().agent;
+            let token = agent.api_token.as_ref().map(|token| token.expose());
+            policy::check_change(request, token, &core.near(), &agent.api_allow)?;
+        }
     }
-    Ok(())
+    check_method(request, route.methods())
 }
 
 fn perform(

@@ -1,18 +1,26 @@
-//! Who may ask: the token, and what keeps a browser from being used against its owner.
+//! Who may ask: the token, the caller's address, and what keeps a browser from being used against its
+//! owner. Decided from the headers, the socket's addresses and what the host calls near; no header
+//! stands in for an address.
 
+use std::collections::BTreeSet;
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{Method, Request, Via};
+use crate::net::Prefix;
 
 /// Why a request is not served, whatever it asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Denied {
     /// A name that was rebound to a loopback address.
     Host(String),
-    /// A page from elsewhere.
+    /// A page from elsewhere, named by `Origin` or `Referer`.
     Origin(String),
     CrossSite,
+    /// What calls is a browser, and nothing says that no page made it.
+    Browser,
+    /// This address may not change anything.
+    Caller(IpAddr),
     /// No token, or not the right one.
     Token {
         given: bool,
@@ -40,6 +48,19 @@ impl fmt::Display for Denied {
                 write!(f, "requests from {} are refused", origin.escape_debug())
             }
             Self::CrossSite => f.write_str("requests from another site are refused"),
+            Self::Browser => f.write_str(
+                "a browser changes nothing here without a token: set agent.api_token, or use \
+                 another client",
+            ),
+            Self::Caller(addr) => {
+                let addr = Prefix::host(*addr);
+                write!(
+                    f,
+                    "{} may change nothing here without a token: add `agent.api_allow: [{addr}]`, or \
+                     set agent.api_token",
+                    addr.addr()
+                )
+            }
             Self::Token { given: false } => f.write_str(
                 "this call needs `Authorization: Bearer TOKEN` with the value of agent.api_token",
             ),
@@ -50,30 +71,85 @@ impl fmt::Display for Denied {
     }
 }
 
-/// What holds for every call: DNS rebinding and foreign pages are refused. `changing`: the call
-/// changes something.
-pub fn check_browser(request: &Request, changing: bool) -> Result<(), Denied> {
-    let host = request.header("host").unwrap_or_default();
-    if request.via == Via::Loopback && !is_local_name(host) {
-        return Err(Denied::Host(host.to_owned()));
-    }
-    let foreign = |origin: &&str| !is_same_origin(origin, host);
-    if let Some(origin) = request.header("origin").filter(foreign) {
-        return Err(Denied::Origin(origin.to_owned()));
-    }
-    // A link from elsewhere may show a page, it may not change anything.
-    let link = !changing
-        && matches!(request.method, Method::Get | Method::Head)
+/// What holds for every call: DNS rebinding and pages from elsewhere are refused. A link from elsewhere
+/// may show a page.
+pub fn check_read(request: &Request) -> Result<(), Denied> {
+    check_host(request)?;
+    check_origin(request, "origin")?;
+    let link = matches!(request.method, Method::Get | Method::Head)
         && request.header("sec-fetch-mode") == Some("navigate");
     match request.header("sec-fetch-site") {
         Some("cross-site") if !link => Err(Denied::CrossSite),
-        Some("same-site") if changing => Err(Denied::CrossSite),
         _ => Ok(()),
     }
 }
 
-/// Changing calls carry the token, where one is set.
-pub fn check_token(request: &Request, token: Option<&str>) -> Result<(), Denied> {
+/// What a call that changes something needs besides: the token where one is set, else a caller that is
+/// near or allowed, and no sign of a page from elsewhere. `near` and `allowed` are asked for TCP only.
+pub fn check_change(
+    request: &Request,
+    token: Option<&str>,
+    near: &BTreeSet<Prefix>,
+    allowed: &[Prefix],
+) -> Result<(), Denied> {
+    check_host(request)?;
+    if token.is_some() && check_token(request, token).is_ok() {
+        return Ok(());
+    }
+    check_page(request)?;
+    check_token(request, token)?;
+    match request.via {
+        Via::Tcp { caller, .. } if !request.via.is_local() => {
+            let mut taken = near.iter().chain(allowed);
+            match taken.any(|prefix| prefix.contains(caller)) {
+                true => Ok(()),
+                false => Err(Denied::Caller(caller)),
+            }
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_host(request: &Request) -> Result<(), Denied> {
+    let host = request.header("host").unwrap_or_default();
+    match request.via {
+        Via::Loopback if !is_local_name(host) => Err(Denied::Host(host.to_owned())),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses what a page may have made. A page cannot choose these headers; what programs send too
+/// (`Accept-Language`, `Cookie`, `Sec-Fetch-Mode`) says nothing.
+fn check_page(request: &Request) -> Result<(), Denied> {
+    check_origin(request, "origin")?;
+    if request.header("referer") != Some("") {
+        check_origin(request, "referer")?;
+    }
+    let site = request.header("sec-fetch-site");
+    if let Some("cross-site" | "same-site") = site {
+        return Err(Denied::CrossSite);
+    }
+    // Browsers send Sec-Fetch-Site to loopback addresses and over TLS only.
+    let agent = request.header("user-agent").unwrap_or_default();
+    let is_browser = agent.starts_with("Mozilla/") && !agent.contains("PowerShell");
+    match site {
+        Some("same-origin" | "none") => Ok(()),
+        _ if is_browser => Err(Denied::Browser),
+        _ => Ok(()),
+    }
+}
+
+/// The header, where it is there, names this very origin.
+fn check_origin(request: &Request, header: &str) -> Result<(), Denied> {
+    let host = request.header("host").unwrap_or_default();
+    match request.header(header) {
+        Some(origin) if !is_same_origin(origin, host) => Err(Denied::Origin(origin.to_owned())),
+        _ => Ok(()),
+    }
+}
+
+/// The token, where one is set.
+fn check_token(request: &Request, token: Option<&str>) -> Result<(), Denied> {
     let Some(token) = token else {
         return Ok(());
     };
@@ -116,15 +192,15 @@ fn is_local_name(host: &str) -> bool {
         || is_ipv6(host)
 }
 
-/// `Origin` names scheme and authority; ours is whatever Host says, behind TLS or not.
-fn is_same_origin(origin: &str, host: &str) -> bool {
-    let authority = origin
-        .strip_prefix("http://")
-        .map(|a| a.strip_suffix(":80").unwrap_or(a))
-        .or_else(|| {
-            let a = origin.strip_prefix("https://")?;
-            Some(a.strip_suffix(":443").unwrap_or(a))
-        });
+/// `Origin` names scheme and authority, `Referer` a path behind them; ours is whatever Host says,
+/// behind TLS or not.
+fn is_same_origin(url: &str, host: &str) -> bool {
+    let strip = |scheme: &str, port: &str| {
+        let rest = url.strip_prefix(scheme)?;
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        Some(authority.strip_suffix(port).unwrap_or(authority))
+    };
+    let authority = strip("http://", ":80").or_else(|| strip("https://", ":443"));
     let host = host.strip_suffix(":80").unwrap_or(host);
     let host = host.strip_suffix(":443").unwrap_or(host);
     !host.is_empty() && authority.is_some_and(|a| a.eq_ignore_ascii_case(host))
@@ -142,9 +218,30 @@ mod tests {
         Request::new(Method::Get, "/", headers, b"", via).unwrap()
     }
 
+    fn addr(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn from(caller: &str) -> Via {
+        Via::Tcp {
+            caller: addr(caller),
+            local: addr("10.0.0.2"),
+        }
+    }
+
+    /// A caller that is near.
+    fn tcp() -> Via {
+        from("172.17.0.3")
+    }
+
+    fn change(request: &Request) -> Result<(), Denied> {
+        let near = BTreeSet::from(["172.17.0.0/16".parse().unwrap()]);
+        check_change(request, None, &near, &["10.9.0.0/16".parse().unwrap()])
+    }
+
     #[test]
     fn a_loopback_listener_answers_to_addresses_and_localhost() {
-        let ask = |host: &str| check_browser(&request(Via::Loopback, &[("host", host)]), true);
+        let ask = |host: &str| change(&request(Via::Loopback, &[("host", host)]));
         for host in [
             "127.0.0.1:8179",
             "localhost",
@@ -173,17 +270,17 @@ mod tests {
         ] {
             assert!(ask(host).is_err(), "{host}");
         }
-        let elsewhere = request(Via::Tcp, &[("host", "sidecast.example")]);
-        assert_eq!(check_browser(&elsewhere, true), Ok(()));
+        let elsewhere = request(tcp(), &[("host", "sidecast.example")]);
+        assert_eq!(change(&elsewhere), Ok(()));
         let unix = request(Via::Unix, &[("host", "whatever")]);
-        assert_eq!(check_browser(&unix, true), Ok(()));
+        assert_eq!(change(&unix), Ok(()));
     }
 
     #[test]
     fn a_foreign_origin_is_refused() {
         let ask = |origin: &str| {
             let headers = [("host", "127.0.0.1:8179"), ("origin", origin)];
-            check_browser(&request(Via::Loopback, &headers), false)
+            check_read(&request(Via::Loopback, &headers))
         };
         assert_eq!(ask("http://127.0.0.1:8179"), Ok(()));
         assert_eq!(ask("https://127.0.0.1:8179"), Ok(()));
@@ -198,11 +295,8 @@ mod tests {
             assert!(matches!(ask(origin), Err(Denied::Origin(_))), "{origin}");
         }
         let default_port = [("host", "h"), ("origin", "http://h:80")];
-        assert_eq!(
-            check_browser(&request(Via::Tcp, &default_port), true),
-            Ok(())
-        );
-        assert!(check_browser(&request(Via::Tcp, &[("origin", "http://")]), true).is_err());
+        assert_eq!(change(&request(tcp(), &default_port)), Ok(()));
+        assert!(change(&request(tcp(), &[("origin", "http://")])).is_err());
     }
 
     #[test]
@@ -213,7 +307,11 @@ mod tests {
                 ("sec-fetch-site", site),
                 ("sec-fetch-mode", mode),
             ];
-            check_browser(&request(Via::Tcp, &headers), changing)
+            let request = request(tcp(), &headers);
+            match changing {
+                true => change(&request),
+                false => check_read(&request),
+            }
         };
         assert_eq!(ask("cross-site", "navigate", false), Ok(()));
         assert_eq!(ask("cross-site", "navigate", true), Err(Denied::CrossSite));
@@ -225,12 +323,8 @@ mod tests {
 
     #[test]
     fn a_token_is_compared_whole() {
-        let ask = |value: &str| {
-            check_token(
-                &request(Via::Tcp, &[("authorization", value)]),
-                Some("s3cret"),
-            )
-        };
+        let ask =
+            |value: &str| check_token(&request(tcp(), &[("authorization", value)]), Some("s3cret"));
         assert_eq!(ask("Bearer s3cret"), Ok(()));
         assert_eq!(ask("bearer  s3cret"), Ok(()));
         for wrong in [
@@ -245,12 +339,128 @@ mod tests {
         ] {
             assert!(matches!(ask(wrong), Err(Denied::Token { .. })), "{wrong}");
         }
-        let none = request(Via::Tcp, &[]);
+        let none = request(tcp(), &[]);
         assert_eq!(
             check_token(&none, Some("s3cret")),
             Err(Denied::Token { given: false })
         );
         assert_eq!(check_token(&none, None), Ok(()));
         assert_eq!(Denied::Token { given: true }.status(), 401);
+    }
+
+    #[test]
+    fn others_change_something_only_where_they_are_near_or_allowed() {
+        let ask = |caller: &str| change(&request(from(caller), &[("host", "10.0.0.2:8080")]));
+        for taken in ["127.0.0.1", "::1", "10.0.0.2", "172.17.255.9", "10.9.1.2"] {
+            assert_eq!(ask(taken), Ok(()), "{taken}");
+        }
+        for (refused, line) in [
+            ("10.0.0.1", "agent.api_allow: [10.0.0.1/32]"),
+            ("2001:db8::5", "agent.api_allow: [2001:db8::5/128]"),
+            ("fe80::1", "agent.api_allow: [fe80::1/128]"),
+        ] {
+            let denied = ask(refused).unwrap_err();
+            assert_eq!(denied.status(), 403);
+            let text = denied.to_string();
+            assert!(text.contains(line) && text.contains("api_token"), "{text}");
+            assert!(text.starts_with(refused), "{text}");
+            assert_eq!(check_read(&request(from(refused), &[])), Ok(()));
+        }
+        for header in ["x-forwarded-for", "forwarded", "x-real-ip"] {
+            let borrowed = request(from("10.0.0.1"), &[(header, "127.0.0.1")]);
+            assert!(matches!(change(&borrowed), Err(Denied::Caller(_))));
+        }
+        let with = |headers| {
+            let request = request(from("10.0.0.1"), headers);
+            check_change(&request, Some("s3cret"), &BTreeSet::new(), &[])
+        };
+        // The token stands in for all of that; a name that was rebound it does not make right.
+        let page = [
+            ("authorization", "Bearer s3cret"),
+            ("user-agent", "Mozilla/5.0"),
+            ("origin", "http://dashboard.example"),
+        ];
+        assert_eq!(with(&page), Ok(()));
+        assert_eq!(with(&[]), Err(Denied::Token { given: false }));
+        let rebound = [("host", "evil.example"), page[0]];
+        let rebound = request(Via::Loopback, &rebound);
+        let denied = check_change(&rebound, Some("s3cret"), &BTreeSet::new(), &[]);
+        assert!(matches!(denied, Err(Denied::Host(_))));
+    }
+
+    /// Headers as the programs send them, without the host's.
+    fn recorded(name: &str) -> Vec<(String, String)> {
+        let all = include_str!("../../tests/data/http/clients.txt");
+        let mut sections = all.split("\n## ").skip(1);
+        let section = sections.find(|section| section.lines().next() == Some(name));
+        let lines = section.unwrap_or_else(|| panic!("{name} is not recorded"));
+        let headers = lines
+            .lines()
+            .skip(1)
+            .filter_map(|line| line.split_once(": "));
+        headers
+            .map(|(k, v)| (k.to_ascii_lowercase(), v.to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn programs_are_taken_and_browsers_are_not() {
+        let ask = |name: &str| {
+            let mut headers = recorded(name);
+            headers.push(("host".to_owned(), "10.0.0.2:8080".to_owned()));
+            change(&Request::new(Method::Get, "/", headers, b"", tcp()).unwrap())
+        };
+        for name in [
+            "curl",
+            "wget",
+            "python requests",
+            "python urllib",
+            "Go net/http",
+            "node fetch",
+            "node:http",
+            "axios",
+            "Windows PowerShell 5.1",
+            "PowerShell 7",
+        ] {
+            assert_eq!(ask(name), Ok(()), "{name}");
+        }
+        for page in ["<img>", "form", "fetch no-cors", "typed URL"] {
+            for browser in ["Chromium", "Firefox"] {
+                let name = format!("{browser} {page}");
+                let status = ask(&name).map_err(|denied| denied.status());
+                assert_eq!(status, Err(403), "{name}");
+            }
+        }
+        // On a loopback address a browser says where a call comes from.
+        for browser in ["Chromium", "Firefox"] {
+            let ask = |page: &str| ask(&format!("{browser} {page}, loopback"));
+            assert_eq!(ask("typed URL"), Ok(()));
+            assert_eq!(ask("<img>"), Err(Denied::CrossSite));
+        }
+    }
+
+    #[test]
+    fn what_programs_send_too_is_no_sign_of_a_page() {
+        let ask = |header| change(&request(tcp(), &[("host", "h"), header]));
+        for header in [
+            ("accept-language", "*"),
+            ("cookie", "a=b"),
+            ("sec-fetch-mode", "cors"),
+            ("user-agent", "curl/8.0 (like Mozilla/5.0)"),
+            ("referer", "http://h/page"),
+            ("origin", "http://h"),
+        ] {
+            assert_eq!(ask(header), Ok(()), "{header:?}");
+        }
+        for header in [
+            ("user-agent", "Mozilla/5.0 (X11; Linux x86_64)"),
+            ("referer", "http://evil.example/page"),
+            ("referer", "http://h.evil.example/h"),
+            ("origin", "null"),
+            ("sec-fetch-site", "same-site"),
+        ] {
+            let denied = ask(header).unwrap_err();
+            assert_eq!(denied.status(), 403, "{header:?}");
+        }
     }
 }

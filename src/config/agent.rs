@@ -24,11 +24,16 @@ pub(super) fn agent(cx: &mut Cx<'_>, node: Option<&Node>, env: &Env) -> Agent {
     let default = ListenAddr::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 8179)));
     let drain_time = f.duration(cx, "drain_time");
     warn_long_drain(cx, f, drain_time);
+    let listen_addr = listen(cx, f, "listen_addr").unwrap_or(Listen {
+        addrs: vec![default],
+        defaulted: true,
+    });
+    let api_token = api_token(cx, f);
+    if api_token.is_none() {
+        warn_open(cx, f, &listen_addr);
+    }
     Agent {
-        listen: listen(cx, f, "listen_addr").unwrap_or(Listen {
-            addrs: vec![default],
-            defaulted: true,
-        }),
+        listen: listen_addr,
         metrics: listen(cx, f, "metrics_addr").unwrap_or_default(),
         monitor_interval: f
             .interval(cx, "monitor_interval")
@@ -52,7 +57,10 @@ pub(super) fn agent(cx: &mut Cx<'_>, node: Option<&Node>, env: &Env) -> Agent {
             })
             .unwrap_or_else(|| Some("lo".to_owned())),
         drain_time: drain_time.unwrap_or(DRAIN_TIME),
-        api_token: api_token(cx, f),
+        api_token,
+        api_allow: f
+            .list(cx, "api_allow", parsed::<Prefix>)
+            .unwrap_or_default(),
         allow_exec: allow_exec(cx, f),
         allowed_vips: f.list(cx, "allowed_vips", parsed::<Prefix>),
         max_http_apps: count(cx, f, "max_http_apps", 0, 1000),
@@ -92,6 +100,26 @@ pub(super) fn warn_long_drain(cx: &mut Cx<'_>, f: &Fields<'_>, drain_time: Optio
         cx.warn(
             &place,
             format!("{key} is over 8s: a container engine kills 10s after it asked to stop, unless told otherwise"),
+        );
+    }
+}
+
+/// Others reach the API, and there is no token to tell them by.
+fn warn_open(cx: &mut Cx<'_>, f: &Fields<'_>, listen: &Listen) {
+    let is_open = |addr: &&ListenAddr| match addr {
+        ListenAddr::Any(_) => true,
+        ListenAddr::Tcp(addr) => !addr.ip().to_canonical().is_loopback(),
+        ListenAddr::Unix(_) => false,
+    };
+    if let Some(addr) = listen.addrs.iter().find(is_open) {
+        let place = f.place_of("listen_addr").clone();
+        cx.warn(
+            &place,
+            format!(
+                "agent.listen_addr {addr} is reached by others and there is no agent.api_token: calls \
+                 that change something are taken from this host, from networks of interfaces without a \
+                 session or a default route, and from agent.api_allow; no browser's are"
+            ),
         );
     }
 }

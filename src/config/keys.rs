@@ -15,6 +15,7 @@ pub(super) const AGENT: &[&str] = &[
     "drain_time",
     "api_token",
     "api_token_file",
+    "api_allow",
     "allow_exec",
     "allowed_vips",
     "max_http_apps",

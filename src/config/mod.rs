@@ -65,6 +65,8 @@ pub struct Agent {
     pub vip_interface: Option<String>,
     pub drain_time: Duration,
     pub api_token: Option<Secret>,
+    /// Who else may change something without a token, besides what is near.
+    pub api_allow: Vec<Prefix>,
     /// Sources whose `exec:` monitors run.
     pub allow_exec: BTreeSet<Source>,
     /// `None`: any VIP.

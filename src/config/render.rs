@@ -156,6 +156,7 @@ fn agent(page: &mut Page<'_>, agent: &Agent) {
     );
     s.key("drain_time", Shown(agent.drain_time));
     s.secret("api_token", agent.api_token.as_ref());
+    s.key("api_allow", list(&agent.api_allow));
     s.key("allow_exec", list(&agent.allow_exec));
     s.optional("allowed_vips", agent.allowed_vips.as_ref().map(list));
     s.key("max_http_apps", agent.max_http_apps);

@@ -118,7 +118,9 @@ fn the_shipped_example_of_gocast_is_read() {
         app.attributes.communities,
         BTreeSet::from([Community::new(12345, 300)])
     );
-    assert_eq!(config.warnings, Vec::<String>::new());
+    // Its listener is open to everybody.
+    assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
+    assert!(config.warnings[0].contains("agent.listen_addr :8080 is reached by others"));
 }
 
 /// Each line of a file that is wrong, with what is told about it.
@@ -729,6 +731,31 @@ fn a_secret_that_is_wrong_is_not_told() {
     let all = problems(&text).join("\n");
     assert_eq!(all.lines().count(), 2, "{all}");
     assert!(!all.contains("geheim") && !all.contains("sss"), "{all}");
+}
+
+#[test]
+fn a_listener_for_others_without_a_token_is_a_warning() {
+    let warned = |agent: &str| {
+        let text =
+            format!("agent: {{{agent}}}\nbgp: {{local_as: 1, peer_as: 2, peer_ip: 10.0.0.1}}\n");
+        let warnings = good(&text).warnings;
+        warnings.iter().any(|warning| {
+            warning.starts_with("f.yaml:1: agent.listen_addr ") && warning.contains("api_allow")
+        })
+    };
+    for open in [
+        "':8080'",
+        "10.0.0.2:8080",
+        "'[::]:8080'",
+        "['127.0.0.1:1', '[2001:db8::1]:2']",
+    ] {
+        assert!(warned(&format!("listen_addr: {open}")), "{open}");
+        assert!(!warned(&format!("listen_addr: {open}, api_token: s3cret")));
+    }
+    for closed in ["127.0.0.1:8080", "'[::1]:8080'", "unix:/run/s", "'off'"] {
+        assert!(!warned(&format!("listen_addr: {closed}")), "{closed}");
+    }
+    assert!(!warned("metrics_addr: ':9179'"));
 }
 
 #[test]

@@ -57,6 +57,8 @@ pub struct Core {
     life: Life,
     discovery: Discovery,
     network: Option<Network>,
+    /// Interfaces that have carried a session or a default route.
+    uplinks: BTreeSet<String>,
     /// The settings changed and the network has not been read with them yet.
     reread: bool,
     /// Addresses that the last look at the network did not find.
@@ -109,6 +111,7 @@ impl Core {
             life: Life::Running,
             discovery: Discovery::default(),
             network: None,
+            uplinks: BTreeSet::new(),
             reread: false,
             missing: BTreeSet::new(),
             links: Links::NeverSeen,
@@ -382,6 +385,8 @@ impl Core {
             (Links::Present, false) => Links::Gone { since: now },
             (links, false) => links,
         };
+        let uplinks = network.interfaces.uplinks.iter().flatten();
+        self.uplinks.extend(uplinks.cloned());
         self.find_lost(now, &network);
         let changed = !self
             .network

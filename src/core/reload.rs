@@ -81,6 +81,7 @@ fn agent(old: &Agent, new: &Agent) -> Vec<String> {
         ("vip_linger", old.vip_linger == new.vip_linger),
         ("vip_lease", old.vip_lease == new.vip_lease),
         ("api_token", old.api_token == new.api_token),
+        ("api_allow", old.api_allow == new.api_allow),
         ("consul_token", token(old) == token(new)),
         ("allow_exec", old.allow_exec == new.allow_exec),
         ("allowed_vips", old.allowed_vips == new.allowed_vips),

@@ -1,5 +1,6 @@
 //! How the core fills its views.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Instant;
 
@@ -50,6 +51,13 @@ impl Core {
         }
         view.announced = view.vips.iter().any(|vip| vip.announced);
         Some(view)
+    }
+
+    /// The host's own addresses, and the networks whose hosts count as near; empty before the kernel's
+    /// tables were read.
+    pub fn near(&self) -> BTreeSet<Prefix> {
+        let network = self.network.as_ref();
+        network.map_or_else(BTreeSet::new, |network| network.near(&self.uplinks))
     }
 
     /// Whose monitor this is, and its label.

@@ -269,7 +269,7 @@ pub fn http(data: &[u8]) {
             head: 4096,
             body: 4096,
         };
-        let mut parser = Parser::new(sizes, Via::Tcp);
+        let mut parser = Parser::new(sizes, Via::Loopback);
         let mut found = Vec::new();
         for piece in pieces {
             parser.push(piece);

@@ -13,7 +13,7 @@ use sidecast::config::{self, Config};
 use sidecast::core::{
     AppState, Core, Event, MonitorId, NatTable, Output, Step, StepError, StepId, StepResult,
 };
-use sidecast::discovery::{Network, PeerName, PeerNetwork};
+use sidecast::discovery::{Interfaces, Network, PeerName, PeerNetwork};
 use sidecast::health::{Health, Outcome};
 use sidecast::net::{Asn, Family, Prefix, RouterId};
 use sidecast::plan::Subject;
@@ -154,6 +154,7 @@ fn network() -> Network {
         gateways: BTreeSet::new(),
         router_id: RouterId::new("10.0.0.9".parse().expect("an address")),
         links_present: true,
+        interfaces: Interfaces::default(),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::core::{
     AppState, AppView, Core, Event, MonitorId, NatTable, Output, Refusal, Registered, Step,
     StepError, StepId, StepResult, Transition,
 };
-use crate::discovery::{Network, PeerName, PeerNetwork};
+use crate::discovery::{Interfaces, Network, PeerName, PeerNetwork};
 use crate::health::Outcome;
 use crate::net::{Family, Prefix, RouterId};
 
@@ -99,6 +99,7 @@ pub fn network() -> Network {
         gateways: BTreeSet::from(["10.0.0.1".parse().unwrap()]),
         router_id: RouterId::new("10.0.0.2".parse().unwrap()),
         links_present: true,
+        interfaces: Interfaces::default(),
     }
 }
 

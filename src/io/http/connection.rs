@@ -10,8 +10,8 @@ use smol::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use smol::net::TcpStream;
 use smol::net::unix::UnixStream;
 
-use super::Limits;
 use super::parse::Parser;
+use super::{Limits, Stream};
 use crate::api::{Request, Response, Via};
 
 /// A client's stream, of either kind.
@@ -67,6 +67,8 @@ pub(super) async fn converse(
         if sent.is_err() || !keep_alive {
             break;
         }
+        // A pipeline has its turns like the others.
+        future::yield_now().await;
     }
     linger(stream).await;
 }
@@ -80,7 +82,8 @@ pub(super) async fn squeeze(
     calls: Sender<Call>,
 ) {
     let hurried = Limits {
-        request: LINGER.min(limits.request),
+        head: LINGER.min(limits.head),
+        body: LINGER.min(limits.body),
         ..limits
     };
     let mut parser = Parser::new(limits.sizes, via);
@@ -101,11 +104,24 @@ const PROBES: [&str; 2] = ["/healthz", "/readyz"];
 
 /// The same without waiting for anything: a fresh socket has room for so short an answer. What the
 /// client sent already is read first, else the kernel would answer it with a reset.
-pub(super) fn refuse_at_once(mut stream: Box<dyn Duplex>) {
-    let bytes = too_many();
-    let mut chunk = [0_u8; 4096];
-    let _ = future::block_on(future::poll_once(stream.read(&mut chunk)));
-    let _ = future::block_on(future::poll_once(stream.write(&bytes)));
+pub(super) fn refuse_at_once(stream: Stream) {
+    fn refuse(mut stream: impl io::Read + io::Write) {
+        let mut chunk = [0_u8; 4096];
+        let _ = stream.read(&mut chunk);
+        let _ = stream.write(&too_many());
+    }
+    match stream {
+        Stream::Tcp(stream) => {
+            if stream.set_nonblocking(true).is_ok() {
+                refuse(stream);
+            }
+        }
+        Stream::Unix(stream) => {
+            if stream.set_nonblocking(true).is_ok() {
+                refuse(stream);
+            }
+        }
+    }
 }
 
 fn too_many() -> Vec<u8> {
@@ -138,14 +154,13 @@ async fn read_request(
     limits: Limits,
     first: bool,
 ) -> io::Result<Option<Next>> {
-    let idle = if first { limits.request } else { limits.idle };
+    let allowed = |stage| match stage {
+        Stage::Idle if !first => limits.idle,
+        Stage::Idle | Stage::Head => limits.head,
+        Stage::Body => limits.body,
+    };
     let mut stage = Stage::of(parser);
-    let mut deadline = Instant::now()
-        + if stage == Stage::Idle {
-            idle
-        } else {
-            limits.request
-        };
+    let mut deadline = Instant::now() + allowed(stage);
     let mut chunk = [0_u8; 4096];
     loop {
         match parser.poll() {
@@ -176,7 +191,7 @@ async fn read_request(
         let now_at = Stage::of(parser);
         if now_at != stage {
             stage = now_at;
-            deadline = Instant::now() + limits.request;
+            deadline = Instant::now() + allowed(stage);
         }
         match before(deadline, stream.read(&mut chunk)).await {
             Err(e) if e.kind() == io::ErrorKind::TimedOut && stage != Stage::Idle => {

@@ -12,13 +12,10 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, SockaddrIn6, sockopt};
 
-use crate::api::Via;
-
 /// A socket that listens; a unix socket's file goes with it.
 #[derive(Debug)]
 pub struct Listener {
     pub(super) socket: Socket,
-    pub(super) via: Via,
     name: String,
 }
 
@@ -93,11 +90,6 @@ impl Listener {
             .local_addr()
             .map_or_else(|_| addr.to_string(), |a| a.to_string());
         Ok(Self {
-            via: if addr.ip().to_canonical().is_loopback() {
-                Via::Loopback
-            } else {
-                Via::Tcp
-            },
             socket: Socket::Tcp(socket),
             name,
         })
@@ -110,7 +102,6 @@ impl Listener {
         match made {
             Ok((socket, file)) => Ok(Self {
                 socket: Socket::Unix(socket, file),
-                via: Via::Unix,
                 name,
             }),
             Err(cause) => Err(ListenError {
@@ -126,6 +117,12 @@ impl Listener {
             Socket::Tcp(socket) => socket.local_addr().ok(),
             Socket::Unix(..) => None,
         }
+    }
+
+    /// Nobody but this machine reaches it.
+    pub(super) fn is_loopback(&self) -> bool {
+        self.local_addr()
+            .is_some_and(|addr| addr.ip().to_canonical().is_loopback())
     }
 }
 
@@ -287,7 +284,7 @@ mod tests {
         let listener = Listener::tcp("[::]:0".parse().unwrap()).unwrap();
         let port = listener.local_addr().unwrap().port();
         assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
-        assert_eq!(listener.via, Via::Tcp);
+        assert!(!listener.is_loopback());
     }
 
     #[test]

@@ -5,16 +5,18 @@
 mod connection;
 mod listen;
 mod parse;
+mod places;
 
-use std::cell::Cell;
 use std::io;
+use std::net;
+use std::os::unix;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use smol::Timer;
 use smol::channel::Sender;
-use smol::net::TcpListener;
-use smol::net::unix::UnixListener;
+use smol::net::TcpStream;
+use smol::net::unix::UnixStream;
+use smol::{Async, LocalExecutor, Timer, future};
 
 pub use connection::Call;
 pub use listen::{ListenError, Listener};
@@ -23,16 +25,19 @@ pub use parse::{ParseError, Parsed, Parser, Sizes};
 use crate::api::Via;
 use connection::Duplex;
 use listen::Socket;
-use smol::LocalExecutor;
+use places::{Kind, Place, Places};
 
 /// What one client, and all of them, may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     pub sizes: Sizes,
-    /// Connections at once over all listeners; further ones get 503, but for /healthz and /readyz.
+    /// Connections at once over all listeners; further ones get 503, but for /healthz and /readyz. Of
+    /// them 8 are kept for this host, and another address has at most 16.
     pub connections: usize,
-    /// From the first byte (or the connection) to the end of the head, and again for the body.
-    pub request: Duration,
+    /// From the first byte (or the connection) to the end of the head.
+    pub head: Duration,
+    /// For the body.
+    pub body: Duration,
     /// Without a byte between two requests.
     pub idle: Duration,
     /// For a client to take any part of an answer.
@@ -50,7 +55,8 @@ impl Default for Limits {
                 body: 56 * 1024,
             },
             connections: 64,
-            request: Duration::from_secs(10),
+            head: Duration::from_secs(1),
+            body: Duration::from_secs(10),
             idle: Duration::from_secs(30),
             write: Duration::from_secs(10),
             reply: Duration::from_secs(3600),
@@ -65,8 +71,7 @@ pub async fn serve(listeners: Vec<Listener>, limits: Limits, calls: Sender<Call>
     let shared = Shared {
         executor: Rc::downgrade(&executor),
         limits,
-        open: Rc::new(Cell::new(0)),
-        refusing: Rc::new(Cell::new(0)),
+        places: Places::new(limits.connections),
         calls,
     };
     for listener in listeners {
@@ -82,40 +87,60 @@ struct Shared {
     /// Weak: tasks live in the executor, and have to go with it.
     executor: Weak<LocalExecutor<'static>>,
     limits: Limits,
-    open: Rc<Cell<usize>>,
-    refusing: Rc<Cell<usize>>,
+    places: Places,
     calls: Sender<Call>,
 }
 
 enum Acceptor {
-    Tcp(TcpListener),
-    Unix(UnixListener),
+    Tcp {
+        listener: Async<net::TcpListener>,
+        loopback: bool,
+    },
+    Unix(Async<unix::net::UnixListener>),
+}
+
+/// A connection that was accepted, before anything is spent on it.
+enum Stream {
+    Tcp(net::TcpStream),
+    Unix(unix::net::UnixStream),
 }
 
 impl Acceptor {
-    async fn accept(&self) -> io::Result<Box<dyn Duplex>> {
+    async fn accept(&self) -> io::Result<(Stream, Via)> {
         match self {
-            Self::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
-                // Answers are written whole: waiting to fill a segment only delays them.
-                let _ = stream.set_nodelay(true);
-                Ok(Box::new(stream))
+            Self::Tcp { listener, loopback } => {
+                let (stream, peer) = listener.read_with(net::TcpListener::accept).await?;
+                let via = match loopback {
+                    true => Via::Loopback,
+                    false => Via::Tcp {
+                        caller: peer.ip().to_canonical(),
+                        local: stream.local_addr()?.ip().to_canonical(),
+                    },
+                };
+                Ok((Stream::Tcp(stream), via))
             }
-            Self::Unix(listener) => Ok(Box::new(listener.accept().await?.0)),
+            Self::Unix(listener) => {
+                let accept = unix::net::UnixListener::accept;
+                let (stream, _) = listener.read_with(accept).await?;
+                Ok((Stream::Unix(stream), Via::Unix))
+            }
         }
     }
 }
 
 async fn accept_all(listener: Listener, shared: Shared) {
     let name = listener.to_string();
-    let via = listener.via;
+    let loopback = listener.is_loopback();
     // The file lives as long as this task.
     let (made, _file) = match listener.socket {
-        Socket::Tcp(socket) => (TcpListener::try_from(socket).map(Acceptor::Tcp), None),
-        Socket::Unix(socket, file) => (
-            UnixListener::try_from(socket).map(Acceptor::Unix),
-            Some(file),
-        ),
+        Socket::Tcp(socket) => {
+            let made = Async::new(socket);
+            (
+                made.map(|listener| Acceptor::Tcp { listener, loopback }),
+                None,
+            )
+        }
+        Socket::Unix(socket, file) => (Async::new(socket).map(Acceptor::Unix), Some(file)),
     };
     let acceptor = match made {
         Ok(acceptor) => acceptor,
@@ -124,9 +149,11 @@ async fn accept_all(listener: Listener, shared: Shared) {
     let mut pause = Duration::ZERO;
     loop {
         match acceptor.accept().await {
-            Ok(stream) => {
+            Ok((stream, via)) => {
                 pause = Duration::ZERO;
                 shared.take(stream, via);
+                // While more connections wait, accepting never does: those that are served take turns with it.
+                future::yield_now().await;
             }
             // The client went away before we came: no trouble of ours.
             Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -143,48 +170,36 @@ async fn accept_all(listener: Listener, shared: Shared) {
 }
 
 impl Shared {
-    fn take(&self, stream: Box<dyn Duplex>, via: Via) {
+    fn take(&self, stream: Stream, via: Via) {
+        let Some(place) = self.places.take(via) else {
+            return connection::refuse_at_once(stream);
+        };
+        // A socket that the reactor does not take is one that is gone.
+        let _ = match stream {
+            Stream::Tcp(stream) => TcpStream::try_from(stream).map(|stream| {
+                // Answers are written whole: waiting to fill a segment only delays them.
+                let _ = stream.set_nodelay(true);
+                self.converse(stream, via, place);
+            }),
+            Stream::Unix(stream) => {
+                UnixStream::try_from(stream).map(|stream| self.converse(stream, via, place))
+            }
+        };
+    }
+
+    fn converse(&self, stream: impl Duplex + 'static, via: Via, place: Place) {
         let Some(executor) = self.executor.upgrade() else {
             return;
         };
-        let limits = self.limits;
-        if let Some(slot) = Slot::take(&self.open, limits.connections) {
-            let calls = self.calls.clone();
-            executor
-                .spawn(async move {
-                    let _slot = slot;
-                    connection::converse(stream, via, limits, calls).await;
-                })
-                .detach();
-        } else if let Some(slot) = Slot::take(&self.refusing, limits.connections) {
-            let calls = self.calls.clone();
-            executor
-                .spawn(async move {
-                    let _slot = slot;
-                    connection::squeeze(stream, via, limits, calls).await;
-                })
-                .detach();
-        } else {
-            connection::refuse_at_once(stream);
-        }
-    }
-}
-
-/// One of a bounded number, given back when dropped.
-struct Slot(Rc<Cell<usize>>);
-
-impl Slot {
-    fn take(count: &Rc<Cell<usize>>, limit: usize) -> Option<Self> {
-        (count.get() < limit).then(|| {
-            count.set(count.get() + 1);
-            Self(Rc::clone(count))
-        })
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.0.set(self.0.get().saturating_sub(1));
+        let (limits, calls) = (self.limits, self.calls.clone());
+        let task = async move {
+            match place.kind {
+                Kind::Served => connection::converse(Box::new(stream), via, limits, calls).await,
+                Kind::Hurried => connection::squeeze(Box::new(stream), via, limits, calls).await,
+            }
+            drop(place);
+        };
+        executor.spawn(task).detach();
     }
 }
 

@@ -419,7 +419,7 @@ mod tests {
     };
 
     fn parser() -> Parser {
-        Parser::new(SIZES, Via::Tcp)
+        Parser::new(SIZES, Via::Loopback)
     }
 
     fn all(bytes: &[u8]) -> Result<Vec<Parsed>, ParseError> {

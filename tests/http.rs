@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use sidecast::api::{Request, Response};
-use sidecast::io::http::{Call, Limits, Listener, serve};
+use sidecast::io::http::{Asked, Call, Limits, Listener, serve};
 use sidecast::timer::Jitter;
 use smol::channel::Sender;
 use smol::future;
@@ -38,7 +38,10 @@ impl Server {
             let (calls, inbox) = smol::channel::bounded::<Call>(4);
             let agent = async {
                 while let Ok(call) = inbox.recv().await {
-                    let response = echo(&call.request);
+                    let Asked::Request(request) = &call.asked else {
+                        panic!("no answer of the echo has more pieces");
+                    };
+                    let response = echo(request);
                     call.answer(response);
                 }
             };

@@ -4,11 +4,12 @@ use super::Executor;
 use crate::api::{self, NatCounters, Reply, Response, World};
 use crate::app::AppName;
 use crate::core::Core;
-use crate::io::http::Call;
+use crate::io::http::{Asked, Call};
 use crate::io::process;
 use crate::view::metrics::Reload;
 use smol::channel::{self, Receiver, Sender};
 use std::future::Future;
+use std::rc::Rc;
 use std::time::{Instant, SystemTime};
 
 /// Calls that wait for their apps to be drained, and what answers need besides the core.
@@ -35,7 +36,7 @@ pub enum Door {
 pub struct Counted {
     pub door: Door,
     pub call: Call,
-    pub nat: NatCounters,
+    pub nat: Rc<NatCounters>,
 }
 
 /// Calls that wait for the kernel's counters.
@@ -63,7 +64,7 @@ impl Counting {
     ) {
         let out = self.out.clone();
         let task = self.executor.spawn(async move {
-            let nat = counters.await;
+            let nat = Rc::new(counters.await);
             let _ = out.send(Counted { door, call, nat }).await;
         });
         task.detach();
@@ -98,9 +99,14 @@ impl Calls {
         core: &mut Core,
         now: Instant,
         call: Call,
-        nat: &NatCounters,
+        nat: &Rc<NatCounters>,
     ) -> Option<ReloadCall> {
-        match api::handle(core, &self.world(core, now, nat), &call.request) {
+        let world = self.world(core, now, nat);
+        let reply = match &call.asked {
+            Asked::Request(request) => api::handle(core, &world, request),
+            Asked::Rest(rest) => Reply::Now(api::go_on(core, &world, rest.clone())),
+        };
+        match reply {
             Reply::Now(response) => call.answer(response),
             Reply::WhenDrained { name, response } => self.waiting.push(Waiting {
                 name,
@@ -113,12 +119,16 @@ impl Calls {
     }
 
     /// Answers a call to the metrics listener.
-    pub fn take_metrics(&self, core: &Core, now: Instant, call: Call, nat: &NatCounters) {
-        let response = api::handle_metrics(core, &self.world(core, now, nat), &call.request);
+    pub fn take_metrics(&self, core: &Core, now: Instant, call: Call, nat: &Rc<NatCounters>) {
+        let world = self.world(core, now, nat);
+        let response = match &call.asked {
+            Asked::Request(request) => api::handle_metrics(core, &world, request),
+            Asked::Rest(rest) => api::go_on(core, &world, rest.clone()),
+        };
         call.answer(response);
     }
 
-    fn world<'a>(&self, core: &Core, now: Instant, nat: &'a NatCounters) -> World<'a> {
+    fn world<'a>(&self, core: &Core, now: Instant, nat: &'a Rc<NatCounters>) -> World<'a> {
         World {
             now,
             wall: SystemTime::now(),

@@ -217,10 +217,10 @@ impl Agent {
             Wake::Event(event) => self.handle(now, vec![event]),
             Wake::Accepted(accepted) => self.admit(now, accepted),
             // The kernel is asked first for what the answer shows of it.
-            Wake::Call(door, call) if self.kernel.has_nat() && api::shows_nat(&call.request) => {
+            Wake::Call(door, call) if self.kernel.has_nat() && call.asks(api::shows_nat) => {
                 self.counting.start(door, call, self.kernel.nat_counters());
             }
-            Wake::Call(door, call) => self.answer(now, door, call, &NatCounters::new()),
+            Wake::Call(door, call) => self.answer(now, door, call, &Rc::default()),
             Wake::Counted(Counted { door, call, nat }) => self.answer(now, door, call, &nat),
             Wake::Signal(signal::Request::Stop) => {
                 self.manager.stopping();
@@ -254,7 +254,7 @@ impl Agent {
         }
     }
 
-    fn answer(&mut self, now: Instant, door: Door, call: Call, nat: &NatCounters) {
+    fn answer(&mut self, now: Instant, door: Door, call: Call, nat: &Rc<NatCounters>) {
         match door {
             Door::Api => {
                 if let Some(call) = self.calls.take(&mut self.core, now, call, nat) {

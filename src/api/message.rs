@@ -8,6 +8,8 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
+use super::Rest;
+
 /// The methods that are told apart; GoCast's own calls take any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
@@ -313,6 +315,8 @@ pub struct Response {
     pub content_type: &'static str,
     pub headers: Vec<(&'static str, String)>,
     pub body: Vec<u8>,
+    /// What is left where the body is made piece by piece.
+    pub rest: Option<Rest>,
 }
 
 impl Response {
@@ -323,6 +327,7 @@ impl Response {
             content_type: "",
             headers: Vec::new(),
             body: Vec::new(),
+            rest: None,
         }
     }
 
@@ -332,6 +337,7 @@ impl Response {
             content_type,
             headers: Vec::new(),
             body: body.into(),
+            rest: None,
         }
     }
 

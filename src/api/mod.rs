@@ -4,21 +4,25 @@
 
 mod changes;
 mod message;
+mod pieces;
 mod policy;
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::time::{Instant, SystemTime};
 
 use serde_json::json;
 
 pub use message::{JSON, Method, Request, RequestError, Response, TEXT, Via, asks_for_json};
+pub use pieces::{Rest, go_on};
 pub use policy::Denied;
 
 use crate::app::AppName;
 use crate::core::{AppView, Core, Counted};
 use crate::netlink::nftables::{self, Counter};
-use crate::view::metrics::{Extra, Process, Reload};
+use crate::view::metrics::{Process, Reload};
 use crate::view::{self, page};
+use pieces::Listing;
 
 /// What the answers need besides the core.
 pub struct World<'a> {
@@ -31,7 +35,7 @@ pub struct World<'a> {
     /// `None`: Consul is not configured.
     pub consul_up: Option<bool>,
     /// What the kernel's NAT counters say; empty where nobody asked it.
-    pub nat: &'a NatCounters,
+    pub nat: &'a Rc<NatCounters>,
 }
 
 /// The kernel's NAT counters by their names.
@@ -297,36 +301,15 @@ fn show(core: &Core, world: &World<'_>, read: Read, json: bool) -> Response {
             .with_header("Content-Security-Policy", page::POLICY)
             .with_header("Referrer-Policy", "no-referrer"),
         Read::Info => Response::json(200, &view::json::info(&core.peers(now), world.wall)),
-        Read::Apps | Read::App(_) => {
-            let apps = counted(core, world);
-            let all = apps.iter().map(|app| view::json::app(app, world.wall));
-            Response::json(200, &all.collect())
-        }
+        Read::Apps | Read::App(_) => pieces::begin(core, world, Listing::Apps),
         Read::Events => Response::json(200, &view::json::events(core.events(), now, world.wall)),
         Read::Healthz => Response::text(200, "ok"),
         Read::Readyz => match core.ready() {
             Ok(()) => Response::text(200, "ready"),
             Err(why) => Response::error(503, &format!("not ready: {why}"), json),
         },
-        Read::Metrics => {
-            let extra = Extra {
-                process: (world.process)(),
-                consul_up: world.consul_up,
-                reload: world.reload,
-            };
-            let text = view::metrics::render(&counted(core, world), &core.peers(now), &extra);
-            Response::new(200, view::metrics::CONTENT_TYPE, text)
-        }
+        Read::Metrics => pieces::begin(core, world, Listing::Metrics),
     }
-}
-
-/// The apps with what their NAT has carried.
-fn counted(core: &Core, world: &World<'_>) -> Vec<AppView> {
-    let mut apps = core.apps(world.now);
-    for app in &mut apps {
-        count(app, world.nat);
-    }
-    apps
 }
 
 fn count(app: &mut AppView, counters: &NatCounters) {

@@ -38,6 +38,10 @@ impl Fixture {
     }
 
     fn reply(&mut self, request: &Request) -> Reply {
+        self.in_the_world(|core, world| handle(core, world, request))
+    }
+
+    fn in_the_world<T>(&mut self, work: impl FnOnce(&mut Core, &World<'_>) -> T) -> T {
         let process = || None;
         let world = World {
             now: self.start,
@@ -48,9 +52,25 @@ impl Fixture {
                 succeeded_at: SystemTime::UNIX_EPOCH,
             },
             consul_up: None,
-            nat: &BTreeMap::new(),
+            nat: &Rc::default(),
         };
-        handle(&mut self.core, &world, request)
+        work(&mut self.core, &world)
+    }
+
+    /// The pieces of an answer; `between` is done before each further one.
+    fn pieces(&mut self, target: &str, mut between: impl FnMut(&mut Self)) -> Vec<Vec<u8>> {
+        let Reply::Now(mut response) = self.reply(&request(Method::Get, target, &[])) else {
+            panic!("{target}")
+        };
+        let mut pieces = Vec::new();
+        loop {
+            pieces.push(response.body);
+            let Some(rest) = response.rest else {
+                return pieces;
+            };
+            between(self);
+            response = self.in_the_world(|core, world| go_on(core, world, rest));
+        }
     }
 
     fn ask(&mut self, method: Method, target: &str, headers: &[(&str, &str)]) -> (u16, String) {
@@ -434,7 +454,7 @@ fn the_metrics_listener_knows_three_paths() {
             succeeded_at: SystemTime::UNIX_EPOCH,
         },
         consul_up: Some(false),
-        nat: &BTreeMap::new(),
+        nat: &Rc::default(),
     };
     let ask = |method, target| handle_metrics(&f.core, &world, &request(method, target, &[]));
     assert_eq!(ask(Method::Get, "/healthz").status, 200);
@@ -453,4 +473,47 @@ fn the_metrics_listener_knows_three_paths() {
         assert_eq!(ask(Method::Get, target).status, 404, "{target}");
     }
     assert_eq!(ask(Method::Post, "/metrics").status, 405);
+}
+
+#[test]
+fn many_apps_are_shown_in_pieces_of_bounded_size() {
+    let mut f = Fixture::new();
+    let monitors = "&monitor=tcp:192.0.2.1:80&monitor=dns:a.example&monitor=port:tcp:80";
+    let name = |n: usize| format!("app-{n:03}");
+    for n in 0..600 {
+        let vip = format!("203.0.113.{}/32", n % 250);
+        let target = format!("/register?name={}&vip={vip}{monitors}", name(n));
+        // Those whose VIP another holds are refused.
+        assert!([200, 409].contains(&f.get(&target).0));
+    }
+    let names = |pieces: &[Vec<u8>]| -> Vec<String> {
+        let all: serde_json::Value = serde_json::from_slice(&pieces.concat()).unwrap();
+        let apps = all.as_array().unwrap().iter();
+        apps.map(|app| app["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let expected: Vec<String> = (0..250).map(name).chain(["dns".to_owned()]).collect();
+    for target in ["/apps", "/metrics"] {
+        let pieces = f.pieces(target, |_| {});
+        assert!(pieces.len() > 4, "{target}: {}", pieces.len());
+        let longest = pieces.iter().map(Vec::len).max();
+        assert!(longest < Some(24 * 1024), "{target}: {longest:?}");
+    }
+    assert_eq!(names(&f.pieces("/apps", |_| {})), expected);
+    let whole = String::from_utf8(f.pieces("/metrics", |_| {}).concat()).unwrap();
+    assert_eq!(whole.matches("# TYPE sidecast_monitor_up ").count(), 1);
+    assert_eq!(whole.matches("\nsidecast_monitor_up{").count(), 752);
+    assert_eq!(whole.matches("\nsidecast_app_healthy{").count(), 251);
+    // What comes and goes meanwhile breaks nothing, also where it is the one that was shown last.
+    let mut gone = 0;
+    let pieces = f.pieces("/apps", |f| {
+        for _ in 0..40 {
+            f.get(&format!("/unregister?name={}", name(gone)));
+            gone += 1;
+        }
+        f.get("/register?name=zzz&vip=203.0.113.251/32");
+    });
+    let shown = names(&pieces);
+    assert!(shown.is_sorted() && shown.last().unwrap() == "zzz");
+    assert!(shown.contains(&"dns".to_owned()) && shown.contains(&name(249)));
 }

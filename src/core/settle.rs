@@ -255,7 +255,7 @@ impl Core {
             "{wanted:#?}\n{:#?}\n{:#?}\n{:#?}\n{due:?}",
             self.kernel.applied(),
             self.peers.routes(),
-            self.apps(now)
+            self.apps(now, None).collect::<Vec<_>>()
         )
     }
 }

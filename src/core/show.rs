@@ -34,12 +34,10 @@ impl fmt::Display for Summary {
 }
 
 impl Core {
-    /// All apps, by name.
-    pub fn apps(&self, now: Instant) -> Vec<AppView> {
-        self.registry
-            .names()
-            .filter_map(|name| self.app(now, name))
-            .collect()
+    /// The apps behind a name, or all of them, by name.
+    pub fn apps(&self, now: Instant, behind: Option<&AppName>) -> impl Iterator<Item = AppView> {
+        let names = self.registry.names(behind);
+        names.filter_map(move |name| self.app(now, name))
     }
 
     pub fn app(&self, now: Instant, name: &AppName) -> Option<AppView> {

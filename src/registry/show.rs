@@ -1,5 +1,6 @@
 //! What the registry shows of its apps.
 
+use std::ops::Bound;
 use std::time::Instant;
 
 use super::app_health::HeldBy;
@@ -11,8 +12,12 @@ use crate::health::Health;
 use crate::net::Prefix;
 
 impl Registry {
-    pub fn names(&self) -> impl Iterator<Item = &AppName> {
-        self.apps.keys()
+    /// The names behind one, or all of them.
+    pub fn names(&self, behind: Option<&AppName>) -> impl Iterator<Item = &AppName> {
+        let from = behind.map_or(Bound::Unbounded, Bound::Excluded);
+        self.apps
+            .range::<AppName, _>((from, Bound::Unbounded))
+            .map(|(name, _)| name)
     }
 
     pub fn definition(&self, name: &AppName) -> Option<&App> {

@@ -4,7 +4,7 @@ use std::fmt::{self, Write};
 use std::time::{Duration, SystemTime};
 
 use crate::bgp::peer::StateName;
-use crate::core::{AppView, PeerView};
+use crate::core::{AppView, Counted, PeerView};
 use crate::health::Health;
 use crate::registry::AppState;
 
@@ -41,153 +41,129 @@ pub struct Reload {
 
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// All metrics.
-pub fn render(apps: &[AppView], peers: &[PeerView], extra: &Extra) -> String {
-    let mut page = Page::default();
-    page.family("sidecast_build_info", GAUGE, "What is running.");
-    page.sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
-    of_apps(&mut page, apps);
-    of_nats(&mut page, apps);
-    of_monitors(&mut page, apps);
-    of_peers(&mut page, peers);
-    if let Some(up) = extra.consul_up {
-        page.family("sidecast_consul_up", GAUGE, "Whether Consul answers.");
-        page.sample(&[], u8::from(up));
-    }
-    page.family(
-        "sidecast_config_last_reload_successful",
-        GAUGE,
-        "Whether the configuration could be read the last time.",
-    );
-    page.sample(&[], u8::from(extra.reload.successful));
-    page.family(
-        "sidecast_config_last_reload_success_timestamp_seconds",
-        GAUGE,
-        "When the configuration was last read with success.",
-    );
-    let at = extra
-        .reload
-        .succeeded_at
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    page.sample(&[], at.as_secs());
-    if let Some(process) = &extra.process {
-        of_process(&mut page, process);
-    }
-    page.text
+/// A family whose samples are of apps.
+pub struct Family {
+    name: &'static str,
+    kind: &'static str,
+    help: &'static str,
+    /// Only where NAT is in the kernel.
+    pub of_nat: bool,
+    /// Adds one app's.
+    pub samples: fn(&mut Page, &AppView),
 }
 
-fn of_apps(page: &mut Page, apps: &[AppView]) {
-    page.family(
-        "sidecast_app_healthy",
-        GAUGE,
-        "Whether all monitors of the app pass.",
-    );
-    for app in apps {
-        let healthy = app.health == Health::Up;
-        page.sample(&[("app", app.name.as_str())], u8::from(healthy));
-    }
-    page.family(
-        "sidecast_app_state",
-        GAUGE,
-        "1 for the state the app is in.",
-    );
-    for app in apps {
-        for state in AppState::ALL {
-            let labels = [("app", app.name.as_str()), ("state", state.as_str())];
-            page.sample(&labels, u8::from(state == app.state));
-        }
-    }
-    page.family(
-        "sidecast_app_announced",
-        GAUGE,
-        "Whether the VIP is announced to at least one peer.",
-    );
-    for app in apps {
-        for vip in &app.vips {
-            let prefix = vip.prefix.to_string();
-            let labels = [("app", app.name.as_str()), ("vip", prefix.as_str())];
-            page.sample(&labels, u8::from(vip.announced));
-        }
-    }
-    page.family(
-        "sidecast_app_held_seconds",
-        GAUGE,
-        "How long damping still keeps the app from coming back.",
-    );
-    for app in apps {
-        let held = app.held_for.unwrap_or_default();
-        page.sample(&[("app", app.name.as_str())], Seconds(held));
-    }
-    page.family(
-        "sidecast_transitions_total",
-        COUNTER,
-        "Changes of an app's state.",
-    );
-    for app in apps {
-        for (to, count) in &app.transitions {
-            page.sample(&[("app", app.name.as_str()), ("to", to.as_str())], count);
-        }
-    }
-}
-
-fn of_nats(page: &mut Page, apps: &[AppView]) {
-    let counted = || {
-        let nats = apps
-            .iter()
-            .flat_map(|app| app.nats.iter().map(move |nat| (app, nat)));
-        nats.filter_map(|(app, nat)| Some((app.name.as_str(), nat.spec.to_string(), nat.counted?)))
-    };
-    if counted().next().is_none() {
-        return;
-    }
-    page.family(
-        "sidecast_nat_packets_total",
-        COUNTER,
-        "First packets of flows that NAT sent on: the kernel counts no others.",
-    );
-    for (app, nat, counted) in counted() {
-        page.sample(&[("app", app), ("nat", &nat)], counted.packets);
-    }
-    page.family(
-        "sidecast_nat_bytes_total",
-        COUNTER,
-        "Bytes of those packets.",
-    );
-    for (app, nat, counted) in counted() {
-        page.sample(&[("app", app), ("nat", &nat)], counted.bytes);
-    }
-}
-
-fn of_monitors(page: &mut Page, apps: &[AppView]) {
-    page.family(
-        "sidecast_monitor_up",
-        GAUGE,
-        "Whether the monitor passes, after rise and fall.",
-    );
-    for app in apps {
-        for monitor in &app.monitors {
-            let labels = [
-                ("app", app.name.as_str()),
-                ("monitor", monitor.label.as_str()),
-            ];
-            page.sample(&labels, u8::from(monitor.health == Health::Up));
-        }
-    }
-    page.family(
-        "sidecast_monitor_duration_seconds",
-        GAUGE,
-        "How long the monitor's last check took.",
-    );
-    for app in apps {
-        for monitor in &app.monitors {
-            let labels = [
-                ("app", app.name.as_str()),
-                ("monitor", monitor.label.as_str()),
-            ];
-            if let Some(took) = monitor.took {
-                page.sample(&labels, Seconds(took));
+/// The families of apps, in order.
+pub const FAMILIES: [Family; 9] = [
+    Family {
+        name: "sidecast_app_healthy",
+        kind: GAUGE,
+        help: "Whether all monitors of the app pass.",
+        of_nat: false,
+        samples: |page, app| {
+            let healthy = app.health == Health::Up;
+            page.sample(&[("app", app.name.as_str())], u8::from(healthy));
+        },
+    },
+    Family {
+        name: "sidecast_app_state",
+        kind: GAUGE,
+        help: "1 for the state the app is in.",
+        of_nat: false,
+        samples: |page, app| {
+            for state in AppState::ALL {
+                let labels = [("app", app.name.as_str()), ("state", state.as_str())];
+                page.sample(&labels, u8::from(state == app.state));
             }
+        },
+    },
+    Family {
+        name: "sidecast_app_announced",
+        kind: GAUGE,
+        help: "Whether the VIP is announced to at least one peer.",
+        of_nat: false,
+        samples: |page, app| {
+            for vip in &app.vips {
+                let prefix = vip.prefix.to_string();
+                let labels = [("app", app.name.as_str()), ("vip", prefix.as_str())];
+                page.sample(&labels, u8::from(vip.announced));
+            }
+        },
+    },
+    Family {
+        name: "sidecast_app_held_seconds",
+        kind: GAUGE,
+        help: "How long damping still keeps the app from coming back.",
+        of_nat: false,
+        samples: |page, app| {
+            let held = app.held_for.unwrap_or_default();
+            page.sample(&[("app", app.name.as_str())], Seconds(held));
+        },
+    },
+    Family {
+        name: "sidecast_transitions_total",
+        kind: COUNTER,
+        help: "Changes of an app's state.",
+        of_nat: false,
+        samples: |page, app| {
+            for (to, count) in &app.transitions {
+                page.sample(&[("app", app.name.as_str()), ("to", to.as_str())], count);
+            }
+        },
+    },
+    Family {
+        name: "sidecast_nat_packets_total",
+        kind: COUNTER,
+        help: "First packets of flows that NAT sent on: the kernel counts no others.",
+        of_nat: true,
+        samples: |page, app| of_nats(page, app, |counted| counted.packets),
+    },
+    Family {
+        name: "sidecast_nat_bytes_total",
+        kind: COUNTER,
+        help: "Bytes of those packets.",
+        of_nat: true,
+        samples: |page, app| of_nats(page, app, |counted| counted.bytes),
+    },
+    Family {
+        name: "sidecast_monitor_up",
+        kind: GAUGE,
+        help: "Whether the monitor passes, after rise and fall.",
+        of_nat: false,
+        samples: |page, app| {
+            for monitor in &app.monitors {
+                let labels = [
+                    ("app", app.name.as_str()),
+                    ("monitor", monitor.label.as_str()),
+                ];
+                page.sample(&labels, u8::from(monitor.health == Health::Up));
+            }
+        },
+    },
+    Family {
+        name: "sidecast_monitor_duration_seconds",
+        kind: GAUGE,
+        help: "How long the monitor's last check took.",
+        of_nat: false,
+        samples: |page, app| {
+            for monitor in &app.monitors {
+                let labels = [
+                    ("app", app.name.as_str()),
+                    ("monitor", monitor.label.as_str()),
+                ];
+                if let Some(took) = monitor.took {
+                    page.sample(&labels, Seconds(took));
+                }
+            }
+        },
+    },
+];
+
+fn of_nats(page: &mut Page, app: &AppView, value: fn(&Counted) -> u64) {
+    for nat in &app.nats {
+        if let Some(counted) = &nat.counted {
+            let spec = nat.spec.to_string();
+            let labels = [("app", app.name.as_str()), ("nat", spec.as_str())];
+            page.sample(&labels, value(counted));
         }
     }
 }
@@ -312,12 +288,68 @@ const COUNTER: &str = "counter";
 
 /// The text so far, and the family that samples go to.
 #[derive(Default)]
-struct Page {
+pub struct Page {
     text: String,
     name: &'static str,
 }
 
 impl Page {
+    /// What comes before the families of apps.
+    pub fn begin(&mut self) {
+        self.family("sidecast_build_info", GAUGE, "What is running.");
+        self.sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
+    }
+
+    /// Samples go to this family from here on; it is declared where it begins.
+    pub fn open(&mut self, family: &Family, begins: bool) {
+        self.name = family.name;
+        if begins {
+            self.family(family.name, family.kind, family.help);
+        }
+    }
+
+    /// What comes behind the families of apps.
+    pub fn end(&mut self, peers: &[PeerView], extra: &Extra) {
+        of_peers(self, peers);
+        if let Some(up) = extra.consul_up {
+            self.family("sidecast_consul_up", GAUGE, "Whether Consul answers.");
+            self.sample(&[], u8::from(up));
+        }
+        self.family(
+            "sidecast_config_last_reload_successful",
+            GAUGE,
+            "Whether the configuration could be read the last time.",
+        );
+        self.sample(&[], u8::from(extra.reload.successful));
+        self.family(
+            "sidecast_config_last_reload_success_timestamp_seconds",
+            GAUGE,
+            "When the configuration was last read with success.",
+        );
+        let at = extra
+            .reload
+            .succeeded_at
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        self.sample(&[], at.as_secs());
+        if let Some(process) = &extra.process {
+            of_process(self, process);
+        }
+    }
+
+    /// Bytes so far.
+    pub fn len(&self) -> usize {
+        self.text.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.text.is_empty()
+    }
+
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.text.into_bytes()
+    }
+
     fn family(&mut self, name: &'static str, kind: &str, help: &str) {
         self.name = name;
         self.text
@@ -382,7 +414,14 @@ mod tests {
             },
         };
         let peers = [sample::established(), sample::connecting()];
-        let text = render(&[sample::awkward()], &peers, &extra);
+        let mut page = Page::default();
+        page.begin();
+        for family in &FAMILIES {
+            page.open(family, true);
+            (family.samples)(&mut page, &sample::awkward());
+        }
+        page.end(&peers, &extra);
+        let text = page.text;
         let app = r#"app="a\"b\\c</script>""#;
         for line in [
             format!("sidecast_app_healthy{{{app}}} 1"),

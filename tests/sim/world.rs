@@ -665,7 +665,7 @@ impl World {
     /// What must hold at any moment.
     fn assert_promises(&mut self) {
         let story = || self.story.join("\n");
-        for view in self.core.apps(self.now) {
+        for view in self.core.apps(self.now, None) {
             let definition = self.core.definition(&view.name).expect("it is there");
             for vip in &view.vips {
                 let lost = self.vanished.contains(&vip.prefix);
@@ -710,7 +710,7 @@ impl World {
     pub fn assert_settled(&self) {
         let story = || self.story.join("\n");
         let mut expected: BTreeMap<Prefix, AppName> = BTreeMap::new();
-        for view in self.core.apps(self.now) {
+        for view in self.core.apps(self.now, None) {
             let definition = self.core.definition(&view.name).expect("it is there");
             let leaving = matches!(view.state, AppState::Drained | AppState::Draining);
             let stays = !leaving || definition.when_draining != Reaction::Withdraw;
@@ -760,7 +760,7 @@ impl World {
         assert_eq!(missing, None, "{}", story());
         // What is not announced leads nobody here, this host itself apart.
         let always = |prefix: &Prefix| {
-            let mut apps = self.core.apps(self.now).into_iter();
+            let mut apps = self.core.apps(self.now, None);
             apps.any(|view| {
                 let definition = self.core.definition(&view.name).expect("it is there");
                 let holds = view.vips.iter().any(|vip| vip.prefix == *prefix);

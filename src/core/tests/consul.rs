@@ -88,7 +88,7 @@ fn a_service_comes_and_goes_with_its_tags_and_checks() {
     assert!(bench.is_announced(VIP));
     bench.services(&[]);
     assert!(!bench.is_announced(VIP));
-    assert_eq!(bench.core.apps(bench.now).len(), 0);
+    assert_eq!(bench.core.apps(bench.now, None).count(), 0);
 }
 
 #[test]
@@ -193,7 +193,7 @@ fn an_instance_that_goes_takes_nothing_from_the_others() {
     bench.advance(secs(5));
     assert!(bench.is_announced("192.0.2.2/32") && !bench.is_announced(VIP));
     assert_eq!(bench.state("web"), AppState::Up);
-    assert_eq!(bench.core.apps(bench.now).len(), 1);
+    assert_eq!(bench.core.apps(bench.now, None).count(), 1);
     let of_it = |line: &&String| line.contains("192.0.2.2");
     let lost: Vec<&String> = bench.log.iter().filter(of_it).collect();
     assert!(lost.is_empty(), "{lost:?}");

@@ -217,7 +217,7 @@ fn what_the_queue_forgets_is_put_right_by_the_next_full_pass() {
             bench.settle();
             bench.advance(secs(200));
             assert_nothing_forgotten(&mut bench, seed, 0);
-            let apps = bench.core.apps(bench.now);
+            let apps = bench.core.apps(bench.now, None).collect::<Vec<_>>();
             let states: Vec<_> = apps.into_iter().map(|app| (app.name, app.state)).collect();
             let addresses: Vec<_> = bench.addresses.keys().copied().collect();
             // Rules of an app that is not announced now stay if it ever was: that is its history.

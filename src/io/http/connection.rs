@@ -12,7 +12,7 @@ use smol::net::unix::UnixStream;
 
 use super::parse::Parser;
 use super::{Limits, Stream};
-use crate::api::{Request, Response, Via};
+use crate::api::{Request, Response, Rest, Via};
 
 /// A client's stream, of either kind.
 pub trait Duplex: AsyncRead + AsyncWrite + Unpin {}
@@ -20,17 +20,30 @@ pub trait Duplex: AsyncRead + AsyncWrite + Unpin {}
 impl Duplex for TcpStream {}
 impl Duplex for UnixStream {}
 
+/// What a connection wants of the agent.
+#[derive(Debug)]
+pub enum Asked {
+    Request(Box<Request>),
+    /// The next piece of an answer that began before.
+    Rest(Rest),
+}
+
 /// A request on its way to the agent, with the way back.
 #[derive(Debug)]
 pub struct Call {
-    pub request: Request,
+    pub asked: Asked,
     reply: Sender<Response>,
 }
 
 impl Call {
-    pub fn new(request: Request) -> (Self, Receiver<Response>) {
+    pub fn new(asked: Asked) -> (Self, Receiver<Response>) {
         let (reply, answer) = bounded(1);
-        (Self { request, reply }, answer)
+        (Self { asked, reply }, answer)
+    }
+
+    /// Whether it is a request of that kind.
+    pub fn asks(&self, kind: impl FnOnce(&Request) -> bool) -> bool {
+        matches!(&self.asked, Asked::Request(request) if kind(request))
     }
 
     /// Never blocks; a client that went away is no error.
@@ -50,21 +63,12 @@ pub(super) async fn converse(
     let mut first = true;
     while let Ok(Some(next)) = read_request(&mut stream, &mut parser, limits, first).await {
         first = false;
-        let (answer, keep_alive) = match next {
-            Next::Call(request) => {
-                let response = ask(*request.call, limits, &calls).await;
-                (
-                    encode(&response, request.is_head, request.keep_alive),
-                    request.keep_alive,
-                )
-            }
-            Next::Refused(response, shape) => (
-                encode(&response, shape.is_head, shape.keep_alive),
-                shape.keep_alive,
-            ),
+        let (response, shape) = match next {
+            Next::Call(request, shape) => (ask(request, limits, &calls).await, shape),
+            Next::Refused(response, shape) => (response, shape),
         };
-        let sent = write_all(&mut stream, &answer, limits.write).await;
-        if sent.is_err() || !keep_alive {
+        let sent = send(&mut stream, response, &shape, limits, &calls).await;
+        if sent.is_err() || !shape.keep_alive {
             break;
         }
         // A pipeline has its turns like the others.
@@ -88,13 +92,17 @@ pub(super) async fn squeeze(
     };
     let mut parser = Parser::new(limits.sizes, via);
     let answer = match read_request(&mut stream, &mut parser, hurried, true).await {
-        Ok(Some(Next::Call(asked))) if PROBES.contains(&asked.call.path.as_str()) => {
-            let response = ask(*asked.call, limits, &calls).await;
-            encode(&response, asked.is_head, false)
+        Ok(Some(Next::Call(request, shape))) if PROBES.contains(&request.path.as_str()) => {
+            let last = Shape {
+                keep_alive: false,
+                ..shape
+            };
+            encode(&ask(request, limits, &calls).await, &last)
         }
         _ => too_many(),
     };
-    if write_all(&mut stream, &answer, LINGER).await.is_ok() {
+    let last = Instant::now() + LINGER;
+    if write_all(&mut stream, &answer, LINGER, last).await.is_ok() {
         linger(stream).await;
     }
 }
@@ -127,25 +135,28 @@ pub(super) fn refuse_at_once(stream: Stream) {
 fn too_many() -> Vec<u8> {
     let response =
         Response::text(503, "too many connections, try again").with_header("Retry-After", "1");
-    encode(&response, false, false)
+    encode(&response, &LAST)
 }
 
 enum Next {
-    Call(Asked),
+    Call(Box<Request>, Shape),
     Refused(Response, Shape),
 }
 
-struct Asked {
-    call: Box<Request>,
-    is_head: bool,
-    keep_alive: bool,
-}
-
 /// How an answer has to look.
+#[derive(Clone, Copy)]
 struct Shape {
     is_head: bool,
     keep_alive: bool,
+    is_11: bool,
 }
+
+/// The connection ends after it.
+const LAST: Shape = Shape {
+    is_head: false,
+    keep_alive: false,
+    is_11: true,
+};
 
 /// `None`: the connection ended, or was idle for too long.
 async fn read_request(
@@ -168,13 +179,10 @@ async fn read_request(
                 let shape = Shape {
                     is_head: parsed.is_head,
                     keep_alive: parsed.keep_alive,
+                    is_11: parsed.is_11,
                 };
                 return Ok(Some(match parsed.request {
-                    Ok(request) => Next::Call(Asked {
-                        call: Box::new(request),
-                        is_head: shape.is_head,
-                        keep_alive: shape.keep_alive,
-                    }),
+                    Ok(request) => Next::Call(Box::new(request), shape),
                     Err(e) => {
                         let text = e.to_string();
                         let response = Response::error(e.status(), &text, parsed.wants_json);
@@ -186,7 +194,8 @@ async fn read_request(
             Err(e) => return Ok(Some(last_words(e.status(), &e.to_string()))),
         }
         if parser.take_continue() {
-            write_all(stream, b"HTTP/1.1 100 Continue\r\n\r\n", limits.write).await?;
+            let last = Instant::now() + limits.write;
+            write_all(stream, b"HTTP/1.1 100 Continue\r\n\r\n", limits.write, last).await?;
         }
         let now_at = Stage::of(parser);
         if now_at != stage {
@@ -207,11 +216,7 @@ async fn read_request(
 
 /// An answer after which the connection ends.
 fn last_words(status: u16, message: &str) -> Next {
-    let shape = Shape {
-        is_head: false,
-        keep_alive: false,
-    };
-    Next::Refused(Response::text(status, message), shape)
+    Next::Refused(Response::text(status, message), LAST)
 }
 
 /// Each stage of a request has its own deadline, so that neither can be stretched byte by byte.
@@ -234,32 +239,91 @@ impl Stage {
     }
 }
 
-async fn ask(request: Request, limits: Limits, calls: &Sender<Call>) -> Response {
+async fn ask(request: Box<Request>, limits: Limits, calls: &Sender<Call>) -> Response {
     let json = request.wants_json();
-    let (call, answer) = Call::new(request);
-    let asked = async {
-        if calls.send(call).await.is_err() {
-            return Ok(None);
-        }
-        Ok(answer.recv().await.ok())
-    };
-    match before(Instant::now() + limits.reply, asked).await {
+    match answer(Asked::Request(request), limits, calls).await {
         Ok(Some(response)) => response,
         Ok(None) => Response::error(503, "sidecast is stopping", json),
         Err(_) => Response::error(504, "no answer in time", json),
     }
 }
 
-/// The bytes of an answer; a HEAD's has its length and no body (RFC 9110 §9.3.2).
-fn encode(response: &Response, is_head: bool, keep_alive: bool) -> Vec<u8> {
+/// `None`: nobody answers any more.
+async fn answer(
+    asked: Asked,
+    limits: Limits,
+    calls: &Sender<Call>,
+) -> io::Result<Option<Response>> {
+    let (call, answer) = Call::new(asked);
+    let asked = async {
+        if calls.send(call).await.is_err() {
+            return Ok(None);
+        }
+        Ok(answer.recv().await.ok())
+    };
+    before(Instant::now() + limits.reply, asked).await
+}
+
+/// Sends an answer; one that is made piece by piece as it is taken.
+async fn send(
+    stream: &mut Box<dyn Duplex>,
+    mut response: Response,
+    shape: &Shape,
+    limits: Limits,
+    calls: &Sender<Call>,
+) -> io::Result<()> {
+    let last = Instant::now() + limits.write * 6;
+    let mut piece = encode(&response, shape);
+    // A slow client holds one copy of it.
+    response.body = Vec::new();
+    let in_pieces = response.rest.is_some() && !shape.is_head;
+    loop {
+        write_all(stream, &piece, limits.write, last).await?;
+        let Some(rest) = response.rest.filter(|_| in_pieces) else {
+            break;
+        };
+        let next = answer(Asked::Rest(rest), limits, calls).await?;
+        response = next.ok_or(io::ErrorKind::BrokenPipe)?;
+        piece = framed(&std::mem::take(&mut response.body), shape);
+    }
+    match in_pieces {
+        true if shape.is_11 => write_all(stream, b"0\r\n\r\n", limits.write, last).await,
+        // Its end is the connection's.
+        true => Err(io::ErrorKind::ConnectionAborted.into()),
+        false => Ok(()),
+    }
+}
+
+/// A piece of a body without a length (RFC 9112 §7.1).
+fn framed(piece: &[u8], shape: &Shape) -> Vec<u8> {
+    match shape.is_11 {
+        true => [format!("{:x}\r\n", piece.len()).as_bytes(), piece, b"\r\n"].concat(),
+        false => piece.to_vec(),
+    }
+}
+
+/// The bytes of an answer, or of one with pieces to come the first of them; a HEAD's has no body
+/// (RFC 9110 §9.3.2).
+fn encode(response: &Response, shape: &Shape) -> Vec<u8> {
+    let in_pieces = response.rest.is_some();
     let mut head = format!(
-        "HTTP/1.1 {} {}\r\nDate: {}\r\nContent-Length: {}\r\nX-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\nConnection: {}\r\n",
+        "HTTP/1.1 {} {}\r\nDate: {}\r\nX-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n",
         response.status,
         reason(response.status),
         http_date(SystemTime::now()),
-        response.body.len(),
-        if keep_alive { "keep-alive" } else { "close" },
     );
+    match in_pieces {
+        false => push_header(
+            &mut head,
+            "Content-Length",
+            &response.body.len().to_string(),
+        ),
+        true if shape.is_11 => push_header(&mut head, "Transfer-Encoding", "chunked"),
+        true => {}
+    }
+    let stays = shape.keep_alive && (shape.is_11 || !in_pieces);
+    let connection = if stays { "keep-alive" } else { "close" };
+    push_header(&mut head, "Connection", connection);
     if !response.content_type.is_empty() {
         push_header(&mut head, "Content-Type", response.content_type);
     }
@@ -268,8 +332,10 @@ fn encode(response: &Response, is_head: bool, keep_alive: bool) -> Vec<u8> {
     }
     head.push_str("\r\n");
     let mut bytes = head.into_bytes();
-    if !is_head {
-        bytes.extend_from_slice(&response.body);
+    match in_pieces {
+        _ if shape.is_head => {}
+        true => bytes.extend(framed(&response.body, shape)),
+        false => bytes.extend_from_slice(&response.body),
     }
     bytes
 }
@@ -334,10 +400,14 @@ fn http_date(at: SystemTime) -> String {
     )
 }
 
-/// Writes all of it; every part has to be taken within `limit`, and the whole within six times that,
-/// so that a client which drains a byte at a time does not hold its place for ever.
-async fn write_all(stream: &mut Box<dyn Duplex>, bytes: &[u8], limit: Duration) -> io::Result<()> {
-    let last = Instant::now() + limit * 6;
+/// Writes all of it; every part has to be taken within `limit`, and the whole answer until `last`, so
+/// that a client which drains a byte at a time does not hold its place for ever.
+async fn write_all(
+    stream: &mut Box<dyn Duplex>,
+    bytes: &[u8],
+    limit: Duration,
+    last: Instant,
+) -> io::Result<()> {
     let mut rest = bytes;
     while !rest.is_empty() {
         let deadline = (Instant::now() + limit).min(last);
@@ -392,14 +462,19 @@ mod tests {
 
     #[test]
     fn an_answer_has_its_length_and_cannot_be_split() {
+        let mut shape = Shape {
+            keep_alive: true,
+            ..LAST
+        };
         let response = Response::text(409, "held").with_header("X-A", "b\r\nSet-Cookie: c");
-        let text = String::from_utf8(encode(&response, false, true)).unwrap();
+        let text = String::from_utf8(encode(&response, &shape)).unwrap();
         assert!(text.starts_with("HTTP/1.1 409 Conflict\r\n"));
         assert!(text.contains("\r\nContent-Length: 5\r\n"));
         assert!(text.contains("\r\nConnection: keep-alive\r\n"));
         assert!(text.contains("\r\nX-A: bSet-Cookie: c\r\n"));
         assert!(text.ends_with("\r\n\r\nheld\n"));
-        let head = String::from_utf8(encode(&response, true, false)).unwrap();
+        shape.is_head = true;
+        let head = String::from_utf8(encode(&response, &shape)).unwrap();
         assert!(head.contains("\r\nContent-Length: 5\r\n"));
         assert!(head.ends_with("\r\n\r\n"));
     }

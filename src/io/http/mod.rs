@@ -18,7 +18,7 @@ use smol::net::TcpStream;
 use smol::net::unix::UnixStream;
 use smol::{Async, LocalExecutor, Timer, future};
 
-pub use connection::Call;
+pub use connection::{Asked, Call};
 pub use listen::{ListenError, Listener};
 pub use parse::{ParseError, Parsed, Parser, Sizes};
 

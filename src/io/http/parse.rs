@@ -20,6 +20,8 @@ pub struct Sizes {
 pub struct Parsed {
     pub request: Result<Request, RequestError>,
     pub keep_alive: bool,
+    /// An answer without a length may come in chunks.
+    pub is_11: bool,
     /// No body goes into the answer.
     pub is_head: bool,
     /// An error goes out as JSON.
@@ -83,6 +85,7 @@ struct Head {
     target: String,
     headers: Vec<(String, String)>,
     keep_alive: bool,
+    is_11: bool,
     body: Body,
 }
 
@@ -157,6 +160,7 @@ impl Parser {
         };
         Ok(Some(Parsed {
             keep_alive: head.keep_alive,
+            is_11: head.is_11,
             is_head: head.method == Method::Head,
             wants_json: asks_for_json(&head.headers),
             request: Request::new(head.method, &head.target, head.headers, &body, self.via),
@@ -231,6 +235,7 @@ fn make_head(raw: &httparse::Request<'_, '_>, sizes: Sizes) -> Result<(Head, boo
         target: target.to_owned(),
         headers,
         keep_alive,
+        is_11,
         body,
     };
     Ok((head, expects))

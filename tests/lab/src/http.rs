@@ -51,11 +51,29 @@ pub fn request(
         .split_once("\r\n\r\n")
         .ok_or_else(|| std::io::Error::other(format!("no HTTP answer: {answer:?}")))?;
     let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+    let body = match head.contains("\r\nTransfer-Encoding: chunked") {
+        true => joined(body).ok_or_else(|| std::io::Error::other("the chunks end too early"))?,
+        false => body.to_owned(),
+    };
     Ok(Reply {
         status: status.ok_or_else(|| std::io::Error::other(format!("no status: {head}")))?,
         head: head.to_owned(),
-        body: body.to_owned(),
+        body,
     })
+}
+
+/// What is in the chunks, where the last one is there.
+fn joined(mut rest: &str) -> Option<String> {
+    let mut body = String::new();
+    loop {
+        let (size, after) = rest.split_once("\r\n")?;
+        let size = usize::from_str_radix(size, 16).ok()?;
+        if size == 0 {
+            return Some(body);
+        }
+        body += after.get(..size)?;
+        rest = after.get(size..)?.strip_prefix("\r\n")?;
+    }
 }
 
 /// Draining may take its time; everything else is instant.

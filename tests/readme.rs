@@ -156,3 +156,16 @@ fn every_key_is_documented_and_every_documented_key_exists() {
         }
     }
 }
+
+/// A call from the node is one from elsewhere, which changes nothing without a token.
+#[test]
+fn no_example_drains_by_a_call_from_the_node() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/kubernetes");
+    let mut texts = vec![README.to_owned()];
+    for entry in std::fs::read_dir(folder).unwrap() {
+        texts.push(std::fs::read_to_string(entry.unwrap().path()).unwrap());
+    }
+    let all: String = texts.concat().split_whitespace().collect();
+    assert!(all.contains("preStop:{exec:") && all.contains("preStop:exec:"));
+    assert!(!all.contains("preStop:{httpGet") && !all.contains("preStop:httpGet"));
+}

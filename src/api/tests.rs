@@ -517,3 +517,26 @@ fn many_apps_are_shown_in_pieces_of_bounded_size() {
     assert!(shown.is_sorted() && shown.last().unwrap() == "zzz");
     assert!(shown.contains(&"dns".to_owned()) && shown.contains(&name(249)));
 }
+
+#[test]
+fn the_page_is_sent_with_a_strict_policy() {
+    let mut f = Fixture::new();
+    let Reply::Now(page) = f.reply(&request(Method::Get, "/", &[])) else {
+        panic!()
+    };
+    let policies = page
+        .headers
+        .iter()
+        .filter(|(name, _)| *name == "Content-Security-Policy");
+    let policies: Vec<&str> = policies.map(|(_, policy)| policy.as_str()).collect();
+    assert_eq!(policies, [view::page::POLICY]);
+    for wanted in [
+        "default-src 'none'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    ] {
+        assert!(policies[0].contains(wanted), "{wanted}");
+    }
+    assert!(!policies[0].contains("unsafe"));
+}

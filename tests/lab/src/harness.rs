@@ -18,11 +18,23 @@ pub struct Test {
     name: &'static str,
     needs: &'static [&'static str],
     run: fn(),
+    limit: Duration,
 }
 
 impl Test {
     pub const fn new(name: &'static str, needs: &'static [&'static str], run: fn()) -> Self {
-        Self { name, needs, run }
+        Self {
+            name,
+            needs,
+            run,
+            limit: LIMIT,
+        }
+    }
+
+    /// How long it may take, where that is not what others may.
+    #[must_use]
+    pub fn within(self, limit: Duration) -> Self {
+        Self { limit, ..self }
     }
 
     /// Why it cannot run on this machine.
@@ -146,7 +158,7 @@ fn run(tests: &[Test], threads: usize, filtered: usize) -> ExitCode {
     let begun = Instant::now();
     let (done, results) = channel();
     let mut waiting = tests.iter().copied();
-    let mut running: BTreeMap<&'static str, Instant> = BTreeMap::new();
+    let mut running: BTreeMap<&'static str, (Instant, Duration)> = BTreeMap::new();
     let (mut passed, mut failures, mut skipped) = (0, Vec::new(), 0);
     loop {
         while running.len() < threads.max(1) {
@@ -156,14 +168,14 @@ fn run(tests: &[Test], threads: usize, filtered: usize) -> ExitCode {
                 skipped += 1;
                 continue;
             }
-            running.insert(test.name, Instant::now());
+            running.insert(test.name, (Instant::now(), test.limit));
             start(test, done.clone());
         }
         if running.is_empty() {
             break;
         }
         let (name, ok) = next(&results, &running);
-        let took = running.remove(name).map(|since| since.elapsed());
+        let took = running.remove(name).map(|(since, _)| since.elapsed());
         let word = if ok { "ok" } else { "FAILED" };
         println!("test {name} ... {word} ({:.1?})", took.unwrap_or_default());
         if ok {
@@ -204,7 +216,7 @@ fn start(test: Test, done: Sender<(&'static str, bool)>) {
 /// The next result. A test that hangs ends the whole run, since a thread cannot be stopped.
 fn next(
     results: &Receiver<(&'static str, bool)>,
-    running: &BTreeMap<&'static str, Instant>,
+    running: &BTreeMap<&'static str, (Instant, Duration)>,
 ) -> (&'static str, bool) {
     loop {
         match results.recv_timeout(Duration::from_secs(1)) {
@@ -212,8 +224,9 @@ fn next(
             Err(RecvTimeoutError::Disconnected) => unreachable!("the sender is kept in `run`"),
             Err(RecvTimeoutError::Timeout) => {}
         }
-        if let Some((name, _)) = running.iter().find(|(_, since)| since.elapsed() > LIMIT) {
-            println!("test {name} ... FAILED (hangs after {LIMIT:?})");
+        let mut tests = running.iter();
+        if let Some((name, (_, limit))) = tests.find(|(_, (since, limit))| since.elapsed() > *limit) {
+            println!("test {name} ... FAILED (hangs after {limit:?})");
             println!("test result: FAILED. 0 passed; 1 failed; 0 ignored");
             keeper::dismiss();
             std::process::exit(101);

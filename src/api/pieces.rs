@@ -94,7 +94,9 @@ impl Rest {
                 let from = self.behind.clone();
                 page.open(family, from.is_none());
                 for app in core.apps(world.now, from.as_ref()) {
-                    if page.len() >= PIECE || looked_at >= MOST_APPS {
+                    // A family that was opened shows an app, by which it goes on.
+                    let enough = page.len() >= PIECE || looked_at >= MOST_APPS;
+                    if enough && self.behind.is_some() {
                         return (page.into_bytes(), Some(self));
                     }
                     looked_at += 1;

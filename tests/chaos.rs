@@ -201,16 +201,16 @@ impl World {
         let text = yaml(&self.site, &self.config);
         self.sidecast = Sidecast::start(&self.site.a.network, &text);
         self.wait_for_session();
+        // The state file may be older than the last calls: what it has of each name is overwritten.
         for number in 0..12 {
-            match self.http.contains(&number) {
-                true => self.call(&registration(number)),
-                false => self.call(&format!("/unregister?name=http{number}")),
-            }
+            self.call(&registration(number));
             let name = format!("http{number}");
-            if self.drained.contains(&name) {
-                self.call(&format!("/drain?wait=0&name={name}"));
-            } else if self.http.contains(&number) {
-                self.call(&format!("/undrain?name={name}"));
+            match self.drained.contains(&name) {
+                true => self.call(&format!("/drain?wait=0&name={name}")),
+                false => self.call(&format!("/undrain?name={name}")),
+            }
+            if !self.http.contains(&number) {
+                self.call(&format!("/unregister?name={name}"));
             }
         }
     }
@@ -393,8 +393,8 @@ impl World {
             vips.len(),
             with_nat.len()
         );
-        // An app that came back often is held down for a minute at most.
-        let limit = Duration::from_secs(90);
+        // What a crash left and nobody wants any more goes with its lease.
+        let limit = 3 * LEASE;
         until(limit, "the router knows what the model says", || {
             self.sidecast.must_run();
             let text = self.router.ask("show route protocol a");
@@ -482,7 +482,7 @@ fn yaml(site: &Site, config: &BTreeSet<u64>) -> String {
         })
         .collect();
     format!(
-        "agent:\n  listen_addr: [\"127.0.0.1:8179\", \"{host}:8080\"]\n  vip_linger: 500ms\n  drain_time: 200ms\n  \
+        "agent:\n  listen_addr: [\"127.0.0.1:8179\", \"{host}:8080\"]\n  vip_linger: 500ms\n  vip_lease: 20s\n  drain_time: 200ms\n  \
          state_file: {folder}/state\n  consul_addr: http://127.0.0.1:8500\n\
          bgp:\n  local_as: 65001\n  peer_as: 65000\n  peer_ip: {router}\n  hold_time: 9s\n  listen: \"[::]:179\"\n\
          apps:{}\n{apps}",
@@ -520,6 +520,8 @@ fn discovered_vip(number: u64) -> String {
     format!("198.51.100.{}", 100 + number)
 }
 
+/// `vip_lease`.
+const LEASE: Duration = Duration::from_secs(20);
 const HOLD_TIME: Duration = Duration::from_secs(9);
 const PATIENCE: Duration = Duration::from_secs(30);
 const BRIEFLY: Duration = Duration::from_millis(200);

@@ -82,6 +82,11 @@ impl Listener {
                 Err(e)
             }
         });
+        // The standard library's 128 places are full after 50 ms of a flood; the kernel's bound counts.
+        let bound = bound.and_then(|socket| {
+            socket::listen(&socket, Backlog::MAXALLOWABLE)?;
+            Ok(socket)
+        });
         let socket = bound.map_err(|cause| ListenError {
             address: addr.to_string(),
             cause,
@@ -143,7 +148,6 @@ fn bind_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
     socket::setsockopt(&fd, sockopt::ReuseAddr, &true)?;
     socket::setsockopt(&fd, sockopt::Ipv6V6Only, &!v6.ip().is_unspecified())?;
     socket::bind(fd.as_raw_fd(), &SockaddrIn6::from(v6))?;
-    socket::listen(&fd, Backlog::MAXCONN)?;
     Ok(TcpListener::from(fd))
 }
 
@@ -285,6 +289,18 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
         assert!(!listener.is_loopback());
+    }
+
+    #[test]
+    fn a_crowd_waits_at_the_door() {
+        for addr in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = Listener::tcp(addr.parse().unwrap()).unwrap();
+            let addr = listener.local_addr().unwrap();
+            let patience = std::time::Duration::from_millis(500);
+            let connect = |_| std::net::TcpStream::connect_timeout(&addr, patience).unwrap();
+            let waiting: Vec<_> = (0..300).map(connect).collect();
+            assert_eq!(waiting.len(), 300);
+        }
     }
 
     #[test]

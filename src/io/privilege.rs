@@ -118,17 +118,22 @@ impl Identity {
         passwd: &dyn Fn(&Wanted<'_>) -> Option<Self>,
     ) -> Result<Self, PrivilegeError> {
         let unknown = || PrivilegeError::Unknown(text.to_owned());
+        // The highest number says "no change" to setresuid(2): the process would stay root.
+        let number = |part: &str| {
+            let number = part.parse().ok().filter(|number| *number != u32::MAX);
+            number.ok_or_else(unknown)
+        };
         if let Some((uid, gid)) = text.split_once(':') {
-            let number = |part: &str| part.parse().map_err(|_| unknown());
             return Ok(Self {
                 uid: number(uid)?,
                 gid: number(gid)?,
             });
         }
-        match text.parse() {
-            Ok(uid) => Ok(passwd(&Wanted::Uid(uid)).unwrap_or(Self { uid, gid: uid })),
-            Err(_) => passwd(&Wanted::Name(text)).ok_or_else(unknown),
+        if text.parse::<u32>().is_err() {
+            return passwd(&Wanted::Name(text)).ok_or_else(unknown);
         }
+        let uid = number(text)?;
+        Ok(passwd(&Wanted::Uid(uid)).unwrap_or(Self { uid, gid: uid }))
     }
 }
 
@@ -227,7 +232,11 @@ mod tests {
         assert_eq!(parse("990"), of(990, 980));
         assert_eq!(parse("65534"), of(65534, 65534), "a scratch image");
         assert_eq!(parse("65534:100"), of(65534, 100));
-        for wrong in ["nobody-here", "1:x", "-1", "4294967296", ""] {
+        let no_change = ["4294967295", "4294967295:65534", "65534:4294967295"];
+        for wrong in ["nobody-here", "1:x", "-1", "4294967296", ""]
+            .into_iter()
+            .chain(no_change)
+        {
             let error = parse(wrong).unwrap_err();
             assert_eq!(error, PrivilegeError::Unknown(wrong.into()));
             assert!(error.to_string().contains("65534:65534"), "{error}");

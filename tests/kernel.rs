@@ -79,6 +79,37 @@ fn a_vip_is_added_leased_renewed_and_removed() {
     });
 }
 
+/// The kernel keeps the label of an address that is replaced.
+#[test]
+fn a_label_follows_the_app() {
+    in_namespace(|| {
+        run("ip link set lo up");
+        let addr = "192.0.2.53";
+        let under = |label: &str, lifetime: u64| VipAddress {
+            label: Some(format!("lo:{label}")),
+            ..vip("192.0.2.53/32", Some(lifetime))
+        };
+        smol::block_on(async {
+            let mut kernel = Kernel::open().unwrap();
+            let mut add = async |label, lifetime| kernel.add_address(&under(label, lifetime)).await;
+            assert_eq!(add("dns", 300).await, Ok(Added::Done));
+            assert_eq!(add("web", 900).await, Ok(Added::Done));
+            assert_eq!(on_lo(addr)["label"], "lo:web");
+            assert!(on_lo(addr)["valid_life_time"].as_u64().unwrap() > 800);
+            // One of ours from an earlier run, under the name that the app had then.
+            let mut after = Kernel::open().unwrap();
+            let adopted = after.add_address(&under("dns", 300)).await;
+            assert_eq!(adopted, Ok(Added::Adopted));
+            assert_eq!(on_lo(addr)["label"], "lo:dns");
+            assert_eq!(
+                after.remove_address("lo", under("dns", 300).prefix).await,
+                Ok(Removed::Done)
+            );
+            assert!(on_lo(addr).is_null());
+        });
+    });
+}
+
 #[test]
 fn what_somebody_else_put_there_is_used_and_left_alone() {
     in_namespace(|| {

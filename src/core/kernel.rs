@@ -272,6 +272,13 @@ impl Kernel {
                 self.removed.insert(*prefix, now);
             }
         }
+        if let Step::AddAddress { prefix, label, .. } = step
+            && let Some(before) = self.applied.addresses.get(prefix)
+            && before.label != *label
+        {
+            // A label is changed by removing the address and adding it anew.
+            self.removed.insert(*prefix, now);
+        }
         debug!("{}: {result:?}", words(step));
         self.applied.apply(step);
         if let Step::AddAddress { prefix, .. } = step {

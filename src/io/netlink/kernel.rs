@@ -238,16 +238,21 @@ impl Kernel {
             return Ok(Added::Done);
         }
         match self.whose(&new).await? {
-            Whose::Foreign => Ok(Added::Foreign),
-            Whose::Nobody | Whose::Ours => {
-                self.route.acknowledged(&new.replace()?).await?;
-                if mine {
-                    return Ok(Added::Done);
-                }
+            Whose::Foreign => return Ok(Added::Foreign),
+            Whose::Nobody | Whose::Ours => self.route.acknowledged(&new.replace()?).await?,
+            Whose::OursMislabeled => {
+                // Replacing keeps the label. One datagram: no packet finds the address missing for longer
+                // than the kernel takes from one message to the next.
+                let anew = [address::remove(index, vip.prefix)?, new.add()?];
+                self.route.batch(&anew, 1).await?;
                 self.look = None;
-                Ok(Added::Adopted)
             }
         }
+        if mine {
+            return Ok(Added::Done);
+        }
+        self.look = None;
+        Ok(Added::Adopted)
     }
 
     /// Whether it was not there before. What was seen a moment ago is then no longer so.
@@ -272,7 +277,11 @@ impl Kernel {
         let Some(address) = look.find(new.index, new.prefix) else {
             return Ok(Whose::Nobody);
         };
-        Ok(look.whose(address, leased, new.label.as_deref()))
+        let mislabeled = new.label.is_some() && address.label != new.label;
+        Ok(match look.whose(address, leased, new.label.as_deref()) {
+            Whose::Ours if mislabeled => Whose::OursMislabeled,
+            whose => whose,
+        })
     }
 
     async fn look(&mut self) -> Result<&Look, NetlinkError> {
@@ -454,6 +463,8 @@ impl Kernel {
 enum Whose {
     Nobody,
     Ours,
+    /// Ours, under the name of another app.
+    OursMislabeled,
     Foreign,
 }
 

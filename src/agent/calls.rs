@@ -10,12 +10,13 @@ use crate::view::metrics::Reload;
 use smol::channel::{self, Receiver, Sender};
 use std::future::Future;
 use std::rc::Rc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Calls that wait for their apps to be drained, and what answers need besides the core.
 pub struct Calls {
     waiting: Vec<Waiting>,
     reload: Reload,
+    longest_turn: Duration,
 }
 
 struct Waiting {
@@ -90,6 +91,7 @@ impl Calls {
         Self {
             waiting: Vec::new(),
             reload,
+            longest_turn: Duration::ZERO,
         }
     }
 
@@ -134,6 +136,7 @@ impl Calls {
             wall: SystemTime::now(),
             process: &process::read,
             reload: self.reload,
+            longest_turn: self.longest_turn,
             consul_up: core.consul_up(),
             nat,
         }
@@ -145,6 +148,11 @@ impl Calls {
         if successful {
             self.reload.succeeded_at = SystemTime::now();
         }
+    }
+
+    /// Notes how long a turn of the loop took, for the metrics.
+    pub fn turned(&mut self, took: Duration) {
+        self.longest_turn = self.longest_turn.max(took);
     }
 
     /// Answers the calls whose drains are done.

@@ -170,13 +170,15 @@ impl Agent {
     }
 
     async fn run(&mut self) -> u8 {
+        let mut now = Instant::now();
         loop {
             self.perform_outputs();
             if let Some(code) = self.exit {
                 return code;
             }
+            self.calls.turned(now.elapsed());
             let wake = self.wait().await;
-            let now = Instant::now();
+            now = Instant::now();
             self.take(now, wake);
             // What else has arrived goes along, but no more than a handful before deadlines and outputs.
             let rest: Vec<Event> = self.inbox.rest().collect();

@@ -9,7 +9,7 @@ mod policy;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::json;
 
@@ -32,6 +32,8 @@ pub struct World<'a> {
     /// Asked for the metrics alone: it costs a few files.
     pub process: &'a dyn Fn() -> Option<Process>,
     pub reload: Reload,
+    /// The longest turn of the loop so far.
+    pub longest_turn: Duration,
     /// `None`: Consul is not configured.
     pub consul_up: Option<bool>,
     /// What the kernel's NAT counters say; empty where nobody asked it.

@@ -112,6 +112,7 @@ impl Rest {
             process: (world.process)(),
             consul_up: world.consul_up,
             reload: world.reload,
+            longest_turn: world.longest_turn,
         };
         page.end(&core.peers(world.now), &extra);
         (page.into_bytes(), None)

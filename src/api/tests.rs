@@ -51,6 +51,7 @@ impl Fixture {
                 successful: true,
                 succeeded_at: SystemTime::UNIX_EPOCH,
             },
+            longest_turn: Duration::ZERO,
             consul_up: None,
             nat: &Rc::default(),
         };
@@ -453,6 +454,7 @@ fn the_metrics_listener_knows_three_paths() {
             successful: false,
             succeeded_at: SystemTime::UNIX_EPOCH,
         },
+        longest_turn: Duration::ZERO,
         consul_up: Some(false),
         nat: &Rc::default(),
     };

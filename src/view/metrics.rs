@@ -29,6 +29,8 @@ pub struct Extra {
     /// `None`: Consul is not configured.
     pub consul_up: Option<bool>,
     pub reload: Reload,
+    /// The longest turn of the loop since the start.
+    pub longest_turn: Duration,
 }
 
 /// How the last reading of the configuration ended; the one at start counts.
@@ -332,6 +334,12 @@ impl Page {
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default();
         self.sample(&[], at.as_secs());
+        self.family(
+            "sidecast_loop_longest_seconds",
+            GAUGE,
+            "The longest turn of the loop since the start: what arrives meanwhile waits for its end.",
+        );
+        self.sample(&[], Seconds(extra.longest_turn));
         if let Some(process) = &extra.process {
             of_process(self, process);
         }
@@ -408,6 +416,7 @@ mod tests {
                 ..Process::default()
             }),
             consul_up: Some(true),
+            longest_turn: Duration::from_micros(1500),
             reload: Reload {
                 successful: false,
                 succeeded_at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
@@ -424,6 +433,7 @@ mod tests {
         let text = page.text;
         let app = r#"app="a\"b\\c</script>""#;
         for line in [
+            "sidecast_loop_longest_seconds 0.0015".to_owned(),
             format!("sidecast_app_healthy{{{app}}} 1"),
             format!("sidecast_app_state{{{app},state=\"held_down\"}} 1"),
             format!("sidecast_app_announced{{{app},vip=\"192.0.2.53/32\"}} 0"),

@@ -160,6 +160,11 @@ pub enum Source {
 impl Source {
     pub const ALL: [Self; 4] = [Self::Http, Self::Consul, Self::Env, Self::Config];
 
+    /// Whoever reaches a port or Consul, and not this host's operator.
+    pub fn is_remote(self) -> bool {
+        matches!(self, Self::Http | Self::Consul)
+    }
+
     /// Who may replace whose app: configuration and environment are equals, above Consul, above HTTP.
     pub fn precedence(self) -> u8 {
         match self {

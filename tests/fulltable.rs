@@ -101,12 +101,17 @@ fn packed(max_len: usize) {
     let site = Site::new();
     let listener = Speaker::listen(&site);
     let vips: Vec<String> = own().map(|prefix| prefix.to_string()).collect();
+    // One app has at most 1,024.
+    let app = |(index, vips): (usize, &[String])| {
+        format!("{{name: many{index}, vips: [{}]}}", vips.join(", "))
+    };
+    let apps: Vec<String> = vips.chunks(1000).enumerate().map(app).collect();
     let config = format!(
         "agent: {{vip_interface: none}}\n\
          bgp: {{local_as: 65001, peer_as: 65000, peer_ip: {}, communities: [\"65001:100\"]}}\n\
-         apps: [{{name: many, vips: [{}]}}]\n",
+         apps: [{}]\n",
         site.a.addresses.router4,
-        vips.join(", ")
+        apps.join(", ")
     );
     let mut sidecast = Sidecast::launch(
         &site.a.network,
@@ -120,11 +125,11 @@ fn packed(max_len: usize) {
     sidecast.wait_for_api(&site.a.network);
 
     let begun = Instant::now();
-    sidecast.get(&site.a.network, "/drain?name=many&wait=0");
+    sidecast.get(&site.a.network, "/drain?wait=0");
     let gone = heard.collect(&all, |update| withdrawn(update).collect());
     let went = gone.at - begun;
     let begun = Instant::now();
-    sidecast.get(&site.a.network, "/undrain?name=many");
+    sidecast.get(&site.a.network, "/undrain");
     let back = heard.collect(&all, announced);
     let came = back.at - begun;
 

@@ -27,6 +27,8 @@ pub struct Checks {
     places: Places,
     /// Monitors with a call that blocks under way: each has one at a time, also when one hangs beyond its check.
     turns: Rc<RefCell<BTreeMap<MonitorId, Arc<Semaphore>>>>,
+    /// The checks under way that run commands: one that is dropped kills what it runs.
+    commands: BTreeMap<MonitorId, smol::Task<()>>,
     /// `None`: this kernel tells nothing of sockets, ports are only polled.
     sockets: Option<Rc<SocketEvents>>,
     _watch: Option<smol::Task<()>>,
@@ -72,6 +74,7 @@ impl Checks {
             checker,
             places,
             turns: Rc::default(),
+            commands: BTreeMap::new(),
             sockets,
             _watch: watch,
         }
@@ -79,7 +82,7 @@ impl Checks {
 
     /// Performs one check and answers it with its result.
     pub fn start(
-        &self,
+        &mut self,
         monitor: MonitorId,
         owner: Option<Owner>,
         spec: MonitorSpec,
@@ -87,6 +90,7 @@ impl Checks {
     ) {
         let (checker, events) = (self.checker.clone(), self.events.clone());
         let place = blocks(&spec).then(|| self.place(monitor, timeout));
+        let is_command = matches!(spec, MonitorSpec::Exec(_));
         let check = async move {
             let place = match place {
                 Some(place) => place.await.map(Some),
@@ -111,7 +115,18 @@ impl Checks {
                 })
                 .await;
         };
-        self.executor.spawn(check).detach();
+        let task = self.executor.spawn(check);
+        if is_command {
+            self.commands.retain(|_, task| !task.is_finished());
+            self.commands.insert(monitor, task);
+        } else {
+            task.detach();
+        }
+    }
+
+    /// Kills the command that a check runs. The others end by themselves, and their answers find nobody.
+    pub fn abandon(&mut self, monitor: MonitorId) {
+        self.commands.remove(&monitor);
     }
 
     /// Waits for the monitor's call before to return, as long as a check may take, and then for a place, as

@@ -314,6 +314,7 @@ impl Agent {
                 self.checks.start(monitor, owner, spec, timeout);
                 self.looking = true;
             }
+            Output::Abandon { monitor } => self.checks.abandon(monitor),
             Output::PortsChanged => self.checks.watch_ports(&self.core.ports()),
             Output::MaintenanceFilesChanged => {
                 self.maintenance

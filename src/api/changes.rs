@@ -4,39 +4,24 @@ use std::time::Instant;
 
 use super::{Refused, Reply, Request, Response};
 use crate::app::{AppName, MonitorSpec, NatSpec, Source, Vip, VipError};
-use crate::config::{ParamError, parse_app_from_params};
-use crate::core::{Core, Refusal};
+use crate::config::{Refusal, parse_app_from_params};
+use crate::core::Core;
 
 /// `/register`. The same call again changes nothing, a changed one replaces the app in place.
 pub(super) fn register(core: &mut Core, now: Instant, request: &Request) -> Result<(), Refused> {
     check_shape(request).map_err(invalid)?;
-    let app =
-        parse_app_from_params(&request.params, Source::Http, core.config()).map_err(|error| {
-            match error {
-                ParamError::Bad(message) => invalid(message),
-                ParamError::Policy { key, message } => forbidden(key, &message),
-            }
-        })?;
-    match core.register(now, app) {
-        Ok(_) => Ok(()),
-        Err(Refusal::Policy { key, message }) => Err(forbidden(key, &message)),
-        Err(Refusal::Conflict(message)) => Err(Refused::new(409, message)),
-        Err(Refusal::Invalid(message)) => Err(invalid(message)),
-    }
+    parse_app_from_params(&request.params, Source::Http, core.config())
+        .and_then(|app| core.register(now, app))
+        .map(drop)
+        .map_err(|refusal| match refusal {
+            Refusal::Policy { .. } => Refused::new(403, refusal.to_string()),
+            Refusal::Conflict(message) => Refused::new(409, message),
+            Refusal::Invalid(message) => invalid(message),
+        })
 }
 
 fn invalid(message: impl std::fmt::Display) -> Refused {
     Refused::new(400, format!("Invalid request: {message}"))
-}
-
-fn forbidden(key: &str, message: &str) -> Refused {
-    // Most messages name the key themselves.
-    let hint = if message.contains(key) {
-        String::new()
-    } else {
-        format!(" (see {key})")
-    };
-    Refused::new(403, format!("{message}{hint}"))
 }
 
 /// GoCast's own checks, in its order and words. Where it has none for a mistake, the reason of the

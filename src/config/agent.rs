@@ -64,6 +64,8 @@ pub(super) fn agent(cx: &mut Cx<'_>, node: Option<&Node>, env: &Env) -> Agent {
         allow_exec: allow_exec(cx, f),
         allowed_vips: f.list(cx, "allowed_vips", parsed::<Prefix>),
         max_http_apps: count(cx, f, "max_http_apps", 0, 1000),
+        max_vips: count(cx, f, "max_vips", 0, 10_000),
+        max_drain: f.duration(cx, "max_drain").unwrap_or(MAX_DRAIN),
         max_connections: count(cx, f, "max_connections", 1, 64),
         check_threads: f
             .number(cx, "check_threads", 1, MAX_CHECK_THREADS)
@@ -91,6 +93,7 @@ const MAX_CHECK_THREADS: u32 = 400;
 const MONITOR_INTERVAL: Duration = Duration::from_secs(10);
 const CLEANUP_TIMER: Duration = Duration::from_secs(15 * 60);
 const DRAIN_TIME: Duration = Duration::from_secs(2);
+const MAX_DRAIN: Duration = Duration::from_secs(5 * 60);
 
 /// Container engines kill ten seconds after they asked to stop.
 pub(super) fn warn_long_drain(cx: &mut Cx<'_>, f: &Fields<'_>, drain_time: Option<Duration>) {

@@ -8,21 +8,34 @@ use std::time::Duration;
 use super::agent::warn_long_drain;
 use super::bgp::attributes;
 use super::fields::{Cx, Fields, Split, parsed, read_duration, shown};
-use super::policy::{Refused, Rules};
+use super::policy::{Policy, check_size};
 use super::problem::Problem;
 use super::tree::{Node, Place, Tree};
-use super::{Config, keys, monitor};
+use super::{Agent, Config, keys, monitor};
 use crate::app::{
-    App, AppName, Attributes, Damping, Monitor, NatSpec, Protocol, Reaction, Source, Vip, VipError,
+    App, AppDefaults, AppName, Attributes, Damping, Monitor, NatSpec, Protocol, Reaction, Source,
+    Vip, VipError,
 };
+
+/// What an app is read with.
+pub(super) struct Rules<'p> {
+    pub defaults: AppDefaults,
+    /// `None`: whoever takes the app judges it.
+    pub policy: Option<&'p Policy>,
+}
 
 /// Every app of the file, then the one of the environment.
 pub(super) fn apps(
     cx: &mut Cx<'_>,
     list: Option<&Node>,
     env: Option<&Node>,
-    rules: &Rules,
+    agent: &Agent,
+    policy: &Policy,
 ) -> Vec<App> {
+    let rules = &Rules {
+        defaults: agent.app_defaults(),
+        policy: Some(policy),
+    };
     let mut nodes: Vec<(Source, &Node)> = Vec::new();
     match list.map(|list| (list, &list.tree)) {
         Some((_, Tree::List(items))) => nodes.extend(items.iter().map(|i| (Source::Config, i))),
@@ -72,7 +85,19 @@ pub(super) fn apps(
                 message,
             );
         }
+        if let Err(refusal) = check_size(&app) {
+            cx.problem(line("name"), &path, app.name.as_str(), refusal);
+        }
         apps.push(app);
+    }
+    if holders.len() > policy.max_vips {
+        let message = format!(
+            "have {} VIPs in all, agent.max_vips allows {}",
+            holders.len(),
+            policy.max_vips
+        );
+        let place = list.map_or(&Place::Default, |list| &list.place);
+        cx.problem(place, "apps", "", message);
     }
     warn_unchecked(cx, &apps);
     apps
@@ -88,7 +113,7 @@ fn warn_unchecked(cx: &mut Cx<'_>, apps: &[App]) {
     }
 }
 
-/// An app that stands in no file, and what is wrong with it. It names no other file to read.
+/// An app that stands in no file, and what is wrong with its form. It names no other file to read.
 pub(super) fn lone_app(
     node: &Node,
     source: Source,
@@ -101,13 +126,16 @@ pub(super) fn lone_app(
         origins: BTreeMap::new(),
         read_file: &mut nothing,
     };
-    let rules = Rules::new(&config.agent, &config.bgp);
+    let rules = Rules {
+        defaults: config.agent.app_defaults(),
+        policy: None,
+    };
     let app = app(&mut cx, "", node, source, &rules);
     (app, cx.problems)
 }
 
 /// One app; `None` where name or VIP cannot be read, which was told then.
-fn app(cx: &mut Cx<'_>, path: &str, node: &Node, source: Source, rules: &Rules) -> Option<App> {
+fn app(cx: &mut Cx<'_>, path: &str, node: &Node, source: Source, rules: &Rules<'_>) -> Option<App> {
     let f = &Fields::open(cx, path, Some(node), keys::APP);
     let name: Option<AppName> = f.parse(cx, "name");
     if !f.has("name") {
@@ -144,7 +172,12 @@ fn app(cx: &mut Cx<'_>, path: &str, node: &Node, source: Source, rules: &Rules) 
     Some(app)
 }
 
-fn vips(cx: &mut Cx<'_>, f: &Fields<'_>, source: Source, rules: &Rules) -> Option<BTreeSet<Vip>> {
+fn vips(
+    cx: &mut Cx<'_>,
+    f: &Fields<'_>,
+    source: Source,
+    rules: &Rules<'_>,
+) -> Option<BTreeSet<Vip>> {
     let mut vips = BTreeSet::new();
     let mut complete = true;
     for key in ["vip", "vips"] {
@@ -170,14 +203,8 @@ fn vips(cx: &mut Cx<'_>, f: &Fields<'_>, source: Source, rules: &Rules) -> Optio
     (!vips.is_empty()).then_some(vips)
 }
 
-fn vip(cx: &mut Cx<'_>, path: &str, item: &Node, source: Source, rules: &Rules) -> Option<Vip> {
+fn vip(cx: &mut Cx<'_>, path: &str, item: &Node, source: Source, rules: &Rules<'_>) -> Option<Vip> {
     let text = shown(&item.tree);
-    let refuse = |cx: &mut Cx<'_>, refused: Refused| {
-        cx.problem(&item.place, path, &text, refused.message);
-        if let Some(problem) = cx.problems.last_mut() {
-            problem.policy = refused.policy;
-        }
-    };
     match Vip::parse(&text) {
         Ok((vip, masked)) => {
             if masked {
@@ -185,10 +212,11 @@ fn vip(cx: &mut Cx<'_>, path: &str, item: &Node, source: Source, rules: &Rules) 
                     format!("{path}: {text} has bits behind its length, {vip} is announced");
                 cx.warn(&item.place, message);
             }
-            match rules.vip(vip, source) {
-                Ok(()) => return Some(vip),
-                Err(refused) => refuse(cx, refused),
+            let judge = rules.policy.map(|policy| policy.permit_vip(source, vip));
+            if let Some(Err(refusal)) = judge {
+                cx.problem(&item.place, path, &text, refusal);
             }
+            Some(vip)
         }
         Err(error) => {
             let message = match error {
@@ -199,14 +227,18 @@ fn vip(cx: &mut Cx<'_>, path: &str, item: &Node, source: Source, rules: &Rules) 
                 }
                 VipError::Never { what, .. } => format!("can be no VIP: {what}"),
             };
-            let policy = None;
-            refuse(cx, Refused { policy, message });
+            cx.problem(&item.place, path, &text, message);
+            None
         }
     }
-    None
 }
 
-fn monitors(cx: &mut Cx<'_>, f: &Fields<'_>, source: Source, rules: &Rules) -> BTreeSet<Monitor> {
+fn monitors(
+    cx: &mut Cx<'_>,
+    f: &Fields<'_>,
+    source: Source,
+    rules: &Rules<'_>,
+) -> BTreeSet<Monitor> {
     let timing = monitor::Timing::read(cx, f);
     let mut monitors = BTreeSet::new();
     let mut names = BTreeSet::new();

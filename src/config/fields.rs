@@ -29,7 +29,6 @@ impl Cx<'_> {
             key: key.to_owned(),
             value: value.to_owned(),
             message: message.to_string(),
-            policy: None,
         });
     }
 

@@ -19,6 +19,8 @@ pub(super) const AGENT: &[&str] = &[
     "allow_exec",
     "allowed_vips",
     "max_http_apps",
+    "max_vips",
+    "max_drain",
     "max_connections",
     "check_threads",
     "state_file",

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::env::{self, Env};
 use super::fields::{Cx, Fields};
-use super::policy::Rules;
+use super::policy::Policy;
 use super::problem::Problems;
 use super::tree::{self, Node, Place, Tree};
 use super::{Config, agent, apps, bgp};
@@ -101,9 +101,9 @@ fn sections(cx: &mut Cx<'_>, root: &Node, app: Option<&Node>, env: &Env) -> Conf
     let agent = agent::agent(cx, node, env);
     let node = section(cx, "bgp");
     let bgp = bgp::bgp(cx, node);
-    let rules = Rules::new(&agent, &bgp);
+    let policy = Policy::new(&agent, &bgp);
     let node = section(cx, "apps");
-    let apps = apps::apps(cx, node, app, &rules);
+    let apps = apps::apps(cx, node, app, &agent, &policy);
     Config {
         agent,
         bgp,

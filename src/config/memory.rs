@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use super::render::{list, quoted, render_apps};
 use super::tree::{self, Node, Place, Tree};
-use super::{Config, apps};
+use super::{Config, Policy, apps};
 use crate::app::{App, AppName, Source};
 use crate::consul::Service;
 
@@ -71,9 +71,10 @@ impl Memory {
             names
         };
         let [drains, undrained, passed] = ["drains", "undrained", "consul_passed"].map(&mut names);
+        let policy = Policy::new(&config.agent, &config.bgp);
         let mut known = Vec::new();
         for (index, item) in items(&node, "apps").enumerate() {
-            match app(item, config) {
+            match app(item, config, &policy) {
                 Ok(app) => known.push(app),
                 Err(why) => problems.push(format!("apps[{index}]: {why}")),
             }
@@ -91,10 +92,13 @@ impl Memory {
     }
 }
 
-fn app(item: &Node, config: &Config) -> Result<App, String> {
+fn app(item: &Node, config: &Config, policy: &Policy) -> Result<App, String> {
     let (app, problems) = apps::lone_app(item, Source::Http, config);
     match (problems.first(), app) {
-        (None, Some(app)) => Ok(app),
+        (None, Some(app)) => match policy.permit(&app) {
+            Ok(()) => Ok(app),
+            Err(refusal) => Err(format!("{}: {refusal}", app.name)),
+        },
         (Some(problem), _) => Err(problem.to_string()),
         (None, None) => Err("is no app".to_owned()),
     }

@@ -22,7 +22,8 @@ mod written;
 
 pub use load::{Loaded, load};
 pub use memory::Memory;
-pub use params::{ParamError, parse_app_from_params};
+pub use params::parse_app_from_params;
+pub use policy::{Policy, Refusal};
 pub use problem::{Problem, Problems};
 pub use render::render;
 pub use tags::{is_tagged, parse_app_from_tags};
@@ -72,6 +73,10 @@ pub struct Agent {
     /// `None`: any VIP.
     pub allowed_vips: Option<Vec<Prefix>>,
     pub max_http_apps: usize,
+    /// Of all apps together.
+    pub max_vips: usize,
+    /// The longest `drain_time` that HTTP and Consul may ask for.
+    pub max_drain: Duration,
     pub max_connections: usize,
     /// Calls that block, at once.
     pub check_threads: usize,

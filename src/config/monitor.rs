@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use super::apps::Rules;
 use super::fields::{Cx, Fields, Split, parsed, shown};
 use super::keys;
-use super::policy::Rules;
 use super::tree::{self, Node, Tree};
 use crate::app::{AcceptQueue, ExecCommand, Monitor, MonitorSpec, Source};
 use crate::net::ParseError;
@@ -40,7 +40,7 @@ impl Timing {
         }
     }
 
-    fn monitor(self, spec: MonitorSpec, name: Option<String>, rules: &Rules) -> Monitor {
+    fn monitor(self, spec: MonitorSpec, name: Option<String>, rules: &Rules<'_>) -> Monitor {
         let interval = self.interval.unwrap_or(rules.defaults.interval);
         let patience = match spec {
             MonitorSpec::Exec(_) => interval,
@@ -77,14 +77,14 @@ pub(super) fn in_braces(cx: &mut Cx<'_>, path: &str, item: Node) -> Node {
     })
 }
 
-/// `None` where it cannot be read or may not be run, which was told then.
+/// `None` where it cannot be read, which was told then.
 pub(super) fn monitor(
     cx: &mut Cx<'_>,
     path: &str,
     item: &Node,
     base: &Timing,
     source: Source,
-    rules: &Rules,
+    rules: &Rules<'_>,
 ) -> Option<Monitor> {
     let (spec, timing, name) = match &item.tree {
         Tree::Map(_) => {
@@ -110,7 +110,8 @@ pub(super) fn monitor(
             return None;
         }
     };
-    allowed(cx, path, item, &spec, source, rules).then(|| timing.monitor(spec, name, rules))
+    judge(cx, path, item, &spec, source, rules);
+    Some(timing.monitor(spec, name, rules))
 }
 
 fn read_name(text: &str) -> Result<String, String> {
@@ -120,30 +121,21 @@ fn read_name(text: &str) -> Result<String, String> {
     }
 }
 
-fn allowed(
+/// Says what stands against a monitor that can be read.
+fn judge(
     cx: &mut Cx<'_>,
     path: &str,
     item: &Node,
     spec: &MonitorSpec,
     source: Source,
-    rules: &Rules,
-) -> bool {
-    let refused = match spec {
-        MonitorSpec::Exec(_) => rules.exec(source).err().map(|r| (r.policy, r.message)),
-        MonitorSpec::Consul if !rules.consul => {
-            let message = "needs Consul: agent.consul_addr is not set";
-            Some((None, message.to_owned()))
-        }
-        _ => None,
-    };
-    let Some((policy, message)) = refused else {
-        return true;
-    };
-    cx.problem(&item.place, path, spec.kind(), message);
-    if let Some(problem) = cx.problems.last_mut() {
-        problem.policy = policy;
+    rules: &Rules<'_>,
+) {
+    let judge = rules
+        .policy
+        .map(|policy| policy.permit_monitor(source, spec));
+    if let Some(Err(refusal)) = judge {
+        cx.problem(&item.place, path, spec.kind(), refusal);
     }
-    false
 }
 
 /// What a map says is checked.

@@ -2,43 +2,23 @@
 
 use super::problem::{Problem, nearest};
 use super::tree::{self, Entry, Node, Place, Tree};
-use super::{Config, apps, keys};
+use super::{Config, Refusal, apps, keys};
 use crate::app::{App, Source};
 
-/// Why parameters are no app.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ParamError {
-    /// They cannot be read; worded as GoCast's where it has a word for it.
-    Bad(String),
-    /// The operator has not allowed it: the key that would.
-    Policy { key: &'static str, message: String },
-}
-
-impl std::fmt::Display for ParamError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Bad(message) | Self::Policy { message, .. } => f.write_str(message),
-        }
-    }
-}
-
-impl std::error::Error for ParamError {}
-
 /// Reads `name`, `vip`…, `monitor`…, `nat`…, `vip_communities` and the options of an app. Empty values
-/// mean "not given", but for an empty `monitor`, which is refused: the app would go unchecked.
+/// mean "not given", but for an empty `monitor`, which is refused: the app would go unchecked. Whether the
+/// app is permitted is not asked here.
 pub fn parse_app_from_params(
     params: &[(String, String)],
     source: Source,
     config: &Config,
-) -> Result<App, ParamError> {
+) -> Result<App, Refusal> {
     let node = node(params)?;
-    let (app, mut problems) = apps::lone_app(&node, source, config);
-    // A form that is wrong is told before a policy that stands in the way.
-    problems.sort_by_key(|problem| problem.policy.is_some());
+    let (app, problems) = apps::lone_app(&node, source, config);
     match (problems.into_iter().next(), app) {
         (Some(problem), _) => Err(refusal(problem)),
         (None, Some(app)) => Ok(app),
-        (None, None) => Err(ParamError::Bad("Invalid app name".to_owned())),
+        (None, None) => Err(Refusal::Invalid("Invalid app name".to_owned())),
     }
 }
 
@@ -58,7 +38,7 @@ const PLAIN: &[&str] = &[
 ];
 
 /// The same tree that a file would make.
-fn node(params: &[(String, String)]) -> Result<Node, ParamError> {
+fn node(params: &[(String, String)]) -> Result<Node, Refusal> {
     let mut node = map();
     let mut vip_config = map();
     let vip_keys = keys::vip_config();
@@ -76,7 +56,7 @@ fn node(params: &[(String, String)]) -> Result<Node, ParamError> {
             }
             "when_down" | "when_draining" if value.starts_with('{') => {
                 let value = tree::parse(value, &|_| Place::Default)
-                    .map_err(|error| ParamError::Bad(format!("{key}: {}", error.message)))?;
+                    .map_err(|error| Refusal::Invalid(format!("{key}: {}", error.message)))?;
                 add(&mut vip_config, key, value);
             }
             _ if PLAIN.contains(&key.as_str()) => add(&mut node, key, text()),
@@ -88,10 +68,10 @@ fn node(params: &[(String, String)]) -> Result<Node, ParamError> {
     Ok(node)
 }
 
-fn unknown(key: &str, vip_keys: &[&'static str]) -> ParamError {
+fn unknown(key: &str, vip_keys: &[&'static str]) -> Refusal {
     let others = ["vip", "monitor", "nat", "vip_communities"];
     let known = PLAIN.iter().chain(vip_keys).chain(&others).copied();
-    ParamError::Bad(match nearest(key, known) {
+    Refusal::Invalid(match nearest(key, known) {
         Some(near) => format!("{key}: is no known parameter; did you mean `{near}`?"),
         None => format!("{key}: is no known parameter"),
     })
@@ -132,12 +112,11 @@ fn push<'a>(node: &mut Node, key: &str, values: impl Iterator<Item = &'a str>) {
 }
 
 /// GoCast's words where it has some: scripts look for them.
-fn refusal(problem: Problem) -> ParamError {
+fn refusal(problem: Problem) -> Refusal {
     let Problem {
         key,
         value,
         message,
-        policy,
         ..
     } = problem;
     let list = key.split('[').next().unwrap_or(&key);
@@ -150,9 +129,6 @@ fn refusal(problem: Problem) -> ParamError {
     };
     let colon = if value.is_empty() { "" } else { ": " };
     let full = format!("{param}: {}{colon}{message}", value.escape_debug());
-    if let Some(key) = policy {
-        return ParamError::Policy { key, message: full };
-    }
     let kind = value.split(':').next().unwrap_or_default();
     let gocast = match (param, kind) {
         ("name", _) => Some("Invalid app name"),
@@ -163,5 +139,5 @@ fn refusal(problem: Problem) -> ParamError {
         ("monitor", "port") => Some("Invalid port monitor, must specify proto:port"),
         _ => None,
     };
-    ParamError::Bad(gocast.map_or(full, str::to_owned))
+    Refusal::Invalid(gocast.map_or(full, str::to_owned))
 }

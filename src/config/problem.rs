@@ -14,8 +14,6 @@ pub struct Problem {
     pub value: String,
     /// What would be right.
     pub message: String,
-    /// The key that would allow it, where it is a matter of policy and not of form.
-    pub policy: Option<&'static str>,
 }
 
 impl Problem {

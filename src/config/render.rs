@@ -160,6 +160,8 @@ fn agent(page: &mut Page<'_>, agent: &Agent) {
     s.key("allow_exec", list(&agent.allow_exec));
     s.optional("allowed_vips", agent.allowed_vips.as_ref().map(list));
     s.key("max_http_apps", agent.max_http_apps);
+    s.key("max_vips", agent.max_vips);
+    s.key("max_drain", Shown(agent.max_drain));
     s.key("max_connections", agent.max_connections);
     s.key("check_threads", agent.check_threads);
     s.optional(

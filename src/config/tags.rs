@@ -1,6 +1,6 @@
 //! Services that announce themselves: the tags of a service in Consul, as the parameters of an app.
 
-use super::{Config, ParamError, parse_app_from_params};
+use super::{Config, Refusal, parse_app_from_params};
 use crate::app::{App, AppName, Source};
 
 /// Whether these tags ask for an announcement.
@@ -14,14 +14,10 @@ pub fn parse_app_from_tags(
     id: &str,
     tags: &[String],
     config: &Config,
-) -> Result<App, String> {
-    let mut params = params(tags)?;
+) -> Result<App, Refusal> {
+    let mut params = params(tags).map_err(Refusal::Invalid)?;
     params.push(("name".to_owned(), name.to_string()));
-    let app = parse_app_from_params(&params, Source::Consul, config);
-    let mut app = app.map_err(|error| match error {
-        ParamError::Bad(message) => message,
-        ParamError::Policy { key, message } => format!("{message} (set {key} to allow it)"),
-    })?;
+    let mut app = parse_app_from_params(&params, Source::Consul, config)?;
     app.instance_id = Some(id.to_owned());
     Ok(app)
 }
@@ -60,6 +56,7 @@ const NEEDED: [&str; 5] = ["vip", "vips", "monitor", "nat", "vip_communities"];
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Policy;
     use std::collections::BTreeMap;
 
     fn config() -> Config {
@@ -71,9 +68,14 @@ mod tests {
             .config
     }
 
+    /// An app that is permitted, or why it is none.
     fn parse(tags: &[&str]) -> Result<App, String> {
         let tags: Vec<String> = tags.iter().map(|tag| (*tag).to_owned()).collect();
-        parse_app_from_tags("web".parse().unwrap(), "web-1", &tags, &config())
+        let config = config();
+        let policy = Policy::new(&config.agent, &config.bgp);
+        parse_app_from_tags("web".parse().unwrap(), "web-1", &tags, &config)
+            .and_then(|app| policy.permit(&app).map(|()| app))
+            .map_err(|refusal| refusal.to_string())
     }
 
     #[test]

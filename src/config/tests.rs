@@ -814,10 +814,14 @@ fn a_monitor_inherits_and_has_patience_by_its_kind() {
     assert_eq!(seconds(monitors[2]), (10, 10, 3, 1));
 }
 
-fn register(config: &Config, params: &[(&str, &str)]) -> Result<App, ParamError> {
+/// Reads an app of HTTP and judges it.
+fn register(config: &Config, params: &[(&str, &str)]) -> Result<App, Refusal> {
     let owned = |(k, v): &(&str, &str)| ((*k).to_owned(), (*v).to_owned());
     let params: Vec<(String, String)> = params.iter().map(owned).collect();
-    parse_app_from_params(&params, Source::Http, config)
+    let app = parse_app_from_params(&params, Source::Http, config)?;
+    Policy::new(&config.agent, &config.bgp)
+        .permit(&app)
+        .map(|()| app)
 }
 
 #[test]
@@ -918,7 +922,7 @@ fn bad_parameters_are_refused_in_the_words_of_gocast() {
         ),
         (vec![NAME, VIP, ("when_down", "{")], "when_down: "),
     ] {
-        let Err(ParamError::Bad(message)) = register(&config, &params) else {
+        let Err(Refusal::Invalid(message)) = register(&config, &params) else {
             panic!("{params:?}")
         };
         assert!(message.starts_with(want), "{params:?}: {message}");
@@ -933,8 +937,7 @@ fn policy_names_the_key_to_set() {
         with_app("")
     ));
     let policy = |config: &Config, params: &[(&str, &str)]| match register(config, params) {
-        Err(ParamError::Policy { key, .. }) => Some(key),
-        Err(ParamError::Bad(message)) => panic!("{message}"),
+        Err(refusal) => Some(refusal.key().expect("a matter of policy")),
         Ok(_) => None,
     };
     let app = |vip| [("name", "a"), ("vip", vip)];
@@ -958,13 +961,97 @@ fn policy_names_the_key_to_set() {
 }
 
 #[test]
+fn one_app_of_http_is_small_and_drains_soon() {
+    let config = good(&with_app(""));
+    let many = |key: &'static str, count: usize, value: fn(usize) -> String| {
+        let values: Vec<String> = (0..count).map(value).collect();
+        let mut params = vec![("name", "a")];
+        if key != "vip" {
+            params.push(("vip", "192.0.2.1/32"));
+        }
+        params.extend(values.iter().map(|value| (key, value.as_str())));
+        register(&config, &params)
+    };
+    let vip = |n| format!("198.51.100.{n}/32");
+    let monitor = |n| format!("port:tcp:{}", n + 1);
+    let nat = |n| format!("udp:{}:53", n + 1);
+    assert!(many("vip", 64, vip).is_ok());
+    assert!(many("monitor", 32, monitor).is_ok());
+    assert!(many("nat", 64, nat).is_ok());
+    for (refused, why) in [
+        (
+            many("vip", 65, vip),
+            "has 65 VIPs: an app from http may have 64",
+        ),
+        (
+            many("monitor", 33, monitor),
+            "has 33 monitors: an app from http may have 32",
+        ),
+        (
+            many("nat", 65, nat),
+            "has 65 NATs: an app from http may have 64",
+        ),
+    ] {
+        assert_eq!(refused, Err(Refusal::Invalid(why.to_owned())));
+    }
+    let drain = |config: &Config, time| {
+        let params = [("name", "a"), ("vip", "192.0.2.1/32"), ("drain_time", time)];
+        register(config, &params).map(drop)
+    };
+    assert_eq!(drain(&config, "5m"), Ok(()));
+    let refusal = drain(&config, "1000h").unwrap_err();
+    assert_eq!(refusal.key(), Some("agent.max_drain"));
+    assert_eq!(
+        refusal.to_string(),
+        "drain_time: 1000h: should be at most 5m from http (set agent.max_drain to allow it)"
+    );
+    // What the operator made the default is no more than what he allows.
+    let text = format!("agent: {{max_drain: 1s, drain_time: 3s}}\n{}", with_app(""));
+    let config = good(&text);
+    assert!(drain(&config, "3s").is_ok() && drain(&config, "4s").is_err());
+}
+
+#[test]
+fn what_a_file_holds_is_bounded_too() {
+    let vips = |count: u32| {
+        let vip = |n: u32| format!("198.18.{}.{}/32", n / 256, n % 256);
+        (0..count).map(vip).collect::<Vec<_>>().join(", ")
+    };
+    let text = |agent: &str, vips: &str| {
+        let app =
+            format!("- {{name: a, vips: [{vips}], monitors: ['port:tcp:1'], drain_time: 1h}}\n");
+        format!("agent: {{{agent}}}\n{}", with_app(&app))
+    };
+    assert_eq!(good(&text("", &vips(1024))).apps[0].vips.len(), 1024);
+    let told = |agent, count| {
+        let text = text(agent, &vips(count));
+        load_with(&text, &[], &[]).unwrap_err().to_string()
+    };
+    let said = told("", 1025);
+    assert!(
+        said.ends_with("apps[0]: a: has 1025 VIPs: an app from config may have 1024"),
+        "{said}"
+    );
+    let said = told("max_vips: 3", 4);
+    assert!(
+        said.ends_with("apps: have 4 VIPs in all, agent.max_vips allows 3"),
+        "{said}"
+    );
+    good(&text("max_vips: 3", &vips(3)));
+}
+
+#[test]
 fn exec_of_a_file_needs_leave_too() {
     let text = format!(
         "agent: {{allow_exec: [env]}}\n{}",
         with_app("- {name: a, vip: 192.0.2.1/32, monitors: ['exec:x']}\n")
     );
     let all = load_with(&text, &[], &[]).unwrap_err();
-    assert_eq!(all.0[0].policy, Some("agent.allow_exec"));
+    assert!(
+        all.0[0].message.contains("agent.allow_exec"),
+        "{}",
+        all.0[0]
+    );
 }
 
 #[test]

@@ -8,7 +8,7 @@ use log::{debug, info, warn};
 
 use super::Core;
 use crate::app::{App, AppName, Attributes, Reaction, Source, VipPresence};
-use crate::config::{Consul, is_tagged, parse_app_from_tags};
+use crate::config::{Consul, Refusal, is_tagged, parse_app_from_tags};
 use crate::consul::{Catalog, Checks, Query, Service, Verdict, judge};
 use crate::health::Outcome;
 use crate::registry::{Found, MonitorId};
@@ -177,16 +177,19 @@ impl Core {
             );
             return Found {
                 app: nothing(name, id),
-                refusal: Some(why),
+                refusal: Some(Refusal::Invalid(why)),
             };
         }
         let app = parse_app_from_tags(name.clone(), id, tags, &self.config);
-        let away = self.discovery.expired.then(|| AWAY.to_owned());
+        let away = self
+            .discovery
+            .expired
+            .then(|| Refusal::Invalid(AWAY.to_owned()));
         match app {
             Ok(app) => Found { app, refusal: away },
             Err(why) => Found {
                 app: nothing(name, id),
-                refusal: Some(format!("service {id} in Consul: {why}")),
+                refusal: Some(Refusal::Invalid(format!("service {id} in Consul: {why}"))),
             },
         }
     }

@@ -75,11 +75,15 @@ pub enum Event {
 /// Something is to be done, in the order given.
 #[derive(Debug)]
 pub enum Output {
-    /// Perform one check; answered by exactly one [`Event::Checked`].
+    /// Perform one check; answered by exactly one [`Event::Checked`], unless it is abandoned.
     Check {
         monitor: MonitorId,
         spec: MonitorSpec,
         timeout: Duration,
+    },
+    /// A check that is under way has nobody who waits for it: what it runs is to be killed.
+    Abandon {
+        monitor: MonitorId,
     },
     /// [`super::Core::ports`] has changed.
     PortsChanged,

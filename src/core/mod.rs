@@ -23,9 +23,10 @@ use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+pub use crate::config::Refusal;
 pub use crate::plan::{AddressSpec, NatRule, NatTable, Step};
 pub use crate::registry::{
-    AppState, AppView, Counted, MonitorId, MonitorView, NatView, Refusal, Registered, VipView,
+    AppState, AppView, Counted, MonitorId, MonitorView, NatView, Registered, VipView,
 };
 pub use consul::Report;
 pub use event::{
@@ -104,7 +105,7 @@ impl Core {
     /// with the first [`Event::Network`]. The same seed makes the same run.
     pub fn new(config: Config, seed: u64, now: Instant) -> Self {
         let mut core = Self {
-            registry: Registry::new(config.agent.clone(), seed),
+            registry: Registry::new(&config, seed),
             peers: Peers::new(seed.rotate_left(21)),
             bfd: Bfds::new(seed.rotate_left(11)),
             kernel: Kernel::new(seed.rotate_left(42)),
@@ -125,9 +126,7 @@ impl Core {
             outputs: VecDeque::from([Output::NetworkWanted]),
             config,
         };
-        for app in core.config.apps.clone() {
-            core.registry.configure(now, app);
-        }
+        core.registry.configure(now, &core.config.apps);
         // The first look at the network has these in view.
         core.registry.take_vips_changed();
         core.settle(now);
@@ -317,6 +316,9 @@ impl Core {
                     spec,
                     timeout,
                 }),
+                registry::Output::Abandon(monitor) => {
+                    self.outputs.push_back(Output::Abandon { monitor });
+                }
                 registry::Output::Changed(change) => changes.push(change),
             }
         }

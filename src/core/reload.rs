@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use crate::app::{App, AppName, Source};
-use crate::config::{Agent, Bgp, Config, Consul, Secret};
-use crate::registry::{Registered, Registry};
+use crate::app::{App, AppName};
+use crate::config::{Agent, Bgp, Config, Consul, Policy, Refusal, Secret};
+use crate::registry::{Configured, Registered, Registry};
 
 /// Brings the registry in line with `new` and lists what changed.
 pub(super) fn reload(
@@ -20,29 +20,53 @@ pub(super) fn reload(
         consul: old.agent.consul.clone(),
         ..new.agent.clone()
     };
-    registry.set_agent(agent);
-    let wanted: BTreeMap<&AppName, &App> = new.apps.iter().map(|app| (&app.name, app)).collect();
-    // First what goes: its VIPs may have a new owner.
-    for name in registry.of_sources(&[Source::Config, Source::Env]) {
-        if !wanted.contains_key(&name) {
-            registry.unregister(now, &name);
-            changes.push(format!("app {name}: removed"));
+    let policy = Policy::new(&agent, &new.bgp);
+    registry.set_settings(now, agent, policy);
+    let (gone, configured) = registry.configure(now, &new.apps);
+    changes.extend(gone.iter().map(|name| format!("app {name}: removed")));
+    for (app, configured) in new.apps.iter().zip(configured) {
+        let name = &configured.name;
+        if let Some(what) = what_changed(&configured, app) {
+            changes.push(format!("app {name}: {what}"));
         }
-    }
-    for app in &new.apps {
-        let before = registry.definition(&app.name).cloned();
-        let (done, refusal) = registry.configure(now, app.clone());
-        let what = match (done, before) {
-            (Registered::Unchanged, _) => continue,
-            (Registered::Replaced, Some(before)) => differences(&before, app),
-            _ => "added".to_owned(),
-        };
-        changes.push(format!("app {}: {what}", app.name));
-        if let Some(refusal) = refusal {
-            changes.push(format!("app {}: not announced: {refusal}", app.name));
+        if let Some(refusal) = configured.refusal {
+            changes.push(format!("app {name}: not announced: {refusal}"));
         }
     }
     changes
+}
+
+/// `None`: nothing.
+fn what_changed(configured: &Configured, app: &App) -> Option<String> {
+    let before = configured.before.as_ref();
+    let renamed = before.filter(|before| before.name != app.name);
+    let renamed = renamed.map(|before| format!("was {} before", before.name));
+    let what = match (configured.done, before) {
+        (Registered::Unchanged, _) => return renamed,
+        (Registered::Replaced, Some(before)) => differences(before, app),
+        _ => "added".to_owned(),
+    };
+    Some(match renamed {
+        Some(renamed) => format!("{renamed}, {what}"),
+        None => what,
+    })
+}
+
+/// What HTTP and Consul registered and a new policy forbids, or allows again.
+pub(super) fn judged(
+    before: &BTreeMap<AppName, Refusal>,
+    after: &BTreeMap<AppName, Refusal>,
+    registry: &Registry,
+) -> Vec<String> {
+    let refused = after
+        .iter()
+        .filter(|(name, refusal)| before.get(*name) != Some(refusal))
+        .map(|(name, refusal)| format!("app {name}: not announced any more: {refusal}"));
+    let permitted = before
+        .keys()
+        .filter(|name| !after.contains_key(*name) && registry.definition(name).is_some());
+    let permitted = permitted.map(|name| format!("app {name}: permitted again"));
+    refused.chain(permitted).collect()
 }
 
 fn differences(old: &App, new: &App) -> String {
@@ -86,6 +110,8 @@ fn agent(old: &Agent, new: &Agent) -> Vec<String> {
         ("allow_exec", old.allow_exec == new.allow_exec),
         ("allowed_vips", old.allowed_vips == new.allowed_vips),
         ("max_http_apps", old.max_http_apps == new.max_http_apps),
+        ("max_vips", old.max_vips == new.max_vips),
+        ("max_drain", old.max_drain == new.max_drain),
         ("on_change", old.on_change == new.on_change),
         (
             "monitor_interval",

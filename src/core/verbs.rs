@@ -59,10 +59,11 @@ impl Core {
         known
     }
 
-    /// Takes a new configuration and says in words what changed. What did not change keeps its
-    /// session, its routes and its health. Consul is followed with the old settings until the next start,
+    /// Takes a new configuration and says in words what changed, first what it forbids. What did not change
+    /// keeps its session, its routes and its health. Consul is followed with the old settings until the next start,
     /// but with the new token.
     pub fn reload(&mut self, now: Instant, config: Config) -> Vec<String> {
+        let refused = self.registry.refused();
         let changes = reload::reload(&mut self.registry, now, &self.config, &config);
         if self.config.bgp != config.bgp {
             self.reread = true;
@@ -76,11 +77,14 @@ impl Core {
         self.config = config;
         self.config.agent.consul = consul;
         self.sync_consul(now);
+        // What is not announced any more stands first.
+        let mut said = reload::judged(&refused, &self.registry.refused(), &self.registry);
+        said.extend(changes);
         // Whoever asks for this may have mended what a peer was waiting for.
         self.peers.retry_now(now);
         self.look_at_everything();
         self.settle(now);
-        changes
+        said
     }
 
     /// Whose connection this is that somebody opened to us.

@@ -146,6 +146,11 @@ impl AppHealth {
         }
     }
 
+    /// Nobody looked for a while: what is not known now counts from now on.
+    pub fn begin_anew(&mut self, now: Instant) {
+        self.state = State::Unknown(NotUp::new(now));
+    }
+
     pub fn health(&self) -> Health {
         match self.state {
             State::Unknown(_) => Health::Unknown,

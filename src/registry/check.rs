@@ -110,6 +110,11 @@ impl Check {
         self.counter.health()
     }
 
+    /// Has been told to look and has not answered.
+    pub fn is_under_way(&self) -> bool {
+        matches!(self.phase, Phase::UnderWay { .. })
+    }
+
     pub fn deadline(&self) -> Instant {
         match self.phase {
             Phase::Waiting { at } => at,

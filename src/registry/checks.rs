@@ -18,6 +18,8 @@ pub(super) struct Checks {
     /// A port came or went since this was last asked.
     ports_changed: bool,
     deadlines: Deadlines<MonitorId>,
+    /// Were under way when the last app left them.
+    abandoned: Vec<MonitorId>,
     next: u64,
     jitter: Jitter,
     /// From when the moments are counted at which ports are looked at; set with the first answer.
@@ -40,6 +42,7 @@ impl Checks {
             ports: BTreeMap::new(),
             ports_changed: false,
             deadlines: Deadlines::default(),
+            abandoned: Vec::new(),
             next: 0,
             jitter: Jitter::new(seed),
             ticks: None,
@@ -145,10 +148,13 @@ impl Checks {
             return;
         }
         self.index_port(id, false);
-        if let Some(shared) = self.checks.remove(&id)
-            && self.shared.get(&shared.check.monitor) == Some(&id)
-        {
-            self.shared.remove(&shared.check.monitor);
+        if let Some(shared) = self.checks.remove(&id) {
+            if self.shared.get(&shared.check.monitor) == Some(&id) {
+                self.shared.remove(&shared.check.monitor);
+            }
+            if shared.check.is_under_way() {
+                self.abandoned.push(id);
+            }
         }
         self.deadlines.set(id, None);
     }
@@ -178,13 +184,23 @@ impl Checks {
         ids.iter().for_each(|id| self.leave(app, *id));
     }
 
-    /// An app goes by another name.
-    pub fn rename(&mut self, old: &AppName, new: &AppName, ids: &[MonitorId]) {
+    /// A check that is under way and whose answer nobody waits for any more.
+    pub fn take_abandoned(&mut self) -> Option<MonitorId> {
+        self.abandoned.pop()
+    }
+
+    /// Apps go by other names; `ids` are the checks that they have.
+    pub fn rename(&mut self, names: &BTreeMap<&AppName, &AppName>, ids: BTreeSet<MonitorId>) {
         for id in ids {
-            if let Some(shared) = self.checks.get_mut(id) {
-                shared.members.retain(|member| member != old);
+            let Some(shared) = self.checks.get_mut(&id) else {
+                continue;
+            };
+            for member in &mut shared.members {
+                if let Some(new) = names.get(member) {
+                    *member = (*new).clone();
+                }
             }
-            self.add_member(*id, new);
+            shared.members.sort();
         }
     }
 

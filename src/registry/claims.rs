@@ -77,6 +77,11 @@ impl Claims {
         }
     }
 
+    /// How many VIPs there are.
+    pub fn len(&self) -> usize {
+        self.vips.len()
+    }
+
     pub fn vips(&self) -> impl Iterator<Item = &Prefix> {
         self.vips.keys()
     }

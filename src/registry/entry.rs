@@ -14,6 +14,7 @@ use super::intent::Intent;
 use super::vip::{Linger, VipLife, Wish};
 use super::{AppState, Change, MonitorId};
 use crate::app::{App, Attributes, Reaction, VipPresence};
+use crate::config::Refusal;
 use crate::health::Health;
 use crate::net::Prefix;
 use crate::timer::Soonest;
@@ -22,8 +23,8 @@ pub(super) struct Entry {
     pub app: App,
     /// In the order of the app's monitors.
     pub monitors: Vec<MonitorId>,
-    /// Why the whole app is kept away; only those of the configuration and of Consul are kept like this.
-    pub refusal: Option<String>,
+    /// Why the whole app is kept away: it has no checks, and wants no VIP.
+    pub refusal: Option<Refusal>,
     pub health: AppHealth,
     pub intent: Intent,
     vips: BTreeMap<Prefix, VipLife>,
@@ -54,7 +55,7 @@ impl Entry {
 
     /// Takes a new definition in place. What both have in common goes on: the VIPs stay announced
     /// until the new monitors' first round is in.
-    pub fn replace(&mut self, app: App, monitors: Vec<MonitorId>) {
+    pub fn replace(&mut self, now: Instant, app: App, monitors: Vec<MonitorId>) {
         let both: BTreeSet<Prefix> = self.vips().filter(|vip| app.vips.contains(vip)).collect();
         self.health.replace(both, self.is_announcing());
         // Without a file nobody would ever end the maintenance.
@@ -63,7 +64,9 @@ impl Entry {
         }
         self.app = app;
         self.monitors = monitors;
-        self.refusal = None;
+        if self.refusal.take().is_some() {
+            self.health.begin_anew(now);
+        }
     }
 
     pub fn vips(&self) -> impl Iterator<Item = Prefix> + '_ {
@@ -112,7 +115,10 @@ impl Entry {
         timers: &AppTimers,
         mut problems: BTreeMap<Prefix, Problem>,
     ) -> Option<Change> {
-        let measured = checks.all(&self.monitors);
+        let measured = match &self.refusal {
+            None => checks.all(&self.monitors),
+            Some(_) => Health::Unknown,
+        };
         self.health.settle(now, measured, &self.app, timers);
         self.intent.settle(now);
         let attributes = self.announcement().map(Rc::new);
@@ -211,7 +217,7 @@ impl Entry {
     /// Why it is in its state; never empty.
     pub fn why(&self, checks: &Checks) -> String {
         if let Some(reason) = &self.refusal {
-            return reason.clone();
+            return reason.to_string();
         }
         if let Some(problem) = self.obstacle() {
             return problem.to_string();

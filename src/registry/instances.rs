@@ -2,13 +2,14 @@
 //! that want the same VIP are one VIP with a standby: whichever passes first holds it, another takes
 //! over in place, so that neither route nor address goes away in between.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use log::{info, warn};
+use log::info;
 
-use super::{Problem, Registry, Subject, policy};
+use super::{Problem, Registry};
 use crate::app::{App, AppName, Source};
+use crate::config::Refusal;
 use crate::net::Prefix;
 
 /// An app that was discovered, and what stands against it.
@@ -16,7 +17,7 @@ use crate::net::Prefix;
 pub struct Found {
     pub app: App,
     /// Shown instead of announcing it.
-    pub refusal: Option<String>,
+    pub refusal: Option<Refusal>,
 }
 
 impl Registry {
@@ -25,7 +26,7 @@ impl Registry {
         let ids: BTreeSet<&str> = found.iter().filter_map(|found| id(&found.app)).collect();
         for Found { app, .. } in &found {
             self.make_way(now, app, &ids);
-            self.rename(app);
+            self.rename_instance(now, app);
         }
         let wanted: BTreeSet<&AppName> = found.iter().map(|found| &found.app.name).collect();
         // First what goes: its VIPs may have a new owner.
@@ -41,8 +42,8 @@ impl Registry {
 
     fn find(&mut self, now: Instant, found: Found) {
         let Found { app, refusal } = found;
-        let permitted = || policy::permit(&app, &self.agent).err();
-        let refusal = refusal.or_else(|| permitted().map(|refused| refused.to_string()));
+        let judge = || self.policy.permit(&app).and_then(|()| self.find_room(&app));
+        let refusal = refusal.or_else(|| judge().err());
         if let Some(held) = self.apps.get(&app.name) {
             if held.app.source.precedence() > app.source.precedence() {
                 info!(
@@ -54,9 +55,6 @@ impl Registry {
             if held.app == app && held.refusal == refusal {
                 return;
             }
-        }
-        if let Some(refusal) = &refusal {
-            warn!("app {} is not announced: {refusal}", app.name);
         }
         self.place(now, app, refusal);
     }
@@ -74,7 +72,7 @@ impl Registry {
     }
 
     /// An instance that goes by another name now, since others came or went, stays what it is.
-    fn rename(&mut self, app: &App) {
+    fn rename_instance(&mut self, now: Instant, app: &App) {
         if app.instance_id.is_none() || self.apps.contains_key(&app.name) {
             return;
         }
@@ -84,27 +82,9 @@ impl Registry {
                 && held.service() == app.service()
         };
         let old = self.entries().find(|entry| same(&entry.app));
-        let Some(old) = old.map(|entry| entry.app.name.clone()) else {
-            return;
-        };
-        let Some(mut entry) = self.apps.remove(&old) else {
-            return;
-        };
-        entry.rename(app.name.clone());
-        self.checks.rename(&old, &app.name, &entry.monitors);
-        self.claims.rename(&old, &app.name, entry.vips());
-        self.deadlines.set(Subject::App(old.clone()), None);
-        for set in [&mut self.unacknowledged, &mut self.unannounced] {
-            if set.remove(&old) {
-                set.insert(app.name.clone());
-            }
+        if let Some(old) = old.map(|entry| entry.app.name.clone()) {
+            self.rename(now, &BTreeMap::from([(&old, &app.name)]));
         }
-        let file = entry.app.maintenance_file.clone();
-        self.apps.insert(app.name.clone(), entry);
-        self.watch_file(&old, None);
-        self.watch_file(&app.name, file);
-        self.queue.apps.insert(app.name.clone());
-        self.redefined = true;
     }
 
     /// What it means to `app` that another one holds its VIP.

@@ -11,7 +11,7 @@ mod entry;
 mod facts;
 mod instances;
 mod intent;
-mod policy;
+mod register;
 mod show;
 mod view;
 mod vip;
@@ -22,17 +22,17 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use log::{debug, info, warn};
+use log::{debug, info};
 
 pub use check::{MonitorId, Seen};
 pub use drains::Drains;
 pub use facts::{Facts, Problem};
 pub use instances::Found;
-pub use policy::Refusal;
+pub use register::Configured;
 pub use view::{AppView, Counted, MonitorView, NatView, VipView};
 
 use crate::app::{App, AppName, MonitorSpec, NatSpec, Protocol, Source};
-use crate::config::Agent;
+use crate::config::{Agent, Config, Policy};
 use crate::health::Outcome;
 use crate::net::Prefix;
 use crate::timer::{Deadlines, Soonest};
@@ -115,6 +115,8 @@ pub enum Output {
         spec: MonitorSpec,
         timeout: Duration,
     },
+    /// Nobody waits for the answer of this check any more.
+    Abandon(MonitorId),
     Changed(Change),
 }
 
@@ -127,6 +129,7 @@ pub struct Registry {
     leaving: BTreeMap<Prefix, Leaving>,
     drains: Drains,
     agent: Agent,
+    policy: Policy,
     facts: Facts,
     queue: Queue,
     deadlines: Deadlines<Subject>,
@@ -176,14 +179,15 @@ struct Leaving {
 }
 
 impl Registry {
-    pub fn new(agent: Agent, seed: u64) -> Self {
+    pub fn new(config: &Config, seed: u64) -> Self {
         Self {
             apps: BTreeMap::new(),
             claims: Claims::default(),
             checks: Checks::new(seed),
             leaving: BTreeMap::new(),
             drains: Drains::default(),
-            agent,
+            agent: config.agent.clone(),
+            policy: Policy::new(&config.agent, &config.bgp),
             facts: Facts::default(),
             queue: Queue::default(),
             deadlines: Deadlines::default(),
@@ -200,180 +204,13 @@ impl Registry {
         }
     }
 
-    /// Adds an app, or replaces the one of that name in place.
-    pub fn register(&mut self, now: Instant, app: App) -> Result<Registered, Refusal> {
-        if let Some(held) = self.apps.get(&app.name).map(|entry| &entry.app) {
-            let lower = app.source.precedence() < held.source.precedence();
-            if held.same_definition(&app) && (lower || held.source == app.source) {
-                return Ok(Registered::Unchanged);
-            }
-            if lower {
-                let source = held.source;
-                return Err(Refusal::Conflict(format!(
-                    "app {} is defined by {source} with another definition",
-                    app.name
-                )));
-            }
-        }
-        self.permit(&app)?;
-        if let Some((vip, holder)) = self.held_by_another(&app) {
-            return Err(Refusal::Conflict(format!(
-                "VIP {vip} is held by app {holder}"
-            )));
-        }
-        Ok(self.place(now, app, None))
-    }
-
-    /// Takes an app of the configuration. One that is refused is kept, shown as invalid, so that
-    /// everybody can see why it is not announced.
-    pub fn configure(&mut self, now: Instant, app: App) -> (Registered, Option<Refusal>) {
-        let refusal = self.permit(&app).err();
-        let held = self.apps.get(&app.name);
-        let known = held.is_some_and(|held| held.app == app);
-        if known && refusal.is_none() {
-            return (Registered::Unchanged, None);
-        }
-        if let Some(refusal) = &refusal {
-            warn!("app {} is not announced: {refusal}", app.name);
-        }
-        let reason = refusal.as_ref().map(Refusal::to_string);
-        (self.place(now, app, reason), refusal)
-    }
-
-    fn permit(&self, app: &App) -> Result<(), Refusal> {
-        policy::permit(app, &self.agent)?;
-        let of_http = |entry: &&Entry| entry.app.source == Source::Http;
-        if app.source == Source::Http
-            && !self.apps.contains_key(&app.name)
-            && self.entries().filter(of_http).count() >= self.agent.max_http_apps
-        {
-            return Err(Refusal::Policy {
-                key: "agent.max_http_apps",
-                message: format!("{} apps are registered already", self.agent.max_http_apps),
-            });
-        }
-        let cut = app
-            .vips
-            .iter()
-            .find_map(|vip| self.facts.cut_off(&vip.prefix()));
-        match cut {
-            Some(problem) => Err(Refusal::Invalid(problem.to_string())),
-            None => Ok(()),
-        }
-    }
-
-    fn held_by_another(&self, app: &App) -> Option<(Prefix, &AppName)> {
-        app.vips.iter().find_map(|vip| {
-            let holder = self.claims.holder(&vip.prefix())?;
-            (*holder != app.name).then_some((vip.prefix(), holder))
-        })
-    }
-
-    fn place(&mut self, now: Instant, app: App, refusal: Option<String>) -> Registered {
-        let name = app.name.clone();
-        let mut old = self.apps.remove(&name);
-        if let Some(old) = &old {
-            self.leave(now, old, Some(&app));
-        }
-        let known = old.as_mut().map(|old| std::mem::take(&mut old.monitors));
-        let known = known.unwrap_or_default();
-        let monitors = self.checks.replace(now, &name, &app.monitors, known);
-        let (mut entry, done) = match old {
-            Some(mut old) => {
-                info!("app {name}: replaced by {}", app.source);
-                old.replace(app, monitors);
-                (old, Registered::Replaced)
-            }
-            None => {
-                info!("app {name}: registered by {}", app.source);
-                // The configuration's own apps are warned of when it is read.
-                let told = matches!(app.source, Source::Config | Source::Env);
-                if app.monitors.is_empty() && refusal.is_none() && !told {
-                    warn!("app {name} has no monitors: it counts as healthy");
-                }
-                self.unannounced.insert(name.clone());
-                let entry = Box::new(Entry::new(app, monitors, now));
-                (entry, Registered::Added)
-            }
-        };
-        entry.refusal = refusal;
-        for vip in entry.vips() {
-            self.vips_changed |= self.claims.add(&name, vip);
-        }
-        let file = entry.app.maintenance_file.clone();
-        self.watch_file(&name, file);
-        if self.exiting || self.is_draining(&entry.app) {
-            entry.drain(now, self.exiting);
-            self.unacknowledged.insert(name.clone());
-        }
-        self.apps.insert(name.clone(), entry);
-        self.redefined = true;
-        self.queue.apps.insert(name);
-        done
-    }
-
-    /// Forgets an app; its routes go at once, its addresses after `drain_time`.
-    pub fn unregister(&mut self, now: Instant, name: &AppName) -> bool {
-        let Some(entry) = self.apps.remove(name) else {
-            return false;
-        };
-        info!("app {name}: unregistered");
-        self.leave(now, &entry, None);
-        self.checks.remove(name, &entry.monitors);
-        self.deadlines.set(Subject::App(name.clone()), None);
-        self.unacknowledged.remove(name);
-        self.unannounced.remove(name);
-        self.watch_file(name, None);
-        self.redefined = true;
-        true
-    }
-
+    /// The file that puts an app into maintenance while it exists.
     fn watch_file(&mut self, name: &AppName, file: Option<PathBuf>) {
         let before = match &file {
             Some(file) => self.maintenance_files.insert(name.clone(), file.clone()),
             None => self.maintenance_files.remove(name),
         };
         self.maintenance_files_changed |= before != file;
-    }
-
-    /// Takes note of the VIPs that `entry` wants and `next` does not: whoever waits for one has it now.
-    fn leave(&mut self, now: Instant, entry: &Entry, next: Option<&App>) {
-        let name = &entry.app.name;
-        let stays = |vip: &Prefix| next.is_some_and(|app| app.vips.contains(vip));
-        for vip in entry.vips().filter(|vip| !stays(vip)) {
-            let held = self.claims.holds(name, &vip);
-            self.claims.remove(name, &vip);
-            self.vips_changed = true;
-            self.queue.vips.insert(vip);
-            let waiting = self.claims.wanted_by(&vip).iter().cloned();
-            self.queue.apps.extend(waiting);
-            if !held || !entry.is_addressed(&vip) {
-                continue;
-            }
-            let wait = if entry.is_announcing() {
-                entry.app.drain_time
-            } else {
-                Duration::ZERO
-            };
-            let nat = entry.vip(&vip).is_some_and(|life| life.has_nat());
-            let leaving = Leaving {
-                app: name.clone(),
-                label: self.label(&entry.app, &vip),
-                nats: if nat {
-                    entry.app.nats.clone()
-                } else {
-                    BTreeSet::new()
-                },
-            };
-            self.leaving.insert(vip, leaving);
-            self.deadlines.set(Subject::Vip(vip), Some(now + wait));
-        }
-    }
-
-    /// Takes new settings of the agent.
-    pub fn set_agent(&mut self, agent: Agent) {
-        self.agent = agent;
-        self.look_at_all();
     }
 
     /// Takes what is known of the network now.
@@ -474,7 +311,8 @@ impl Registry {
     }
 
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        let abandoned = || self.checks.take_abandoned().map(Output::Abandon);
+        self.outputs.pop_front().or_else(abandoned)
     }
 
     /// Whether apps came, went or were replaced since this was last asked.
@@ -525,7 +363,8 @@ impl Registry {
         let Some(entry) = self.apps.get(name) else {
             return;
         };
-        let vips = entry.vips();
+        // One that is kept away wants no VIP, so that nothing that happens to one concerns it.
+        let vips = entry.vips().filter(|_| entry.refusal.is_none());
         let problems = vips.filter_map(|vip| Some((vip, self.problem(&entry.app, &vip)?)));
         let problems: BTreeMap<Prefix, Problem> = problems.collect();
         let Some(entry) = self.apps.get_mut(name) else {
@@ -534,7 +373,8 @@ impl Registry {
         let change = entry.settle(now, &self.checks, &timers, problems);
         self.outputs.extend(change.map(Output::Changed));
         let deadline = entry.deadline(&timers);
-        let forgotten = entry.app.source == Source::Http && entry.health.is_cleaned_up();
+        let kept = entry.app.source != Source::Http || entry.refusal.is_some();
+        let forgotten = !kept && entry.health.is_cleaned_up();
         self.deadlines.set(Subject::App(name.clone()), deadline);
         if forgotten {
             info!("app {name}: not up for cleanup_timer, forgotten");
@@ -582,7 +422,7 @@ impl Registry {
     pub fn assert_indexes(&self) {
         let mut wanted_by: BTreeMap<Prefix, Vec<AppName>> = BTreeMap::new();
         for (name, entry) in &self.apps {
-            for vip in entry.vips() {
+            for vip in entry.vips().filter(|_| entry.refusal.is_none()) {
                 wanted_by.entry(vip).or_default().push(name.clone());
             }
             for id in &entry.monitors {

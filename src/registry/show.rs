@@ -1,5 +1,6 @@
 //! What the registry shows of its apps.
 
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::time::Instant;
 
@@ -8,6 +9,7 @@ use super::check::Check;
 use super::entry::Entry;
 use super::{AppState, AppView, MonitorId, MonitorView, NatView, Registry, VipView};
 use crate::app::{App, AppName, MonitorSpec, NatSpec, Source};
+use crate::config::Refusal;
 use crate::health::Health;
 use crate::net::Prefix;
 
@@ -39,6 +41,16 @@ impl Registry {
         of_them.map(|app| app.name.clone()).collect()
     }
 
+    /// Apps of HTTP and Consul that are kept away, and why.
+    pub fn refused(&self) -> BTreeMap<AppName, Refusal> {
+        let remote = self.entries().filter(|entry| entry.app.source.is_remote());
+        let refused = remote.filter_map(|entry| {
+            let refusal = entry.refusal.clone()?;
+            Some((entry.app.name.clone(), refusal))
+        });
+        refused.collect()
+    }
+
     /// The app of a monitor, and the monitor's label; of one that several apps share, the first.
     pub fn owner(&self, monitor: MonitorId) -> Option<(&AppName, String)> {
         let name = self.checks.members(monitor).first()?;
@@ -54,10 +66,11 @@ impl Registry {
         let entry = self.apps.get(name)?;
         let held = entry.health.held();
         let held = held.filter(|(by, _)| *by == HeldBy::Damping);
-        let monitors = entry.app.monitors.iter().zip(&entry.monitors).enumerate();
-        let monitors = monitors.filter_map(|(index, (monitor, id))| {
-            let label = monitor.label(index);
-            Some(monitor_view(label, self.checks.get(*id)?, now))
+        let monitors = entry.app.monitors.iter().enumerate();
+        let monitors = monitors.map(|(index, monitor)| {
+            let id = entry.monitors.get(index);
+            let check = id.and_then(|id| self.checks.get(*id));
+            monitor_view(monitor.label(index), &monitor.spec, check, now)
         });
         Some(AppView {
             name: name.clone(),
@@ -70,6 +83,7 @@ impl Registry {
             vips: entry.vips().map(|vip| vip_view(entry, vip)).collect(),
             monitors: monitors.collect(),
             nats: entry.app.nats.iter().map(nat_view).collect(),
+            drain_time: entry.app.drain_time,
             draining: entry.intent.is_leaving(),
             drained: entry.intent.is_leaving() && entry.intent.is_settled(),
             maintenance: entry.intent.is_maintenance(),
@@ -92,7 +106,8 @@ impl Registry {
 
     /// Every monitor has answered at least once.
     pub fn is_known(&self) -> bool {
-        let known = |entry: &Entry| entry.health.health() != Health::Unknown;
+        let known =
+            |entry: &Entry| entry.health.health() != Health::Unknown || entry.refusal.is_some();
         self.entries().all(known)
     }
 
@@ -117,8 +132,8 @@ impl Registry {
         if all_leave {
             return Err("draining".to_owned());
         }
-        // A service whose tags are wrong is none of ours to wait for.
-        let counts = |entry: &&Entry| entry.app.source != Source::Consul || entry.refusal.is_none();
+        // What others register and may not is none of ours to wait for.
+        let counts = |entry: &&Entry| !entry.app.source.is_remote() || entry.refusal.is_none();
         let mut counted = self.entries().filter(counts);
         match counted.find(|entry| !entry.was_announced) {
             None => Ok(()),
@@ -152,12 +167,18 @@ fn nat_view(spec: &NatSpec) -> NatView {
     }
 }
 
-fn monitor_view(label: String, check: &Check, now: Instant) -> MonitorView {
-    let last = check.last.as_ref();
+/// Those of an app that is kept away are not checked.
+fn monitor_view(
+    label: String,
+    spec: &MonitorSpec,
+    check: Option<&Check>,
+    now: Instant,
+) -> MonitorView {
+    let last = check.and_then(|check| check.last.as_ref());
     MonitorView {
         label,
-        spec: check.monitor.spec.to_string(),
-        health: check.health(),
+        spec: spec.to_string(),
+        health: check.map_or(Health::Unknown, Check::health),
         last: last.map(|seen| seen.outcome.clone()),
         took: last.map(|seen| seen.took),
         age: last.map(|seen| now.saturating_duration_since(seen.at)),

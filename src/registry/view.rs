@@ -25,6 +25,7 @@ pub struct AppView {
     pub vips: Vec<VipView>,
     pub monitors: Vec<MonitorView>,
     pub nats: Vec<NatView>,
+    pub drain_time: Duration,
     /// Drained by name or with all others, in progress or done.
     pub draining: bool,
     pub drained: bool,

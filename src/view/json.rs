@@ -22,6 +22,7 @@ pub fn app(view: &AppView, wall: SystemTime) -> Value {
         "age": seconds(view.since),
         "healthy": view.health == crate::health::Health::Up,
         "announced": view.announced,
+        "drain_time": precise(view.drain_time),
         "draining": view.draining,
         "drained": view.drained,
         "maintenance": view.maintenance,

@@ -113,6 +113,7 @@ pub fn awkward() -> AppView {
                 bytes: 420,
             }),
         }],
+        drain_time: Duration::from_secs(2),
         draining: false,
         drained: false,
         maintenance: false,

@@ -575,6 +575,7 @@ impl World {
                 self.tell(format!("exit {code}: {why}"));
                 self.exit = Some(code);
             }
+            Output::Abandon { monitor } => self.hung.retain(|hung| *hung != monitor),
             Output::PortsChanged
             | Output::PeersChanged
             | Output::MaintenanceFilesChanged

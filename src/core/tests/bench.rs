@@ -23,6 +23,8 @@ pub struct Bench {
     /// What the checks of a monitor (by its text) find; others stay unanswered.
     pub outcomes: BTreeMap<String, Outcome>,
     pub unanswered: Vec<(MonitorId, String)>,
+    /// Checks that were to end.
+    pub abandoned: Vec<MonitorId>,
     /// Steps on these fail.
     pub failing: BTreeMap<Prefix, StepError>,
     /// Steps are kept here instead of being done, while there is a list.
@@ -119,6 +121,7 @@ impl Bench {
             nat: NatTable::default(),
             outcomes: BTreeMap::new(),
             unanswered: Vec::new(),
+            abandoned: Vec::new(),
             failing: BTreeMap::new(),
             held: None,
             acknowledges: true,
@@ -213,6 +216,7 @@ impl Bench {
                     None => self.unanswered.push((monitor, text)),
                 }
             }
+            Output::Abandon { monitor } => self.abandoned.push(monitor),
             Output::Step { id, step } => match &mut self.held {
                 Some(held) => held.push((id, step)),
                 None => self.step(id, &step),

@@ -339,3 +339,222 @@ fn an_address_lingers_when_its_next_hop_goes() {
     bench.event(Event::Network(network()));
     assert!(bench.is_announced(vip6));
 }
+
+/// Until the next restart HTTP's apps went on executing and announcing, whatever was allowed by then.
+#[test]
+fn a_reload_that_tightens_is_obeyed_and_one_that_loosens_lets_them_back() {
+    const COMMAND: &str = "exec:true";
+    let open = "allow_exec: [http], max_drain: 1h";
+    let mut bench = Bench::with_outcomes(config(open, ""), &[(COMMAND, true)]);
+    let plain = [("name", "plain"), ("vip", "198.51.100.1/32")];
+    let exec = [("name", "exec"), ("vip", VIP), ("monitor", COMMAND)];
+    let slow = [
+        ("name", "slow"),
+        ("vip", "198.51.100.2/32"),
+        ("drain_time", "30m"),
+    ];
+    for params in [&plain[..], &exec, &slow] {
+        bench.register(params).unwrap();
+    }
+    bench.outcomes.clear();
+    bench.advance(secs(10));
+    let (under_way, _) = bench.unanswered.pop().unwrap();
+    assert!(bench.is_announced(VIP) && bench.is_announced("198.51.100.2/32"));
+    let reload = |bench: &mut Bench, agent: &str| {
+        let said = bench.core.reload(bench.now, config(agent, ""));
+        bench.settle();
+        said
+    };
+    let said = reload(&mut bench, "allowed_vips: [198.51.100.0/24]");
+    assert!(
+        said[0].starts_with("app exec: not announced any more: ")
+            && said[0].ends_with("(set agent.allow_exec to allow it)"),
+        "{said:?}"
+    );
+    assert!(
+        said[1].starts_with("app slow: not announced any more: ")
+            && said[1].ends_with("(set agent.max_drain to allow it)"),
+        "{said:?}"
+    );
+    assert_eq!(said[2], "agent.allow_exec: changed");
+    assert!(!bench.is_announced(VIP) && !bench.is_announced("198.51.100.2/32"));
+    assert!(bench.is_announced("198.51.100.1/32"));
+    assert_eq!(bench.abandoned, [under_way], "its command is killed");
+    assert_eq!(bench.state("exec"), AppState::Invalid);
+    assert!(bench.app("exec").why.contains("agent.allow_exec"));
+    let waits = |why: String| why.contains("exec") || why.contains("slow");
+    assert!(!bench.core.ready().is_err_and(waits), "nobody waits for it");
+    // It is not run, does not come back by the answer of before, is not forgotten, and holds no VIP.
+    let checks = bench.checks;
+    bench.answer(under_way, crate::health::Outcome::pass());
+    bench.advance(secs(3600));
+    assert_eq!(bench.checks, checks);
+    assert!(!bench.has_address(VIP) && !bench.is_announced(VIP));
+    assert!(bench.register(&exec).is_err());
+    let said = reload(&mut bench, "allow_exec: [http]");
+    assert_eq!(said[0], "app exec: permitted again");
+    assert_eq!(bench.state("exec"), AppState::Pending, "it looks first");
+    bench.answer_all(crate::health::Outcome::pass());
+    bench.says(COMMAND, true);
+    bench.advance(secs(2));
+    assert!(bench.is_announced(VIP) && !bench.is_announced("198.51.100.2/32"));
+    assert_eq!(reload(&mut bench, open)[0], "app slow: permitted again");
+    assert!(bench.is_announced("198.51.100.2/32"));
+    let again = bench.core.config().clone();
+    assert!(bench.core.reload(bench.now, again).is_empty());
+}
+
+/// A peer is an address that the host must go on reaching, whenever it became one.
+#[test]
+fn a_vip_that_a_reload_makes_a_peer_is_withdrawn() {
+    let mut bench = Bench::new(config("", ""));
+    bench.register(&[("name", "a"), ("vip", VIP)]).unwrap();
+    assert!(bench.is_announced(VIP));
+    let text = |bench: &Bench| bench.app("a").why;
+    let reload = |bench: &mut Bench, config: crate::config::Config| {
+        bench.core.reload(bench.now, config);
+        bench.settle();
+    };
+    let mut with_peer = config("", "");
+    let mut second = with_peer.bgp.peers[0].clone();
+    second.remote = "192.0.2.53".parse().unwrap();
+    with_peer.bgp.peers.push(second);
+    reload(&mut bench, with_peer);
+    assert!(!bench.is_announced(VIP));
+    assert!(text(&bench).contains("a BGP peer"), "{}", text(&bench));
+    reload(&mut bench, config("", ""));
+    assert!(bench.is_announced(VIP));
+}
+
+#[test]
+fn there_are_so_many_vips_and_those_that_are_there_stay() {
+    let mut bench = Bench::new(config("max_vips: 3", DNS));
+    let two = "192.0.2.1/32,192.0.2.2/32";
+    bench.register(&[("name", "a"), ("vip", two)]).unwrap();
+    let full = |refusal: Refusal| assert_eq!(refusal.key(), Some("agent.max_vips"), "{refusal}");
+    let more = [("name", "b"), ("vip", "192.0.2.3/32")];
+    full(bench.register(&more).unwrap_err());
+    let three = format!("{two},192.0.2.3/32");
+    full(
+        bench
+            .register(&[("name", "a"), ("vip", &three)])
+            .unwrap_err(),
+    );
+    // Another in place of one is none more.
+    let other = "192.0.2.1/32,192.0.2.4/32";
+    bench.register(&[("name", "a"), ("vip", other)]).unwrap();
+    bench.done();
+    bench.core.reload(bench.now, config("max_vips: 1", DNS));
+    bench.advance(secs(1));
+    assert!(bench.done().is_empty(), "nothing that runs is evicted");
+    bench
+        .register(&[("name", "a"), ("vip", "192.0.2.4/32")])
+        .unwrap();
+    full(bench.register(&more).unwrap_err());
+}
+
+/// One of them was withdrawn for the moment until the other had given it up.
+#[test]
+fn apps_that_swap_their_vips_are_never_without_them() {
+    let ports = [("port:tcp:1", true), ("port:tcp:2", true)];
+    let apps = |a: &str, b: &str| {
+        format!(
+            "{{name: a, vip: {a}, monitors: [\"port:tcp:1\"]}}, \
+             {{name: b, vip: {b}, monitors: [\"port:tcp:2\"], vip_config: {{med: 7}}}}"
+        )
+    };
+    let (one, two) = ("192.0.2.1/32", "192.0.2.2/32");
+    let mut bench = Bench::with_outcomes(config("", &apps(one, two)), &ports);
+    bench.advance(secs(1));
+    bench.done();
+    bench.transitions.clear();
+    let said = bench.core.reload(bench.now, config("", &apps(two, one)));
+    bench.advance(secs(20));
+    assert_eq!(said, ["app a: changed vips", "app b: changed vips"]);
+    assert!(bench.transitions.is_empty(), "{:?}", bench.transitions);
+    let done = bench.done();
+    let gone = |did: &&String| did.starts_with("withdraw") || did.starts_with("remove");
+    assert_eq!(done.iter().find(gone), None, "{done:?}");
+    let med = |vip| bench.core.kernel.applied().routes[&prefix(vip)].med;
+    assert_eq!((med(one), med(two)), (Some(7), None));
+}
+
+#[test]
+fn an_app_that_is_renamed_goes_on() {
+    let app = |name: &str, more: &str| {
+        format!(
+            "{{name: {name}, vip: {VIP}, monitors: [\"port:udp:53\"], nats: [\"udp:53:8053\"]{more}}}"
+        )
+    };
+    let mut bench = Bench::with_outcomes(config("", &app("dns", "")), &[("port:udp:53", true)]);
+    bench.advance(secs(1));
+    bench.done();
+    bench.transitions.clear();
+    let since = bench.app("dns").since;
+    let said = bench
+        .core
+        .reload(bench.now, config("", &app("resolver", "")));
+    bench.advance(secs(20));
+    assert_eq!(said, ["app resolver: was dns before"]);
+    assert!(bench.transitions.is_empty(), "{:?}", bench.transitions);
+    assert_eq!(bench.state("resolver"), AppState::Up);
+    assert_eq!(bench.app("resolver").since, since + secs(20));
+    assert!(bench.core.app(bench.now, &name("dns")).is_none());
+    assert_eq!(
+        bench.done(),
+        [format!("renew {VIP}"), "nat 1".to_owned()],
+        "the label and the NAT counter have the new name"
+    );
+    // What else is changed is changed, and the drain stays with the name.
+    bench.core.drain(bench.now, Some(&name("resolver")));
+    bench.advance(secs(5));
+    assert_eq!(bench.state("resolver"), AppState::Drained);
+    let other = app("dns", ", vip_config: {med: 5}");
+    let said = bench.core.reload(bench.now, config("", &other));
+    assert_eq!(said, ["app dns: was resolver before, changed attributes"]);
+    bench.advance(secs(1));
+    assert!(bench.is_announced(VIP));
+}
+
+/// Two that exchange their names, and one whose new name was somebody else's.
+#[test]
+fn names_that_are_exchanged_or_taken_over_move_no_route() {
+    let ports = [
+        ("port:tcp:1", true),
+        ("port:tcp:2", true),
+        ("port:tcp:3", true),
+    ];
+    let app = |name: &str, number: u8| {
+        format!("{{name: {name}, vip: 192.0.2.{number}/32, monitors: [\"port:tcp:{number}\"]}}")
+    };
+    let apps = |names: &[(&str, u8)]| {
+        let all: Vec<String> = names
+            .iter()
+            .map(|(name, number)| app(name, *number))
+            .collect();
+        config("", &all.join(", "))
+    };
+    let mut bench = Bench::with_outcomes(apps(&[("a", 1), ("b", 2), ("c", 3)]), &ports);
+    bench.advance(secs(1));
+    bench.done();
+    let said = bench
+        .core
+        .reload(bench.now, apps(&[("a", 2), ("b", 1), ("c", 3)]));
+    bench.advance(secs(20));
+    assert_eq!(said, ["app a: was b before", "app b: was a before"]);
+    assert_eq!(bench.done(), ["renew 192.0.2.1/32", "renew 192.0.2.2/32"]);
+    let said = bench.core.reload(bench.now, apps(&[("c", 2), ("b", 1)]));
+    bench.advance(secs(20));
+    assert_eq!(said, ["app c: removed", "app c: was a before"]);
+    let done = bench.done();
+    let of = |vip: &str| -> Vec<String> {
+        let all = done.iter().filter(|did| did.ends_with(vip));
+        all.cloned().collect()
+    };
+    assert_eq!(of("192.0.2.2/32"), ["renew 192.0.2.2/32"]);
+    assert_eq!(
+        of("192.0.2.3/32"),
+        ["withdraw 192.0.2.3/32", "remove 192.0.2.3/32"]
+    );
+    assert!(of("192.0.2.1/32").is_empty());
+}

@@ -3,13 +3,12 @@
 use std::time::Instant;
 
 use super::{Refused, Reply, Request, Response};
-use crate::app::{AppName, MonitorSpec, NatSpec, Source, Vip, VipError};
+use crate::app::{AppName, Source};
 use crate::config::{Refusal, parse_app_from_params};
 use crate::core::Core;
 
 /// `/register`. The same call again changes nothing, a changed one replaces the app in place.
 pub(super) fn register(core: &mut Core, now: Instant, request: &Request) -> Result<(), Refused> {
-    check_shape(request).map_err(invalid)?;
     parse_app_from_params(&request.params, Source::Http, core.config())
         .and_then(|app| core.register(now, app))
         .map(drop)
@@ -22,67 +21,6 @@ pub(super) fn register(core: &mut Core, now: Instant, request: &Request) -> Resu
 
 fn invalid(message: impl std::fmt::Display) -> Refused {
     Refused::new(400, format!("Invalid request: {message}"))
-}
-
-/// GoCast's own checks, in its order and words. Where it has none for a mistake, the reason of the
-/// type that refuses the text.
-fn check_shape(request: &Request) -> Result<(), String> {
-    match request.param("name") {
-        None | Some("") => return Err("Invalid app name".to_owned()),
-        Some(name) => {
-            name.parse::<AppName>()
-                .map_err(|e| format!("Invalid app name: {e}"))?;
-        }
-    }
-    let mut vips = values(request, &["vip", "vips"])
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-        .filter(|vip| !vip.is_empty())
-        .peekable();
-    if vips.peek().is_none() {
-        return Err(NO_VIP.to_owned());
-    }
-    for vip in vips {
-        Vip::parse(vip).map_err(|error| match error {
-            VipError::Syntax(_) | VipError::NoMask(_) => NO_VIP.to_owned(),
-            never @ VipError::Never { .. } => format!("Invalid VIP: {never}"),
-        })?;
-    }
-    for monitor in values(request, &["monitor"]) {
-        check_monitor(monitor)?;
-    }
-    for nat in values(request, &["nat"]).filter(|nat| !nat.is_empty()) {
-        nat.parse::<NatSpec>()
-            .map_err(|e| format!("Invalid nat: {e}"))?;
-    }
-    Ok(())
-}
-
-fn check_monitor(text: &str) -> Result<(), String> {
-    let (kind, rest) = text.split_once(':').unwrap_or((text, ""));
-    match kind {
-        "" if text.is_empty() => {
-            Err("Invalid monitor: it is empty; leave it out for an app without checks".to_owned())
-        }
-        "exec" if rest.trim().is_empty() => {
-            Err("Invalid exec monitor, must specify command".to_owned())
-        }
-        "port" if rest.split(':').count() != 2 => {
-            Err("Invalid port monitor, must specify proto:port".to_owned())
-        }
-        _ => match text.parse::<MonitorSpec>() {
-            Ok(_) => Ok(()),
-            Err(e) => Err(format!("Invalid monitor: {e}")),
-        },
-    }
-}
-
-fn values<'a>(request: &'a Request, names: &'a [&str]) -> impl Iterator<Item = &'a str> {
-    request
-        .params
-        .iter()
-        .filter(|(name, _)| names.contains(&name.as_str()))
-        .map(|(_, value)| value.as_str())
 }
 
 /// `/unregister`: an unknown name is no error.
@@ -152,5 +90,3 @@ pub(super) fn unknown_app(name: &str) -> Refused {
     let shown: String = name.chars().take(80).collect();
     Refused::new(404, format!("there is no app `{}`", shown.escape_debug()))
 }
-
-const NO_VIP: &str = "Invalid VIP specified, need ip/mask";

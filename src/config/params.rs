@@ -131,12 +131,15 @@ fn refusal(problem: Problem) -> Refusal {
     let full = format!("{param}: {}{colon}{message}", value.escape_debug());
     let kind = value.split(':').next().unwrap_or_default();
     let gocast = match (param, kind) {
-        ("name", _) => Some("Invalid app name"),
+        ("name", "") => Some("Invalid app name"),
+        ("name", _) => return Refusal::Invalid(format!("Invalid app name: {message}")),
         ("vip", _) if !message.starts_with("can be no VIP") => {
             Some("Invalid VIP specified, need ip/mask")
         }
         ("monitor", "exec") => Some("Invalid exec monitor, must specify command"),
-        ("monitor", "port") => Some("Invalid port monitor, must specify proto:port"),
+        ("monitor", "port") if value.split(':').count() != 3 => {
+            Some("Invalid port monitor, must specify proto:port")
+        }
         _ => None,
     };
     Refusal::Invalid(gocast.map_or(full, str::to_owned))

@@ -1,9 +1,12 @@
 //! The figures the README quotes, measured on the same labs as the tests: BIRD as the router, its
 //! kernel's table as the judge. Prints a table. `SIDECAST_BIN` names the binary, `RUNS` how often each
-//! figure is taken (at least 5, else it is no median).
+//! figure is taken (at least 5, else it is no median). `APPS` says how many make a crowd, `ONLY=crowd` that the
+//! crowd is all.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::net::IpAddr;
+use std::io::{Read, Write};
+use std::net::{IpAddr, TcpStream};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
@@ -30,6 +33,26 @@ fn main() -> ExitCode {
 }
 
 fn measure(runs: u32) {
+    let apps = std::env::var("APPS").ok();
+    let apps = apps.map_or(1000, |text| text.parse().expect("APPS is a number"));
+    let mut figures = Vec::new();
+    if std::env::var("ONLY").is_err() {
+        figures.extend(one_app(runs));
+    }
+    figures.extend(crowd_of_apps(apps));
+    println!("{}\n", machine());
+    println!("| figure | median | worst | runs |\n| --- | ---: | ---: | ---: |");
+    for figure in figures {
+        println!("{figure}");
+    }
+    let size = fs::metadata(binary()).expect("the binary").len();
+    println!(
+        "| size of the binary | {:.2} MiB | | |",
+        mebibytes(size / 1024)
+    );
+}
+
+fn one_app(runs: u32) -> [Figure; 5] {
     let mut starts = Figure::new("cold start to route in the router's FIB", "ms");
     let mut resident = Figure::new("RSS with one app", "MiB");
     let mut private = Figure::new("… of it private dirty", "MiB");
@@ -39,16 +62,7 @@ fn measure(runs: u32) {
     let mut gone = Figure::new("service killed to route gone, `interval: 1s`", "ms");
     let mut back = Figure::new("service started again to route back", "ms");
     flaps(runs, &mut gone, &mut back);
-    println!("{}\n", machine());
-    println!("| figure | median | worst | runs |\n| --- | ---: | ---: | ---: |");
-    for figure in [starts, gone, back, resident, private] {
-        println!("{figure}");
-    }
-    let size = fs::metadata(binary()).expect("the binary").len();
-    println!(
-        "| size of the binary | {:.2} MiB | | |",
-        mebibytes(size / 1024)
-    );
+    [starts, gone, back, resident, private]
 }
 
 /// A site without sidecast, and the time from its start until the router's kernel has both routes; then,
@@ -112,6 +126,116 @@ fn kill(service: &mut Service, routes: &Routes) -> Duration {
     at - begun
 }
 
+/// Many apps of one service: what it takes to register them, to do nothing, and to lose the service. Each is
+/// taken once: it is about the growth, not about milliseconds.
+fn crowd_of_apps(count: u32) -> [Figure; 7] {
+    let mut figures = [
+        Figure::new(
+            format!("{count} apps registered by four clients: CPU of each"),
+            "ms",
+        ),
+        Figure::new(
+            "… from the first call until all routes are in the router's FIB",
+            "ms",
+        ),
+        Figure::new("… RSS beyond that with one app, of each", "KiB"),
+        Figure::new(
+            format!("{count} apps on one port, idle for 30 s: CPU"),
+            "ms",
+        ),
+        Figure::new("their service killed to all routes gone", "ms"),
+        Figure::new(format!("{count} apps down for 30 s: CPU"), "ms"),
+        Figure::new("the longest turn of the loop meanwhile", "ms"),
+    ];
+    let site = Site::new();
+    let (tcp, _udp) = site.a.services();
+    let _router = Bird::router(&site.router, &[site.a.session("a")]);
+    let routes = Routes::listen(&site.router);
+    let agent = format!("agent: {{max_http_apps: {count}}}\n");
+    let mut sidecast = Sidecast::start(&site.a.network, &(agent + &config(&site, "")));
+    sidecast.wait_for_api(&site.a.network);
+    routes.wait(Change::Added, address(VIP4), PATIENCE);
+    let vip = |n: u32| format!("198.{}.{}.{}", 18 + n / 65536, n / 256 % 256, n % 256);
+    let all: BTreeSet<IpAddr> = (0..count).map(|n| address(&vip(n))).collect();
+    let (before, memory) = (cpu(&sidecast), rss(&sidecast));
+    let begun = Instant::now();
+    let clients: Vec<_> = (0..4)
+        .map(|client| {
+            let paths: Vec<String> = (0..count)
+                .filter(|n| n % 4 == client)
+                .map(|n| {
+                    let (vip, port) = (vip(n), Site::TCP_PORT);
+                    format!("/register?name=app{n}&vip={vip}/32&monitor=port:tcp:{port}")
+                })
+                .collect();
+            site.a.network.enter(|| {
+                // A thread is where the one is that starts it.
+                std::thread::spawn(move || paths.iter().for_each(|path| call(path)))
+            })
+        })
+        .collect();
+    let there = routes.wait_for_all(Change::Added, all.clone(), PATIENCE);
+    for client in clients {
+        client.join().expect("it registers all of its own");
+    }
+    let each = f64::from(count);
+    figures[0].add((cpu(&sidecast) - before) / each);
+    figures[1].add(millis(there - begun));
+    pass(Duration::from_secs(3));
+    figures[2].add((rss(&sidecast) - memory) / each);
+    let before = cpu(&sidecast);
+    pass(Duration::from_secs(30));
+    figures[3].add(cpu(&sidecast) - before);
+    let begun = Instant::now();
+    tcp.signal(Signal::SIGKILL);
+    let gone = routes.wait_for_all(Change::Removed, all, PATIENCE);
+    figures[4].add(millis(gone - begun));
+    pass(Duration::from_secs(15));
+    let before = cpu(&sidecast);
+    pass(Duration::from_secs(30));
+    figures[5].add(cpu(&sidecast) - before);
+    let metrics = sidecast.get(&site.a.network, "/metrics").body;
+    let mut lines = metrics.lines();
+    let longest = lines.find_map(|line| line.strip_prefix("sidecast_loop_longest_seconds "));
+    let longest: f64 = longest.expect("the metric").parse().expect("a number");
+    figures[6].add(longest * 1000.0);
+    figures
+}
+
+/// One call on a connection of its own, as scripts make them.
+fn call(path: &str) {
+    let mut stream = TcpStream::connect(Sidecast::api()).expect("it listens");
+    let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("it reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it answers");
+    assert!(answer.contains(" 200 "), "{path}: {answer}");
+}
+
+fn pass(time: Duration) {
+    let begun = Instant::now();
+    until(time + PATIENCE, "time passes", || {
+        expect(begun.elapsed() > time, "not yet")
+    });
+}
+
+/// Milliseconds of CPU that a process has used, in all its threads (proc_pid_stat(5)).
+fn cpu(sidecast: &Sidecast) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", sidecast.id()));
+    let stat = stat.expect("the process runs");
+    let (_, rest) = stat.rsplit_once(')').expect("the name ends there");
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    let ticks = |index: usize| -> f64 { fields[index].parse().expect("a number") };
+    // Linux counts in hundredths, whatever its own clock is.
+    (ticks(11) + ticks(12)) * 10.0
+}
+
+/// KiB of memory that a process has now.
+fn rss(sidecast: &Sidecast) -> f64 {
+    let memory = fs::read_to_string(format!("/proc/{}/smaps_rollup", sidecast.id()));
+    mebibytes(kibibytes(&memory.expect("the process runs"), "Rss:")) * 1024.0
+}
+
 /// The usual configuration of the lab, but for `interval`, which an app may name only once.
 fn config(site: &Site, app: &str) -> String {
     site.a
@@ -125,14 +249,14 @@ fn config(site: &Site, app: &str) -> String {
 
 /// One line of the table.
 struct Figure {
-    name: &'static str,
+    name: String,
     unit: &'static str,
     values: Vec<f64>,
 }
 
 impl Figure {
-    fn new(name: &'static str, unit: &'static str) -> Self {
-        let values = Vec::new();
+    fn new(name: impl Into<String>, unit: &'static str) -> Self {
+        let (name, values) = (name.into(), Vec::new());
         Self { name, unit, values }
     }
 

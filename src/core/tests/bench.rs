@@ -191,6 +191,9 @@ impl Bench {
     }
 
     fn note_routes(&mut self) {
+        if self.core.kernel.applied().routes.keys().eq(&self.routes) {
+            return;
+        }
         let after = self.announced();
         let before = std::mem::replace(&mut self.routes, after.clone());
         for prefix in before.difference(&after) {

@@ -1,13 +1,14 @@
 //! The moment a kernel's table changes: a netlink listener in the test's own process, for figures that
 //! a spawned `ip` would blur by milliseconds.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::socket::sockopt::ReceiveTimeout;
+use nix::sys::socket::sockopt::{RcvBufForce, ReceiveTimeout};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, setsockopt,
     socket,
@@ -42,6 +43,8 @@ impl Routes {
             .expect("a netlink socket");
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, GROUPS)).expect("anybody may listen");
         setsockopt(&socket, ReceiveTimeout, &TimeVal::new(0, 50_000)).expect("a timeout");
+        // A thousand routes that go at once, before anybody reads.
+        setsockopt(&socket, RcvBufForce, &(16 << 20)).expect("root may");
         Self { socket }
     }
 
@@ -51,10 +54,9 @@ impl Routes {
         let mut seen = Vec::new();
         while let Ok(length) = recv(self.socket.as_raw_fd(), &mut space, MsgFlags::empty()) {
             let received = space.get(..length).unwrap_or_default();
-            for message in messages(received) {
-                let changes = [Change::Added, Change::Removed].into_iter();
-                seen.extend(changes.filter(|change| is(message, *change, address)));
-            }
+            let changes = messages(received).filter_map(host_route);
+            let of_it = changes.filter(|(_, found)| *found == address);
+            seen.extend(of_it.map(|(change, _)| change));
         }
         seen
     }
@@ -62,6 +64,17 @@ impl Routes {
     /// When the host route to this address is added or removed, counted from changes not yet waited for.
     #[track_caller]
     pub fn wait(&self, change: Change, address: IpAddr, limit: Duration) -> Instant {
+        self.wait_for_all(change, BTreeSet::from([address]), limit)
+    }
+
+    /// The same of the last of them.
+    #[track_caller]
+    pub fn wait_for_all(
+        &self,
+        change: Change,
+        mut addresses: BTreeSet<IpAddr>,
+        limit: Duration,
+    ) -> Instant {
         let begun = Instant::now();
         let mut space = [0; 32 * 1024];
         loop {
@@ -69,7 +82,11 @@ impl Routes {
                 Ok(length) => {
                     let now = Instant::now();
                     let received = space.get(..length).unwrap_or_default();
-                    if messages(received).any(|message| is(message, change, address)) {
+                    let changes = messages(received).filter_map(host_route);
+                    for (_, address) in changes.filter(|(found, _)| *found == change) {
+                        addresses.remove(&address);
+                    }
+                    if addresses.is_empty() {
                         return now;
                     }
                 }
@@ -78,7 +95,7 @@ impl Routes {
             }
             assert!(
                 begun.elapsed() < limit,
-                "waited {limit:?} in vain: {address} {change:?}"
+                "waited {limit:?} in vain: {addresses:?} {change:?}"
             );
         }
     }
@@ -96,25 +113,30 @@ fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
-/// Whether this is about the host route to `address` in the main table: `struct rtmsg`
-/// (linux/rtnetlink.h), then attributes, of which RTA_DST holds the address.
-fn is((kind, body): (u16, &[u8]), change: Change, address: IpAddr) -> bool {
-    let wanted = match change {
-        Change::Added => libc::RTM_NEWROUTE,
-        Change::Removed => libc::RTM_DELROUTE,
+/// What became of a host route in the main table: `struct rtmsg` (linux/rtnetlink.h), then attributes, of
+/// which RTA_DST holds the address.
+fn host_route((kind, body): (u16, &[u8])) -> Option<(Change, IpAddr)> {
+    let change = match kind {
+        libc::RTM_NEWROUTE => Change::Added,
+        libc::RTM_DELROUTE => Change::Removed,
+        _ => return None,
     };
-    let octets = match address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
-    };
-    let bits = octets.len() * 8;
-    let length = body.get(1).copied().map(usize::from);
-    let table = body.get(4).copied();
-    let holds = body.get(12..).unwrap_or_default();
-    kind == wanted
-        && length == Some(bits)
-        && table == Some(libc::RT_TABLE_MAIN)
-        && holds.windows(octets.len()).any(|window| window == octets)
+    let table = *body.get(4)?;
+    let mut attributes = body.get(12..)?;
+    while let Some(head) = attributes.get(..4) {
+        let length = usize::from(u16::from_ne_bytes([head[0], head[1]]));
+        if u16::from_ne_bytes([head[2], head[3]]) == libc::RTA_DST {
+            let octets = attributes.get(4..length)?;
+            let address = match <[u8; 4]>::try_from(octets) {
+                Ok(octets) => IpAddr::from(octets),
+                Err(_) => IpAddr::from(<[u8; 16]>::try_from(octets).ok()?),
+            };
+            let is_host = usize::from(*body.get(1)?) == octets.len() * 8;
+            return (is_host && table == libc::RT_TABLE_MAIN).then_some((change, address));
+        }
+        attributes = attributes.get(length.max(4).next_multiple_of(4)..)?;
+    }
+    None
 }
 
 /// RTMGRP_IPV4_ROUTE and RTMGRP_IPV6_ROUTE.

@@ -125,14 +125,25 @@ fn drain(world: &mut World) {
 
 fn reload(world: &mut World) {
     let fewer = APPS.split_once("{name: always").expect("it is there").0;
-    let apps = [APPS, fewer][pick(world, 2)];
+    let renamed = APPS.replace("name: dns", "name: resolver");
+    let swapped = APPS
+        .replace("192.0.2.80", "192.0.2.x")
+        .replace("192.0.2.99", "192.0.2.80")
+        .replace("192.0.2.x", "192.0.2.99");
+    let apps = [APPS, fewer, &renamed, &swapped][pick(world, 4)];
     let more = ["", ", communities: [\"65001:1\"]", ", hold_time: 60s"][pick(world, 3)];
     let more = if more.contains("hold_time") {
         ", router_id: 10.9.9.9"
     } else {
         more
     };
-    let said = world.core.reload(world.now, config(apps, more));
+    let mut config = config(apps, more);
+    if world.chance.below(3) == 0 {
+        // Without those that HTTP alone registers.
+        let allowed = VIPS[..4].iter().map(|vip| vip.parse().expect("a prefix"));
+        config.agent.allowed_vips = Some(allowed.collect());
+    }
+    let said = world.core.reload(world.now, config);
     world.tell(format!("reload: {said:?}"));
     world.settle();
 }
@@ -194,6 +205,10 @@ pub fn repair(world: &mut World) {
     }
     let network = world.network.clone();
     world.event(Event::Network(network));
+    let mut config = world.core.config().clone();
+    config.agent.allowed_vips = None;
+    world.core.reload(world.now, config);
+    world.settle();
 }
 
 /// The process is told to stop: in less than five seconds nothing of it may be left.

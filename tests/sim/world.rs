@@ -683,6 +683,7 @@ impl World {
                         definition.when_draining == Reaction::Withdraw
                     }
                     AppState::Pending => view.health == Health::Unknown,
+                    AppState::Invalid => view.why.contains("(set agent."),
                     _ => false,
                 };
                 assert!(

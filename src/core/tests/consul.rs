@@ -505,12 +505,18 @@ fn a_reload_keeps_what_consul_said_and_judges_it_anew() {
     bench.core.reload(bench.now, config("", ""));
     bench.advance(secs(10));
     assert!(bench.is_announced(VIP), "taken at the next start");
-    bench
-        .core
-        .reload(bench.now, settings("allowed_vips: [198.51.100.0/24]"));
+    let closed = settings("allowed_vips: [198.51.100.0/24]");
+    let said = bench.core.reload(bench.now, closed);
+    assert!(
+        said[0].starts_with("app web: not announced any more: vip: ")
+            && said[0].ends_with("(set agent.allowed_vips to allow it)"),
+        "{said:?}"
+    );
     bench.advance(secs(0));
     assert!(!bench.is_announced(VIP));
-    bench.core.reload(bench.now, settings(""));
+    assert_eq!(bench.app("web").vips.len(), 1, "what it is is shown");
+    let said = bench.core.reload(bench.now, settings(""));
+    assert_eq!(said[0], "app web: permitted again");
     bench.advance(secs(0));
     assert!(bench.is_announced(VIP));
     // A token counts from the next query on, the rest does not.

@@ -121,16 +121,19 @@ impl Applied {
     }
 
     /// The route of this VIP that may be out now, where one is wanted: its address and its NAT rules are
-    /// there. A route that is out already does not go because its NAT rules change. `unaddressed`:
-    /// addresses are managed elsewhere, and a route waits for none.
+    /// there. A route that is out already does not go because its NAT rules change, nor for the moment until
+    /// an address that vanished is back. `unaddressed`: addresses are managed elsewhere, and a route waits
+    /// for none.
     pub fn ready_route(
         &self,
         prefix: &Prefix,
         wanted: &Wanted,
         unaddressed: bool,
     ) -> Option<Rc<Attributes>> {
-        let nat = self.routes.contains_key(prefix) || self.has_nat(wanted);
-        let there = self.addressed(prefix) && !self.leaving.contains(prefix);
+        let out = self.routes.contains_key(prefix);
+        let nat = out || self.has_nat(wanted);
+        let vanished = self.lost.contains(prefix) && !out;
+        let there = self.addressed(prefix) && !self.leaving.contains(prefix) && !vanished;
         wanted
             .route
             .clone()

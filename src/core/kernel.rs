@@ -125,7 +125,10 @@ impl Kernel {
         if wanted.address.is_none() && self.applied.lost.contains(&prefix) {
             self.applied.forget(&prefix);
         }
+        // Nothing new is announced on an address that may have vanished.
+        let known = self.applied.routes.contains_key(&prefix) || !self.doubtful.contains(&prefix);
         let ready = self.applied.ready_route(&prefix, wanted, unaddressed);
+        let ready = ready.filter(|_| known);
         if self.applied.routes.get(&prefix) != ready.as_ref() {
             match &ready {
                 Some(route) => self.applied.routes.insert(prefix, Rc::clone(route)),

@@ -65,8 +65,24 @@ fn event(bench: &mut Bench, chance: &mut Jitter) {
         }
         8 => {
             let fewer = APPS.split_once("{name: slow").expect("it is there").0;
-            let apps = [APPS, fewer][pick(chance, 2)];
-            bench.core.reload(bench.now, settings(apps));
+            let renamed = APPS.replace("name: dns", "name: resolver");
+            let swapped = APPS.replace("name: web", "name: x");
+            let swapped = swapped.replace("name: dns", "name: web");
+            let swapped = swapped.replace("name: x", "name: dns");
+            let apps = [APPS, fewer, &renamed, &swapped][pick(chance, 4)];
+            let mut config = settings(apps);
+            if chance.below(3) == 0 {
+                // Without some that HTTP and Consul register.
+                let allowed = [
+                    "192.0.2.53/32",
+                    "2001:db8::53/128",
+                    "192.0.2.80/30",
+                    "192.0.2.99/32",
+                ];
+                config.agent.allowed_vips = Some(allowed.map(prefix).into());
+                config.agent.allow_exec.remove(&crate::app::Source::Http);
+            }
+            bench.core.reload(bench.now, config);
         }
         9 => kernel(bench, chance),
         10 => consul(bench, chance),

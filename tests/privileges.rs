@@ -12,6 +12,7 @@ sidecast_lab::tests! {
         after_start_it_is_another_user_with_the_rights_it_needs,
         root_gives_up_what_nothing_uses;
     needs ["bird", "birdc", "ip", "setcap", "setpriv"]:
+        nobody_reads_its_memory,
         an_ordinary_user_announces_by_the_capabilities_of_the_file,
         what_is_missing_is_said_in_one_line;
 }
@@ -47,6 +48,36 @@ fn root_gives_up_what_nothing_uses() {
         "0",
         "scripts of root may use sudo as ever"
     );
+}
+
+/// Not even root of a container, which has no CAP_SYS_PTRACE, CAP_PERFMON or CAP_SYS_ADMIN.
+fn nobody_reads_its_memory() {
+    let site = Site::new();
+    let config = Sidecast::write(&site.a.network, &site.a.config("", ""));
+    let line = format!(
+        "ulimit -S -c 1000; exec {} run --config {}",
+        binary(),
+        config.display()
+    );
+    let sidecast = Child::start(&site.a.network, "limited", "sh", &["-c", &line], &[]);
+    until(PATIENCE, "it runs", || {
+        sidecast_lab::get(&site.a.network, Sidecast::api(), "/healthz")
+    });
+    let proc = format!("/proc/{}", sidecast.id());
+    let environ = format!("{proc}/environ");
+    let without = [
+        "--inh-caps=-all",
+        "--bounding-set=-sys_ptrace,-perfmon,-sys_admin",
+        "cat",
+        &environ,
+    ];
+    let read = Command::new("setpriv").args(without).output();
+    let read = read.expect("setpriv");
+    assert!(!read.status.success(), "{read:?}");
+    let limits = fs::read_to_string(format!("{proc}/limits")).expect("a process of ours");
+    let core = limits.lines().find(|line| line.starts_with("Max core"));
+    let soft = core.expect("a limit").split_whitespace().nth(4);
+    assert_eq!(soft, Some("0"), "{limits}");
 }
 
 fn an_ordinary_user_announces_by_the_capabilities_of_the_file() {

@@ -1,16 +1,22 @@
 //! Leaving in good order: packets stop coming before the address goes, and nothing stays behind.
 
+use std::fs::File;
+use std::io::Write;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
-use sidecast_lab::{Bird, Cable, Sidecast, Site, VIP4, VIP6, Watch, expect, until};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, mkfifo};
+use sidecast_lab::{Bird, Cable, Child, Sidecast, Site, VIP4, VIP6, Watch, expect, until};
 
 sidecast_lab::tests! {
     needs ["bird", "birdc", "ip"]:
         sigterm_withdraws_before_the_address_goes,
         sigint_withdraws_before_the_address_goes,
         a_second_signal_skips_the_wait,
+        a_signal_before_it_listens_is_not_lost,
+        what_a_parent_blocked_is_heard,
         the_service_manager_hears_how_it_goes,
         an_address_somebody_else_put_there_stays;
     needs ["bird", "birdc", "ip", "nft"]:
@@ -23,6 +29,40 @@ fn sigterm_withdraws_before_the_address_goes() {
 
 fn sigint_withdraws_before_the_address_goes() {
     leaves_in_order(Signal::SIGINT);
+}
+
+/// As a container's first process it has no default action that would end it. It is still reading its
+/// configuration, from a pipe, when it is told to stop.
+fn a_signal_before_it_listens_is_not_lost() {
+    let site = Site::new();
+    let pipe = site.lab.dir().join("configuration");
+    mkfifo(&pipe, Mode::S_IRWXU).expect("a pipe");
+    let (binary, path) = (sidecast_lab::binary(), pipe.to_string_lossy());
+    let mut args = vec!["--pid", "--fork", "--kill-child", &*binary];
+    args.extend(["run", "--config", &path]);
+    let mut init = Child::start(&site.a.network, "init", "unshare", &args, &[]);
+    // This waits until somebody reads.
+    let mut configuration = File::options().write(true).open(&pipe).expect("a pipe");
+    let parent = init.id();
+    let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
+    let pid = children.expect("its parent runs").trim().parse();
+    kill(Pid::from_raw(pid.expect("one child")), Signal::SIGTERM).expect("a process of ours");
+    let text = site.a.config("", "");
+    configuration.write_all(text.as_bytes()).expect("it reads");
+    drop(configuration);
+    let status = init.wait(Duration::from_secs(5));
+    assert!(status.success(), "{status}: {}", init.output());
+}
+
+fn what_a_parent_blocked_is_heard() {
+    let site = Site::new();
+    let blocked = SigSet::from(Signal::SIGTERM);
+    blocked.thread_block().expect("a mask");
+    let mut sidecast = Sidecast::start(&site.a.network, &site.a.config("", ""));
+    blocked.thread_unblock().expect("a mask");
+    sidecast.signal(Signal::SIGTERM);
+    let status = sidecast.wait(Duration::from_secs(5));
+    assert!(status.success(), "{status}");
 }
 
 fn leaves_in_order(signal: Signal) {

@@ -106,6 +106,8 @@ struct Agent {
 
 impl Agent {
     async fn open(executor: &Executor, start: Start) -> io::Result<Self> {
+        // First, so that no thread or child begins with a signal blocked.
+        let requests = signal::Requests::open()?;
         let now = Instant::now();
         let (letters, inbox) = inbox::open();
         let reaper = checks::reaper(executor);
@@ -165,7 +167,7 @@ impl Agent {
             state_file,
             consul,
             _servers: servers,
-            _signals: executor.spawn(forward_signals(signal::Requests::open()?, letters.signals)),
+            _signals: executor.spawn(forward_signals(requests, letters.signals)),
         })
     }
 

@@ -6,12 +6,13 @@ use crate::agent::{self, Start};
 use crate::config::{self, Config, Listen, ListenAddr, Loaded};
 use crate::io::http::{ListenError, Listener};
 use crate::io::notify::{self, Notify};
-use crate::io::privilege;
+use crate::io::{privilege, process, signal};
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{Ipv6Addr, SocketAddr};
 
 pub fn run(global: &Global, dry_run: bool) -> Result<u8, Failure> {
+    signal::hold();
     let Loaded { config, file, .. } = load(global)?;
     match file {
         Some(file) => log::info!("sidecast {} starts with {file}", env!("CARGO_PKG_VERSION")),
@@ -41,6 +42,7 @@ pub fn run(global: &Global, dry_run: bool) -> Result<u8, Failure> {
     // Listeners may need what is given up here; threads, which inherit it, start only behind it.
     privilege::settle(start.config.agent.user.as_deref())
         .map_err(|error| Failure::run(format!("sidecast: {error}")))?;
+    process::keep_secrets();
     if !dry_run && start.config.agent.vip_interface.is_some() {
         privilege::without_net_admin()
             .iter()

@@ -1,7 +1,7 @@
 //! Sockets on which peers reach us. Connections are handed on as they come: who they are from is the
 //! core's to know.
 
-use crate::io::sockopt;
+use crate::io::{bgp, sockopt};
 use nix::sys::socket::{
     self as nixsocket, AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6,
 };
@@ -137,16 +137,8 @@ fn listen(addr: SocketAddr) -> io::Result<Async<TcpListener>> {
 
 async fn accept_all(listener: Rc<Async<TcpListener>>, accepted: Sender<Accepted>) {
     loop {
-        match listener.accept().await {
-            Ok((stream, remote)) => {
-                let Ok(local) = stream.get_ref().local_addr() else {
-                    continue;
-                };
-                let connection = Accepted {
-                    stream,
-                    local,
-                    remote,
-                };
+        match accept(&listener).await {
+            Ok(connection) => {
                 if accepted.send(connection).await.is_err() {
                     return;
                 }
@@ -156,6 +148,15 @@ async fn accept_all(listener: Rc<Async<TcpListener>>, accepted: Sender<Accepted>
         // Nobody can make us do nothing but accept.
         Timer::after(PAUSE).await;
     }
+}
+
+async fn accept(listener: &Async<TcpListener>) -> io::Result<Accepted> {
+    let (stream, remote) = listener.read_with(TcpListener::accept).await?;
+    Ok(Accepted {
+        local: stream.local_addr()?,
+        stream: bgp::accepted(stream)?,
+        remote,
+    })
 }
 
 /// Connections that may wait in the kernel.

@@ -1,7 +1,8 @@
 //! What the kernel says of this process (`proc_pid_stat(5)`, `proc_pid_limits(5)`).
 
 use crate::view::metrics::Process;
-use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::prctl::set_dumpable;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{SysconfVar, sysconf};
 use std::fs;
 
@@ -23,6 +24,21 @@ pub fn hostname() -> Option<String> {
     let name = nix::unistd::gethostname().ok()?.into_string().ok()?;
     let first = name.split('.').next().unwrap_or_default();
     (!first.is_empty()).then(|| first.to_owned())
+}
+
+/// Nobody reads our memory, which holds passwords and tokens: no other process of our user, and no core
+/// file. For good only from here on: becoming another user makes a process readable again, and one that
+/// is not cannot write its `uid_map`.
+pub fn keep_secrets() {
+    if let Err(error) = set_dumpable(false).and_then(|()| no_core()) {
+        log::warn!("this process can be read by others of its user: {error}");
+    }
+}
+
+/// The soft limit alone, which whoever comes later may raise again.
+fn no_core() -> nix::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_CORE)?;
+    setrlimit(Resource::RLIMIT_CORE, 0, hard)
 }
 
 fn positive(value: nix::libc::c_long) -> Option<u32> {

@@ -53,7 +53,7 @@ fn measure(runs: u32) {
     );
 }
 
-fn one_app(runs: u32) -> [Figure; 5] {
+fn one_app(runs: u32) -> [Figure; 6] {
     let mut starts = Figure::new("cold start to route in the router's FIB", "ms");
     let mut resident = Figure::new("RSS with one app", "MiB");
     let mut private = Figure::new("… of it private dirty", "MiB");
@@ -63,7 +63,9 @@ fn one_app(runs: u32) -> [Figure; 5] {
     let mut gone = Figure::new("service killed to route gone, `interval: 1s`", "ms");
     let mut back = Figure::new("service started again to route back", "ms");
     flaps(runs, &mut gone, &mut back);
-    [starts, gone, back, resident, private]
+    let mut crash = Figure::new("`kill -9` of sidecast to route gone, with NAT", "ms");
+    crashes(runs, &mut crash);
+    [starts, gone, back, crash, resident, private]
 }
 
 /// A site without sidecast, and the time from its start until the router's kernel has both routes; then,
@@ -117,6 +119,24 @@ fn flaps(runs: u32, gone: &mut Figure, back: &mut Figure) {
         tcp.restart(&site.a.network);
         let at = routes.wait(Change::Added, address(VIP4), PATIENCE);
         back.add(millis(at.saturating_duration_since(begun)));
+    }
+}
+
+/// sidecast killed, as by a crash, while it holds the session and the table of nf_tables.
+fn crashes(runs: u32, gone: &mut Figure) {
+    let site = Site::new();
+    let _services = site.a.services();
+    let _router = Bird::router(&site.router, &[site.a.session("a")]);
+    let routes = Routes::listen(&site.router);
+    let config = config(&site, "nats: [\"udp:53:8053\"]");
+    for _ in 0..runs {
+        let mut sidecast = Sidecast::start(&site.a.network, &config);
+        routes.wait(Change::Added, address(VIP4), PATIENCE);
+        let begun = Instant::now();
+        sidecast.signal(Signal::SIGKILL);
+        let at = routes.wait(Change::Removed, address(VIP4), PATIENCE);
+        gone.add(millis(at.saturating_duration_since(begun)));
+        sidecast.kill();
     }
 }
 

@@ -5,7 +5,7 @@ use crate::api::{self, NatCounters, Reply, Response, World};
 use crate::app::AppName;
 use crate::core::Core;
 use crate::io::http::{Asked, Call};
-use crate::io::process;
+use crate::io::{process, stderr};
 use crate::view::metrics::Reload;
 use smol::channel::{self, Receiver, Sender};
 use std::future::Future;
@@ -137,6 +137,7 @@ impl Calls {
             process: &process::read,
             reload: self.reload,
             longest_turn: self.longest_turn,
+            log_lines_dropped: stderr::dropped(),
             consul_up: core.consul_up(),
             nat,
         }

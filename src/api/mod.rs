@@ -34,6 +34,8 @@ pub struct World<'a> {
     pub reload: Reload,
     /// The longest turn of the loop so far.
     pub longest_turn: Duration,
+    /// Lines of the log that nobody took.
+    pub log_lines_dropped: u64,
     /// `None`: Consul is not configured.
     pub consul_up: Option<bool>,
     /// What the kernel's NAT counters say; empty where nobody asked it.

@@ -113,6 +113,7 @@ impl Rest {
             consul_up: world.consul_up,
             reload: world.reload,
             longest_turn: world.longest_turn,
+            log_lines_dropped: world.log_lines_dropped,
         };
         page.end(&core.peers(world.now), &extra);
         (page.into_bytes(), None)

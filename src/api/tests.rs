@@ -52,6 +52,7 @@ impl Fixture {
                 succeeded_at: SystemTime::UNIX_EPOCH,
             },
             longest_turn: Duration::ZERO,
+            log_lines_dropped: 0,
             consul_up: None,
             nat: &Rc::default(),
         };
@@ -455,6 +456,7 @@ fn the_metrics_listener_knows_three_paths() {
             succeeded_at: SystemTime::UNIX_EPOCH,
         },
         longest_turn: Duration::ZERO,
+        log_lines_dropped: 0,
         consul_up: Some(false),
         nat: &Rc::default(),
     };

@@ -2,7 +2,9 @@
 
 use super::args::LogFormat;
 use crate::bgp::MESSAGES;
+use crate::io::stderr::Lines;
 use crate::view::time::rfc3339;
+use env_logger::Target;
 use env_logger::fmt::Formatter;
 use log::{LevelFilter, Record};
 use std::io::{self, Write};
@@ -29,6 +31,7 @@ pub fn start(verbosity: u8, format: LogFormat) {
             .filter_module("sidecast", level)
             .filter_module(MESSAGES, messages),
     };
+    builder.target(Target::Pipe(Box::new(Lines)));
     match format {
         LogFormat::Text => builder.format(text),
         LogFormat::Json => builder.format(json),

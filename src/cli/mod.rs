@@ -12,6 +12,7 @@ mod reload;
 mod run;
 mod status;
 
+use crate::io::stderr;
 use args::{Ask, Command, Global, Invocation};
 use client::Client;
 use std::ffi::OsString;
@@ -56,14 +57,15 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     let outcome = args::parse(args)
         .map_err(|error| Failure::usage(format!("sidecast: {error}\nsidecast --help tells more")))
         .and_then(dispatch);
-    match outcome {
+    let code = match outcome {
         Ok(code) => code,
         Err(failure) => {
-            // Standard error may be closed; the exit code says it all the same.
-            let _ = writeln!(std::io::stderr(), "{}", failure.message.trim_end());
+            stderr::write(format!("{}\n", failure.message.trim_end()).as_bytes());
             failure.code
         }
-    }
+    };
+    stderr::finish();
+    code
 }
 
 fn dispatch(invocation: Invocation) -> Result<u8, Failure> {

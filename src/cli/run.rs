@@ -6,13 +6,15 @@ use crate::agent::{self, Start};
 use crate::config::{self, Config, Listen, ListenAddr, Loaded};
 use crate::io::http::{ListenError, Listener};
 use crate::io::notify::{self, Notify};
-use crate::io::{privilege, process, signal};
+use crate::io::{privilege, process, signal, stderr};
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{Ipv6Addr, SocketAddr};
 
 pub fn run(global: &Global, dry_run: bool) -> Result<u8, Failure> {
     signal::hold();
+    stderr::queue();
+    stderr::abort_on_panic();
     let Loaded { config, file, .. } = load(global)?;
     match file {
         Some(file) => log::info!("sidecast {} starts with {file}", env!("CARGO_PKG_VERSION")),
@@ -43,6 +45,7 @@ pub fn run(global: &Global, dry_run: bool) -> Result<u8, Failure> {
     privilege::settle(start.config.agent.user.as_deref())
         .map_err(|error| Failure::run(format!("sidecast: {error}")))?;
     process::keep_secrets();
+    stderr::start().map_err(|error| Failure::run(format!("sidecast: a thread: {error}")))?;
     if !dry_run && start.config.agent.vip_interface.is_some() {
         privilege::without_net_admin()
             .iter()

@@ -18,3 +18,4 @@ pub mod signal;
 pub mod sock_events;
 pub mod sockopt;
 pub mod state_file;
+pub mod stderr;

@@ -31,6 +31,8 @@ pub struct Extra {
     pub reload: Reload,
     /// The longest turn of the loop since the start.
     pub longest_turn: Duration,
+    /// Lines of the log that nobody took.
+    pub log_lines_dropped: u64,
 }
 
 /// How the last reading of the configuration ended; the one at start counts.
@@ -340,6 +342,12 @@ impl Page {
             "The longest turn of the loop since the start: what arrives meanwhile waits for its end.",
         );
         self.sample(&[], Seconds(extra.longest_turn));
+        self.family(
+            "sidecast_log_lines_dropped_total",
+            COUNTER,
+            "Lines of the log that nobody took from standard error.",
+        );
+        self.sample(&[], extra.log_lines_dropped);
         if let Some(process) = &extra.process {
             of_process(self, process);
         }
@@ -421,6 +429,7 @@ mod tests {
                 successful: false,
                 succeeded_at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
             },
+            log_lines_dropped: 3,
         };
         let peers = [sample::established(), sample::connecting()];
         let mut page = Page::default();
@@ -434,6 +443,7 @@ mod tests {
         let app = r#"app="a\"b\\c</script>""#;
         for line in [
             "sidecast_loop_longest_seconds 0.0015".to_owned(),
+            "sidecast_log_lines_dropped_total 3".to_owned(),
             format!("sidecast_app_healthy{{{app}}} 1"),
             format!("sidecast_app_state{{{app},state=\"held_down\"}} 1"),
             format!("sidecast_app_announced{{{app},vip=\"192.0.2.53/32\"}} 0"),

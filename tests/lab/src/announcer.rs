@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -40,6 +41,18 @@ impl Sidecast {
         all.extend(env);
         Self {
             child: Child::start(namespace, &name, &binary(), args, &all),
+        }
+    }
+
+    /// `sidecast run --config FILE` with this standard error; its log is not kept.
+    #[track_caller]
+    pub fn start_with_stderr(namespace: &Namespace, config: &str, stderr: OwnedFd) -> Self {
+        let path = Self::write(namespace, config);
+        let args = ["run", "--config", &path.to_string_lossy()];
+        let name = format!("sidecast-{}", namespace.name());
+        let env = [("RUST_LOG", "info")];
+        Self {
+            child: Child::start_beside(namespace, &name, &binary(), &args, &env, Some(stderr)),
         }
     }
 

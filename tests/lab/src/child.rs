@@ -3,6 +3,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
@@ -34,6 +35,18 @@ impl Child {
         args: &[&str],
         env: &[(&str, &str)],
     ) -> Self {
+        Self::start_beside(namespace, name, program, args, env, None)
+    }
+
+    /// With another standard error.
+    pub fn start_beside(
+        namespace: &Namespace,
+        name: &str,
+        program: &str,
+        args: &[&str],
+        env: &[(&str, &str)],
+        stderr: Option<OwnedFd>,
+    ) -> Self {
         let log = namespace.dir().join(format!("{name}.log"));
         let output = OpenOptions::new()
             .create(true)
@@ -49,7 +62,7 @@ impl Child {
             .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(output.try_clone().expect("a second descriptor"))
-            .stderr(output);
+            .stderr(stderr.map_or_else(|| output.into(), Stdio::from));
         let process = namespace
             .enter(|| command.spawn())
             .unwrap_or_else(|error| panic!("{program}: {error}"));

@@ -9,12 +9,20 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socketpair};
-use sidecast_lab::{Bird, Change, Routes, Service, Sidecast, Site, Transport, VIP4};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use sidecast_lab::{
+    Bird, Change, HungFolder, Routes, Service, Sidecast, Site, Transport, VIP4, expect, until,
+};
 
 sidecast_lab::tests! {
     needs ["bird", "birdc", "ip"]:
         a_full_pipe_as_log_holds_nothing_up,
-        a_log_socket_whose_reader_stopped_holds_nothing_up;
+        a_log_socket_whose_reader_stopped_holds_nothing_up,
+        a_pipe_as_state_file_holds_nothing_up,
+        a_state_file_that_hangs_holds_nothing_up,
+        a_maintenance_file_that_hangs_leaves_the_app_as_it_was,
+        a_configuration_that_hangs_is_no_reload;
 }
 
 fn a_full_pipe_as_log_holds_nothing_up() {
@@ -40,7 +48,7 @@ fn a_log_socket_whose_reader_stopped_holds_nothing_up() {
 /// waits for nobody.
 fn logs_to(stderr: OwnedFd) {
     let stage = Stage::new();
-    let config = stage.config("");
+    let config = stage.config("", "");
     let mut sidecast = Sidecast::start_with_stderr(&stage.site.a.network, &config, stderr);
     stage.withdraws_at_once();
     let begun = Instant::now();
@@ -49,6 +57,99 @@ fn logs_to(stderr: OwnedFd) {
     assert!(status.success(), "{status}");
     let took = begun.elapsed();
     assert!(took < Duration::from_secs(5), "it took {took:?}");
+}
+
+fn a_pipe_as_state_file_holds_nothing_up() {
+    let stage = Stage::new();
+    let pipe = stage.site.lab.dir().join("state");
+    mkfifo(&pipe, Mode::S_IRWXU).expect("a pipe");
+    let agent = format!("state_file: {}", pipe.display());
+    let sidecast = Sidecast::start(&stage.site.a.network, &stage.config(&agent, ""));
+    stage.withdraws_at_once();
+    let log = sidecast.log();
+    assert!(log.contains("it is no regular file"), "{log}");
+}
+
+fn a_state_file_that_hangs_holds_nothing_up() {
+    let stage = Stage::new();
+    let hung = HungFolder::mount(stage.site.lab.dir().join("hung"));
+    let agent = format!("state_file: {}/state", hung.path().display());
+    let mut sidecast = Sidecast::start(&stage.site.a.network, &stage.config(&agent, ""));
+    sidecast.wait_for_api(&stage.site.a.network);
+    for name in ["one", "two", "three"] {
+        // A registration is what is remembered.
+        let path = format!("/register?name={name}&vip=192.0.2.{}/32", name.len());
+        sidecast.get(&stage.site.a.network, &path);
+    }
+    stage.withdraws_at_once();
+    assert!(threads(&sidecast, "blocking-") <= 1, "one call at a time");
+    let begun = Instant::now();
+    sidecast.signal(Signal::SIGTERM);
+    let status = sidecast.wait(PATIENCE);
+    assert!(status.success(), "{status}");
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(5), "it took {took:?}");
+}
+
+fn a_maintenance_file_that_hangs_leaves_the_app_as_it_was() {
+    let stage = Stage::new();
+    let hung = HungFolder::mount(stage.site.lab.dir().join("hung"));
+    let app = format!("maintenance_file: {}/file", hung.path().display());
+    let mut sidecast = Sidecast::start(&stage.site.a.network, &stage.config("", &app));
+    sidecast.wait_for_api(&stage.site.a.network);
+    stage.withdraws_at_once();
+    until(PATIENCE, "the app says that its file hangs", || {
+        let app = sidecast.app(&stage.site.a.network, "dns");
+        let problem = app["maintenance_problem"].as_str().unwrap_or_default();
+        let said = problem.contains("no answer within 2s") && app["state"] == "up";
+        expect(said, app.to_string())
+    });
+    assert!(threads(&sidecast, "blocking-") <= 1, "one call at a time");
+}
+
+/// The file is replaced by a pipe that nobody writes to.
+fn a_configuration_that_hangs_is_no_reload() {
+    let stage = Stage::new();
+    let network = &stage.site.a.network;
+    let config = stage.config("", "");
+    let mut sidecast = Sidecast::start(network, &config);
+    sidecast.wait_for_api(network);
+    let path = Sidecast::write(network, &config);
+    std::fs::remove_file(&path).expect("it is ours");
+    mkfifo(&path, Mode::S_IRWXU).expect("a pipe");
+    for _ in 0..3 {
+        sidecast.signal(Signal::SIGHUP);
+    }
+    stage.withdraws_at_once();
+    assert!(threads(&sidecast, "blocking-") <= 1, "one call at a time");
+    let reply = sidecast_lab::request(network, Sidecast::api(), "POST", "/reload", "");
+    let reply = reply.expect("an answer");
+    assert_eq!(reply.status, 400);
+    assert!(reply.body.contains("no answer within 5s"), "{}", reply.body);
+    // Two readers may wait by now; each of them is told that nothing more comes.
+    let writer = std::fs::File::options()
+        .write(true)
+        .open(&path)
+        .expect("a reader");
+    std::fs::remove_file(&path).expect("it is ours");
+    Sidecast::write(network, &config);
+    drop(writer);
+    until(PATIENCE, "it can be read again", || {
+        sidecast.signal(Signal::SIGHUP);
+        let log = sidecast.log();
+        expect(log.contains("reload: nothing changed\n"), log)
+    });
+}
+
+/// Threads of this name.
+fn threads(sidecast: &Sidecast, name: &str) -> usize {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", sidecast.id()));
+    let tasks = tasks.expect("a process of ours").flatten();
+    let names = tasks.map(|task| std::fs::read_to_string(task.path().join("comm")));
+    names
+        .flatten()
+        .filter(|found| found.starts_with(name))
+        .count()
 }
 
 /// A host with a service, whose router is BIRD.
@@ -73,13 +174,13 @@ impl Stage {
         }
     }
 
-    /// One app with a monitor that only the kernel's word fires in time; `agent` are lines of that section.
-    fn config(&self, agent: &str) -> String {
+    /// One app with a monitor that only the kernel's word fires in time, and more keys of both sections.
+    fn config(&self, agent: &str, app: &str) -> String {
         format!(
             "agent: {{drain_time: 0s, {agent}}}\n\
              bgp: {{local_as: 65001, peer_as: 65000, peer_ip: {}}}\n\
              apps:\n\
-             - {{name: dns, vip: {VIP4}/32, monitors: [\"port:tcp:8000\"], interval: 10s, hold_down: \"off\"}}\n",
+             - {{name: dns, vip: {VIP4}/32, monitors: [\"port:tcp:8000\"], interval: 10s, hold_down: \"off\", {app}}}\n",
             self.site.a.addresses.router4
         )
     }

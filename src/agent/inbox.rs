@@ -2,6 +2,7 @@
 
 use super::bfd::Bfd;
 use super::calls::{Counted, Counting, Door};
+use super::rereading::Reread;
 use crate::core::Event;
 use crate::io::bgp_listen::Accepted;
 use crate::io::http::Call;
@@ -18,6 +19,7 @@ pub enum Wake {
     Counted(Counted),
     Accepted(Accepted),
     Signal(signal::Request),
+    Reread(Box<Reread>),
     Bfd,
     Deadline,
 }
@@ -30,6 +32,7 @@ pub struct Inbox {
     metrics: Receiver<Call>,
     accepted: Receiver<Accepted>,
     signals: Receiver<signal::Request>,
+    reread: Receiver<Box<Reread>>,
     timer: Timer,
     /// What `timer` is set to.
     timer_at: Option<Instant>,
@@ -43,6 +46,7 @@ pub struct Letters {
     pub metrics: Sender<Call>,
     pub accepted: Sender<Accepted>,
     pub signals: Sender<signal::Request>,
+    pub reread: Sender<Box<Reread>>,
 }
 
 pub fn open() -> (Letters, Inbox) {
@@ -52,6 +56,7 @@ pub fn open() -> (Letters, Inbox) {
     let (metrics_in, metrics) = channel::bounded(CALLS);
     let (accepted_in, accepted) = channel::bounded(ACCEPTED);
     let (signals_in, signals) = channel::unbounded();
+    let (reread_in, reread) = channel::bounded(1);
     let letters = Letters {
         events: events_in,
         from_peers: peers_in,
@@ -59,6 +64,7 @@ pub fn open() -> (Letters, Inbox) {
         metrics: metrics_in,
         accepted: accepted_in,
         signals: signals_in,
+        reread: reread_in,
     };
     let inbox = Inbox {
         events,
@@ -67,6 +73,7 @@ pub fn open() -> (Letters, Inbox) {
         metrics,
         accepted,
         signals,
+        reread,
         timer: Timer::never(),
         timer_at: None,
     };
@@ -91,6 +98,7 @@ impl Inbox {
         let call = receive(&self.calls, |call| Wake::Call(Door::Api, call));
         let metrics = receive(&self.metrics, |call| Wake::Call(Door::Metrics, call));
         let from_peers = receive(&self.from_peers, Wake::Event);
+        let reread = receive(&self.reread, Wake::Reread);
         let counted = async {
             let counted = counting.next().await;
             counted.map_or(Wake::Deadline, Wake::Counted)
@@ -105,7 +113,13 @@ impl Inbox {
             Wake::Bfd
         };
         let urgent = signal.or(due).or(bfd).or(accepted).or(event);
-        let wake = urgent.or(call).or(metrics).or(counted).or(from_peers).await;
+        let wake = urgent
+            .or(call)
+            .or(metrics)
+            .or(reread)
+            .or(counted)
+            .or(from_peers)
+            .await;
         if matches!(wake, Wake::Deadline) {
             self.timer_at = None;
         }

@@ -4,12 +4,17 @@
 use super::Executor;
 use crate::app::AppName;
 use crate::core::Event;
+use crate::io::blocking::Lane;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use smol::channel::{self, Receiver, Sender};
+use smol::future::FutureExt;
 use smol::{Async, Timer};
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The file of each app that has one.
@@ -18,150 +23,169 @@ pub type Files = BTreeMap<AppName, PathBuf>;
 pub struct Maintenance {
     executor: Executor,
     events: Sender<Event>,
+    watched: Rc<RefCell<BTreeMap<AppName, Watched>>>,
     /// `None` until the first app has a file.
-    watcher: Option<(Sender<Files>, smol::Task<()>)>,
+    folders: Option<Folders>,
 }
+
+/// One app's file; dropped, it is looked at no longer.
+struct Watched {
+    path: PathBuf,
+    /// Something changed: it is to be looked at.
+    changed: Sender<()>,
+    _task: smol::Task<()>,
+}
+
+/// What tells of changes in folders; `None`: they are only looked at.
+#[derive(Clone)]
+struct Folders(Option<Arc<Async<Inotify>>>);
 
 impl Maintenance {
     pub fn new(executor: &Executor, events: Sender<Event>) -> Self {
         Self {
             executor: executor.clone(),
             events,
-            watcher: None,
+            watched: Rc::default(),
+            folders: None,
         }
     }
 
-    /// From now on these files count.
-    pub fn watch(&mut self, files: Files) {
-        if self.watcher.is_none() && files.is_empty() {
+    /// From now on these files count. An app that gave its file up, or has another one, starts afresh.
+    pub fn watch(&mut self, mut files: Files) {
+        let mut watched = self.watched.borrow_mut();
+        watched.retain(|app, known| files.get(app) == Some(&known.path));
+        files.retain(|app, _| !watched.contains_key(app));
+        if files.is_empty() {
             return;
         }
-        let (sender, _) = self.watcher.get_or_insert_with(|| {
-            let (sender, receiver) = channel::unbounded();
-            (
-                sender,
-                self.executor.spawn(run(receiver, self.events.clone())),
-            )
+        let folders = self.folders.get_or_insert_with(|| {
+            let folders = Folders::open();
+            let telling = tell_changes(folders.clone(), Rc::downgrade(&self.watched));
+            self.executor.spawn(telling).detach();
+            folders
         });
-        // The task ends only when the agent does.
-        let _ = sender.try_send(files);
+        for (app, path) in files {
+            let (changed, changes) = channel::bounded(1);
+            let (file, folders) = (path.clone(), folders.clone());
+            let task = follow(app.clone(), file, folders, changes, self.events.clone());
+            let _task = self.executor.spawn(task);
+            watched.insert(
+                app,
+                Watched {
+                    path,
+                    changed,
+                    _task,
+                },
+            );
+        }
     }
 }
 
-async fn run(newer: Receiver<Files>, events: Sender<Event>) {
-    let mut files = Files::new();
-    let mut present: BTreeSet<AppName> = BTreeSet::new();
-    let mut folders = Folders::default();
+/// Looks at one file whenever something changed. What cannot be told leaves the app as it was.
+async fn follow(
+    app: AppName,
+    path: PathBuf,
+    folders: Folders,
+    changes: Receiver<()>,
+    events: Sender<Event>,
+) {
+    let lane = Lane::default();
+    let (mut known, mut told) = (false, None);
     loop {
-        let all_watched = folders.watch(files.values().filter_map(|file| file.parent()));
-        for (app, file) in &files {
-            let there = file.exists();
-            let known = present.contains(app);
-            if there == known {
-                continue;
-            }
-            if there {
-                present.insert(app.clone())
-            } else {
-                present.remove(app)
-            };
-            let event = Event::Maintenance {
-                app: app.clone(),
-                present: there,
-            };
-            if events.send(event).await.is_err() {
-                return;
-            }
-        }
-        let changed = async {
-            folders.changed(all_watched).await;
-            Ok(None)
+        let (file, folders) = (path.clone(), folders.clone());
+        let look = lane.run_within(LIMIT, move || {
+            // First the watch, so that nothing is missed between the two.
+            let watched = file.parent().is_some_and(|folder| folders.watch(folder));
+            Ok((watched, file.try_exists()?))
+        });
+        let (watched, present, problem) = match look.await {
+            Ok((watched, present)) => (watched, present, None),
+            Err(error) => (false, known, Some(format!("{}: {error}", path.display()))),
         };
-        let replaced = async { newer.recv().await.map(Some) };
-        match smol::future::or(replaced, changed).await {
-            Ok(Some(newer)) => {
-                // An app that gave its file up, or has another one, starts afresh.
-                present.retain(|app| newer.get(app) == files.get(app));
-                files = newer;
+        let app = || app.clone();
+        if present != std::mem::replace(&mut known, present) {
+            let event = Event::Maintenance {
+                app: app(),
+                present,
+            };
+            // Without a receiver the agent is gone.
+            let _ = events.send(event).await;
+        }
+        if problem != told {
+            told = problem.clone();
+            let _ = events
+                .send(Event::MaintenanceUnclear {
+                    app: app(),
+                    problem,
+                })
+                .await;
+        }
+        let later = async {
+            if watched {
+                std::future::pending().await
             }
-            Ok(None) => {}
-            Err(_) => return,
+            Timer::after(LOOK_EVERY).await;
+            Ok(())
+        };
+        if changes.recv().or(later).await.is_err() {
+            return;
         }
     }
 }
 
-/// The watched folders.
-#[derive(Default)]
-struct Folders {
-    inotify: Option<Async<Inotify>>,
-    watched: BTreeSet<PathBuf>,
+/// What changed does not matter: every file is looked at.
+async fn tell_changes(folders: Folders, all: std::rc::Weak<RefCell<BTreeMap<AppName, Watched>>>) {
+    let Folders(Some(inotify)) = folders else {
+        return;
+    };
+    loop {
+        let read = |inotify: &Inotify| inotify.read_events().map_err(io::Error::from);
+        if let Err(error) = inotify.read_with(read).await {
+            log::warn!("changes of maintenance files are not told any more: {error}");
+            return;
+        }
+        let Some(all) = all.upgrade() else { return };
+        for watched in all.borrow().values() {
+            // A file that is to be looked at already shows this change too.
+            let _ = watched.changed.try_send(());
+        }
+    }
 }
 
 impl Folders {
-    /// Whether all of them can be watched.
-    fn watch<'p>(&mut self, folders: impl Iterator<Item = &'p Path>) -> bool {
-        let mut all = true;
-        for folder in folders {
-            if self.watched.contains(folder) && folder.exists() {
-                continue;
-            }
-            match self.add(folder) {
-                Ok(()) => {
-                    self.watched.insert(folder.to_owned());
-                }
-                Err(error) => {
-                    log::debug!("{}: not watched: {error}", folder.display());
-                    self.watched.remove(folder);
-                    all = false;
-                }
-            }
-        }
-        all
+    fn open() -> Self {
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK);
+        let inotify = inotify
+            .map_err(io::Error::from)
+            .and_then(Async::new_nonblocking);
+        let inotify = inotify.inspect_err(|error| {
+            log::warn!("maintenance files are looked at every {LOOK_EVERY:?}: {error}");
+        });
+        Self(inotify.ok().map(Arc::new))
     }
 
-    fn add(&mut self, folder: &Path) -> io::Result<()> {
-        let inotify = match &mut self.inotify {
-            Some(inotify) => inotify,
-            None => {
-                let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-                self.inotify.insert(Async::new_nonblocking(inotify)?)
-            }
-        };
+    /// Whether changes in the folder are told. Asking again for one that is watched changes nothing, and
+    /// finds one that was made anew.
+    fn watch(&self, folder: &Path) -> bool {
+        let Some(inotify) = &self.0 else { return false };
         let flags = AddWatchFlags::IN_CREATE
             | AddWatchFlags::IN_DELETE
             | AddWatchFlags::IN_MOVE
             | AddWatchFlags::IN_DELETE_SELF
             | AddWatchFlags::IN_MOVE_SELF
             | AddWatchFlags::IN_ONLYDIR;
-        inotify.get_ref().add_watch(folder, flags)?;
-        Ok(())
-    }
-
-    /// Returns when something changed, or when it is time to look again.
-    async fn changed(&self, all_watched: bool) {
-        let told = async {
-            match &self.inotify {
-                Some(inotify) => {
-                    // What changed does not matter: every file is looked at.
-                    let _ = inotify
-                        .read_with(|inotify| inotify.read_events().map_err(io::Error::from))
-                        .await;
-                }
-                None => std::future::pending().await,
-            }
-        };
-        let later = async {
-            if all_watched {
-                std::future::pending().await
-            }
-            Timer::after(LOOK_EVERY).await;
-        };
-        smol::future::or(told, later).await;
+        let watched = inotify.get_ref().add_watch(folder, flags);
+        let watched = watched.inspect_err(|error| {
+            log::debug!("{}: not watched: {error}", folder.display());
+        });
+        watched.is_ok()
     }
 }
 
 /// How often folders are looked at that cannot be watched.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How long a look may take before the file is said to hang.
+const LIMIT: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {

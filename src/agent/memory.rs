@@ -1,48 +1,54 @@
 //! What outlives a restart: read when the agent starts, written some time after it changed.
 
+use super::Executor;
 use crate::config::{Config, Memory};
 use crate::core::Core;
+use crate::io::blocking::Lane;
 use crate::io::state_file;
+use smol::Timer;
+use smol::channel::{self, Receiver, Sender};
+use smol::future::FutureExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// The state file, where one is configured.
 pub struct StateFile {
-    path: PathBuf,
-    /// What it holds.
-    written: String,
+    /// What is to be written; of two the newer one.
+    texts: Sender<String>,
+    writer: smol::Task<()>,
     /// When it is to be written.
     due: Option<Instant>,
     not_before: Instant,
-    /// It cannot be written, which was said.
-    failing: bool,
 }
 
 impl StateFile {
     /// Gives the core what is remembered. A file that cannot be read is no reason not to start.
-    pub fn open(core: &mut Core, now: Instant) -> Option<Self> {
+    pub async fn open(executor: &Executor, core: &mut Core, now: Instant) -> Option<Self> {
         let path = core.config().agent.state_file.clone()?;
-        let text = state_file::read(&path).unwrap_or_else(|error| {
+        let lane = Lane::default();
+        let file = path.clone();
+        let text = lane.run_within(READ, move || state_file::read(&file)).await;
+        let written = text.unwrap_or_else(|error| {
             log::warn!("agent.state_file: {}: {error}", path.display());
             None
         });
-        let written = text.unwrap_or_default();
+        let written = written.unwrap_or_default();
         if !written.is_empty() {
             match read(&written, core.config()) {
                 Ok(memory) => core.remember(now, memory),
                 Err(error) => log::warn!("agent.state_file: {}: {error}", path.display()),
             }
         }
+        let (texts, queue) = channel::bounded(1);
         Some(Self {
-            path,
-            written,
+            texts,
+            writer: executor.spawn(write_all(lane, path, written, queue)),
             due: None,
             not_before: now,
-            failing: false,
         })
     }
 
-    /// Takes note that something changed; writes what is due.
+    /// Takes note that something changed; has what is due written.
     pub fn keep(&mut self, core: &mut Core, now: Instant) {
         if core.take_remembers() && self.due.is_none() {
             self.due = Some((now + SOON).max(self.not_before));
@@ -56,33 +62,51 @@ impl StateFile {
         self.due
     }
 
-    /// Writes what is not written yet, before the end.
-    pub fn close(&mut self, core: &mut Core, now: Instant) {
+    /// Writes what is not written yet, before the end. A disk that hangs is not waited for.
+    pub async fn close(mut self, core: &mut Core, now: Instant) {
         if core.take_remembers() || self.due.is_some() {
             self.write(core, now);
         }
+        self.texts.close();
+        let late = async {
+            Timer::after(AT_EXIT).await;
+        };
+        self.writer.or(late).await;
     }
 
-    /// On this thread: a few kilobytes, rarely.
     fn write(&mut self, core: &Core, now: Instant) {
         self.due = None;
         self.not_before = now + SELDOM;
-        let text = core.memory().to_yaml();
-        if text == self.written {
-            return;
+        // The writer ends only when we do.
+        let _ = self.texts.force_send(core.memory().to_yaml());
+    }
+}
+
+/// Writes what comes, and again what could not be written.
+async fn write_all(lane: Lane, path: PathBuf, mut written: String, texts: Receiver<String>) {
+    let mut failing = false;
+    let mut next = texts.recv().await;
+    while let Ok(text) = next {
+        let failed = if text == written {
+            None
+        } else {
+            let (file, bytes) = (path.clone(), text.clone());
+            let write = move || state_file::write(&file, &bytes);
+            lane.run_within(WRITE, write).await.err()
+        };
+        let Some(error) = failed else {
+            (written, failing) = (text, false);
+            next = texts.recv().await;
+            continue;
+        };
+        if !std::mem::replace(&mut failing, true) {
+            log::warn!("agent.state_file: {}: {error}", path.display());
         }
-        match state_file::write(&self.path, &text) {
-            Ok(()) => {
-                self.written = text;
-                self.failing = false;
-            }
-            Err(error) => {
-                if !std::mem::replace(&mut self.failing, true) {
-                    log::warn!("agent.state_file: {}: {error}", self.path.display());
-                }
-                self.due = Some(self.not_before);
-            }
-        }
+        let again = async {
+            Timer::after(SELDOM).await;
+            Ok(text)
+        };
+        next = texts.recv().or(again).await;
     }
 }
 
@@ -98,3 +122,9 @@ fn read(text: &str, config: &Config) -> Result<Memory, String> {
 const SOON: Duration = Duration::from_millis(100);
 /// Time between two writes, at least.
 const SELDOM: Duration = Duration::from_secs(2);
+/// How long the start waits for a file that may say that this host is drained.
+const READ: Duration = Duration::from_secs(2);
+/// How long a write may take before it is told to hang.
+const WRITE: Duration = Duration::from_secs(5);
+/// How long the end waits for the last one.
+const AT_EXIT: Duration = Duration::from_millis(500);

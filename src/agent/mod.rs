@@ -13,6 +13,7 @@ mod listening;
 mod maintenance;
 mod manager;
 mod memory;
+mod rereading;
 mod sessions;
 
 use crate::api::{self, NatCounters};
@@ -38,20 +39,22 @@ use listening::Listening;
 use maintenance::Maintenance;
 use manager::Manager;
 use memory::StateFile;
+use rereading::{Reread, Rereading};
 use sessions::Sessions;
 use smol::LocalExecutor;
 use smol::channel::Sender;
-use smol::future::FutureExt;
+use smol::future::{self, FutureExt};
 use std::collections::BTreeSet;
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Everything runs on the one thread that owns the agent.
 type Executor = Rc<LocalExecutor<'static>>;
 
 /// Reads the configuration anew, for a reload; the error is what a person should see.
-pub type Reload = Box<dyn FnMut() -> Result<Config, String>>;
+pub type Reload = Arc<dyn Fn() -> Result<Config, String> + Send + Sync>;
 
 /// What the agent is started with. Everything that can fail for good has been done before.
 pub struct Start {
@@ -92,7 +95,7 @@ struct Agent {
     maintenance: Maintenance,
     hooks: Hooks,
     manager: Manager,
-    reload: Reload,
+    rereading: Rereading,
     dry_run: bool,
     exit: Option<u8>,
     counting: Counting,
@@ -145,7 +148,7 @@ impl Agent {
         let consul = Follower::open(executor, &letters.events, &config.agent, start.seed);
         let before = kernel::predecessor(&config).await;
         let mut core = Core::new(config, start.seed, now).on_host(now, process::hostname(), before);
-        let state_file = StateFile::open(&mut core, now);
+        let state_file = StateFile::open(executor, &mut core, now).await;
         Ok(Self {
             core,
             inbox,
@@ -159,7 +162,7 @@ impl Agent {
             maintenance: Maintenance::new(executor, letters.events),
             hooks,
             manager: Manager::new(now, start.notify, start.watchdog),
-            reload: start.reload,
+            rereading: Rereading::new(executor, start.reload, letters.reread),
             dry_run: start.dry_run,
             exit: None,
             counting: Counting::new(executor),
@@ -236,9 +239,10 @@ impl Agent {
                 self.core.handle(now, Event::StopQuietly);
             }
             Wake::Signal(signal::Request::Reload) => {
-                // The log has the outcome either way.
-                let _ = self.read_again(now);
+                self.manager.reloading();
+                self.rereading.ask(None);
             }
+            Wake::Reread(reread) => self.take_reread(now, *reread),
             Wake::Bfd | Wake::Deadline => {}
         }
         self.manager.tick(now, || self.core.is_known());
@@ -262,8 +266,8 @@ impl Agent {
         match door {
             Door::Api => {
                 if let Some(call) = self.calls.take(&mut self.core, now, call, nat) {
-                    let outcome = self.read_again(now);
-                    call.answer(&outcome);
+                    self.manager.reloading();
+                    self.rereading.ask(Some(call));
                 }
             }
             Door::Metrics => self.calls.take_metrics(&self.core, now, call, nat),
@@ -371,10 +375,9 @@ impl Agent {
         log::log!(level, "app {app}: {from} -> {to}: {why}");
     }
 
-    /// Reads the configuration again: what changed, or what is wrong with it.
-    fn read_again(&mut self, now: Instant) -> Result<Vec<String>, String> {
-        self.manager.reloading();
-        let result = (self.reload)().map(|mut config| {
+    /// The configuration was read again; the log has the outcome as well.
+    fn take_reread(&mut self, now: Instant, reread: Reread) {
+        let result = reread.config.map(|mut config| {
             if self.dry_run {
                 silence(&mut config);
             }
@@ -395,7 +398,11 @@ impl Agent {
         }
         self.calls.reloaded(result.is_ok());
         self.manager.reloaded();
-        result
+        reread
+            .calls
+            .into_iter()
+            .for_each(|call| call.answer(&result));
+        self.rereading.done();
     }
 
     /// What the shell itself has from the configuration.
@@ -417,11 +424,14 @@ impl Agent {
     /// Connections that were told to close get their NOTIFICATION out; BFD's goodbye comes after it,
     /// since a peer that hears it first may take it for the reason why the session ends.
     async fn close(&mut self) {
-        if let Some(file) = &mut self.state_file {
-            file.close(&mut self.core, Instant::now());
-        }
+        let state_file = async {
+            if let Some(file) = self.state_file.take() {
+                file.close(&mut self.core, Instant::now()).await;
+            }
+        };
         // They end only if somebody takes what they still have to say.
-        self.sessions.finish().or(self.inbox.forget_peers()).await;
+        let sessions = self.sessions.finish().or(self.inbox.forget_peers());
+        future::zip(state_file, sessions).await;
         self.kernel.finish().await;
         self.bfd.say_goodbye();
     }

@@ -10,6 +10,7 @@ use crate::io::{privilege, process, signal, stderr};
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 pub fn run(global: &Global, dry_run: bool) -> Result<u8, Failure> {
     signal::hold();
@@ -27,7 +28,7 @@ pub fn run(global: &Global, dry_run: bool) -> Result<u8, Failure> {
     let start = Start {
         api: listeners("agent.listen_addr", &config.agent.listen)?,
         metrics: listeners("agent.metrics_addr", &config.agent.metrics)?,
-        reload: Box::new({
+        reload: Arc::new({
             let global = global.clone();
             move || reload(&global)
         }),

@@ -70,6 +70,11 @@ pub enum Event {
         app: AppName,
         present: bool,
     },
+    /// Whether it is there cannot be told, and why; or it can be told again.
+    MaintenanceUnclear {
+        app: AppName,
+        problem: Option<String>,
+    },
 }
 
 /// Something is to be done, in the order given.

@@ -214,6 +214,9 @@ impl Core {
                 );
             }
             Event::Maintenance { app, present } => self.registry.set_maintenance(&app, present),
+            Event::MaintenanceUnclear { app, problem } => {
+                self.registry.set_maintenance_problem(&app, problem);
+            }
             Event::Consul(report) => self.take_report(now, report),
         }
     }

@@ -3,6 +3,7 @@
 pub mod bfd;
 pub mod bgp;
 pub mod bgp_listen;
+pub mod blocking;
 pub mod client;
 pub mod consul;
 pub mod http;

@@ -28,6 +28,8 @@ pub(super) struct Entry {
     pub health: AppHealth,
     pub intent: Intent,
     vips: BTreeMap<Prefix, VipLife>,
+    /// Why it cannot be told whether its maintenance file is there.
+    pub maintenance_problem: Option<String>,
     /// A route of it was out at least once.
     pub was_announced: bool,
     /// Transitions by the state entered.
@@ -46,6 +48,7 @@ impl Entry {
             health: AppHealth::new(now),
             intent: Intent::Run,
             vips: BTreeMap::new(),
+            maintenance_problem: None,
             was_announced: false,
             transitions: BTreeMap::new(),
             shown: AppState::Pending,
@@ -61,6 +64,10 @@ impl Entry {
         // Without a file nobody would ever end the maintenance.
         if app.maintenance_file.is_none() {
             self.intent.set_maintenance(false);
+        }
+        // Its file is looked at anew if it is another one.
+        if self.app.maintenance_file != app.maintenance_file {
+            self.maintenance_problem = None;
         }
         self.app = app;
         self.monitors = monitors;

@@ -229,6 +229,13 @@ impl Registry {
         }
     }
 
+    /// Shown, no more: the app stays as it was.
+    pub fn set_maintenance_problem(&mut self, name: &AppName, problem: Option<String>) {
+        if let Some(entry) = self.apps.get_mut(name) {
+            entry.maintenance_problem = problem;
+        }
+    }
+
     /// `None`: there is no such app or it has no heartbeat monitor.
     pub fn heartbeat(&mut self, now: Instant, name: &AppName) -> Option<()> {
         let entry = self.apps.get(name)?;

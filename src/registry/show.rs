@@ -87,6 +87,7 @@ impl Registry {
             draining: entry.intent.is_leaving(),
             drained: entry.intent.is_leaving() && entry.intent.is_settled(),
             maintenance: entry.intent.is_maintenance(),
+            maintenance_problem: entry.maintenance_problem.clone(),
             held_for: held.map(|(_, until)| until.saturating_duration_since(now)),
             flaps: entry.health.flaps(),
             transitions: entry.transitions.clone(),

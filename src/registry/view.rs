@@ -30,6 +30,8 @@ pub struct AppView {
     pub draining: bool,
     pub drained: bool,
     pub maintenance: bool,
+    /// Why it cannot be told whether the maintenance file is there.
+    pub maintenance_problem: Option<String>,
     /// Damping: how long it is still held, and how often it came back in the window.
     pub held_for: Option<Duration>,
     pub flaps: usize,

@@ -26,6 +26,7 @@ pub fn app(view: &AppView, wall: SystemTime) -> Value {
         "draining": view.draining,
         "drained": view.drained,
         "maintenance": view.maintenance,
+        "maintenance_problem": view.maintenance_problem,
         "held_for": view.held_for.map(seconds),
         "flaps": view.flaps,
         "vips": view.vips.iter().map(|v| v.prefix.to_string()).collect::<Vec<_>>(),

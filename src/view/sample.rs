@@ -117,6 +117,7 @@ pub fn awkward() -> AppView {
         draining: false,
         drained: false,
         maintenance: false,
+        maintenance_problem: None,
         held_for: Some(Duration::from_millis(1_250)),
         flaps: 6,
         transitions: BTreeMap::from([(AppState::Up, 6), (AppState::HeldDown, 1)]),

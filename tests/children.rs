@@ -4,9 +4,10 @@
 
 use sidecast::app::{ExecCommand, MonitorSpec};
 use sidecast::health::Outcome;
+use sidecast::io::launch::Launcher;
 use sidecast::io::monitor::{Checker, Owner};
 use sidecast::io::reaper::{Exit, Reaper};
-use smol::future::FutureExt;
+use smol::future::{self, FutureExt};
 use smol::{LocalExecutor, Timer};
 use std::future::Future;
 use std::process::Command;
@@ -21,7 +22,7 @@ fn turn() -> MutexGuard<'static, ()> {
 /// Runs a test's future beside a reaper, as the agent does.
 fn with_reaper<F: Future>(test: impl FnOnce(Reaper) -> F) -> F::Output {
     let _turn = turn();
-    let reaper = Reaper::new();
+    let reaper = Reaper::new(Launcher::new(env!("CARGO_BIN_EXE_sidecast"), None));
     let executor = LocalExecutor::new();
     let collecting = executor.spawn({
         let reaper = reaper.clone();
@@ -184,17 +185,16 @@ fn two_hundred_checks_leave_no_descriptor_thread_or_zombie() {
 fn every_child_gets_its_own_status_also_beside_orphans() {
     with_reaper(|reaper| async move {
         nix::sys::prctl::set_child_subreaper(true).expect("any process may");
-        let orphans = reaper
-            .spawn(Command::new("sh").args(["-c", "for i in 1 2 3 4 5; do (sleep 0.$i &) ; done"]))
-            .expect("a shell");
-        let children: Vec<_> = (0..50)
-            .map(|code| {
-                let line = format!("exit {code}");
-                reaper
-                    .spawn(Command::new("sh").args(["-c", &line]))
-                    .expect("a shell")
-            })
-            .collect();
+        let start = async |line: &str| {
+            let command = ExecCommand::shell(line).expect("a command");
+            let command = reaper.launcher().command(&command, true);
+            reaper.spawn(command).await.expect("a shell")
+        };
+        let orphans = start("for i in 1 2 3 4 5; do (sleep 0.$i &) ; done").await;
+        let mut children = Vec::new();
+        for code in 0..50 {
+            children.push(start(&format!("exit {code}")).await);
+        }
         for (child, code) in children.iter().zip(0..) {
             assert_eq!(child.exited().await, Exit::Code(code));
             assert_eq!(child.exited().await, Exit::Code(code), "asked again");
@@ -202,6 +202,52 @@ fn every_child_gets_its_own_status_also_beside_orphans() {
         assert_eq!(orphans.exited().await, Exit::Code(0));
         until(|| self::children() == 0).await;
         nix::sys::prctl::set_child_subreaper(false).expect("any process may");
+    });
+}
+
+/// Its status is there before anybody knows its number, and the loop looks meanwhile.
+#[test]
+fn a_child_that_dies_before_it_is_registered_is_not_lost() {
+    with_reaper(|reaper| async move {
+        for code in 0..20 {
+            let line = format!("exit {code}");
+            let mut command = Command::new("sh");
+            command.args(["-c", &line]);
+            let mut starting = std::pin::pin!(reaper.spawn(command));
+            if future::poll_once(&mut starting).await.is_some() {
+                continue; // this thread was held up meanwhile
+            }
+            // The signal of its death comes, and everybody is collected who may be.
+            Timer::after(Duration::from_millis(30)).await;
+            let child = starting.await.expect("a shell");
+            let late = async {
+                Timer::after(Duration::from_secs(1)).await;
+                Exit::Signal(0)
+            };
+            assert_eq!(child.exited().or(late).await, Exit::Code(code));
+        }
+        until(|| children() == 0).await;
+    });
+}
+
+/// Nobody takes it: it ends all the same, and leaves no zombie.
+#[test]
+fn a_child_whose_start_is_given_up_is_killed() {
+    with_reaper(|reaper| async move {
+        for _ in 0..20 {
+            let mut command = Command::new("sleep");
+            let mut starting = Box::pin(reaper.spawn({
+                command.arg("1000");
+                command
+            }));
+            // A child that is there already is given up like that as well.
+            drop(future::poll_once(&mut starting).await);
+            drop(starting);
+        }
+        // Whoever dies next has all of them collected.
+        let last = reaper.spawn(Command::new("true")).await.expect("a program");
+        last.exited().await;
+        until(|| children() == 0).await;
     });
 }
 
@@ -274,6 +320,7 @@ fn a_command_knows_whose_it_is() {
         let owner = Owner {
             app: "dns".to_owned(),
             monitor: "exec_1".to_owned(),
+            trusted: true,
         };
         let spec = shell("echo $SIDECAST_APP $SIDECAST_MONITOR");
         let outcome = checker.check_for(Some(&owner), &spec, LONG, None).await;

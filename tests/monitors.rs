@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use sidecast::app::{AcceptQueue, MonitorSpec, Protocol, Rcode};
 use sidecast::health::Outcome;
+use sidecast::io::launch::Launcher;
 use sidecast::io::monitor::{Checker, PortState, bind_test};
 use sidecast::io::reaper::Reaper;
 use sidecast::io::sock_events::{SocketEvent, SocketEvents};
@@ -868,7 +869,7 @@ fn bind_udp(addr: &str) -> UdpSocket {
 }
 
 fn checker() -> Checker {
-    Checker::new(Reaper::new(), 7)
+    Checker::new(Reaper::new(Launcher::new(sidecast_lab::binary(), None)), 7)
 }
 
 fn check(host: &Namespace, checker: &Checker, monitor: &str) -> Outcome {

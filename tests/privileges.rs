@@ -2,10 +2,12 @@
 //! when what is needed is missing.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::Duration;
 
-use sidecast_lab::{Bird, Child, Sidecast, Site, binary, expect, until};
+use nix::sys::signal::{SigSet, Signal};
+use sidecast_lab::{Bird, Child, Sidecast, Site, VIP4, binary, expect, until};
 
 sidecast_lab::tests! {
     needs ["bird", "birdc", "ip"]:
@@ -13,6 +15,9 @@ sidecast_lab::tests! {
         root_gives_up_what_nothing_uses;
     needs ["bird", "birdc", "ip", "setcap", "setpriv"]:
         nobody_reads_its_memory,
+        commands_get_nothing_of_ours,
+        commands_run_as_somebody_else,
+        a_user_that_commands_cannot_run_as_is_an_error,
         an_ordinary_user_announces_by_the_capabilities_of_the_file,
         what_is_missing_is_said_in_one_line;
 }
@@ -80,6 +85,182 @@ fn nobody_reads_its_memory() {
     assert_eq!(soft, Some("0"), "{limits}");
 }
 
+/// What a command finds: environment, descriptors, limits and signals.
+const FINDS: &str =
+    "env; ls /proc/self/fd; ulimit -S -c; grep -E '^(Uid|Groups|Cap.*|SigBlk)' /proc/self/status";
+
+fn commands_get_nothing_of_ours() {
+    let site = Site::new();
+    let (dir, network) = (site.lab.dir(), &site.a.network);
+    let found = |name: &str| dir.join(name);
+    let print = |name: &str| format!("({FINDS}) > {}", found(name).display());
+    let app = |name: &str, vip| {
+        let line = print(name);
+        format!("- {{name: {name}, vip: {vip}/32, monitors: [{{exec: [sh, -c, \"{line}\"]}}]}}\n")
+    };
+    let config = Sidecast::write(
+        network,
+        &format!(
+            "agent: {{allow_exec: [config, http], on_change: [sh, -c, \"{}\"]}}\n\
+             bgp: {{local_as: 65001, peer_as: 65000, peer_ip: 10.0.1.1}}\napps:\n{}",
+            print("hook"),
+            app("file", VIP4),
+        ),
+    );
+    // A descriptor and a blocked signal that somebody left to us, and a limit that is not zero.
+    let line = format!(
+        "exec 9</dev/null; ulimit -S -c 1000; exec {} run --config {}",
+        binary(),
+        config.display()
+    );
+    let env = [
+        ("SIDECAST_BGP_PASSWORD", SECRET),
+        ("CONSUL_HTTP_TOKEN", CONSUL),
+        ("CONSUL_HTTP_ADDR", "http://127.0.0.1:8500"),
+    ];
+    let blocked = SigSet::from(Signal::SIGTERM);
+    blocked.thread_block().expect("a mask");
+    let _sidecast = Child::start(network, "left", "sh", &["-c", &line], &env);
+    blocked.thread_unblock().expect("a mask");
+    let told = |name: &str| {
+        until(PATIENCE, name, || {
+            let text = fs::read_to_string(found(name)).unwrap_or_default();
+            text.contains("SigBlk").then_some(text).ok_or("nothing yet")
+        })
+    };
+    let script = dir.join("script");
+    fs::write(&script, print("http")).expect("a script");
+    let register = format!(
+        "/register?name=http&vip=192.0.2.9/32&monitor=exec:sh%20{}",
+        script.display()
+    );
+    let reply = until(PATIENCE, "it takes a registration", || {
+        sidecast_lab::get(network, Sidecast::api(), &register)
+    });
+    assert_eq!(reply.status, 200, "{}", reply.body);
+    for (name, owner, token) in [
+        ("file", true, true),
+        ("hook", false, true),
+        ("http", true, false),
+    ] {
+        let text = told(name);
+        assert!(!text.contains(SECRET), "{name}: {text}");
+        assert_eq!(text.contains(CONSUL), token, "{name}: {text}");
+        assert!(text.contains("CONSUL_HTTP_ADDR="), "{name}: {text}");
+        let ours = text.lines().filter(|line| line.starts_with("SIDECAST_"));
+        assert_eq!(ours.count(), if owner { 2 } else { 0 }, "{name}: {text}");
+        // Standard input and both outputs; `ls` has the folder itself open.
+        let descriptors = text.lines().filter(|line| line.parse::<u8>().is_ok());
+        assert_eq!(descriptors.count(), 4, "{name}: {text}");
+        assert!(text.lines().any(|line| line == "1000"), "{name}: {text}");
+        let field = |field: &str| line_of(&text, field);
+        assert_eq!(field("SigBlk:"), "0000000000000000", "{name}");
+        assert_eq!(field("Uid:"), "0\t0\t0\t0", "{name}");
+    }
+}
+
+fn commands_run_as_somebody_else() {
+    let site = Site::new();
+    let (dir, network) = (site.lab.dir(), &site.a.network);
+    let open = dir.join("open");
+    fs::create_dir(&open).expect("a folder");
+    for folder in [dir, &*open] {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o777)).expect("it is ours");
+    }
+    let capable = dir.join("capable").display().to_string();
+    copy("/bin/true", &capable);
+    // As `ping` has them.
+    let capped = Command::new("setcap")
+        .args(["cap_net_raw=ep", &capable])
+        .status();
+    assert!(capped.expect("setcap").success());
+    let print = |name: &str| format!("({FINDS}) > {}", open.join(name).display());
+    let config = format!(
+        "agent: {{exec_user: daemon, on_change: [sh, -c, \"{}\"]}}\n\
+         bgp: {{local_as: 65001, peer_as: 65000, peer_ip: 10.0.1.1}}\napps:\n\
+         - {{name: file, vip: {VIP4}/32, monitors: [{{exec: [sh, -c, \"{}; {capable}\"]}}]}}\n",
+        print("hook"),
+        print("file"),
+    );
+    let path = Sidecast::write(network, &config).display().to_string();
+    let env = [("CONSUL_HTTP_TOKEN", CONSUL)];
+    let mut sidecast = Sidecast::launch(network, &["run", "--config", &path], &env);
+    sidecast.wait_for_api(network);
+    let passwd = fs::read_to_string("/etc/passwd").expect("users");
+    let daemon = passwd
+        .lines()
+        .find_map(|line| line.strip_prefix("daemon:x:"));
+    let uid = daemon
+        .and_then(|rest| rest.split(':').next())
+        .expect("a number");
+    for name in ["file", "hook"] {
+        let text = until(PATIENCE, name, || {
+            let text = fs::read_to_string(open.join(name)).unwrap_or_default();
+            text.contains("SigBlk").then_some(text).ok_or("nothing yet")
+        });
+        let field = |field: &str| line_of(&text, field);
+        assert_eq!(field("Uid:"), [uid; 4].join("\t"), "{name}");
+        let groups = Command::new("id").args(["-G", "daemon"]).output();
+        let groups = String::from_utf8(groups.expect("id").stdout).expect("numbers");
+        assert_eq!(field("Groups:").trim(), groups.trim(), "{name}");
+        for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+            assert_eq!(field(set), "0000000000000000", "{name} {set}");
+        }
+        assert_eq!(
+            field("CapBnd:"),
+            line_of(&own_status(), "CapBnd:"),
+            "{name}"
+        );
+        assert!(
+            text.contains("HOME=") && !text.contains("HOME=/root"),
+            "{text}"
+        );
+        assert!(!text.contains(CONSUL), "{name}: {text}");
+    }
+    until(
+        PATIENCE,
+        "a program with capabilities of its own runs",
+        || {
+            let app = sidecast.app(network, "file");
+            expect(app["state"] == "up", app.to_string())
+        },
+    );
+}
+
+fn a_user_that_commands_cannot_run_as_is_an_error() {
+    let site = Site::new();
+    for (agent, why) in [
+        (
+            "exec_user: nobody-here",
+            "agent.exec_user: no user `nobody-here`",
+        ),
+        (
+            "exec_user: daemon, user: \"65534\"",
+            "agent.exec_user: cannot become `daemon`",
+        ),
+    ] {
+        let config = format!("agent: {{{agent}}}\n{}", site.a.config("", ""));
+        let mut sidecast = Sidecast::start(&site.a.network, &config);
+        let status = sidecast.wait(PATIENCE);
+        assert_eq!(status.code(), Some(1), "{agent}");
+        assert!(sidecast.log().contains(why), "{}", sidecast.log());
+    }
+}
+
+fn own_status() -> String {
+    fs::read_to_string("/proc/self/status").expect("proc")
+}
+
+fn line_of(text: &str, name: &str) -> String {
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.unwrap_or_else(|| panic!("no {name}: {text}"))
+        .trim()
+        .to_owned()
+}
+
+const SECRET: &str = "s3cret-of-a-session";
+const CONSUL: &str = "s3cret-of-consul";
+
 fn an_ordinary_user_announces_by_the_capabilities_of_the_file() {
     let site = Site::new();
     let _services = site.a.services();
@@ -116,7 +297,7 @@ fn what_is_missing_is_said_in_one_line() {
 fn ordinary(site: &Site, bounding: &str, through: &[&str]) -> Child {
     let dir = site.lab.dir();
     let program = dir.join("sidecast").display().to_string();
-    fs::copy(binary(), &program).expect("a copy");
+    copy(&binary(), &program);
     let capped = Command::new("setcap")
         .args(["cap_net_admin,cap_net_bind_service=p", &program])
         .status()
@@ -137,6 +318,13 @@ fn ordinary(site: &Site, bounding: &str, through: &[&str]) -> Child {
         &args,
         &[("RUST_LOG", "debug")],
     )
+}
+
+/// By another process: a child that another test starts meanwhile would hold our descriptor of it open for
+/// a moment, and what is open for writing cannot be run.
+fn copy(from: &str, to: &str) {
+    let copied = Command::new("cp").args([from, to]).status();
+    assert!(copied.expect("cp").success());
 }
 
 /// Fields of /proc/PID/status, by name.

@@ -22,7 +22,8 @@ sidecast_lab::tests! {
         a_pipe_as_state_file_holds_nothing_up,
         a_state_file_that_hangs_holds_nothing_up,
         a_maintenance_file_that_hangs_leaves_the_app_as_it_was,
-        a_configuration_that_hangs_is_no_reload;
+        a_configuration_that_hangs_is_no_reload,
+        a_program_that_cannot_be_started_says_nothing_of_the_service;
 }
 
 fn a_full_pipe_as_log_holds_nothing_up() {
@@ -141,6 +142,39 @@ fn a_configuration_that_hangs_is_no_reload() {
     });
 }
 
+/// Its file system stops to answer while the app is up.
+fn a_program_that_cannot_be_started_says_nothing_of_the_service() {
+    let stage = Stage::new();
+    let network = &stage.site.a.network;
+    let folder = stage.site.lab.dir().join("programs");
+    std::fs::create_dir(&folder).expect("a folder");
+    let program = folder.join("check");
+    std::fs::copy("/bin/true", &program).expect("a copy");
+    let exec = format!(
+        "{{exec: [{}], interval: 500ms, timeout: 400ms}}",
+        program.display()
+    );
+    let app = format!("monitors: [\"port:tcp:8000\", {exec}]");
+    let mut sidecast = Sidecast::start(network, &stage.config("", &app));
+    sidecast.wait_for_api(network);
+    until(PATIENCE, "it is up", || {
+        let app = sidecast.app(network, "dns");
+        expect(app["state"] == "up", app.to_string())
+    });
+    let _hung = HungFolder::mount(folder);
+    until(PATIENCE, "its monitor says that it hangs", || {
+        let app = sidecast.app(network, "dns");
+        let message = app["monitors"][1]["message"].to_string();
+        let said = message.contains("could not be started within 400ms") && app["state"] == "up";
+        expect(said, app.to_string())
+    });
+    stage.withdraws_at_once();
+    let children = format!("/proc/{0}/task/{0}/children", sidecast.id());
+    let children = std::fs::read_to_string(children).expect("a process of ours");
+    assert!(children.split_whitespace().count() <= 1, "{children}");
+    sidecast.must_run();
+}
+
 /// Threads of this name.
 fn threads(sidecast: &Sidecast, name: &str) -> usize {
     let tasks = std::fs::read_dir(format!("/proc/{}/task", sidecast.id()));
@@ -176,11 +210,15 @@ impl Stage {
 
     /// One app with a monitor that only the kernel's word fires in time, and more keys of both sections.
     fn config(&self, agent: &str, app: &str) -> String {
+        let monitors = match app.contains("monitors:") {
+            true => "",
+            false => "monitors: [\"port:tcp:8000\"], ",
+        };
         format!(
             "agent: {{drain_time: 0s, {agent}}}\n\
              bgp: {{local_as: 65001, peer_as: 65000, peer_ip: {}}}\n\
              apps:\n\
-             - {{name: dns, vip: {VIP4}/32, monitors: [\"port:tcp:8000\"], interval: 10s, hold_down: \"off\", {app}}}\n",
+             - {{name: dns, vip: {VIP4}/32, {monitors}interval: 10s, hold_down: \"off\", {app}}}\n",
             self.site.a.addresses.router4
         )
     }

@@ -4,6 +4,7 @@ use super::Executor;
 use crate::app::{MonitorSpec, Protocol};
 use crate::core::Event;
 use crate::health::Outcome;
+use crate::io::launch::Launcher;
 use crate::io::monitor::{Checker, Owner, blocks};
 use crate::io::places::{Place, Places};
 use crate::io::reaper::Reaper;
@@ -35,8 +36,8 @@ pub struct Checks {
 }
 
 /// Starts collecting the exit statuses of children.
-pub fn reaper(executor: &Executor) -> Reaper {
-    let reaper = Reaper::new();
+pub fn reaper(executor: &Executor, launcher: Launcher) -> Reaper {
+    let reaper = Reaper::new(launcher);
     let running = reaper.clone();
     executor
         .spawn(async move {

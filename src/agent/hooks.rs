@@ -2,6 +2,7 @@
 //! nothing waits for it but the next transition's own run.
 
 use super::Executor;
+use crate::app::ExecCommand;
 use crate::core::Transition;
 use crate::io::reaper::Reaper;
 use crate::view::time::rfc3339;
@@ -12,7 +13,7 @@ use smol::{Async, Timer};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
 pub struct Hooks {
@@ -69,37 +70,39 @@ impl Hooks {
 
 async fn run(reaper: Reaper, command: Vec<String>, queue: Receiver<String>) {
     while let Ok(line) = queue.recv().await {
-        let limit = async {
-            Timer::after(LIMIT).await;
-            Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                format!("not done after {} s, killed", LIMIT.as_secs()),
-            ))
-        };
-        if let Err(error) = tell(&reaper, &command, line).or(limit).await {
+        if let Err(error) = tell(&reaper, &command, &line).await {
             log::warn!("on_change: {}: {error}", command.join(" "));
         }
     }
 }
 
-async fn tell(reaper: &Reaper, command: &[String], line: String) -> io::Result<()> {
-    let (program, args) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut command = Command::new(program);
-    command
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null());
-    let mut child = reaper.spawn(&mut command)?;
-    if let Some(stdin) = child.stdin.take() {
-        let mut stdin = Async::new(File::from(OwnedFd::from(stdin)))?;
+/// Returns when the program has ended, also where that takes long after it was killed: one run at a time.
+async fn tell(reaper: &Reaper, words: &[String], line: &str) -> io::Result<()> {
+    let words = ExecCommand::argv(words.to_vec()).ok_or(io::ErrorKind::InvalidInput)?;
+    let mut command = reaper.launcher().command(&words, true);
+    command.stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut child = reaper.spawn(command).await?;
+    let stdin = child.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
+    let mut stdin = Async::new(File::from(OwnedFd::from(stdin)))?;
+    let told = async {
         // A program that does not read what it is told may have done its work all the same.
         let _ = stdin.write_all(format!("{line}\n").as_bytes()).await;
-    }
-    let exit = child.exited().await;
-    if exit.success() {
-        Ok(())
-    } else {
-        Err(io::Error::other(exit.to_string()))
+        drop(stdin);
+        Some(child.exited().await)
+    };
+    let late = async {
+        Timer::after(LIMIT).await;
+        None
+    };
+    match told.or(late).await {
+        Some(exit) if exit.success() => Ok(()),
+        Some(exit) => Err(io::Error::other(exit.to_string())),
+        None => {
+            child.kill_group();
+            child.exited().await;
+            let message = format!("not done after {} s, killed", LIMIT.as_secs());
+            Err(io::Error::new(io::ErrorKind::TimedOut, message))
+        }
     }
 }
 

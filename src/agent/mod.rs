@@ -17,12 +17,13 @@ mod rereading;
 mod sessions;
 
 use crate::api::{self, NatCounters};
-use crate::app::MonitorSpec;
+use crate::app::{MonitorSpec, Source};
 use crate::bgp::peer;
 use crate::config::{Config, Remote};
 use crate::core::{AppState, Core, Event, Output, Transition};
 use crate::io::bgp_listen::Accepted;
 use crate::io::http::{self, Call, Listener};
+use crate::io::launch::Launcher;
 use crate::io::monitor::Owner;
 use crate::io::notify::Notify;
 use crate::io::places::Places;
@@ -67,6 +68,7 @@ pub struct Start {
     pub watchdog: Option<Duration>,
     /// Watch, and say what would be done.
     pub dry_run: bool,
+    pub launcher: Launcher,
     /// For jitter.
     pub seed: u64,
 }
@@ -92,6 +94,7 @@ struct Agent {
     advertiser: Advertiser,
     kernel: KernelTasks,
     checks: Checks,
+    launcher: Launcher,
     maintenance: Maintenance,
     hooks: Hooks,
     manager: Manager,
@@ -113,7 +116,9 @@ impl Agent {
         let requests = signal::Requests::open()?;
         let now = Instant::now();
         let (letters, inbox) = inbox::open();
-        let reaper = checks::reaper(executor);
+        let launcher = start.launcher;
+        launcher.run_as(start.config.agent.exec_user.clone());
+        let reaper = checks::reaper(executor, launcher.clone());
         let mut config = start.config;
         if start.dry_run {
             log::info!("dry run: no BGP session, no change in the kernel");
@@ -159,6 +164,7 @@ impl Agent {
             advertiser,
             kernel,
             checks,
+            launcher,
             maintenance: Maintenance::new(executor, letters.events),
             hooks,
             manager: Manager::new(now, start.notify, start.watchdog),
@@ -314,7 +320,8 @@ impl Agent {
                 let is_command = matches!(spec, MonitorSpec::Exec(_));
                 let owner = self.core.owner(monitor).filter(|_| is_command);
                 let owner = owner.map(|(app, monitor)| Owner {
-                    app: app.to_string(),
+                    trusted: matches!(app.source, Source::Config | Source::Env),
+                    app: app.name.to_string(),
                     monitor,
                 });
                 self.checks.start(monitor, owner, spec, timeout);
@@ -408,6 +415,7 @@ impl Agent {
     /// What the shell itself has from the configuration.
     fn follow_config(&mut self) {
         let config = self.core.config();
+        self.launcher.run_as(config.agent.exec_user.clone());
         self.hooks.follow(&config.agent.on_change);
         if let Some(consul) = &self.consul {
             consul.follow(&config.agent);

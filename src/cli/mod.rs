@@ -12,7 +12,7 @@ mod reload;
 mod run;
 mod status;
 
-use crate::io::stderr;
+use crate::io::{launch, stderr};
 use args::{Ask, Command, Global, Invocation};
 use client::Client;
 use std::ffi::OsString;
@@ -54,6 +54,15 @@ impl std::error::Error for Failure {}
 
 /// Runs the program and returns its exit code.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
+    let args: Vec<OsString> = args.into_iter().collect();
+    if let Some((first, rest)) = args.split_first()
+        && first == launch::COMMAND
+    {
+        // As a shell has it for a command that cannot be run.
+        let why = launch::become_command(rest);
+        stderr::write(format!("{why}\n").as_bytes());
+        return 127;
+    }
     let outcome = args::parse(args)
         .map_err(|error| Failure::usage(format!("sidecast: {error}\nsidecast --help tells more")))
         .and_then(dispatch);

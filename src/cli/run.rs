@@ -5,6 +5,7 @@ use super::args::Global;
 use crate::agent::{self, Start};
 use crate::config::{self, Config, Listen, ListenAddr, Loaded};
 use crate::io::http::{ListenError, Listener};
+use crate::io::launch::Launcher;
 use crate::io::notify::{self, Notify};
 use crate::io::{privilege, process, signal, stderr};
 use std::collections::BTreeMap;
@@ -25,7 +26,7 @@ pub fn run(global: &Global, dry_run: bool) -> Result<u8, Failure> {
         ),
     }
     privilege::raise();
-    let start = Start {
+    let mut start = Start {
         api: listeners("agent.listen_addr", &config.agent.listen)?,
         metrics: listeners("agent.metrics_addr", &config.agent.metrics)?,
         reload: Arc::new({
@@ -38,14 +39,17 @@ pub fn run(global: &Global, dry_run: bool) -> Result<u8, Failure> {
             std::env::var("WATCHDOG_PID").ok().as_deref(),
         ),
         dry_run,
+        launcher: Launcher::own(None),
         // The standard library's own random keys.
         seed: RandomState::new().hash_one(std::process::id()),
         config,
     };
     // Listeners may need what is given up here; threads, which inherit it, start only behind it.
-    privilege::settle(start.config.agent.user.as_deref())
-        .map_err(|error| Failure::run(format!("sidecast: {error}")))?;
-    process::keep_secrets();
+    let agent = &start.config.agent;
+    privilege::settle(agent.user.as_deref(), agent.exec_user.is_some())
+        .map_err(|error| Failure::run(format!("sidecast: agent.user: {error}")))?;
+    may_run_commands(&start.config).map_err(|error| Failure::run(format!("sidecast: {error}")))?;
+    start.launcher = Launcher::own(process::keep_secrets());
     stderr::start().map_err(|error| Failure::run(format!("sidecast: a thread: {error}")))?;
     if !dry_run && start.config.agent.vip_interface.is_some() {
         privilege::without_net_admin()
@@ -68,9 +72,18 @@ pub fn load(global: &Global) -> Result<Loaded, Failure> {
 }
 
 fn reload(global: &Global) -> Result<Config, String> {
-    load(global)
+    let config = load(global)
         .map(|loaded| loaded.config)
-        .map_err(|failure| failure.message)
+        .map_err(|failure| failure.message)?;
+    may_run_commands(&config)?;
+    Ok(config)
+}
+
+/// Whether there is such a user, and whether we may run commands as it.
+fn may_run_commands(config: &Config) -> Result<(), String> {
+    let user = config.agent.exec_user.as_deref();
+    user.map_or(Ok(()), privilege::may_become_for_command)
+        .map_err(|error| format!("agent.exec_user: {error}"))
 }
 
 /// The environment as text; what is none cannot be meant for us.

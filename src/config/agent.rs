@@ -81,6 +81,7 @@ pub(super) fn agent(cx: &mut Cx<'_>, node: Option<&Node>, env: &Env) -> Agent {
             }
         }),
         user: f.string(cx, "user"),
+        exec_user: f.string(cx, "exec_user"),
         on_change: f
             .list(cx, "on_change", |text| Ok(text.to_owned()))
             .unwrap_or_default(),

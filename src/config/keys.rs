@@ -26,6 +26,7 @@ pub(super) const AGENT: &[&str] = &[
     "state_file",
     "instance",
     "user",
+    "exec_user",
     "on_change",
     "consul_addr",
     "consul_query_interval",

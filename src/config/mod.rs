@@ -83,6 +83,8 @@ pub struct Agent {
     pub state_file: Option<PathBuf>,
     pub instance: Option<String>,
     pub user: Option<String>,
+    /// Whom exec monitors and hooks run as; `None`: as we do.
+    pub exec_user: Option<String>,
     /// A program and its arguments; empty: none.
     pub on_change: Vec<String>,
     /// `None`: discovery is off.

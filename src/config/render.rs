@@ -170,6 +170,7 @@ fn agent(page: &mut Page<'_>, agent: &Agent) {
     );
     s.optional("instance", agent.instance.as_ref().map(quoted));
     s.optional("user", agent.user.as_ref().map(quoted));
+    s.optional("exec_user", agent.exec_user.as_ref().map(quoted));
     s.key("on_change", list(&agent.on_change));
     if let Some(settings) = &agent.consul {
         consul(s, settings);

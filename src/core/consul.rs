@@ -202,7 +202,7 @@ impl Core {
     /// What Consul's checks say of an app.
     pub(super) fn ask_consul(&self, now: Instant, monitor: MonitorId) -> Outcome {
         let owner = self.registry.owner(monitor);
-        let app = owner.and_then(|(name, _)| self.registry.definition(name));
+        let app = owner.map(|(app, _)| app);
         let (Some(settings), Some(app)) = (&self.config.agent.consul, app) else {
             return Outcome::unavailable("Consul is not configured");
         };

@@ -113,6 +113,7 @@ fn agent(old: &Agent, new: &Agent) -> Vec<String> {
         ("max_vips", old.max_vips == new.max_vips),
         ("max_drain", old.max_drain == new.max_drain),
         ("on_change", old.on_change == new.on_change),
+        ("exec_user", old.exec_user == new.exec_user),
         (
             "monitor_interval",
             old.monitor_interval == new.monitor_interval,

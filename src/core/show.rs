@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Instant;
 
 use super::{AppView, Core, MonitorId, PeerView, Transition, VipView};
-use crate::app::AppName;
+use crate::app::{App, AppName};
 use crate::net::Prefix;
 use crate::plan::Subject;
 
@@ -59,7 +59,7 @@ impl Core {
     }
 
     /// Whose monitor this is, and its label.
-    pub fn owner(&self, monitor: MonitorId) -> Option<(&AppName, String)> {
+    pub fn owner(&self, monitor: MonitorId) -> Option<(&App, String)> {
         self.registry.owner(monitor)
     }
 

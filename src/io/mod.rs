@@ -7,6 +7,7 @@ pub mod blocking;
 pub mod client;
 pub mod consul;
 pub mod http;
+pub mod launch;
 pub mod monitor;
 pub mod netlink;
 pub mod notify;

@@ -4,12 +4,13 @@
 //! As an ordinary user a container has capabilities only through the binary's file (`=p`: permitted, so
 //! that it also runs where an engine took one away), and has to raise them itself. As root we give up
 //! what nothing here uses. Children get none by inheritance; those of root have what the engine left to
-//! root, as they always had.
+//! root, as they always had, unless they are told to run as somebody else.
 
+use std::ffi::CString;
 use std::fmt;
 
 use nix::errno::Errno;
-use nix::unistd::{Gid, Uid, User, geteuid, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Uid, User, geteuid, initgroups, setgroups, setresgid, setresuid};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set,
     clear_ambient_capability_set, no_new_privs, set_capabilities, set_keep_capabilities,
@@ -29,16 +30,19 @@ pub fn raise() {
 
 /// Becomes `user` (a name, a number, or `UID:GID`) for good, and gives up what is not needed.
 ///
-/// To be called when what only root may open is open.
-pub fn settle(user: Option<&str>) -> Result<(), PrivilegeError> {
+/// To be called when what only root may open is open. With `commands_as_others` it keeps what
+/// [`become_for_command`] needs, for root whom `no_new_privs` gives nothing anew.
+pub fn settle(user: Option<&str>, commands_as_others: bool) -> Result<(), PrivilegeError> {
     if let Some(user) = user {
         become_user(&Identity::parse(user, &passwd)?, user)?;
     }
-    let kept = if geteuid().is_root() {
-        USED | USED_AS_ROOT
-    } else {
-        USED
-    };
+    let mut kept = USED;
+    if geteuid().is_root() {
+        kept |= USED_AS_ROOT;
+        if commands_as_others {
+            kept |= OTHER_USERS;
+        }
+    }
     let Ok(sets) = capabilities(None) else {
         return Ok(());
     };
@@ -51,6 +55,57 @@ pub fn settle(user: Option<&str>) -> Result<(), PrivilegeError> {
     // Before Linux 4.3 there are none.
     let _ = clear_ambient_capability_set();
     Ok(())
+}
+
+/// Whether commands of ours can run as `user`.
+pub fn may_become_for_command(user: &str) -> Result<(), PrivilegeError> {
+    let identity = Identity::parse(user, &passwd)?;
+    let permitted = || capabilities(None).is_ok_and(|sets| sets.permitted.contains(OTHER_USERS));
+    // What root runs has the whole bounding set, if nothing stands against it.
+    let bounded = |one| capability_is_in_bounding_set(one).unwrap_or(true);
+    let regained = || {
+        !no_new_privs().unwrap_or(false)
+            && bounded(CapabilitySet::SETUID)
+            && bounded(CapabilitySet::SETGID)
+    };
+    let root = geteuid().is_root() && (permitted() || regained());
+    if root || geteuid().as_raw() == identity.uid {
+        return Ok(());
+    }
+    Err(PrivilegeError::Refused {
+        user: user.to_owned(),
+        errno: Errno::EPERM,
+    })
+}
+
+/// Becomes `user` with all its groups and without any capability, to run one command. The bounding set
+/// stays: without it a program that has capabilities of its own, as `ping` has, does not even start.
+/// Where it has a name, its entry of `/etc/passwd` is returned.
+pub fn become_for_command(user: &str) -> Result<Option<User>, PrivilegeError> {
+    let identity = Identity::parse(user, &passwd)?;
+    let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
+    let refused = |errno: Errno| PrivilegeError::Refused {
+        user: user.to_owned(),
+        errno,
+    };
+    let known = User::from_uid(uid).ok().flatten();
+    if geteuid() != uid {
+        let name = known.as_ref().map(|known| CString::new(&*known.name));
+        match name {
+            Some(Ok(name)) => initgroups(&name, gid).map_err(refused)?,
+            _ => setgroups(&[gid]).map_err(refused)?,
+        }
+        setresgid(gid, gid, gid).map_err(refused)?;
+        setresuid(uid, uid, uid).map_err(refused)?;
+    }
+    // Before Linux 4.3 there are none.
+    let _ = clear_ambient_capability_set();
+    apply(&CapabilitySets {
+        effective: CapabilitySet::empty(),
+        permitted: CapabilitySet::empty(),
+        inheritable: CapabilitySet::empty(),
+    });
+    Ok(known)
 }
 
 /// Why addresses and NAT cannot be set, and what to change; `None` when they can.
@@ -178,7 +233,7 @@ fn apply(sets: &CapabilitySets) {
     }
 }
 
-/// Why `agent.user` could not be obeyed.
+/// Why a user's name could not be obeyed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PrivilegeError {
     Unknown(String),
@@ -190,12 +245,12 @@ impl fmt::Display for PrivilegeError {
         match self {
             Self::Unknown(user) => write!(
                 f,
-                "agent.user: no user `{user}` here; create it (useradd --system {user}), or give \
+                "no user `{user}` here; create it (useradd --system {user}), or give \
                  numbers, as 65534 or 65534:65534"
             ),
             Self::Refused { user, errno } => write!(
                 f,
-                "agent.user: cannot become `{user}` ({}): start as root with CAP_SETUID and \
+                "cannot become `{user}` ({}): start as root with CAP_SETUID and \
                  CAP_SETGID, or start as that user and leave the key out",
                 errno.desc()
             ),
@@ -212,6 +267,9 @@ const USED: CapabilitySet = CapabilitySet::NET_ADMIN
 
 /// Configuration read again although it belongs to another user; monitors that became another user.
 const USED_AS_ROOT: CapabilitySet = CapabilitySet::DAC_OVERRIDE.union(CapabilitySet::KILL);
+
+/// To run commands as somebody else.
+const OTHER_USERS: CapabilitySet = CapabilitySet::SETUID.union(CapabilitySet::SETGID);
 
 #[cfg(test)]
 mod tests {

@@ -28,17 +28,20 @@ pub fn hostname() -> Option<String> {
 
 /// Nobody reads our memory, which holds passwords and tokens: no other process of our user, and no core
 /// file. For good only from here on: becoming another user makes a process readable again, and one that
-/// is not cannot write its `uid_map`.
-pub fn keep_secrets() {
-    if let Err(error) = set_dumpable(false).and_then(|()| no_core()) {
+/// is not cannot write its `uid_map`. Returns the limit on core files that was there, for children.
+pub fn keep_secrets() -> Option<u64> {
+    let kept = set_dumpable(false).and_then(|()| no_core());
+    kept.inspect_err(|error| {
         log::warn!("this process can be read by others of its user: {error}");
-    }
+    })
+    .ok()
 }
 
 /// The soft limit alone, which whoever comes later may raise again.
-fn no_core() -> nix::Result<()> {
-    let (_, hard) = getrlimit(Resource::RLIMIT_CORE)?;
-    setrlimit(Resource::RLIMIT_CORE, 0, hard)
+fn no_core() -> nix::Result<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_CORE)?;
+    setrlimit(Resource::RLIMIT_CORE, 0, hard)?;
+    Ok(soft)
 }
 
 fn positive(value: nix::libc::c_long) -> Option<u32> {

@@ -2,9 +2,12 @@
 //!
 //! As PID 1 of a container we inherit other people's orphans, which have to be collected too. Two
 //! collectors would steal each other's statuses, so there is one loop over `waitpid(-1)`, and it hands
-//! the statuses out by pid. It runs on the thread that spawns: a child is registered before the loop can
-//! run again, however fast it died. Nobody else in the process may wait for a child.
+//! the statuses out by pid. Nobody else in the process may wait for a child.
+//!
+//! `vfork(2)` waits until the child has become its program: commands are started on other threads. A child
+//! may die before its number is known here, so that nobody unknown is collected while one is being started.
 
+use super::launch::Launcher;
 use async_signal::{Signal, Signals};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal as Kill, killpg};
@@ -19,13 +22,22 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::{ChildStderr, ChildStdin, ChildStdout, Command};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Poll, Waker};
 
-/// Spawns children and collects their statuses. Clones share everything.
-#[derive(Clone, Debug, Default)]
+/// Starts commands and collects their statuses. Clones share everything.
+#[derive(Clone, Debug)]
 pub struct Reaper {
+    shared: Rc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    launcher: Launcher,
     /// By pid, the children somebody still asks for.
-    children: Rc<RefCell<BTreeMap<i32, Entry>>>,
+    children: RefCell<BTreeMap<i32, Entry>>,
+    /// Held a second time by everybody who is starting a child.
+    starting: Arc<()>,
 }
 
 #[derive(Debug, Default)]
@@ -60,17 +72,45 @@ impl fmt::Display for Exit {
 }
 
 impl Reaper {
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(launcher: Launcher) -> Self {
+        let shared = Shared {
+            launcher,
+            children: RefCell::default(),
+            starting: Arc::default(),
+        };
+        Self {
+            shared: Rc::new(shared),
+        }
+    }
+
+    pub fn launcher(&self) -> &Launcher {
+        &self.shared.launcher
     }
 
     /// Starts `command` as the leader of a process group of its own.
     ///
     /// The status comes only while [`Reaper::run`] runs on the same thread.
-    pub fn spawn(&self, command: &mut Command) -> io::Result<Child> {
-        let mut child = command.process_group(0).spawn()?;
-        let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
-        self.children.borrow_mut().insert(pid, Entry::default());
+    pub async fn spawn(&self, mut command: Command) -> io::Result<Child> {
+        let starting = self.shared.starting.clone();
+        let start = move || {
+            let child = command.process_group(0).spawn()?;
+            Ok::<_, io::Error>(Started {
+                pid: i32::try_from(child.id()).map_err(io::Error::other)?,
+                child: Some(child),
+                _starting: starting,
+            })
+        };
+        let mut started = smol::unblock(start).await?;
+        let pid = started.pid;
+        self.shared
+            .children
+            .borrow_mut()
+            .insert(pid, Entry::default());
+        let child = started.child.take();
+        drop(started);
+        // It may be dead by now, and so may others who had to wait for this.
+        self.sweep();
+        let mut child = child.ok_or(io::ErrorKind::NotFound)?;
         Ok(Child {
             pid,
             stdin: child.stdin.take(),
@@ -92,37 +132,48 @@ impl Reaper {
         }
     }
 
-    /// Collects everybody who has died; one signal may stand for many. A child's whole group is killed
-    /// while its number is still its own: what it left in the background goes with it.
+    /// Collects everybody who has died; one signal may stand for many.
     fn sweep(&self) {
-        loop {
-            let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-            let pid = match waitid(Id::All, peek) {
-                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
-                Ok(status) => status.pid(),
-                Err(Errno::EINTR) => continue,
-                Err(error) => {
-                    log::warn!("cannot collect exit statuses: {error}");
-                    return;
-                }
-            };
-            let Some(pid) = pid else { return };
-            if self.children.borrow().contains_key(&pid.as_raw()) {
-                // It fails only where nobody else is left in the group.
-                let _ = killpg(pid, Kill::SIGKILL);
-            }
-            match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, code)) => self.collected(pid, Exit::Code(code)),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => {
-                    self.collected(pid, Exit::Signal(signal as i32));
-                }
-                Ok(_) | Err(_) => {}
-            }
+        let children = self.shared.children.borrow();
+        let alive = children.iter().filter(|(_, entry)| entry.exit.is_none());
+        let alive: Vec<i32> = alive.map(|(pid, _)| *pid).collect();
+        drop(children);
+        for pid in alive {
+            self.collect(Id::Pid(Pid::from_raw(pid)));
         }
+        // Whoever is not known may be a child that is just being started.
+        while Arc::strong_count(&self.shared.starting) == 1 && self.collect(Id::All) {}
+    }
+
+    /// Collects one who has died, if there is one. A child's whole group is killed while its number is
+    /// still its own: what it left in the background goes with it.
+    fn collect(&self, who: Id<'_>) -> bool {
+        let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        let dead = match waitid(who, peek) {
+            Ok(status) => status.pid(),
+            Err(Errno::ECHILD) => None,
+            Err(error) => {
+                log::warn!("cannot collect exit statuses: {error}");
+                None
+            }
+        };
+        let Some(pid) = dead else { return false };
+        if self.shared.children.borrow().contains_key(&pid.as_raw()) {
+            // It fails only where nobody else is left in the group.
+            let _ = killpg(pid, Kill::SIGKILL);
+        }
+        match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, code)) => self.collected(pid, Exit::Code(code)),
+            Ok(WaitStatus::Signaled(pid, signal, _)) => {
+                self.collected(pid, Exit::Signal(signal as i32));
+            }
+            Ok(_) | Err(_) => {}
+        }
+        true
     }
 
     fn collected(&self, pid: Pid, exit: Exit) {
-        let mut children = self.children.borrow_mut();
+        let mut children = self.shared.children.borrow_mut();
         let Some(entry) = children.get_mut(&pid.as_raw()) else {
             return; // an orphan, or a child that was given up and killed
         };
@@ -131,6 +182,23 @@ impl Reaper {
         drop(children);
         if let Some(waker) = waker {
             waker.wake();
+        }
+    }
+}
+
+/// A child that nobody has taken yet; dropped, it is killed with its group.
+struct Started {
+    pid: i32,
+    child: Option<std::process::Child>,
+    /// Until it is taken nobody unknown is collected, so the number is its own.
+    _starting: Arc<()>,
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        if self.child.is_some() {
+            // It fails only for a group that is gone.
+            let _ = killpg(Pid::from_raw(self.pid), Kill::SIGKILL);
         }
     }
 }
@@ -153,7 +221,7 @@ impl Child {
     /// Waits for the end. It may be asked again, and answers the same.
     pub async fn exited(&self) -> Exit {
         poll_fn(|cx| {
-            let mut children = self.reaper.children.borrow_mut();
+            let mut children = self.reaper.shared.children.borrow_mut();
             let entry = children.entry(self.pid).or_default();
             match entry.exit {
                 Some(exit) => Poll::Ready(exit),
@@ -166,16 +234,16 @@ impl Child {
         .await
     }
 
+    pub fn has_ended(&self) -> bool {
+        let children = self.reaper.shared.children.borrow();
+        let entry = children.get(&self.pid);
+        entry.is_none_or(|entry| entry.exit.is_some())
+    }
+
     /// Kills the process group. A status that was collected already means the number may belong to
     /// somebody else by now: then nothing is done.
     pub fn kill_group(&self) {
-        let alive = self
-            .reaper
-            .children
-            .borrow()
-            .get(&self.pid)
-            .is_some_and(|entry| entry.exit.is_none());
-        if alive {
+        if !self.has_ended() {
             // It fails only for a group that is gone.
             let _ = killpg(Pid::from_raw(self.pid), Kill::SIGKILL);
         }
@@ -185,6 +253,6 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         self.kill_group();
-        self.reaper.children.borrow_mut().remove(&self.pid);
+        self.reaper.shared.children.borrow_mut().remove(&self.pid);
     }
 }

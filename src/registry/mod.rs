@@ -261,7 +261,7 @@ impl Registry {
                 .get(monitor)
                 .and_then(|check| check.last.as_ref())
         {
-            debug!("app {app}: {label}: {}", seen.outcome);
+            debug!("app {}: {label}: {}", app.name, seen.outcome);
         }
     }
 

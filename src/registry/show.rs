@@ -52,12 +52,12 @@ impl Registry {
     }
 
     /// The app of a monitor, and the monitor's label; of one that several apps share, the first.
-    pub fn owner(&self, monitor: MonitorId) -> Option<(&AppName, String)> {
+    pub fn owner(&self, monitor: MonitorId) -> Option<(&App, String)> {
         let name = self.checks.members(monitor).first()?;
         let entry = self.apps.get(name)?;
         let index = entry.monitors.iter().position(|id| *id == monitor)?;
         let label = entry.app.monitors.iter().nth(index)?.label(index);
-        Some((name, label))
+        Some((&entry.app, label))
     }
 
     /// What is known here; whether VIPs are addressed and announced is the core's to add, what NAT has

@@ -1,23 +1,28 @@
 //! `exec:` — a command passes when it exits 0 in time.
 
-use super::{Owner, is_own_want};
+use super::Owner;
 use crate::app::ExecCommand;
 use crate::health::Outcome;
+use crate::io::launch;
 use crate::io::reaper::{Child, Reaper};
+use nix::fcntl::OFlag;
+use nix::unistd::pipe2;
 use smol::future::{self, FutureExt};
 use smol::io::AsyncReadExt;
 use smol::lock::Semaphore;
 use smol::{Async, Timer};
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, ErrorKind, Read};
-use std::process::{Command, Stdio};
+use std::io::{self, Read};
 use std::time::Duration;
 
 /// Runs commands, a bounded number at a time.
 pub(super) struct Commands {
     reaper: Reaper,
     places: Semaphore,
+    /// Killed at their timeout, but still there: what sleeps in the kernel dies when that lets it.
+    undead: RefCell<Vec<(ExecCommand, Child)>>,
 }
 
 impl Commands {
@@ -25,11 +30,12 @@ impl Commands {
         Self {
             reaper,
             places: Semaphore::new(COMMANDS),
+            undead: RefCell::default(),
         }
     }
 
     /// Runs the command in a process group of its own and kills the whole group at `timeout`, which
-    /// begins when it starts. A command that finds no place was not checked.
+    /// begins when it starts. A command that finds no place was not checked, nor one that could not begin.
     pub(super) async fn check(
         &self,
         command: &ExecCommand,
@@ -37,50 +43,97 @@ impl Commands {
         timeout: Duration,
     ) -> Outcome {
         let place = async { Some(self.places.acquire().await) };
-        let expired = async {
-            Timer::after(timeout.min(PATIENCE)).await;
-            None
-        };
-        match place.or(expired).await {
-            Some(_place) => check(&self.reaper, command, owner, timeout).await,
+        match place.or(after(timeout.min(PATIENCE))).await {
+            Some(_place) if self.is_undead(command) => Outcome::unavailable(
+                "the run before was killed and does not end: what it waits for hangs",
+            ),
+            Some(_place) => self.run(command, owner, timeout).await,
             None => Outcome::unavailable(format!("{COMMANDS} commands are running already")),
         }
     }
+
+    fn is_undead(&self, command: &ExecCommand) -> bool {
+        let mut undead = self.undead.borrow_mut();
+        undead.retain(|(_, child)| !child.has_ended());
+        undead.iter().any(|(known, _)| known == command)
+    }
+
+    async fn run(
+        &self,
+        command: &ExecCommand,
+        owner: Option<&Owner>,
+        timeout: Duration,
+    ) -> Outcome {
+        let late = async {
+            Timer::after(timeout).await;
+            Err(io::ErrorKind::TimedOut.into())
+        };
+        let started = self.start(command, owner).or(late).await;
+        let (child, output) = match started {
+            Ok(started) => started,
+            // Our own want (descriptors, processes, memory) says nothing about the service.
+            Err(error) => return Outcome::unavailable(format!("cannot run a check: {error}")),
+        };
+        let mut tail = Tail::default();
+        let exit = async { Some(child.exited().await) }
+            .or(async {
+                tail.follow(&output).await;
+                future::pending().await
+            })
+            .or(after(timeout))
+            .await;
+        let starting = exit.is_none() && launch::is_starting(child.pid());
+        if exit.is_none() {
+            // The group, before its leader's status is collected, while the number is surely its own.
+            child.kill_group();
+            let ended = async { Some(child.exited().await) };
+            if ended.or(after(DYING)).await.is_none() {
+                self.undead.borrow_mut().push((command.clone(), child));
+            }
+        }
+        tail.read_ready(&output);
+        let line = tail.last_line();
+        match exit {
+            Some(exit) if exit.success() => Outcome::Pass(line),
+            Some(exit) => Outcome::Fail(with_line(exit.to_string(), &line)),
+            None if starting => Outcome::unavailable(format!(
+                "could not be started within {timeout:?}: its file system may hang"
+            )),
+            None => Outcome::Fail(with_line(
+                format!("not done after {timeout:?}, killed"),
+                &line,
+            )),
+        }
+    }
+
+    /// The child, and the pipe that both its outputs go to.
+    async fn start(
+        &self,
+        words: &ExecCommand,
+        owner: Option<&Owner>,
+    ) -> io::Result<(Child, Async<File>)> {
+        let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
+        // An image may have no /dev/null.
+        let (nothing, _) = pipe2(OFlag::O_CLOEXEC)?;
+        let output = Async::new(File::from(ours))?;
+        let trusted = owner.is_none_or(|owner| owner.trusted);
+        let mut command = self.reaper.launcher().command(words, trusted);
+        command
+            .stdin(nothing)
+            .stdout(theirs.try_clone()?)
+            .stderr(theirs);
+        if let Some(owner) = owner {
+            command
+                .env("SIDECAST_APP", &owner.app)
+                .env("SIDECAST_MONITOR", &owner.monitor);
+        }
+        Ok((self.reaper.spawn(command).await?, output))
+    }
 }
 
-async fn check(
-    reaper: &Reaper,
-    command: &ExecCommand,
-    owner: Option<&Owner>,
-    timeout: Duration,
-) -> Outcome {
-    let (child, output) = match spawn(reaper, command, owner) {
-        Ok(started) => started,
-        Err(outcome) => return outcome,
-    };
-    let mut tail = Tail::default();
-    let exit = async { Some(child.exited().await) }
-        .or(async {
-            tail.follow(&output).await;
-            future::pending().await
-        })
-        .or(async {
-            Timer::after(timeout).await;
-            None
-        })
-        .await;
-    // Kills the group before its leader's status is collected, while the number is surely its own.
-    drop(child);
-    tail.read_ready(&output);
-    let line = tail.last_line();
-    match exit {
-        Some(exit) if exit.success() => Outcome::Pass(line),
-        Some(exit) => Outcome::Fail(with_line(exit.to_string(), &line)),
-        None => Outcome::Fail(with_line(
-            format!("not done after {timeout:?}, killed"),
-            &line,
-        )),
-    }
+async fn after<T>(time: Duration) -> Option<T> {
+    Timer::after(time).await;
+    None
 }
 
 fn with_line(what: String, line: &str) -> String {
@@ -88,58 +141,6 @@ fn with_line(what: String, line: &str) -> String {
         "" => what,
         line => format!("{what}: {line}"),
     }
-}
-
-/// The child, and the pipe that both its outputs go to.
-fn spawn(
-    reaper: &Reaper,
-    command: &ExecCommand,
-    owner: Option<&Owner>,
-) -> Result<(Child, Async<File>), Outcome> {
-    // Our own want (descriptors, processes, memory) says nothing about the service.
-    let own_want = |error: io::Error| Outcome::unavailable(format!("cannot run a check: {error}"));
-    let (ours, theirs) =
-        nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|errno| own_want(errno.into()))?;
-    let output = Async::new(File::from(ours)).map_err(own_want)?;
-    let attempts: Vec<Vec<&str>> = match command {
-        ExecCommand::Shell(line) => ["bash", "sh"].map(|sh| vec![sh, "-c", line]).into(),
-        ExecCommand::Argv(words) => vec![words.iter().map(String::as_str).collect()],
-    };
-    for words in &attempts {
-        let Some((program, arguments)) = words.split_first() else {
-            break;
-        };
-        let mut command = Command::new(program);
-        command
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(theirs.try_clone().map_err(own_want)?)
-            .stderr(theirs.try_clone().map_err(own_want)?);
-        if let Some(owner) = owner {
-            command
-                .env("SIDECAST_APP", &owner.app)
-                .env("SIDECAST_MONITOR", &owner.monitor);
-        }
-        match reaper.spawn(&mut command) {
-            Ok(child) => return Ok((child, output)),
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::NotFound | ErrorKind::PermissionDenied
-                ) => {}
-            Err(error) if is_own_want(&error) => return Err(own_want(error)),
-            Err(error) => return Err(Outcome::Fail(format!("cannot run {program}: {error}"))),
-        }
-    }
-    Err(Outcome::Fail(match command {
-        ExecCommand::Shell(_) => {
-            "there is no shell in this image, neither bash nor sh: use the list form {exec: [PROGRAM, ARGUMENT]} or an image with a shell".to_owned()
-        }
-        ExecCommand::Argv(words) => {
-            let program = words.first().map_or("", String::as_str);
-            format!("no such program, or not executable: {program}")
-        }
-    }))
 }
 
 /// The end of what a command printed.
@@ -197,6 +198,8 @@ impl Tail {
 const COMMANDS: usize = 64;
 /// How long a command waits for others to end: less than the core waits for an answer beyond the timeout.
 const PATIENCE: Duration = Duration::from_secs(4);
+/// How long a killed command may take to end.
+const DYING: Duration = Duration::from_millis(100);
 /// Bytes of output kept to find the last line in.
 const KEPT_OUTPUT: usize = 4096;
 /// Bytes of output after which reading is slowed down, to 4 MiB a second.

@@ -37,6 +37,8 @@ pub struct Owner {
     pub app: String,
     /// Its label, as metrics have it.
     pub monitor: String,
+    /// The operator wrote it, in the file or the environment.
+    pub trusted: bool,
 }
 
 /// Performs checks, and remembers what one check has to know of the one before.

@@ -21,7 +21,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::net::{
-    Community, ExtCommunity, Family, LargeCommunity, ParseError, Prefix, decimal, parse_cidr,
+    Community, ExtCommunity, LargeCommunity, ParseError, Prefix, decimal, parse_cidr,
 };
 
 /// A service as registered. Two with the same definition are equal; the source counts as part of it.
@@ -265,10 +265,6 @@ impl Vip {
 
     pub fn prefix(self) -> Prefix {
         self.0
-    }
-
-    pub fn family(self) -> Family {
-        self.0.family()
     }
 }
 

@@ -10,10 +10,10 @@
 //! | 3 io | [`io`] | sockets, netlink, processes, files; the only async code below the agent |
 //! | 2 domain | [`core`], [`config`], [`app`], [`health`], [`registry`], [`plan`], [`discovery`], [`api`], [`view`] | what should be announced, and what is left to do |
 //! | 1 protocols | [`bgp`], [`bfd`], [`netlink`], [`consul`], [`dns`] | bytes to types and back, and RFC 4271 §8 |
-//! | 0 ground | [`wire`], [`net`], [`sorted`], [`timer`] | reading input, routing nouns, deadlines |
+//! | 0 ground | [`wire`], [`net`], [`timer`] | reading input, routing nouns, deadlines |
 //!
 //! Where to look a standard up: messages and their errors (RFC 4271 §4, §6) in [`bgp::message`] and
-//! [`bgp::notification`], received attributes (RFC 7606) in `bgp/inspect.rs` and [`bgp::update_error`],
+//! [`bgp::notification`], received UPDATEs (RFC 7606) in `bgp/inspect.rs`,
 //! the state machine (RFC 4271 §8) in [`bgp::peer`], capabilities (RFC 5492 and others) in
 //! [`bgp::capability`]; BFD (RFC 5880) in [`bfd`]; what the kernel is asked and told in [`netlink`]; TLS in
 //! `io/tls.rs`, over the streams of `io/stream.rs`. A BGP message's line in the log is `bgp/summary.rs`'s.
@@ -23,6 +23,10 @@
 //! performs them in order and reports each back; only then is it applied.
 
 #![forbid(unsafe_code)]
+
+// `tests/reader` names this crate as everyone outside does.
+#[cfg(test)]
+extern crate self as sidecast;
 
 pub mod agent;
 pub mod api;

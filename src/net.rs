@@ -230,10 +230,6 @@ impl Asn {
     pub fn as_u16(self) -> u16 {
         u16::try_from(self.0).unwrap_or(23456)
     }
-
-    pub fn is_four_octet(self) -> bool {
-        self.0 > 0xffff
-    }
 }
 
 impl fmt::Display for Asn {

@@ -104,10 +104,6 @@ impl<'a> Reader<'a> {
         self.array().map(u32::from_ne_bytes)
     }
 
-    pub fn u64_ne(&mut self) -> Result<u64, WireError> {
-        self.array().map(u64::from_ne_bytes)
-    }
-
     /// Says that the structure ends here.
     pub fn finish(self) -> Result<(), WireError> {
         match self.rest.len() {

@@ -12,11 +12,16 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use sidecast::bgp::{
-    Announcement, AsPath, Capability, DecodeContext, EncodeContext, Framer, Message, Negotiated,
-    Open, PathAttributes, Update, decode,
+    AsPath, Capability, DecodeContext, Framer, MAX_LEN, Message, Negotiated, Open, PathAttributes,
+    pack,
 };
 use sidecast::net::{Asn, Community, Family, Prefix, RouterId};
 use sidecast_lab::{Sidecast, Site, VIP4, expect, until};
+
+#[path = "reader/mod.rs"]
+mod reader;
+
+use reader::{Heard, Update, decode};
 
 sidecast_lab::tests! {
     needs ["ip"]:
@@ -40,7 +45,7 @@ fn a_full_table_costs_neither_memory_nor_attention() {
     heard.wait(|update| announces(update, vip));
     sidecast.wait_for_api(&site.a.network);
 
-    let (messages, table) = full_table();
+    let (messages, table) = full_table(&speaker.negotiated);
     let (before, sent) = (rss(&sidecast), AtomicUsize::new(0));
     let begun = Instant::now();
     let (flood, withdraws) = std::thread::scope(|scope| {
@@ -187,14 +192,14 @@ impl Speaker {
         let mut cx = DecodeContext::before_open(asn, id, None);
         let mut framer = Framer::new();
         send(&mut stream, &Message::Open(ours.clone()));
-        let Message::Open(theirs) = next(&mut stream, &mut framer, &cx).expect("an OPEN").0 else {
+        let Heard::Open(theirs) = next(&mut stream, &mut framer, &cx).expect("an OPEN").0 else {
             panic!("no OPEN")
         };
         let negotiated = Negotiated::new(&ours, &theirs).expect("IPv4");
         cx = DecodeContext::established(&negotiated);
         send(&mut stream, &Message::Keepalive);
         let (message, _) = next(&mut stream, &mut framer, &cx).expect("a KEEPALIVE");
-        assert_eq!(message, Message::Keepalive);
+        assert_eq!(message, Heard::Keepalive);
         Self {
             stream,
             framer,
@@ -203,26 +208,26 @@ impl Speaker {
     }
 
     /// Reads from now on, in a thread of its own.
-    fn hear(&mut self) -> Heard {
+    fn hear(&mut self) -> Updates {
         let (sender, receiver) = channel();
         let mut stream = self.stream.try_clone().expect("a descriptor");
         let mut framer = std::mem::take(&mut self.framer);
         let cx = DecodeContext::established(&self.negotiated);
         std::thread::spawn(move || {
             while let Some((message, bytes)) = next(&mut stream, &mut framer, &cx) {
-                if let Message::Update(update) = message
+                if let Heard::Update(update) = message
                     && sender.send((Instant::now(), update, bytes)).is_err()
                 {
                     return;
                 }
             }
         });
-        Heard(receiver)
+        Updates(receiver)
     }
 }
 
 /// UPDATEs as they come in: when, what, how many bytes.
-struct Heard(Receiver<(Instant, Update, usize)>);
+struct Updates(Receiver<(Instant, Update, usize)>);
 
 /// What it took to hear of all prefixes.
 struct Collected {
@@ -231,7 +236,7 @@ struct Collected {
     messages: usize,
 }
 
-impl Heard {
+impl Updates {
     /// When the next such UPDATE came.
     #[track_caller]
     fn wait(&self, is: impl Fn(&Update) -> bool) -> Instant {
@@ -270,11 +275,7 @@ impl Heard {
 }
 
 /// The next message and its length on the wire; `None` at the end of the connection.
-fn next(
-    stream: &mut TcpStream,
-    framer: &mut Framer,
-    cx: &DecodeContext,
-) -> Option<(Message, usize)> {
+fn next(stream: &mut TcpStream, framer: &mut Framer, cx: &DecodeContext) -> Option<(Heard, usize)> {
     let mut space = [0; 65536];
     loop {
         if let Some(frame) = framer.next(65535).expect("good headers") {
@@ -287,7 +288,7 @@ fn next(
 }
 
 fn send(stream: &mut TcpStream, message: &Message) {
-    let bytes = message.encode(&EncodeContext::default()).expect("it fits");
+    let bytes = message.encode().expect("it fits");
     stream.write_all(&bytes).expect("sidecast reads");
 }
 
@@ -306,7 +307,7 @@ fn withdrawn(update: &Update) -> impl Iterator<Item = Prefix> {
 
 /// A million routes as a transit provider sends them: five to a message, paths and communities of all
 /// sorts. How many messages, and their bytes.
-fn full_table() -> (u64, Vec<u8>) {
+fn full_table(negotiated: &Negotiated) -> (u64, Vec<u8>) {
     let (mut messages, mut bytes) = (0, Vec::new());
     let routes: Vec<u32> = (0..ROUTES).collect();
     for (number, chunk) in (0_u32..).zip(routes.chunks(5)) {
@@ -320,18 +321,13 @@ fn full_table() -> (u64, Vec<u8>) {
             let addr = Ipv4Addr::from((16 << 24) + (route << 8));
             Prefix::new(addr.into(), 24).expect("no host bits")
         };
-        let update = Update {
-            announced: vec![Announcement {
-                prefixes: chunk.iter().map(prefix).collect(),
-                attributes,
-                link_local: None,
-                others: Vec::new(),
-            }],
-            ..Update::default()
-        };
-        let message = Message::Update(update).encode(&EncodeContext::default());
-        bytes.extend(message.expect("it fits"));
-        messages += 1;
+        let routes = chunk
+            .iter()
+            .map(|route| (prefix(route), attributes.clone()));
+        for message in pack(&BTreeSet::new(), &routes.collect(), negotiated, MAX_LEN) {
+            bytes.extend(message);
+            messages += 1;
+        }
     }
     (messages, bytes)
 }

@@ -16,14 +16,17 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, connect, listen, setsockopt,
     socket,
 };
-use sidecast::bgp::{
-    Capability, DecodeContext, EncodeContext, Framer, MAX_LEN, Message, Negotiated, Open, decode,
-};
+use sidecast::bgp::{Capability, DecodeContext, Framer, MAX_LEN, Message, Negotiated, Open};
 use sidecast::net::{Asn, Family, Prefix, RouterId};
 use sidecast_lab::{
     Bird, BirdSession, Cable, Change, Routes, Service, Sidecast, Site, Transport, VIP4, VIP6,
     expect, until,
 };
+
+#[path = "reader/mod.rs"]
+mod reader;
+
+use reader::{Heard, decode};
 
 sidecast_lab::tests! {
     needs ["bird", "birdc", "ip"]:
@@ -640,19 +643,19 @@ fn speak(mut stream: TcpStream, out: &Sender<(Seen, Instant)>) -> io::Result<()>
                 Some(negotiated) => DecodeContext::established(negotiated),
                 None => DecodeContext::before_open(asn, id, None),
             };
-            let message = decode(&frame, &context).map_err(|e| io::Error::other(e.to_string()))?;
+            let heard = decode(&frame, &context).map_err(|e| io::Error::other(e.to_string()))?;
             let mut send = |message: Message| {
-                let bytes = message.encode(&EncodeContext::default());
+                let bytes = message.encode();
                 stream.write_all(&bytes.map_err(io::Error::other)?)
             };
-            match message {
-                Message::Open(theirs) => {
+            match heard {
+                Heard::Open(theirs) => {
                     negotiated = Some(Negotiated::new(&ours, &theirs).map_err(io::Error::other)?);
                     send(Message::Open(ours.clone()))?;
                     send(Message::Keepalive)?;
                 }
-                Message::Keepalive => send(Message::Keepalive)?,
-                Message::Update(update) => {
+                Heard::Keepalive => send(Message::Keepalive)?,
+                Heard::Update(update) => {
                     if update.withdrawn.contains(&vip) {
                         let _ = out.send((Seen::Withdrawn, now));
                     }

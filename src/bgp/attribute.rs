@@ -1,15 +1,15 @@
 //! Path attributes (RFC 4271 §4.3, §5) as they are announced: origin, AS path (RFC 6793 for speakers
 //! with two-octet AS numbers), next hop (RFC 4760, 8950), MED, local preference, communities (RFC
 //! 1997, 4360, 8092). Left out: whatever only those need who pass routes on (aggregators, originators,
-//! clusters); what comes is judged in `inspect`, by `definition`.
+//! clusters, sets of AS numbers); what comes is judged in `inspect`.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::{AttributeCause, EncodeContext, SessionType};
+use super::{EncodeContext, SessionType};
 use crate::net::{Asn, Community, ExtCommunity, LargeCommunity, Origin};
-use crate::wire::{Reader, WireError, Writer};
+use crate::wire::Writer;
 
 /// A path attribute's type code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -161,56 +161,22 @@ pub(super) fn write(w: &mut Writer, flags: u8, code: AttributeCode, value: &[u8]
     }
 }
 
-/// AS_PATH (RFC 4271 §4.3 b).
+/// AS_PATH (RFC 4271 §4.3 b) of routes that begin here: one sequence, the nearest AS first. The numbers
+/// are four octets wide whatever the session speaks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct AsPath(pub Vec<Segment>);
-
-/// One segment; the numbers are four octets wide whatever the session speaks.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Segment {
-    /// Unordered.
-    Set(Vec<u32>),
-    /// Ordered, the nearest AS first.
-    Sequence(Vec<u32>),
-}
+pub struct AsPath(pub Vec<u32>);
 
 impl AsPath {
-    /// A single sequence; empty for none.
     pub fn sequence(asns: impl IntoIterator<Item = Asn>) -> Self {
-        let asns: Vec<u32> = asns.into_iter().map(Asn::get).collect();
-        if asns.is_empty() {
-            Self::default()
-        } else {
-            Self(vec![Segment::Sequence(asns)])
-        }
+        Self(asns.into_iter().map(Asn::get).collect())
     }
 
     /// Puts `asn` in front, `times` times (RFC 4271 §5.1.2).
     pub fn prepend(&mut self, asn: Asn, times: usize) {
-        if times == 0 {
-            return;
-        }
-        let front = std::iter::repeat_n(asn.get(), times);
-        match self.0.first_mut() {
-            Some(Segment::Sequence(asns)) if asns.len() + times <= SEGMENT_MAX => {
-                asns.splice(..0, front);
-            }
-            _ => self.0.insert(0, Segment::Sequence(front.collect())),
-        }
+        self.0.splice(..0, std::iter::repeat_n(asn.get(), times));
     }
 
-    /// How many AS numbers count when paths are compared: a set is one (RFC 4271 §9.1.2.2).
-    pub fn hops(&self) -> usize {
-        self.0
-            .iter()
-            .map(|segment| match segment {
-                Segment::Set(_) => 1,
-                Segment::Sequence(asns) => asns.len(),
-            })
-            .sum()
-    }
-
-    /// The value of AS_PATH or, four octets wide, AS4_PATH.
+    /// The value of AS_PATH or, four octets wide, AS4_PATH; a long one is several segments.
     ///
     /// ```text
     /// | type | count | AS | AS | … |  and so on
@@ -218,21 +184,15 @@ impl AsPath {
     /// ```
     fn encode(&self, four_octet: bool) -> Vec<u8> {
         let mut w = Vec::new();
-        for segment in &self.0 {
-            let (kind, asns) = match segment {
-                Segment::Set(asns) => (SET, asns),
-                Segment::Sequence(asns) => (SEQUENCE, asns),
-            };
-            for part in asns.chunks(SEGMENT_MAX) {
-                w.push(kind);
-                w.push(u8::try_from(part.len()).unwrap_or(u8::MAX));
-                for asn in part {
-                    if four_octet {
-                        w.extend_from_slice(&asn.to_be_bytes());
-                    } else {
-                        let short = u16::try_from(*asn).unwrap_or(Asn::TRANS.as_u16());
-                        w.extend_from_slice(&short.to_be_bytes());
-                    }
+        for part in self.0.chunks(SEGMENT_MAX) {
+            w.push(SEQUENCE);
+            w.push(u8::try_from(part.len()).unwrap_or(u8::MAX));
+            for asn in part {
+                if four_octet {
+                    w.extend_from_slice(&asn.to_be_bytes());
+                } else {
+                    let short = u16::try_from(*asn).unwrap_or(Asn::TRANS.as_u16());
+                    w.extend_from_slice(&short.to_be_bytes());
                 }
             }
         }
@@ -240,158 +200,33 @@ impl AsPath {
     }
 
     fn fits_two_octets(&self) -> bool {
-        self.0.iter().all(|segment| {
-            let (Segment::Set(asns) | Segment::Sequence(asns)) = segment;
-            asns.iter().all(|asn| *asn <= u32::from(u16::MAX))
-        })
-    }
-
-    /// Reads a value that [`check_path`] has passed; what does not read ends the path. Segments of
-    /// confederations, possible in an AS4_PATH, are left out (RFC 6793 §6).
-    pub(super) fn decode(value: &[u8], four_octet: bool) -> Self {
-        let mut r = Reader::new(value);
-        let mut segments = Vec::new();
-        while let Ok((kind, numbers)) = read_segment(&mut r, four_octet) {
-            let numbers = asns(numbers, four_octet);
-            match kind {
-                SET => segments.push(Segment::Set(numbers.collect())),
-                SEQUENCE => segments.push(Segment::Sequence(numbers.collect())),
-                _ => {}
-            }
-        }
-        Self(segments)
-    }
-
-    /// The path as a speaker of four-octet numbers would have sent it: `as4`, with what only `self`
-    /// has in front (RFC 6793 §4.2.3).
-    pub(super) fn merge(self, as4: Self) -> Self {
-        let Some(mut more) = self.hops().checked_sub(as4.hops()) else {
-            return self;
-        };
-        let mut segments = Vec::new();
-        for segment in self.0 {
-            if more == 0 {
-                break;
-            }
-            match segment {
-                Segment::Set(asns) => {
-                    segments.push(Segment::Set(asns));
-                    more -= 1;
-                }
-                Segment::Sequence(mut asns) => {
-                    asns.truncate(more);
-                    more -= asns.len();
-                    segments.push(Segment::Sequence(asns));
-                }
-            }
-        }
-        let mut rest = as4.0.into_iter();
-        match (segments.last_mut(), rest.next()) {
-            // Keeps one sequence one sequence.
-            (Some(Segment::Sequence(front)), Some(Segment::Sequence(back)))
-                if front.len() + back.len() <= SEGMENT_MAX =>
-            {
-                front.extend(back);
-            }
-            (_, Some(next)) => segments.push(next),
-            (_, None) => {}
-        }
-        segments.extend(rest);
-        Self(segments)
+        self.0.iter().all(|asn| *asn <= u32::from(u16::MAX))
     }
 }
 
-/// Segment types (RFC 4271 §4.3 b, RFC 5065 §3).
-const SET: u8 = 1;
+/// AS_SEQUENCE.
 const SEQUENCE: u8 = 2;
-const CONFED_SEQUENCE: u8 = 3;
-const CONFED_SET: u8 = 4;
 
 /// AS numbers that one segment can count.
 const SEGMENT_MAX: usize = 255;
 
-/// A segment's type and its numbers, still as bytes.
-fn read_segment<'a>(r: &mut Reader<'a>, four_octet: bool) -> Result<(u8, &'a [u8]), WireError> {
-    let (kind, count) = (r.u8()?, r.u8()?);
-    let asns = r.take(usize::from(count) * width(four_octet))?;
-    Ok((kind, asns))
-}
-
-fn width(four_octet: bool) -> usize {
-    if four_octet { 4 } else { 2 }
-}
-
-fn asns(bytes: &[u8], four_octet: bool) -> impl Iterator<Item = u32> {
-    let number = |bytes: &[u8]| bytes.iter().fold(0, |n, byte| n << 8 | u32::from(*byte));
-    bytes.chunks_exact(width(four_octet)).map(number)
-}
-
-/// RFC 7606 §7.2, RFC 7607. `confederations`: their segments may be there, to be ignored (AS4_PATH); in
-/// an AS_PATH they are for members alone (RFC 5065 §5).
-pub(super) fn check_path(
-    value: &[u8],
-    four_octet: bool,
-    confederations: bool,
-) -> Result<(), AttributeCause> {
-    let mut r = Reader::new(value);
-    while !r.is_empty() {
-        let (kind, numbers) =
-            read_segment(&mut r, four_octet).map_err(|_| AttributeCause::MalformedPath)?;
-        let known = match kind {
-            SET | SEQUENCE => true,
-            CONFED_SEQUENCE | CONFED_SET => confederations,
-            _ => false,
-        };
-        if !known || numbers.is_empty() {
-            return Err(AttributeCause::MalformedPath);
-        }
-        if asns(numbers, four_octet).any(|asn| asn == 0) {
-            return Err(AttributeCause::AsZero);
-        }
-    }
-    Ok(())
-}
-
 impl fmt::Display for AsPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let join = |asns: &[u32], by| asns.iter().map(u32::to_string).collect::<Vec<_>>().join(by);
-        for (index, segment) in self.0.iter().enumerate() {
-            if index > 0 {
-                f.write_str(" ")?;
-            }
-            match segment {
-                Segment::Sequence(asns) => f.write_str(&join(asns, " "))?,
-                Segment::Set(asns) => write!(f, "{{{}}}", join(asns, ","))?,
-            }
-        }
-        Ok(())
+        let numbers: Vec<String> = self.0.iter().map(u32::to_string).collect();
+        f.write_str(&numbers.join(" "))
     }
-}
-
-/// A received attribute that we never send, as it came.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RawAttribute {
-    pub flags: u8,
-    pub code: AttributeCode,
-    pub value: Vec<u8>,
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::golden::{addr, asn, hex};
     use super::*;
+    use crate::wire::Reader;
 
-    fn path(segments: &[Segment]) -> AsPath {
-        AsPath(segments.to_vec())
-    }
-
-    fn sequence(asns: &[u32]) -> Segment {
-        Segment::Sequence(asns.to_vec())
-    }
-
-    fn set(asns: &[u32]) -> Segment {
-        Segment::Set(asns.to_vec())
-    }
+    const NEW_SPEAKER: EncodeContext = EncodeContext {
+        session: SessionType::Ebgp,
+        four_octet_as: true,
+    };
 
     fn written(attributes: &PathAttributes, cx: &EncodeContext) -> Vec<u8> {
         let mut w = Writer::new();
@@ -399,30 +234,24 @@ mod tests {
         w.finish().unwrap()
     }
 
-    /// RFC 4271 §5.1.2 b: into the first sequence, or a new one before a set or a full sequence.
+    /// RFC 4271 §5.1.2 b.
     #[test]
     fn our_as_is_put_in_front() {
-        let mut empty = AsPath::default();
-        empty.prepend(asn(1), 0);
-        assert_eq!(empty, AsPath::default());
-        empty.prepend(asn(1), 2);
-        assert_eq!(empty.to_string(), "1 1");
-        let mut aggregate = path(&[set(&[5, 6])]);
-        aggregate.prepend(asn(1), 1);
-        assert_eq!(aggregate.to_string(), "1 {5,6}");
-        let mut full = path(&[sequence(&[9; 254])]);
-        full.prepend(asn(1), 2);
-        assert_eq!(full.0.len(), 2);
-        assert_eq!(full.hops(), 256);
-        assert_eq!(AsPath::sequence([]), AsPath::default());
+        let mut path = AsPath::default();
+        path.prepend(asn(1), 0);
+        assert_eq!(path, AsPath::sequence([]));
+        path.prepend(asn(1), 2);
+        path.prepend(asn(2), 1);
+        assert_eq!(path.to_string(), "2 1 1");
     }
 
     #[test]
     fn a_sequence_too_long_for_one_segment_is_written_as_two() {
-        let value = path(&[sequence(&[7; 300])]).encode(false);
-        assert_eq!(value.len(), 2 + 255 * 2 + 2 + 45 * 2);
-        assert_eq!(check_path(&value, false, false), Ok(()));
-        assert_eq!(AsPath::decode(&value, false).hops(), 300);
+        let value = AsPath(vec![7; 300]).encode(false);
+        let (first, second) = value.split_at(2 + 255 * 2);
+        assert_eq!(first[..2], [SEQUENCE, 255]);
+        assert_eq!(second[..2], [SEQUENCE, 45]);
+        assert_eq!(second.len(), 2 + 45 * 2);
     }
 
     /// RFC 6793 §4.2.2: AS_TRANS where a number does not fit, and the real path beside it.
@@ -430,7 +259,7 @@ mod tests {
     fn an_old_speaker_gets_as_trans_and_as4_path_only_where_it_must() {
         let cx = EncodeContext {
             four_octet_as: false,
-            ..EncodeContext::default()
+            session: SessionType::Ebgp,
         };
         let mut attributes = PathAttributes {
             as_path: AsPath::sequence([asn(65001), asn(65002)]),
@@ -442,46 +271,9 @@ mod tests {
         let large = hex("400101 00 400208 0203 5ba0 fde9 fdea 400304 0a000002 \
              c0110e 0203 fa56ea01 0000fde9 0000fdea");
         assert_eq!(written(&attributes, &cx), large);
-        let new = written(&attributes, &EncodeContext::default());
+        let new = written(&attributes, &NEW_SPEAKER);
         let expected = hex("400101 00 40020e 0203 fa56ea01 0000fde9 0000fdea 400304 0a000002");
         assert_eq!(new, expected, "never to a new speaker");
-    }
-
-    /// RFC 6793 §4.2.3.
-    #[test]
-    fn the_path_of_an_old_speaker_is_put_together_again() {
-        let rows = [
-            (
-                path(&[sequence(&[23456, 65001])]),
-                path(&[sequence(&[70000, 65001])]),
-                "70000 65001",
-            ),
-            (
-                path(&[sequence(&[1, 2, 23456])]),
-                path(&[sequence(&[70000])]),
-                "1 2 70000",
-            ),
-            (
-                path(&[sequence(&[1]), set(&[2, 23456])]),
-                path(&[set(&[2, 70000])]),
-                "1 {2,70000}",
-            ),
-            (
-                path(&[set(&[1, 2]), sequence(&[23456])]),
-                path(&[sequence(&[70000])]),
-                "{1,2} 70000",
-            ),
-            (
-                path(&[sequence(&[1])]),
-                path(&[sequence(&[70000, 70001])]),
-                "1",
-            ),
-            (path(&[sequence(&[1, 2])]), AsPath::default(), "1 2"),
-        ];
-        for (old, as4, expected) in rows {
-            let what = format!("{old} with {as4}");
-            assert_eq!(old.merge(as4).to_string(), expected, "{what}");
-        }
     }
 
     #[test]
@@ -502,7 +294,6 @@ mod tests {
             let cx = EncodeContext {
                 session,
                 four_octet_as: false,
-                ..EncodeContext::default()
             };
             let bytes = written(&attributes, &cx);
             assert_eq!(
@@ -512,7 +303,7 @@ mod tests {
             );
         }
         let bare = PathAttributes::new(addr("10.0.0.2"));
-        let bytes = written(&bare, &EncodeContext::default());
+        let bytes = written(&bare, &NEW_SPEAKER);
         assert_eq!(bytes, hex("400101 00 400200 400304 0a000002"));
     }
 
@@ -544,7 +335,7 @@ mod tests {
                 communities: (0..count).map(Community).collect(),
                 ..PathAttributes::new(addr("10.0.0.2"))
             };
-            let bytes = written(&attributes, &EncodeContext::default());
+            let bytes = written(&attributes, &NEW_SPEAKER);
             let communities = &bytes[hex("400101 00 400200 400304 0a000002").len()..];
             assert!(communities.starts_with(&hex(head)), "{count}");
             assert_eq!(codes(&bytes), [1, 2, 3, 8]);

@@ -3,8 +3,6 @@
 //! (draft-walton-bgp-hostname-capability). Left out: ADD-PATH (7911), roles (9234) and the rest; what a
 //! peer says of them is kept as it came.
 
-use crate::net::Family;
-
 use super::AfiSafi;
 use crate::wire::{Reader, TooLong, WireError, Writer};
 
@@ -215,13 +213,6 @@ impl GracefulRestart {
             restart_time: head & 0x0fff,
             families,
         })
-    }
-
-    /// Whether the sender kept forwarding for `family`.
-    pub fn forwarding(&self, family: Family) -> bool {
-        self.families
-            .iter()
-            .any(|f| f.family == AfiSafi::from(family) && f.forwarding)
     }
 }
 

@@ -1,14 +1,13 @@
 //! One TCP connection of a peer: the byte stream as messages, how far the two OPENs have come, and
 //! whether the other end is alive (RFC 4271 §4.4, §6.5; RFC 9687).
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::peer::{ConnId, StateName, Timer};
 use super::{
-    AttributeCode, Capability, DecodeContext, Framer, MAX_LEN, MAX_LEN_EXTENDED, Negotiated, Open,
-    ProtocolError, Received, receive,
+    Capability, DecodeContext, Framer, MAX_LEN, MAX_LEN_EXTENDED, Negotiated, Open, ProtocolError,
+    Received, receive,
 };
 use crate::timer::Soonest;
 
@@ -29,8 +28,6 @@ pub(super) struct Connection {
     context: DecodeContext,
     max_len: usize,
     unsent: usize,
-    /// What has been logged about received attributes, so that a peer cannot fill the log.
-    complained: BTreeSet<(AttributeCode, bool)>,
 }
 
 /// Who a connection is between.
@@ -83,7 +80,6 @@ impl Connection {
             context,
             max_len: MAX_LEN,
             unsent: 0,
-            complained: BTreeSet::new(),
         }
     }
 
@@ -207,11 +203,6 @@ impl Connection {
 
     pub(super) fn unsent(&self) -> usize {
         self.unsent
-    }
-
-    /// Whether this has not been complained of on this connection.
-    pub(super) fn complains(&mut self, code: AttributeCode, withdrawn: bool) -> bool {
-        self.complained.insert((code, withdrawn))
     }
 
     pub(super) fn poll_timeout(&self) -> Option<(Instant, Timer)> {

@@ -3,22 +3,19 @@
 //! ROUTE-REFRESH (RFC 5291).
 
 use std::collections::BTreeSet;
-use std::fmt;
 
 use super::framer::MAX_LEN;
-use super::inspect::Inspected;
 use super::{
     AfiSafi, Frame, HeaderError, Negotiated, Notification, Open, ProtocolError, SessionType, Type,
-    Update, UpdateSummary,
+    UpdateSummary, inspect,
 };
 use crate::net::{Asn, Family, RouterId};
 use crate::wire::{Reader, TooLong};
 
-/// A message in full.
+/// A message to send; UPDATEs are made by a [`Packer`](super::Packer).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
     Open(Open),
-    Update(Update),
     Notification(Notification),
     Keepalive,
     RouteRefresh(RouteRefresh),
@@ -100,23 +97,11 @@ impl DecodeContext {
     }
 }
 
-/// What the bytes to send depend on. The default is right for everything but an UPDATE.
+/// What the bytes of an UPDATE's attributes depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EncodeContext {
     pub session: SessionType,
     pub four_octet_as: bool,
-    /// The longest message, header included.
-    pub max_len: usize,
-}
-
-impl Default for EncodeContext {
-    fn default() -> Self {
-        Self {
-            session: SessionType::Ebgp,
-            four_octet_as: true,
-            max_len: MAX_LEN,
-        }
-    }
 }
 
 impl From<&Negotiated> for EncodeContext {
@@ -124,85 +109,49 @@ impl From<&Negotiated> for EncodeContext {
         Self {
             session: negotiated.session,
             four_octet_as: negotiated.four_octet_as,
-            max_len: negotiated.max_len(),
         }
     }
 }
-
-/// Why a message cannot be written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EncodeError {
-    /// A field or the message itself is too long.
-    TooLong(TooLong),
-    /// One UPDATE cannot hold it: announcements with different attributes, or next hops that fit no
-    /// encoding.
-    Unshared,
-}
-
-impl From<TooLong> for EncodeError {
-    fn from(error: TooLong) -> Self {
-        Self::TooLong(error)
-    }
-}
-
-impl fmt::Display for EncodeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TooLong(error) => error.fmt(f),
-            Self::Unshared => f.write_str("routes that do not fit one UPDATE"),
-        }
-    }
-}
-
-impl std::error::Error for EncodeError {}
 
 impl Message {
     /// The whole message with its header. A NOTIFICATION's data is cut to what fits.
-    pub fn encode(&self, cx: &EncodeContext) -> Result<Vec<u8>, EncodeError> {
-        let limit = match self {
-            // RFC 8654 §4: these two never grow.
-            Self::Open(_) | Self::Keepalive => MAX_LEN,
-            _ => cx.max_len,
-        };
-        let bytes = match self {
-            Self::Open(open) => Frame::encode(Type::Open, &open.encode_body()?)?,
-            Self::Update(update) => Frame::encode(Type::Update, &update.encode_body(cx)?)?,
-            Self::Notification(notification) => notification.encode(),
-            Self::Keepalive => Frame::encode(Type::Keepalive, &[])?,
-            Self::RouteRefresh(refresh) => {
-                Frame::encode(Type::RouteRefresh, &refresh.encode_body())?
+    pub fn encode(&self) -> Result<Vec<u8>, TooLong> {
+        match self {
+            Self::Open(open) => {
+                let bytes = Frame::encode(Type::Open, &open.encode_body()?)?;
+                let (length, limit) = (bytes.len(), MAX_LEN);
+                // RFC 8654 §4: an OPEN never grows.
+                let fits = length <= limit;
+                fits.then_some(bytes).ok_or(TooLong { length, limit })
             }
-        };
-        if bytes.len() > limit {
-            let length = bytes.len();
-            return Err(TooLong { length, limit }.into());
+            Self::Notification(notification) => Ok(notification.encode()),
+            Self::Keepalive => Frame::encode(Type::Keepalive, &[]),
+            Self::RouteRefresh(refresh) => {
+                Frame::encode(Type::RouteRefresh, &refresh.encode_body())
+            }
         }
-        Ok(bytes)
+    }
+
+    pub(super) fn kind(&self) -> Type {
+        match self {
+            Self::Open(_) => Type::Open,
+            Self::Notification(_) => Type::Notification,
+            Self::Keepalive => Type::Keepalive,
+            Self::RouteRefresh(_) => Type::RouteRefresh,
+        }
     }
 }
 
 /// Checks a message and keeps only what a speaker acts on: an UPDATE's routes are looked at in place
-/// and counted. Errors that end the session are returned, milder ones are in the summary.
+/// and counted. Errors that end the session are returned, milder ones have no effect.
 pub fn receive(frame: &Frame, cx: &DecodeContext) -> Result<Received, ProtocolError> {
     let body = frame.body.as_slice();
     Ok(match kind(frame)? {
         Type::Open => Received::Open(Open::decode_body(body, cx)?),
-        Type::Update => Received::Update(Inspected::new(body, cx)?.summary()),
+        Type::Update => Received::Update(inspect::check(body, cx)?),
         Type::Notification => Received::Notification(Notification::decode_body(body)?),
         Type::Keepalive => keepalive(body).map(|()| Received::Keepalive)?,
         Type::RouteRefresh => Received::RouteRefresh(RouteRefresh::decode_body(body, cx)?),
-    })
-}
-
-/// A message in full. Same errors as [`receive`].
-pub fn decode(frame: &Frame, cx: &DecodeContext) -> Result<Message, ProtocolError> {
-    let body = frame.body.as_slice();
-    Ok(match kind(frame)? {
-        Type::Open => Message::Open(Open::decode_body(body, cx)?),
-        Type::Update => Message::Update(Inspected::new(body, cx)?.update()),
-        Type::Notification => Message::Notification(Notification::decode_body(body)?),
-        Type::Keepalive => keepalive(body).map(|()| Message::Keepalive)?,
-        Type::RouteRefresh => Message::RouteRefresh(RouteRefresh::decode_body(body, cx)?),
     })
 }
 
@@ -314,19 +263,5 @@ mod tests {
         };
         assert_eq!(read, Ok(Received::RouteRefresh(refresh)));
         assert_eq!(refresh.family.family(), None);
-    }
-
-    #[test]
-    fn a_message_that_is_too_long_is_not_written() {
-        let cx = EncodeContext {
-            max_len: 22,
-            ..EncodeContext::default()
-        };
-        let update = Message::Update(Update::default());
-        let error = TooLong {
-            length: 23,
-            limit: 22,
-        };
-        assert_eq!(update.encode(&cx), Err(EncodeError::TooLong(error)));
     }
 }

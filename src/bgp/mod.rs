@@ -1,14 +1,13 @@
 //! BGP-4: bytes to types and back, and the machine that keeps a session (RFC 4271).
 //!
 //! The codec is a set of pure functions of bytes and an explicit context. A [`Framer`] cuts the byte
-//! stream into [`Frame`]s, [`receive`] checks one and keeps only what a speaker needs, [`decode`] gives
-//! all of it to whoever wants to look, [`Packer`] makes as few UPDATEs as possible of a set of routes.
+//! stream into [`Frame`]s, [`receive`] checks one and keeps only what a speaker needs, [`Packer`] makes as
+//! few UPDATEs as possible of a set of routes.
 //! Every code that goes into a NOTIFICATION is chosen by the one `From<&ProtocolError>`.
 
 pub mod attribute;
 pub mod capability;
 mod connection;
-mod definition;
 pub mod framer;
 #[cfg(test)]
 mod golden;
@@ -18,23 +17,23 @@ pub mod notification;
 pub mod open;
 pub mod pack;
 pub mod peer;
+#[cfg(test)]
+#[path = "../../tests/reader/mod.rs"]
+mod reader;
 pub mod rib;
 mod summary;
-pub mod update;
-pub mod update_error;
+mod update;
 
-pub use attribute::{AsPath, AttributeCode, PathAttributes, RawAttribute, Segment};
+pub use attribute::{AsPath, AttributeCode, PathAttributes};
 pub use capability::{Capability, ExtendedNextHop, GracefulRestart, RestartFamily};
 pub use framer::{Frame, Framer, HeaderError, MAX_LEN, MAX_LEN_EXTENDED, Type};
+pub use inspect::{UpdateError, UpdateSummary};
 pub use message::{
-    DecodeContext, EncodeContext, EncodeError, Message, Received, RefreshKind, RouteRefresh,
-    decode, receive,
+    DecodeContext, EncodeContext, Message, Received, RefreshKind, RouteRefresh, receive,
 };
 pub use notification::{Cease, Notification, ProtocolError, UnexpectedIn};
 pub use open::{Negotiated, Open, OpenError};
 pub use pack::{Packed, Packer, end_of_rib, pack, sendable};
-pub use update::{Announcement, Update, UpdateSummary};
-pub use update_error::{AttributeCause, AttributeError, Severity, UpdateError};
 
 use std::fmt;
 

@@ -43,14 +43,6 @@ impl Notification {
         Self::new(CEASE, cease.subcode(), data)
     }
 
-    /// "Do not keep my routes": what graceful restart would otherwise do after a NOTIFICATION (RFC
-    /// 8538 §3).
-    pub fn hard_reset(inner: &Self) -> Self {
-        let data = [inner.code, inner.subcode].into_iter();
-        let data = data.chain(inner.data.iter().copied()).collect();
-        Self::new(CEASE, Cease::HardReset.subcode(), data)
-    }
-
     /// The whole message. Data that does not fit 4096 bytes is cut.
     pub fn encode(&self) -> Vec<u8> {
         let head = [self.code, self.subcode].into_iter();
@@ -369,11 +361,10 @@ impl From<&ProtocolError> for Notification {
             ProtocolError::Update(error) => match error {
                 UpdateError::AttributeListLength => new(3, 1, &[]),
                 UpdateError::InvalidNetworkField => new(3, 10, &[]),
-                UpdateError::Attribute { error, attribute } => match error.subcode() {
+                UpdateError::Attribute { subcode, attribute } => match subcode {
                     // RFC 4271 §6.3 names no data for these two.
-                    subcode @ (1 | 11) => new(3, subcode, &[]),
-                    3 => new(3, 3, &[error.code.0]),
-                    subcode => new(3, subcode, attribute),
+                    1 | 11 => new(3, *subcode, &[]),
+                    _ => new(3, *subcode, attribute),
                 },
             },
             ProtocolError::HoldTimerExpired => new(4, 0, &[]),
@@ -406,7 +397,7 @@ impl fmt::Display for ProtocolError {
         match self {
             Self::Header(error) => error.fmt(f),
             Self::Open(error) => error.fmt(f),
-            Self::Update(error) => error.fmt(f),
+            Self::Update(_) => Notification::from(self).fmt(f),
             Self::RouteRefreshLength { message } => {
                 write!(f, "ROUTE-REFRESH of {} bytes", message.len())
             }
@@ -584,10 +575,7 @@ mod tests {
     /// RFC 8538 §3.
     #[test]
     fn a_hard_reset_holds_what_it_is_about() {
-        let inner = Notification::cease(Cease::AdministrativeReset, Some("now"));
-        let hard = Notification::hard_reset(&inner);
-        assert_eq!((hard.code, hard.subcode), (6, 9));
-        assert_eq!(hard.data, b"\x06\x04\x03now");
+        let hard = Notification::new(6, 9, b"\x06\x04\x03now".to_vec());
         assert_eq!(hard.as_cease(), Some(Cease::AdministrativeReset));
         assert_eq!(hard.reason(), Some("now".to_owned()));
         let empty = Notification::new(6, 9, Vec::new());

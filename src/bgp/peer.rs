@@ -28,8 +28,7 @@ use self::retry::Retry;
 use super::connection::{Connection, Ends};
 use super::rib::AdjRibOut;
 use super::{
-    Negotiated, Notification, Open, PathAttributes, ProtocolError, RouteRefresh, Type,
-    UpdateSummary,
+    Message, Negotiated, Notification, Open, PathAttributes, ProtocolError, RouteRefresh, Type,
 };
 use crate::net::Prefix;
 use crate::timer::Soonest;
@@ -133,7 +132,7 @@ enum Happened {
     /// 26.
     KeepAliveMsg,
     /// 27.
-    UpdateMsg(UpdateSummary),
+    UpdateMsg,
     /// RFC 2918.
     RouteRefreshMsg(RouteRefresh),
     /// 29, RFC 9687 §3.
@@ -186,7 +185,6 @@ impl Peer {
             Event::StopQuietly => self.step(now, Fsm::ManualStop(None)),
             Event::RetryNow => self.step(now, Fsm::RetryNow),
             Event::BfdDown => self.step(now, Fsm::BfdDown),
-            Event::RefreshAll => self.refresh_all(),
             Event::Accepted {
                 conn,
                 local,
@@ -338,11 +336,6 @@ impl Peer {
         self.counters
     }
 
-    /// Since when the session has been up.
-    pub fn since(&self) -> Option<Instant> {
-        self.since
-    }
-
     /// How long the session has been up.
     pub fn uptime(&self, now: Instant) -> Option<Duration> {
         self.since.map(|since| now.saturating_duration_since(since))
@@ -407,13 +400,13 @@ impl Peer {
             (OpenConfirm, On(conn, KeepAliveMsg)) => self.establish(now, conn),
 
             // The session.
-            (Established, On(conn, KeepAliveMsg)) => self.heard(now, conn),
-            (Established, On(conn, UpdateMsg(summary))) => self.receive_update(now, conn, &summary),
+            // Routes are checked by the codec and kept nowhere.
+            (Established, On(conn, KeepAliveMsg | UpdateMsg)) => self.heard(now, conn),
             (Established, On(conn, RouteRefreshMsg(refresh))) => {
                 self.receive_route_refresh(now, conn, refresh);
             }
             (OpenConfirm | Established, On(conn, KeepaliveTimerExpires)) => {
-                self.send_keepalive(now, conn);
+                self.say(now, conn, &Message::Keepalive);
             }
 
             // The ends of a connection.
@@ -427,6 +420,13 @@ impl Peer {
             (OpenSent | OpenConfirm | Established, On(conn, TcpConnectionFails(reason))) => {
                 self.end(now, conn, End::Lost(reason));
             }
+            // §8.2.2 has no error of an OPEN (event 22) in Established, and none of an UPDATE (28) before.
+            (Established, On(conn, MsgErr(ProtocolError::Open(_)))) => {
+                self.unexpected(now, conn, Type::Open);
+            }
+            (OpenSent | OpenConfirm, On(conn, MsgErr(ProtocolError::Update(_)))) => {
+                self.unexpected(now, conn, Type::Update);
+            }
             (OpenSent | OpenConfirm | Established, On(conn, MsgErr(error))) => {
                 self.end(now, conn, End::Error(error));
             }
@@ -436,7 +436,7 @@ impl Peer {
             (Established, BfdDown) => self.bfd_down(now),
             // Messages that do not belong into the state (RFC 6608).
             (OpenSent, On(conn, KeepAliveMsg)) => self.unexpected(now, conn, Type::Keepalive),
-            (OpenSent | OpenConfirm, On(conn, UpdateMsg(_))) => {
+            (OpenSent | OpenConfirm, On(conn, UpdateMsg)) => {
                 self.unexpected(now, conn, Type::Update);
             }
             (OpenSent | OpenConfirm, On(conn, RouteRefreshMsg(_))) => {

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{
-    AsPath, EncodeContext, MAX_LEN, Message, Negotiated, Packer, PathAttributes, RefreshKind,
-    RouteRefresh, SessionType, end_of_rib, sendable,
+    AsPath, MAX_LEN, MESSAGES, Message, Negotiated, Packed, Packer, PathAttributes, RefreshKind,
+    RouteRefresh, SessionType, end_of_rib, sendable, summary,
 };
 use crate::net::{Family, Prefix};
 
@@ -26,6 +26,8 @@ pub struct Filled {
     pub bytes: Vec<u8>,
     pub updates: u64,
     pub route_refreshes: u64,
+    /// A line for each message, where the log wants them.
+    pub lines: Vec<String>,
 }
 
 impl AdjRibOut {
@@ -298,8 +300,7 @@ impl Session {
             if filled.bytes.len() + packed.bytes.len() > room {
                 return;
             }
-            filled.bytes.extend_from_slice(&packed.bytes);
-            filled.updates += 1;
+            filled.update(&packed, None);
             for prefix in &packed.withdrawn {
                 if let Some(table) = self.tables.get_mut(&prefix.family()) {
                     table.withdraw.remove(prefix);
@@ -324,6 +325,7 @@ impl Session {
                 table.end_of_rib_due = false;
                 filled.bytes.extend_from_slice(&end_of_rib(*family));
                 filled.updates += 1;
+                filled.line(|| summary::end_of_rib(*family));
             }
             if let Refresh::Running { again } = table.refresh {
                 if enhanced {
@@ -367,8 +369,8 @@ impl Table {
             if filled.bytes.len() + packed.bytes.len() > limit {
                 return false;
             }
-            filled.bytes.extend_from_slice(&packed.bytes);
-            filled.updates += 1;
+            let attributes = packed.announced.first().and_then(|route| routes.get(route));
+            filled.update(&packed, attributes);
             for prefix in packed.announced {
                 if let Some(attributes) = waiting.remove(&prefix) {
                     self.announce.remove(&(Arc::clone(&attributes), prefix));
@@ -408,13 +410,27 @@ type Shared = BTreeMap<Prefix, Arc<PathAttributes>>;
 type Routes = BTreeMap<Prefix, PathAttributes>;
 
 impl Filled {
+    /// `attributes`: of the routes that it announces.
+    fn update(&mut self, packed: &Packed, attributes: Option<&PathAttributes>) {
+        self.bytes.extend_from_slice(&packed.bytes);
+        self.updates += 1;
+        self.line(|| summary::update(packed, attributes));
+    }
+
+    fn line(&mut self, line: impl FnOnce() -> String) {
+        if log::log_enabled!(target: MESSAGES, log::Level::Debug) {
+            self.lines.push(line());
+        }
+    }
+
     fn route_refresh(&mut self, family: Family, kind: RefreshKind) {
         let family = family.into();
         let message = Message::RouteRefresh(RouteRefresh { family, kind });
         // Four bytes of body always fit.
-        if let Ok(bytes) = message.encode(&EncodeContext::default()) {
+        if let Ok(bytes) = message.encode() {
             self.bytes.extend_from_slice(&bytes);
             self.route_refreshes += 1;
+            self.line(|| message.to_string());
         }
     }
 }
@@ -448,7 +464,8 @@ mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
     use super::*;
-    use crate::bgp::{Capability, DecodeContext, Framer, Open, decode};
+    use crate::bgp::reader::{Heard, decode};
+    use crate::bgp::{Capability, DecodeContext, Framer, Open};
     use crate::net::{Asn, RouterId};
 
     const ROOM: usize = 64 * 1024;
@@ -483,7 +500,7 @@ mod tests {
         numbers.map(|n| (prefix(n), attributes.clone())).collect()
     }
 
-    fn read(filled: &Filled) -> Vec<Message> {
+    fn read(filled: &Filled) -> Vec<Heard> {
         let mut context = DecodeContext::established(&negotiated(65002, 65001));
         context.enhanced_route_refresh = true;
         let mut framer = Framer::new();
@@ -503,7 +520,7 @@ mod tests {
     fn told(filled: &Filled) -> (Vec<(Prefix, u32)>, Vec<Prefix>) {
         let (mut announced, mut withdrawn) = (Vec::new(), Vec::new());
         for message in read(filled) {
-            if let Message::Update(update) = message {
+            if let Heard::Update(update) = message {
                 withdrawn.extend(update.withdrawn);
                 for one in update.announced {
                     let med = one.attributes.med.unwrap();

@@ -1,9 +1,10 @@
 //! A message in one line, for the log.
 
 use super::{
-    Announcement, Capability, DecodeContext, Framer, MAX_LEN_EXTENDED, Message, Negotiated, Open,
-    PathAttributes, Received, RefreshKind, RouteRefresh, Type, Update, UpdateSummary, decode,
+    Capability, Message, Open, Packed, PathAttributes, Received, RefreshKind, RouteRefresh,
+    UpdateSummary,
 };
+use crate::net::Family;
 use std::collections::BTreeSet;
 use std::fmt::{self, Display};
 
@@ -23,7 +24,6 @@ impl Display for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Open(open) => open.fmt(f),
-            Self::Update(update) => update.fmt(f),
             Self::Notification(notification) => write!(f, "NOTIFICATION: {notification}"),
             Self::Keepalive => f.write_str("KEEPALIVE"),
             Self::RouteRefresh(refresh) => refresh.fmt(f),
@@ -81,7 +81,7 @@ impl Display for RouteRefresh {
 impl Display for UpdateSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(family) = self.end_of_rib {
-            return write!(f, "UPDATE: End-of-RIB {family}");
+            return f.write_str(&end_of_rib(family));
         }
         let Self {
             announced,
@@ -92,23 +92,24 @@ impl Display for UpdateSummary {
     }
 }
 
-impl Display for Update {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(family) = self.end_of_rib {
-            return write!(f, "UPDATE: End-of-RIB {family}");
+/// The empty UPDATE of RFC 4724 §2.
+pub(super) fn end_of_rib(family: Family) -> String {
+    format!("UPDATE: End-of-RIB {family}")
+}
+
+/// An UPDATE of ours; `attributes` are those of the routes that it announces.
+pub(super) fn update(packed: &Packed, attributes: Option<&PathAttributes>) -> String {
+    let Packed {
+        withdrawn,
+        announced,
+        ..
+    } = packed;
+    match attributes {
+        Some(attributes) => {
+            let path = path(attributes);
+            format!("UPDATE: announces {}, {path}", list(announced))
         }
-        let withdrawn =
-            (!self.withdrawn.is_empty()).then(|| format!("withdraws {}", list(&self.withdrawn)));
-        let announced = self.announced.iter().map(|announcement| {
-            let Announcement {
-                prefixes,
-                attributes,
-                ..
-            } = announcement;
-            format!("announces {}, {}", list(prefixes), path(attributes))
-        });
-        let parts: Vec<String> = withdrawn.into_iter().chain(announced).collect();
-        write!(f, "UPDATE: {}", parts.join("; "))
+        None => format!("UPDATE: withdraws {}", list(withdrawn)),
     }
 }
 
@@ -153,42 +154,13 @@ fn list<T: Display>(all: impl IntoIterator<Item = T>) -> String {
     format!("{}{more}", shown.join(", "))
 }
 
-/// Messages of ours, each as the peer reads it; `open` is the OPEN among them.
-pub(super) fn lines(bytes: &[u8], open: &Open, negotiated: Option<&Negotiated>) -> Vec<String> {
-    let context = match negotiated {
-        Some(negotiated) => mirrored(negotiated),
-        // Only a NOTIFICATION comes this early besides, and means the same in any context.
-        None => DecodeContext::before_open(open.asn, open.router_id, None),
-    };
-    let mut framer = Framer::new();
-    framer.push(bytes);
-    let mut lines = Vec::new();
-    while let Ok(Some(frame)) = framer.next(MAX_LEN_EXTENDED) {
-        lines.push(match Type::from_code(frame.kind) {
-            Some(Type::Open) => open.to_string(),
-            _ => decode(&frame, &context).map_or_else(|e| e.to_string(), |m| m.to_string()),
-        });
-    }
-    lines
-}
-
-/// The other end's view of what was agreed on.
-fn mirrored(negotiated: &Negotiated) -> DecodeContext {
-    DecodeContext {
-        local_as: negotiated.peer_as,
-        local_router_id: negotiated.peer_router_id,
-        peer_as: Some(negotiated.local_as),
-        ..DecodeContext::established(negotiated)
-    }
-}
-
 /// Prefixes or communities in one line.
 const SHOWN: usize = 8;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bgp::{Cease, EncodeContext, GracefulRestart, Notification, end_of_rib, pack};
+    use crate::bgp::{Cease, GracefulRestart, Notification, Packer};
     use crate::net::{Asn, Community, Family, Prefix, RouterId};
     use std::collections::{BTreeMap, BTreeSet};
     use std::net::IpAddr;
@@ -213,20 +185,29 @@ mod tests {
 
     #[test]
     fn an_open_a_notification_and_a_keepalive_are_a_line_each() {
-        let cx = EncodeContext::default();
-        let mut bytes = Message::Open(open()).encode(&cx).unwrap();
-        bytes.extend(Message::Keepalive.encode(&cx).unwrap());
         let cease = Notification::cease(Cease::AdministrativeShutdown, Some("bye"));
-        bytes.extend(cease.encode());
-        assert_eq!(
-            lines(&bytes, &open(), None),
-            [
+        let refresh = RouteRefresh {
+            family: Family::Ipv4.into(),
+            kind: RefreshKind::Request,
+        };
+        for (message, line) in [
+            (
+                Message::Open(open()),
                 "OPEN: AS 65001, router id 10.0.0.2, hold time 90 s, 4-octet AS 65001, ipv4 unicast, \
                  graceful restart 120 s, name \"a\\nb\"",
-                "KEEPALIVE",
+            ),
+            (Message::Keepalive, "KEEPALIVE"),
+            (
+                Message::Notification(cease),
                 "NOTIFICATION: Cease / Administrative Shutdown (6/2): \"bye\"",
-            ]
-        );
+            ),
+            (
+                Message::RouteRefresh(refresh),
+                "ROUTE-REFRESH: ipv4 unicast",
+            ),
+        ] {
+            assert_eq!(message.to_string(), line);
+        }
     }
 
     #[test]
@@ -238,24 +219,18 @@ mod tests {
         path.communities = [Community::new(65001, 53)].into();
         let routes: BTreeMap<_, _> = (1..=10).map(|n| (prefix(n), path.clone())).collect();
         let withdrawn = BTreeSet::from([prefix(53)]);
-        let packed = pack(&withdrawn, &routes, &negotiated, 4096);
-        let mut bytes: Vec<u8> = packed.flatten().collect();
-        bytes.extend(end_of_rib(Family::Ipv6));
-        let said = lines(&bytes, &open(), Some(&negotiated)).join("\n");
+        let said: Vec<String> = Packer::new(&withdrawn, &routes, &negotiated, 4096)
+            .map(|packed| update(&packed, packed.announced.first().map(|_| &path)))
+            .collect();
+        let said = said.join("\n");
         for part in [
             "withdraws 192.0.2.53/32",
             "announces 192.0.2.1/32, 192.0.2.2/32",
             "192.0.2.8/32 and 2 more, next hop 10.0.0.2, origin igp, path [",
             "MED 7, communities 65001:53",
-            "UPDATE: End-of-RIB ipv6",
         ] {
             assert!(said.contains(part), "{part}: {said}");
         }
-        let refresh = RouteRefresh {
-            family: Family::Ipv4.into(),
-            kind: RefreshKind::Request,
-        };
-        assert_eq!(refresh.to_string(), "ROUTE-REFRESH: ipv4 unicast");
         let summary = UpdateSummary {
             announced: 3,
             withdrawn: 1,

@@ -104,7 +104,6 @@ impl std::error::Error for NetlinkError {}
 pub const EPERM: i32 = 1;
 pub const ENOENT: i32 = 2;
 pub const EACCES: i32 = 13;
-pub const EBUSY: i32 = 16;
 pub const EEXIST: i32 = 17;
 pub const ENODEV: i32 = 19;
 pub const EINVAL: i32 = 22;
@@ -112,8 +111,6 @@ const EPROTONOSUPPORT: i32 = 93;
 pub const EOPNOTSUPP: i32 = 95;
 pub const EAFNOSUPPORT: i32 = 97;
 pub const EADDRNOTAVAIL: i32 = 99;
-pub const ENETUNREACH: i32 = 101;
-pub const ENOBUFS: i32 = 105;
 
 pub const AF_UNSPEC: u8 = 0;
 pub const AF_INET: u8 = 2;

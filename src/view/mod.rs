@@ -6,4 +6,5 @@ pub mod page;
 pub mod time;
 
 #[cfg(test)]
+#[path = "../../tests/unit/sample.rs"]
 mod sample;

@@ -7,6 +7,8 @@
 //! `SIDECAST_SIM_RUNS=…` asks for another number of runs.
 
 mod chance;
+#[path = "../reader/mod.rs"]
+mod reader;
 mod world;
 
 use std::env;

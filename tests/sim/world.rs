@@ -6,9 +6,7 @@ use std::time::{Duration, Instant};
 
 use sidecast::app::{App, AppName, Reaction, Source, VipPresence};
 use sidecast::bgp::peer::{self, ConnId, Peer, PeerConfig};
-use sidecast::bgp::{
-    DecodeContext, Framer, MAX_LEN_EXTENDED, Message, PathAttributes, SessionType, decode,
-};
+use sidecast::bgp::{DecodeContext, Framer, MAX_LEN_EXTENDED, PathAttributes, SessionType};
 use sidecast::config::{self, Config};
 use sidecast::core::{
     AppState, Core, Event, MonitorId, NatTable, Output, Step, StepError, StepId, StepResult,
@@ -18,6 +16,8 @@ use sidecast::health::{Health, Outcome};
 use sidecast::net::{Asn, Family, Prefix, RouterId};
 use sidecast::plan::Subject;
 use sidecast::timer::Jitter;
+
+use crate::reader::{Heard, decode};
 
 pub struct World {
     pub core: Core,
@@ -210,10 +210,9 @@ impl Router {
         };
         self.framer.push(bytes);
         while let Some(frame) = self.framer.next(MAX_LEN_EXTENDED).expect("well framed") {
-            let Ok(Message::Update(update)) = decode(&frame, &cx) else {
+            let Ok(Heard::Update(update)) = decode(&frame, &cx) else {
                 continue;
             };
-            assert!(update.problems.is_empty(), "{:?}", update.problems);
             for prefix in &update.withdrawn {
                 self.rib.remove(prefix);
             }
@@ -751,7 +750,7 @@ impl World {
                     Reaction::Announce(over) if drained => over.as_path_prepend.unwrap_or(0),
                     _ => 0,
                 };
-                let length: usize = attributes.as_path.0.iter().map(segment_len).sum();
+                let length: usize = attributes.as_path.0.len();
                 assert_eq!(length, usize::from(prepends) + 1, "{prefix}\n{}", story());
                 assert_eq!(attributes.med, None, "{prefix} as if down\n{}", story());
             }
@@ -773,12 +772,6 @@ impl World {
             **address != Address::Foreign && !expected.contains_key(prefix) && !always(prefix)
         });
         assert_eq!(stray, None, "{}", story());
-    }
-}
-
-fn segment_len(segment: &sidecast::bgp::Segment) -> usize {
-    match segment {
-        sidecast::bgp::Segment::Sequence(asns) | sidecast::bgp::Segment::Set(asns) => asns.len(),
     }
 }
 

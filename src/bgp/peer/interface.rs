@@ -119,8 +119,6 @@ pub enum Event {
     RetryNow,
     /// BFD lost the peer (RFC 5882 §4.3, told to it as RFC 9384 asks).
     BfdDown,
-    /// Send everything once more.
-    RefreshAll,
 }
 
 /// What is to be done, in order.
@@ -246,8 +244,4 @@ impl MessageCounts {
 pub struct Counters {
     pub received: MessageCounts,
     pub sent: MessageCounts,
-    /// Received UPDATEs whose routes RFC 7606 had us treat as withdrawn.
-    pub treated_as_withdraw: u64,
-    /// Received UPDATEs from which RFC 7606 had us discard an attribute.
-    pub attributes_discarded: u64,
 }

@@ -5,10 +5,7 @@ use std::time::Instant;
 use super::{ConnId, Fsm, Happened, Output, Peer};
 use crate::bgp::connection::Connection;
 use crate::bgp::rib::Filled;
-use crate::bgp::{
-    EncodeContext, MESSAGES, Message, Received, RefreshKind, RouteRefresh, Severity, Type,
-    UpdateSummary, summary,
-};
+use crate::bgp::{MESSAGES, Message, Received, RefreshKind, RouteRefresh, Type};
 
 impl Peer {
     pub(super) fn receive(&mut self, now: Instant, conn: ConnId, bytes: &[u8]) {
@@ -22,7 +19,7 @@ impl Peer {
             }
             let happened = match received {
                 Ok(Received::Open(open)) => (Type::Open, Happened::BgpOpen(open)),
-                Ok(Received::Update(summary)) => (Type::Update, Happened::UpdateMsg(summary)),
+                Ok(Received::Update(_)) => (Type::Update, Happened::UpdateMsg),
                 Ok(Received::Notification(notification)) => {
                     (Type::Notification, Happened::NotifMsg(notification))
                 }
@@ -41,10 +38,18 @@ impl Peer {
         }
     }
 
-    /// Sends whole messages of one type, `bytes` of them.
-    pub(super) fn say(&mut self, now: Instant, conn: ConnId, kind: Type, bytes: Vec<u8>) {
-        self.counters.sent.count(kind, 1);
-        self.transmit(now, conn, bytes, matches!(kind, Type::Keepalive));
+    /// Sends a message that is no UPDATE.
+    pub(super) fn say(&mut self, now: Instant, conn: ConnId, message: &Message) {
+        let bytes = match message.encode() {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                let (name, kind) = (&self.config.name, message.kind());
+                return log::error!("peer {name}: no {kind}: {error}");
+            }
+        };
+        log::debug!(target: MESSAGES, "peer {}: sent {message}", self.config.name);
+        self.counters.sent.count(message.kind(), 1);
+        self.transmit(now, conn, bytes, matches!(message, Message::Keepalive));
     }
 
     /// `alive`: it tells the peer that we are alive, and no KEEPALIVE is needed for a while.
@@ -54,20 +59,8 @@ impl Peer {
             if alive {
                 connection.said(now);
             }
-            if log::log_enabled!(target: MESSAGES, log::Level::Debug) {
-                for line in summary::lines(&bytes, connection.ours(), connection.negotiated()) {
-                    log::debug!(target: MESSAGES, "peer {}: sent {line}", self.config.name);
-                }
-            }
         }
         self.outputs.push_back(Output::Send { conn, bytes });
-    }
-
-    pub(super) fn send_keepalive(&mut self, now: Instant, conn: ConnId) {
-        match Message::Keepalive.encode(&EncodeContext::default()) {
-            Ok(bytes) => self.say(now, conn, Type::Keepalive, bytes),
-            Err(error) => log::error!("peer {}: no KEEPALIVE: {error}", self.config.name),
-        }
     }
 
     /// As many routes as there is room for.
@@ -79,9 +72,13 @@ impl Peer {
                 bytes,
                 updates,
                 route_refreshes,
+                lines,
             } = self.rib.fill(room);
             if bytes.is_empty() {
                 return;
+            }
+            for line in lines {
+                log::debug!(target: MESSAGES, "peer {}: sent {line}", self.config.name);
             }
             self.counters.sent.count(Type::Update, updates);
             self.counters
@@ -97,28 +94,6 @@ impl Peer {
         }
     }
 
-    /// Routes are checked by the codec and kept nowhere; what was wrong is counted, and said once.
-    pub(super) fn receive_update(&mut self, now: Instant, conn: ConnId, summary: &UpdateSummary) {
-        let Some(connection) = self.connections.get_mut(&conn) else {
-            return;
-        };
-        connection.heard(now);
-        let mut withdrawn = false;
-        for problem in &summary.problems {
-            let treated = problem.severity(&[]) == Severity::TreatAsWithdraw;
-            withdrawn |= treated;
-            if connection.complains(problem.code, treated) {
-                let what = if treated { "routes ignored" } else { "ignored" };
-                log::warn!("peer {}: UPDATE: {problem}; {what}", self.config.name);
-            }
-        }
-        if withdrawn {
-            self.counters.treated_as_withdraw += 1;
-        } else if !summary.problems.is_empty() {
-            self.counters.attributes_discarded += 1;
-        }
-    }
-
     pub(super) fn receive_route_refresh(
         &mut self,
         now: Instant,
@@ -128,12 +103,6 @@ impl Peer {
         self.heard(now, conn);
         // The peer's own markers and subtypes to come: we keep no routes that they could speak of.
         if let (RefreshKind::Request, Some(family)) = (refresh.kind, refresh.family.family()) {
-            self.rib.refresh(family);
-        }
-    }
-
-    pub(super) fn refresh_all(&mut self) {
-        for family in self.config.families.clone() {
             self.rib.refresh(family);
         }
     }

@@ -141,8 +141,7 @@ mod tests {
         assert!(cause(7).unwrap().contains("another BGP speaker"));
         assert_eq!(likely_cause(&Notification::new(2, 2, Vec::new())), None);
         // RFC 8538 §3: a hard reset says inside what it is about.
-        let shutdown = Notification::cease(Cease::AdministrativeShutdown, None);
-        let hard = likely_cause(&Notification::hard_reset(&shutdown));
+        let hard = likely_cause(&Notification::new(6, 9, vec![6, 2]));
         assert_eq!(hard, cause(2));
     }
 

@@ -7,8 +7,8 @@ use super::retry::likely_cause;
 use super::{Attempt, ConnId, End, Output, Peer, State, StateName};
 use crate::bgp::connection::{Connection, Ends, Liveness};
 use crate::bgp::{
-    Cease, DecodeContext, EncodeContext, Message, Negotiated, Notification, Open, ProtocolError,
-    Type, UnexpectedIn,
+    Cease, DecodeContext, Message, Negotiated, Notification, Open, ProtocolError, Type,
+    UnexpectedIn,
 };
 
 /// States.
@@ -128,7 +128,7 @@ impl Peer {
         let conns: Vec<ConnId> = self.connections.keys().copied().collect();
         for conn in conns {
             if let Some(farewell) = &farewell {
-                self.say(now, conn, Type::Notification, farewell.encode());
+                self.say(now, conn, &Message::Notification(farewell.clone()));
             }
             self.connections.remove(&conn);
             self.outputs.push_back(Output::Close { conn });
@@ -267,10 +267,7 @@ impl Peer {
         let mut connection = Connection::new(conn, outgoing, ends, ours, context, now);
         connection.supersedes = self.shown == StateName::Established;
         self.connections.insert(conn, connection);
-        match message.encode(&EncodeContext::default()) {
-            Ok(bytes) => self.say(now, conn, Type::Open, bytes),
-            Err(error) => log::error!("peer {}: no OPEN: {error}", self.config.name),
-        }
+        self.say(now, conn, &message);
         if !matches!(self.state, State::Established { .. }) {
             let attempt = self.attempt().filter(|_| !outgoing);
             self.enter(now, State::Open { attempt });
@@ -375,7 +372,7 @@ impl Peer {
         if let Some(connection) = self.connections.get_mut(&conn) {
             connection.confirm(negotiated, liveness);
         }
-        self.send_keepalive(now, conn);
+        self.say(now, conn, &Message::Keepalive);
         let attempt = self.attempt();
         self.enter(now, State::Open { attempt });
     }
@@ -398,12 +395,7 @@ impl Peer {
         };
         let offered = connection.ours().clone();
         if let End::Error(error) = &end {
-            self.say(
-                now,
-                conn,
-                Type::Notification,
-                Notification::from(error).encode(),
-            );
+            self.say(now, conn, &Message::Notification(error.into()));
         }
         if !matches!(end, End::Lost(_)) {
             self.outputs.push_back(Output::Close { conn });

@@ -1,10 +1,11 @@
 //! The demo's router: a BGP listener that prints what it is told, one line an event.
 
 use crate::bgp::{
-    Capability, Cease, DecodeContext, EncodeContext, Framer, MAX_LEN, Message, Negotiated,
-    Notification, Open, Update, decode,
+    Capability, Cease, DecodeContext, Framer, MAX_LEN, Message, Negotiated, Notification, Open,
+    Received, receive,
 };
-use crate::net::{Asn, Family, RouterId};
+use crate::net::{Asn, Family, Prefix, RouterId};
+use crate::wire::{Reader, WireError};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::time::Duration;
@@ -72,9 +73,11 @@ impl Session {
             }
             self.framer.push(buffer.get(..n).unwrap_or_default());
             while let Some(frame) = self.framer.next(MAX_LEN).map_err(io::Error::other)? {
-                let message =
-                    decode(&frame, &self.context()).map_err(|error| self.refuse(&error))?;
-                if !self.take(message)? {
+                let received =
+                    receive(&frame, &self.context()).map_err(|error| self.refuse(&error))?;
+                if let Received::Update(_) = received {
+                    tell(&frame.body)?;
+                } else if !self.take(received)? {
                     return Ok(());
                 }
             }
@@ -95,53 +98,70 @@ impl Session {
     }
 
     /// `false`: the peer ended the session.
-    fn take(&mut self, message: Message) -> io::Result<bool> {
-        match message {
-            Message::Open(theirs) if self.negotiated.is_none() => {
+    fn take(&mut self, received: Received) -> io::Result<bool> {
+        match received {
+            Received::Open(theirs) if self.negotiated.is_none() => {
                 self.negotiated =
                     Some(Negotiated::new(&self.ours, &theirs).map_err(io::Error::other)?);
                 self.send(&Message::Open(self.ours.clone()))?;
                 self.send(&Message::Keepalive)?;
             }
-            Message::Open(_) => {
+            Received::Open(_) => {
                 self.send(&Message::Notification(Notification::cease(
                     Cease::ConnectionRejected,
                     None,
                 )))?;
                 return Ok(false);
             }
-            Message::Keepalive if !self.established => {
+            Received::Keepalive if !self.established => {
                 self.established = true;
                 say("established")?;
             }
-            Message::Keepalive => self.send(&Message::Keepalive)?,
-            Message::Update(update) => tell(&update)?,
-            Message::Notification(_) => return Ok(false),
-            Message::RouteRefresh(_) => {}
+            Received::Keepalive => self.send(&Message::Keepalive)?,
+            Received::Notification(_) => return Ok(false),
+            Received::RouteRefresh(_) | Received::Update(_) => {}
         }
         Ok(true)
     }
 
     fn send(&mut self, message: &Message) -> io::Result<()> {
-        let bytes = message
-            .encode(&EncodeContext::default())
-            .map_err(io::Error::other)?;
+        let bytes = message.encode().map_err(io::Error::other)?;
         self.stream.write_all(&bytes)
     }
 }
 
-fn tell(update: &Update) -> io::Result<()> {
-    for prefix in &update.withdrawn {
+/// The demo has one route, of IPv4: all there is to read of an UPDATE is its first and its last field
+/// (RFC 4271 §4.3).
+fn tell(update: &[u8]) -> io::Result<()> {
+    let fields = |mut r: Reader<'_>| {
+        let length = r.u16()?;
+        let withdrawn = prefixes(r.sub(length.into())?)?;
+        let length = r.u16()?;
+        let _attributes = r.take(length.into())?;
+        Ok::<_, WireError>((withdrawn, prefixes(r)?))
+    };
+    let (withdrawn, announced) = fields(Reader::new(update)).map_err(io::Error::other)?;
+    for prefix in withdrawn {
         say(&format!("withdrawn {prefix}"))?;
     }
-    for prefix in update
-        .announced
-        .iter()
-        .flat_map(|announcement| &announcement.prefixes)
-    {
+    for prefix in announced {
         say(&format!("announced {prefix}"))?;
     }
     Ok(())
+}
+
+fn prefixes(mut r: Reader<'_>) -> Result<Vec<Prefix>, WireError> {
+    let mut prefixes = Vec::new();
+    while !r.is_empty() {
+        let len = r.u8()?;
+        let mut addr = [0; 4];
+        let bytes = r.take(usize::from(len.div_ceil(8)))?;
+        addr.iter_mut()
+            .zip(bytes)
+            .for_each(|(to, from)| *to = *from);
+        prefixes.extend(Prefix::masked(addr.into(), len));
+    }
+    Ok(prefixes)
 }
 
 /// Seconds.

@@ -5,6 +5,7 @@ mod changes;
 mod kernel;
 mod nat;
 #[cfg(test)]
+#[path = "../../../tests/unit/old_kernel.rs"]
 mod old_kernel;
 mod socket;
 

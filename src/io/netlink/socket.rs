@@ -117,10 +117,6 @@ impl Socket {
         }
     }
 
-    pub fn fd(&self) -> &Async<OwnedFd> {
-        &self.fd
-    }
-
     /// Performs a request that is answered by an acknowledgement alone.
     pub async fn acknowledged(&mut self, request: &Request) -> Result<(), NetlinkError> {
         self.exchange(request, |_| Ok(())).await

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::bgp::peer::{ConnId, Event, Output, Peer, PeerConfig};
+use crate::bgp::reader::{Heard, decode};
 use crate::bgp::{
-    DecodeContext, Framer, MAX_LEN_EXTENDED, Message, Negotiated, Notification, PathAttributes,
-    Type, decode,
+    DecodeContext, Framer, MAX_LEN_EXTENDED, Negotiated, Notification, PathAttributes, Type,
 };
 use crate::net::Prefix;
 use crate::timer::Jitter;
@@ -396,8 +396,7 @@ impl Side {
         }
         let message = decode(frame, &context).unwrap();
         self.heard.push(describe(&message));
-        if let Message::Update(update) = message {
-            assert_eq!(update.problems, []);
+        if let Heard::Update(update) = message {
             for prefix in &update.withdrawn {
                 assert!(
                     self.learned.remove(prefix).is_some(),
@@ -414,17 +413,17 @@ impl Side {
 }
 
 /// A message in a few words.
-pub(super) fn describe(message: &Message) -> String {
+pub(super) fn describe(message: &Heard) -> String {
     match message {
-        Message::Open(open) => format!("OPEN {}", open.asn),
-        Message::Keepalive => "KEEPALIVE".to_owned(),
-        Message::Notification(Notification { code, subcode, .. }) => {
+        Heard::Open(open) => format!("OPEN {}", open.asn),
+        Heard::Keepalive => "KEEPALIVE".to_owned(),
+        Heard::Notification(Notification { code, subcode, .. }) => {
             format!("NOTIFICATION {code}/{subcode}")
         }
-        Message::RouteRefresh(refresh) => {
+        Heard::RouteRefresh(refresh) => {
             format!("ROUTE-REFRESH {:?} {}", refresh.kind, refresh.family)
         }
-        Message::Update(update) => {
+        Heard::Update(update) => {
             let mut words = vec!["UPDATE".to_owned()];
             words.extend(update.withdrawn.iter().map(|prefix| format!("-{prefix}")));
             let announced = update.announced.iter().flat_map(|a| &a.prefixes);

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use super::sim::describe;
 use crate::bgp::peer::{ConnId, Event, Output, Peer, PeerConfig, StateName};
+use crate::bgp::reader::{Heard, decode};
 use crate::bgp::{
-    Capability, Cease, DecodeContext, EncodeContext, Framer, GracefulRestart, MAX_LEN, Message,
-    Negotiated, Notification, Open, PathAttributes, RefreshKind, RouteRefresh, decode,
+    Capability, Cease, DecodeContext, Framer, GracefulRestart, MAX_LEN, Message, Negotiated,
+    Notification, Open, PathAttributes, RefreshKind, RouteRefresh, end_of_rib,
 };
 use crate::net::{Asn, Family, Prefix, RouterId};
 
@@ -107,7 +108,12 @@ impl Script {
     }
 
     fn hear(&mut self, conn: ConnId, message: &Message) -> Vec<String> {
-        let bytes = message.encode(&EncodeContext::default()).unwrap();
+        let bytes = message.encode().unwrap();
+        self.bytes(conn, &bytes)
+    }
+
+    fn bytes(&mut self, conn: ConnId, bytes: &[u8]) -> Vec<String> {
+        let bytes = bytes.to_vec();
         self.event(Event::Received { conn, bytes })
     }
 
@@ -188,7 +194,7 @@ impl Script {
             context.peer_as = None;
             let message = decode(&frame, &context).unwrap();
             said.push(describe(&message));
-            if let Message::Open(open) = message {
+            if let Heard::Open(open) = message {
                 self.open = Some(open);
             }
         }
@@ -449,7 +455,13 @@ fn an_open_of_another_as_is_refused_with_bad_peer_as() {
 
 #[test]
 fn messages_out_of_place_are_fsm_errors_that_name_the_state() {
-    let update = Message::Update(Default::default());
+    let update = end_of_rib(Family::Ipv4);
+    let mut faulty_open = open(9).encode().unwrap();
+    // Version 3.
+    faulty_open[19] = 3;
+    let mut faulty_update = update.clone();
+    // Withdrawn routes that pass the end.
+    faulty_update[20] = 9;
     let mut script = Script::connected(config());
     assert_eq!(
         script.hear(FIRST, &Message::Keepalive)[0],
@@ -457,9 +469,20 @@ fn messages_out_of_place_are_fsm_errors_that_name_the_state() {
     );
     let mut script = Script::connected(config());
     script.hear(FIRST, &open(9));
-    assert_eq!(script.hear(FIRST, &update)[0], "#1 NOTIFICATION 5/2");
+    assert_eq!(script.bytes(FIRST, &update)[0], "#1 NOTIFICATION 5/2");
     let mut script = Script::established(config());
     assert_eq!(script.hear(FIRST, &open(9))[0], "#1 NOTIFICATION 5/3");
+    // Faulty or not: §8.2.2 has event 22 up to OpenConfirm, and 28 from Established on.
+    let mut script = Script::established(config());
+    let heard = script.bytes(FIRST, &faulty_open);
+    assert_eq!(heard[0], "#1 NOTIFICATION 5/3");
+    let mut script = Script::connected(config());
+    let heard = script.bytes(FIRST, &faulty_update);
+    assert_eq!(heard[0], "#1 NOTIFICATION 5/1");
+    let mut script = Script::connected(config());
+    script.hear(FIRST, &open(9));
+    let heard = script.bytes(FIRST, &faulty_open);
+    assert_eq!(heard[0], "#1 NOTIFICATION 2/1");
 }
 
 #[test]
@@ -546,10 +569,7 @@ fn a_keepalive_in_openconfirm_establishes_and_end_of_rib_follows_the_routes() {
 fn a_silent_peer_and_one_that_stops_in_a_message_are_dropped_after_the_hold_time() {
     let mut script = Script::established(config());
     script.until(seconds(60));
-    let half = Message::Keepalive
-        .encode(&EncodeContext::default())
-        .unwrap()[..18]
-        .to_vec();
+    let half = Message::Keepalive.encode().unwrap()[..18].to_vec();
     script.event(Event::Received {
         conn: FIRST,
         bytes: half,
@@ -574,7 +594,7 @@ fn keepalives_and_updates_restart_the_hold_timer() {
     script.until(seconds(80));
     script.hear(FIRST, &Message::Keepalive);
     script.until(seconds(160));
-    script.hear(FIRST, &Message::Update(Default::default()));
+    script.bytes(FIRST, &end_of_rib(Family::Ipv4));
     script.until(seconds(249));
     assert_eq!(script.peer.state(), StateName::Established);
     script.until(seconds(251));
@@ -597,9 +617,7 @@ fn a_peer_that_takes_nothing_is_dropped_without_a_word_after_eight_minutes() {
     for minute in 1..8 {
         script.now = script.start + Duration::from_secs(60 * minute);
         script.peer.handle_timeout(script.now);
-        let bytes = Message::Keepalive
-            .encode(&EncodeContext::default())
-            .unwrap();
+        let bytes = Message::Keepalive.encode().unwrap();
         script
             .peer
             .handle(script.now, Event::Received { conn: FIRST, bytes });
@@ -759,7 +777,6 @@ fn a_refresh_is_answered_between_its_markers() {
         "#1 ROUTE-REFRESH End ipv4 unicast",
     ];
     assert_eq!(script.hear(FIRST, &request), again);
-    assert_eq!(script.event(Event::RefreshAll)[..3], again);
 }
 
 #[test]
@@ -843,7 +860,7 @@ fn after_a_planned_restart_end_of_rib_waits_for_the_first_routes() {
 // Received routes
 
 #[test]
-fn a_malformed_attribute_is_counted_and_does_not_end_the_session() {
+fn a_malformed_attribute_does_not_end_the_session() {
     let mut script = Script::established(config());
     let attributes = [
         &[0x40, 1, 1, 9][..],
@@ -863,7 +880,6 @@ fn a_malformed_attribute_is_counted_and_does_not_end_the_session() {
                 .is_empty()
         );
     }
-    assert_eq!(script.peer.counters().treated_as_withdraw, 3);
     assert_eq!(script.peer.counters().received.update, 3);
     assert_eq!(script.peer.state(), StateName::Established);
 }
@@ -872,9 +888,8 @@ fn a_malformed_attribute_is_counted_and_does_not_end_the_session() {
 fn the_same_bytes_in_any_pieces_lead_to_the_same_session() {
     for size in [1, 2, 7, 19, 4096] {
         let mut script = Script::connected(config());
-        let context = EncodeContext::default();
-        let mut stream = open(9).encode(&context).unwrap();
-        stream.extend(Message::Keepalive.encode(&context).unwrap());
+        let mut stream = open(9).encode().unwrap();
+        stream.extend(Message::Keepalive.encode().unwrap());
         for piece in stream.chunks(size) {
             let bytes = piece.to_vec();
             script.event(Event::Received { conn: FIRST, bytes });

@@ -8,7 +8,7 @@ use crate::netlink::address::{RTM_DELADDR, RTM_NEWADDR};
 use crate::netlink::attr::Attrs;
 use crate::netlink::message::{Message, Messages};
 use crate::netlink::nftables::{IPPROTO_UDP, NatRule, NatTable};
-use crate::netlink::{EBUSY, EINVAL, EOPNOTSUPP};
+use crate::netlink::{EINVAL, EOPNOTSUPP};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, UnixAddr, bind, recv,
@@ -405,3 +405,5 @@ const NLMSG_ERROR: u16 = 2;
 const NFT_NEWTABLE: u16 = 10 << 8;
 const NFTA_TABLE_FLAGS: u16 = 2;
 const OWNER: u32 = 2;
+
+const EBUSY: i32 = 16;

@@ -57,7 +57,6 @@ pub fn established() -> PeerView {
                 update: 3,
                 ..MessageCounts::default()
             },
-            ..Counters::default()
         },
         announced: 2,
         flaps: 1,

@@ -249,7 +249,7 @@ fn a_restart_beside_a_silent_consul_announces() {
     town.routed("192.0.2.1");
     until(SOON, "the file holds it", || {
         let text = std::fs::read_to_string(&file).unwrap_or_default();
-        expect(text.contains("passing: true"), text)
+        expect(text.contains("\"passing\": true"), text)
     });
     script.silence(true);
     sidecast.kill();
@@ -758,7 +758,11 @@ fn a_restart_during_an_outage_announces() {
     town.unrouted("192.0.2.3");
     until(SOON, "the file holds it all", || {
         let text = std::fs::read_to_string(&file).unwrap_or_default();
-        let all = ["passing: true", "\"kept\"", "drains: [\"out\"]"];
+        let all = [
+            "\"passing\": true",
+            "\"kept\"",
+            "\"drains\": [\n    \"out\"\n  ]",
+        ];
         expect(all.iter().all(|part| text.contains(part)), text)
     });
     town.consul.as_mut().expect("it runs").kill();

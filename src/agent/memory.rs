@@ -8,6 +8,7 @@ use crate::io::state_file;
 use smol::Timer;
 use smol::channel::{self, Receiver, Sender};
 use smol::future::FutureExt;
+use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -27,15 +28,22 @@ impl StateFile {
         let path = core.config().agent.state_file.clone()?;
         let lane = Lane::default();
         let file = path.clone();
-        let text = lane.run_within(READ, move || state_file::read(&file)).await;
+        let text = lane
+            .run_within(READ, move || state_file::read(&file, Memory::LONGEST))
+            .await;
         let written = text.unwrap_or_else(|error| {
             log::warn!("agent.state_file: {}: {error}", path.display());
             None
         });
         let written = written.unwrap_or_default();
+        let mut due = None;
         if !written.is_empty() {
             match read(&written, core.config()) {
-                Ok(memory) => core.remember(now, memory),
+                Ok(memory) => {
+                    core.remember(now, memory);
+                    // A version of before wrote YAML, which is read this once.
+                    due = (!Memory::is_json(&written)).then_some(now);
+                }
                 Err(error) => log::warn!("agent.state_file: {}: {error}", path.display()),
             }
         }
@@ -43,7 +51,7 @@ impl StateFile {
         Some(Self {
             texts,
             writer: executor.spawn(write_all(lane, path, written, queue)),
-            due: None,
+            due,
             not_before: now,
         })
     }
@@ -78,7 +86,7 @@ impl StateFile {
         self.due = None;
         self.not_before = now + SELDOM;
         // The writer ends only when we do.
-        let _ = self.texts.force_send(core.memory().to_yaml());
+        let _ = self.texts.force_send(core.memory().to_json());
     }
 }
 
@@ -89,6 +97,8 @@ async fn write_all(lane: Lane, path: PathBuf, mut written: String, texts: Receiv
     while let Ok(text) = next {
         let failed = if text == written {
             None
+        } else if text.len() > Memory::LONGEST {
+            Some(io::Error::from(io::ErrorKind::FileTooLarge))
         } else {
             let (file, bytes) = (path.clone(), text.clone());
             let write = move || state_file::write(&file, &bytes);

@@ -43,7 +43,7 @@ fn forbidden(global: &Global, config: &Config) -> Vec<String> {
         return apps.filter_map(|app| judge(app, config, &policy)).collect();
     }
     let path = config.agent.state_file.as_deref();
-    let text = path.and_then(|path| state_file::read(path).ok().flatten());
+    let text = path.and_then(|path| state_file::read(path, Memory::LONGEST).ok().flatten());
     let memory = text.and_then(|text| Memory::read(&text, config).ok());
     let problems = memory.map(|(_, problems)| problems).unwrap_or_default();
     let not_taken = |why| format!("agent.state_file: not taken at the next start: {why}");

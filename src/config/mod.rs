@@ -8,6 +8,7 @@ mod apps;
 mod bgp;
 mod env;
 mod fields;
+mod flow;
 mod keys;
 mod load;
 mod memory;

@@ -1,8 +1,8 @@
 //! An app from parameters: `/register`'s, and the tags of a service in Consul.
 
 use super::problem::{Problem, nearest};
-use super::tree::{self, Entry, Node, Place, Tree};
-use super::{Config, Refusal, apps, keys};
+use super::tree::{Entry, Node, Place, Tree};
+use super::{Config, Refusal, apps, flow, keys};
 use crate::app::{App, Source};
 
 /// Reads `name`, `vip`…, `monitor`…, `nat`…, `vip_communities` and the options of an app. Empty values
@@ -39,6 +39,7 @@ const PLAIN: &[&str] = &[
 
 /// The same tree that a file would make.
 fn node(params: &[(String, String)]) -> Result<Node, Refusal> {
+    bounded(params)?;
     let mut node = map();
     let mut vip_config = map();
     let vip_keys = keys::vip_config();
@@ -54,9 +55,9 @@ fn node(params: &[(String, String)]) -> Result<Node, Refusal> {
             "vip_communities" | "communities" | "bgp_communities" => {
                 push(&mut vip_config, "bgp_communities", commas(value));
             }
-            "when_down" | "when_draining" if value.starts_with('{') => {
-                let value = tree::parse(value, &|_| Place::Default)
-                    .map_err(|error| Refusal::Invalid(format!("{key}: {}", error.message)))?;
+            "when_down" | "when_draining" if flow::is_flow(value) => {
+                let value = flow::read(value)
+                    .map_err(|error| Refusal::Invalid(format!("{key}: {error}")))?;
                 add(&mut vip_config, key, value);
             }
             _ if PLAIN.contains(&key.as_str()) => add(&mut node, key, text()),
@@ -66,6 +67,30 @@ fn node(params: &[(String, String)]) -> Result<Node, Refusal> {
     }
     add(&mut node, "vip_config", vip_config);
     Ok(node)
+}
+
+/// Bytes of one value; an `exec:` may be a small script.
+const LONGEST_VALUE: usize = 8 * 1024;
+/// Bytes of all names and values, as of a whole request.
+const LONGEST_PARAMS: usize = 64 * 1024;
+
+fn bounded(params: &[(String, String)]) -> Result<(), Refusal> {
+    let mut whole = 0;
+    for (key, value) in params {
+        whole += key.len() + value.len();
+        if value.len() > LONGEST_VALUE {
+            // A key may be just as long.
+            let key: String = key.chars().take(64).collect();
+            let message = format!("{key}: is longer than {LONGEST_VALUE} bytes");
+            return Err(Refusal::Invalid(message));
+        }
+    }
+    match whole > LONGEST_PARAMS {
+        true => Err(Refusal::Invalid(format!(
+            "the parameters are longer than {LONGEST_PARAMS} bytes"
+        ))),
+        false => Ok(()),
+    }
 }
 
 fn unknown(key: &str, vip_keys: &[&'static str]) -> Refusal {

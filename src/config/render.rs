@@ -14,7 +14,6 @@ pub fn render(loaded: &Loaded) -> String {
     let mut page = Page {
         text: String::new(),
         origins: &loaded.origins,
-        tells_origins: true,
     };
     agent(&mut page, &loaded.config.agent);
     bgp(&mut page, &loaded.config.bgp);
@@ -29,23 +28,9 @@ pub fn render(loaded: &Loaded) -> String {
     page.text
 }
 
-/// Apps as items of a list, without where they came from.
-pub(super) fn render_apps(apps: &[App]) -> String {
-    let mut page = Page {
-        text: String::new(),
-        origins: &BTreeMap::new(),
-        tells_origins: false,
-    };
-    for (index, one) in apps.iter().enumerate() {
-        app(&mut page, index, one);
-    }
-    page.text
-}
-
 struct Page<'l> {
     text: String,
     origins: &'l BTreeMap<String, Place>,
-    tells_origins: bool,
 }
 
 impl Page<'_> {
@@ -68,12 +53,8 @@ impl Page<'_> {
 
     fn raw(&mut self, indent: usize, key: &str, value: impl Display, comment: &str) {
         let space = " ".repeat(indent);
-        let comment = match self.tells_origins {
-            true => format!("  # {comment}"),
-            false => String::new(),
-        };
         // Writing into a String cannot fail.
-        let _ = writeln!(self.text, "{space}{key}: {value}{comment}");
+        let _ = writeln!(self.text, "{space}{key}: {value}  # {comment}");
     }
 }
 
@@ -433,13 +414,13 @@ fn or_off(duration: Option<Duration>) -> String {
     duration.map_or_else(|| "\"off\"".to_owned(), |d| Shown(d).to_string())
 }
 
-pub(super) fn list<T: Display>(values: impl IntoIterator<Item = T>) -> String {
+fn list<T: Display>(values: impl IntoIterator<Item = T>) -> String {
     let values: Vec<String> = values.into_iter().map(quoted).collect();
     format!("[{}]", values.join(", "))
 }
 
 /// In double quotes, as JSON and YAML both read them.
-pub(super) fn quoted(value: impl Display) -> String {
+fn quoted(value: impl Display) -> String {
     let text = value.to_string();
     let mut out = String::from("\"");
     for c in text.chars() {

@@ -5,13 +5,13 @@
 //! shape for texts. A place is only ever told in an error: each text is read by a visitor that keeps it
 //! and fails, and the error that comes back names the line.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::sync::Arc;
 
 use serde::de::{
-    Deserialize, DeserializeSeed, Deserializer, EnumAccess, Error as _, MapAccess, SeqAccess,
-    VariantAccess, Visitor,
+    DeserializeSeed, Deserializer, EnumAccess, Error as _, MapAccess, SeqAccess, VariantAccess,
+    Visitor,
 };
 
 /// Where a value was written, in the order in which problems are told.
@@ -130,7 +130,22 @@ impl From<serde_yaml::Error> for YamlError {
 
 /// Reads a text; `place` says where a line of it lies.
 pub(super) fn parse(text: &str, place: &dyn Fn(usize) -> Place) -> Result<Node, YamlError> {
-    let shape: Shape = serde_yaml::from_str(text)?;
+    within_limits(text)?;
+    let seen = Seen::default();
+    let seed = Shapes {
+        depth: 0,
+        seen: &seen,
+    };
+    let shape = match seed.deserialize(serde_yaml::Deserializer::from_str(text)) {
+        // The library gives up by itself where aliases make a hundred times more of a text.
+        Err(error)
+            if seen.nodes.get() > MOST_NODES
+                || error.to_string().starts_with("repetition limit") =>
+        {
+            return Err(too_much("values", MOST_NODES));
+        }
+        shape => shape?,
+    };
     if let Shape::Null = shape {
         return Ok(Node {
             place: place(1),
@@ -152,6 +167,51 @@ pub(super) fn parse(text: &str, place: &dyn Fn(usize) -> Place) -> Result<Node, 
     Ok(node)
 }
 
+/// More than any configuration needs; a text beyond it is a mistake, or an attack.
+const MOST_ALIASES: usize = 100;
+const MOST_NODES: usize = 1_000_000;
+const DEEPEST: usize = 32;
+/// Brackets that are open at once, in texts too: the library's time grows with their square, before it
+/// hands out a first value.
+const MOST_OPEN: usize = 1000;
+
+fn too_much(what: &str, limit: usize) -> YamlError {
+    YamlError {
+        line: None,
+        message: format!("has more than {limit} {what}"),
+    }
+}
+
+/// What has to be known before the library sees the text: it makes all of it into values first. Only
+/// what looks like an alias or a bracket is counted, in quotes and comments too.
+fn within_limits(text: &str) -> Result<(), YamlError> {
+    let (mut aliases, mut open) = (0_usize, 0_usize);
+    // The last character that is no space; an alias stands where a value begins.
+    let mut before = '\n';
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '[' | '{' => open += 1,
+            ']' | '}' => open = open.saturating_sub(1),
+            '*' if matches!(before, '\n' | ':' | ',' | '[' | '{' | '-' | '?') => {
+                let named = chars.peek().is_some_and(|next| next.is_alphanumeric());
+                aliases += usize::from(named);
+            }
+            _ => {}
+        }
+        if aliases > MOST_ALIASES {
+            return Err(too_much("aliases", MOST_ALIASES));
+        }
+        if open > MOST_OPEN {
+            return Err(too_much("open brackets", MOST_OPEN));
+        }
+        if !matches!(c, ' ' | '\t') {
+            before = c;
+        }
+    }
+    Ok(())
+}
+
 /// What stands where, without the texts.
 enum Shape {
     Null,
@@ -160,15 +220,45 @@ enum Shape {
     Map(Vec<Shape>),
 }
 
-impl<'de> Deserialize<'de> for Shape {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ShapeVisitor)
+/// Values that have been read, aliases as often as they are used.
+#[derive(Default)]
+struct Seen {
+    nodes: Cell<usize>,
+}
+
+/// Reads a shape that is not too deep, and not too large.
+#[derive(Clone, Copy)]
+struct Shapes<'a> {
+    depth: usize,
+    seen: &'a Seen,
+}
+
+impl<'de> DeserializeSeed<'de> for Shapes<'_> {
+    type Value = Shape;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Shape, D::Error> {
+        let nodes = self.seen.nodes.get() + 1;
+        self.seen.nodes.set(nodes);
+        if nodes > MOST_NODES {
+            return Err(D::Error::custom("too many values"));
+        }
+        if self.depth > DEEPEST {
+            return Err(D::Error::custom(format_args!(
+                "is nested deeper than {DEEPEST} levels"
+            )));
+        }
+        deserializer.deserialize_any(self)
     }
 }
 
-struct ShapeVisitor;
+impl Shapes<'_> {
+    fn below(self) -> Self {
+        let depth = self.depth + 1;
+        Self { depth, ..self }
+    }
+}
 
-impl<'de> Visitor<'de> for ShapeVisitor {
+impl<'de> Visitor<'de> for Shapes<'_> {
     type Value = Shape;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -214,7 +304,7 @@ impl<'de> Visitor<'de> for ShapeVisitor {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Shape, A::Error> {
         let mut items = Vec::new();
-        while let Some(item) = seq.next_element()? {
+        while let Some(item) = seq.next_element_seed(self.below())? {
             items.push(item);
         }
         Ok(Shape::List(items))
@@ -222,11 +312,11 @@ impl<'de> Visitor<'de> for ShapeVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Shape, A::Error> {
         let mut values = Vec::new();
-        while let Some(key) = map.next_key::<Shape>()? {
+        while let Some(key) = map.next_key_seed(self.below())? {
             if matches!(key, Shape::List(_) | Shape::Map(_)) {
                 return Err(A::Error::custom("a key must be a plain word"));
             }
-            values.push(map.next_value()?);
+            values.push(map.next_value_seed(self.below())?);
         }
         Ok(Shape::Map(values))
     }
@@ -234,7 +324,7 @@ impl<'de> Visitor<'de> for ShapeVisitor {
     /// A value with a tag such as `!binary`: the tag is passed over.
     fn visit_enum<A: EnumAccess<'de>>(self, tagged: A) -> Result<Shape, A::Error> {
         let (_, value) = tagged.variant::<String>()?;
-        value.newtype_variant()
+        value.newtype_variant_seed(self.below())
     }
 }
 
@@ -482,6 +572,55 @@ mod tests {
         assert!(read("? [x]\n: 1\n").is_err());
         assert!(read("a: !t 5").is_ok());
         assert_eq!(read("").unwrap().tree, Tree::Null);
+    }
+
+    /// Memory is held to by a test of the binary.
+    #[test]
+    fn what_no_operator_writes_is_refused_at_once() {
+        let aliases = |count| format!("a: &a 1\nb: [{}]\n", "*a, ".repeat(count));
+        assert!(read(&aliases(100)).is_ok());
+        let said = |text: &str| {
+            let begun = std::time::Instant::now();
+            let error = read(text).expect_err("a limit");
+            assert!(begun.elapsed().as_secs() < 5, "{}", error.message);
+            error.message
+        };
+        assert_eq!(said(&aliases(101)), "has more than 100 aliases");
+        assert_eq!(
+            said(&"[".repeat(64_000)),
+            "has more than 1000 open brackets"
+        );
+        assert_eq!(
+            said(&"{a: ".repeat(64_000)),
+            "has more than 1000 open brackets"
+        );
+        let nested = |depth| format!("a: {}1{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(read(&nested(31)).is_ok());
+        assert!(
+            said(&nested(32)).contains("deeper than 32"),
+            "{}",
+            said(&nested(32))
+        );
+        let dashes = format!("{}a", "- ".repeat(5_000));
+        assert!(said(&dashes).contains("deeper than") || said(&dashes).contains("recursion"));
+        // Ten to the ninth.
+        let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for n in 1..9 {
+            let uses = format!("*a{}, ", n - 1).repeat(10);
+            bomb.push_str(&format!("a{n}: &a{n} [{uses}]\n"));
+        }
+        let said = said(&bomb);
+        assert!(said.contains("more than 1000000 values"), "{said}");
+        let million = format!("[{}]", "1,".repeat(MOST_NODES));
+        assert!(
+            read(&million)
+                .unwrap_err()
+                .message
+                .contains("1000000 values")
+        );
+        // Shell in block scalars is none of that.
+        let script = format!("a: |\n{}", "  ls *.d ; test [ x ] && echo {\n".repeat(500));
+        assert!(read(&script).is_ok());
     }
 
     #[test]

@@ -11,8 +11,8 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// What it holds; `None` where there is none.
-pub fn read(path: &Path) -> io::Result<Option<String>> {
+/// What it holds; `None` where there is none. One longer than `limit` bytes is an error.
+pub fn read(path: &Path, limit: usize) -> io::Result<Option<String>> {
     // A pipe in its place would wait for a writer otherwise; on a file the flag does nothing.
     let options = OpenOptions::new()
         .read(true)
@@ -27,11 +27,10 @@ pub fn read(path: &Path) -> io::Result<Option<String>> {
         return Err(io::Error::other("it is no regular file"));
     }
     let mut text = String::new();
-    file.take(LONGEST + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > LONGEST {
-        return Err(io::Error::other(format!(
-            "it is longer than {LONGEST} bytes"
-        )));
+    let most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
+    file.take(most).read_to_string(&mut text)?;
+    if text.len() > limit {
+        return Err(io::Error::other(format!("it is longer than {limit} bytes")));
     }
     Ok(Some(text))
 }
@@ -78,9 +77,6 @@ fn write_new(folder: &impl AsFd, name: &OsStr, text: &str) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Bytes that are read: some ten thousand apps with all they can have.
-const LONGEST: u64 = 64 << 20;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,10 +89,11 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("sidecast-state-{}", std::process::id()));
         fs::create_dir(&folder).unwrap();
         let path = folder.join("state.yaml");
-        assert_eq!(read(&path).unwrap(), None);
+        assert_eq!(read(&path, 5).unwrap(), None);
         for text in ["one: 1\n", "a: 2\n", ""] {
             write(&path, text).unwrap();
-            assert_eq!(read(&path).unwrap().as_deref(), Some(text));
+            assert_eq!(read(&path, 7).unwrap().as_deref(), Some(text));
+            assert_eq!(read(&path, 4).is_err(), text.len() > 4);
         }
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
         assert!(write(&folder.join("no/such.yaml"), "x").is_err());
@@ -120,11 +117,11 @@ mod tests {
         // What a process of the same number left when it was killed.
         fs::write(&beside, "half").unwrap();
         write(&path, "text").unwrap();
-        assert_eq!(read(&path).unwrap().as_deref(), Some("text"));
+        assert_eq!(read(&path, 100).unwrap().as_deref(), Some("text"));
         let pipe = folder.join("pipe");
         mkfifo(&pipe, Mode::S_IRWXU).unwrap();
         assert!(
-            read(&pipe)
+            read(&pipe, 100)
                 .unwrap_err()
                 .to_string()
                 .contains("no regular file")

@@ -1,0 +1,249 @@
+//! What strangers may send, to the real sidecast with little memory: it is refused at once, and nothing of
+//! it comes back at the next start.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use sidecast_lab::{Child, Consul, Lab, Namespace, Reply, binary, expect, request, until};
+
+sidecast_lab::tests! {
+    needs ["ip"]:
+        yaml_in_parameters_costs_neither_memory_nor_time,
+        a_configuration_beyond_the_limits_is_a_sentence,
+        a_state_file_is_not_believed;
+    needs ["consul", "ip"]:
+        yaml_in_tags_costs_neither_memory_nor_time;
+}
+
+/// Nine levels of ten aliases each: a thousand million values, in some hundred bytes.
+fn bomb() -> String {
+    let mut text = "{med: 1, x0: &x0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]".to_owned();
+    for level in 1..9 {
+        let uses = format!("*x{}, ", level - 1).repeat(10);
+        let _ = write!(text, ", x{level}: &x{level} [{uses}]");
+    }
+    text + "}"
+}
+
+/// Many aliases of one long text.
+fn wide_bomb(bytes: usize) -> String {
+    let mut text = format!("{{med: 1, a: &a [{}], b: &b [", "1,".repeat(1000));
+    text += &"*a,".repeat(800);
+    text += "], c: [";
+    while text.len() < bytes - 8 {
+        text += "*b,";
+    }
+    text + "]}"
+}
+
+fn yaml_in_parameters_costs_neither_memory_nor_time() {
+    let lab = Lab::new();
+    let host = lab.namespace("host");
+    let mut sidecast = Limited::start(&host, "agent: {allow_exec: [config, http]}\n");
+    let attacks = [
+        bomb(),
+        wide_bomb(7_900),
+        "[".repeat(64_000),
+        format!("{{a: {}", "[".repeat(7_000)),
+        "{a: ".repeat(2_000),
+        format!("{{a: \"{}\"}}", "x".repeat(60_000)),
+    ];
+    for (number, attack) in attacks.iter().enumerate() {
+        for key in ["when_down", "when_draining", "monitor", "vip", "med"] {
+            let form: String = attack.bytes().fold(String::new(), |mut form, byte| {
+                let _ = write!(form, "%{byte:02x}");
+                form
+            });
+            let begun = Instant::now();
+            let body = format!("name=n&vip=192.0.2.1/32&{key}={form}");
+            // A request that is too long may be refused before it is read.
+            if let Ok(reply) = sidecast.ask("POST", "/register", &body) {
+                assert!(
+                    (400..500).contains(&reply.status),
+                    "{number} {key}: {reply:?}"
+                );
+            }
+            sidecast.answers(begun);
+        }
+    }
+    let apps = sidecast.ask("GET", "/apps", "").expect("an answer").json();
+    assert_eq!(apps, json!([]));
+    // A small script is none of that.
+    let script = format!("exec:true; {}", "# ".repeat(4_000));
+    let body = format!("name=n&vip=192.0.2.1/32&monitor={script}&when_down={{med: 7}}");
+    let reply = sidecast.ask("POST", "/register", &body).expect("an answer");
+    assert_eq!(reply.status, 200, "{}", reply.body);
+}
+
+/// The tags are still there at the next start, with the state file or without.
+fn yaml_in_tags_costs_neither_memory_nor_time() {
+    let lab = Lab::new();
+    let host = lab.namespace("host");
+    let consul = Consul::start(&host, &json!({}));
+    let state = host.dir().join("state.json");
+    let config = format!(
+        "agent: {{consul_addr: 'http://127.0.0.1:8500', state_file: {}}}\n",
+        state.display()
+    );
+    let mut sidecast = Limited::start(&host, &config);
+    for (name, vip, attack) in [
+        ("deep", "192.0.2.1", bomb()),
+        ("wide", "192.0.2.2", wide_bomb(12_000)),
+        ("brackets", "192.0.2.3", "[".repeat(64_000)),
+    ] {
+        let vip = format!("gocast_vip={vip}/32");
+        let attack = format!("sidecast_when_down={attack}");
+        let tags = ["enable_gocast", vip.as_str(), attack.as_str()];
+        consul.register(&host, name, name, &tags, "passing");
+    }
+    let good = [
+        "enable_gocast",
+        "gocast_vip=192.0.2.9/32",
+        "gocast_monitor=consul",
+    ];
+    consul.register(&host, "good", "good", &good, "passing");
+    for _ in 0..2 {
+        until(PATIENCE, "the good one is taken", || {
+            let reply = sidecast
+                .ask("GET", "/apps/good", "")
+                .map_err(|e| e.to_string())?;
+            expect(reply.status == 200, reply.body)
+        });
+        sidecast.answers(Instant::now());
+        until(PATIENCE, "it is remembered", || {
+            let text = fs::read_to_string(&state).unwrap_or_default();
+            expect(text.contains("brackets") && text.contains("\"good\""), text)
+        });
+        sidecast.restart();
+    }
+}
+
+fn a_configuration_beyond_the_limits_is_a_sentence() {
+    let lab = Lab::new();
+    let host = lab.namespace("host");
+    for (text, said) in [
+        (format!("x-a: {}\n", bomb()), "1000000 values"),
+        (format!("x-a: {}\n", wide_bomb(8_000)), "100 aliases"),
+        (format!("x-a: {}\n", "[".repeat(64_000)), "open brackets"),
+        (
+            format!("x-a: {}{}\n", "[".repeat(40), "]".repeat(40)),
+            "deeper than 32",
+        ),
+    ] {
+        let begun = Instant::now();
+        let mut sidecast = Limited::launch(&host, &text);
+        let status = sidecast.child.wait(PATIENCE);
+        let log = sidecast.child.output();
+        assert_eq!(status.code(), Some(2), "{log}");
+        assert!(log.contains(said), "{said}: {log}");
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(5), "{said}: {took:?}");
+    }
+}
+
+fn a_state_file_is_not_believed() {
+    let lab = Lab::new();
+    let host = lab.namespace("host");
+    let state = host.dir().join("state.json");
+    let config = format!("agent: {{state_file: {}}}\n", state.display());
+    let app = |name: &str, more: &str| {
+        format!("{{\"name\": \"{name}\", \"vips\": [\"192.0.2.1/32\"]{more}}}")
+    };
+    let mut good = format!("{{\"apps\": [{}, ", app("good", ""));
+    good += &app("bad", ", \"monitors\": [\"exec:id\"]");
+    good += "]}";
+    for (text, apps) in [
+        (good, 1),
+        (bomb(), 0),
+        ("[".repeat(64_000), 0),
+        (format!("{{\"apps\": {}", "[".repeat(64_000)), 0),
+        (format!("{{\"apps\": [{}0]}}", "0,".repeat(1 << 20)), 0),
+        (format!("drains: {}", "[".repeat(64_000)), 0),
+        (" ".repeat(64 << 20), 0),
+        // As a version of before wrote it.
+        (
+            "apps:\n  - {name: old, vips: [192.0.2.1/32]}\n".to_owned(),
+            1,
+        ),
+    ] {
+        fs::write(&state, &text).expect("a file");
+        let begun = Instant::now();
+        let mut sidecast = Limited::launch(&host, &config);
+        sidecast.answers(begun);
+        let reply = sidecast.ask("GET", "/apps", "").expect("an answer").json();
+        let start = text.get(..40).unwrap_or(&text);
+        assert_eq!(
+            reply.as_array().map(Vec::len),
+            Some(apps),
+            "{start}: {reply}"
+        );
+        if text.starts_with("apps:") {
+            until(PATIENCE, "it is written anew", || {
+                let text = fs::read_to_string(&state).unwrap_or_default();
+                expect(text.starts_with('{') && text.contains("\"old\""), text)
+            });
+        }
+    }
+}
+
+/// sidecast with 256 MiB of address space.
+struct Limited<'n> {
+    child: Child,
+    host: &'n Namespace,
+    file: PathBuf,
+}
+
+impl<'n> Limited<'n> {
+    #[track_caller]
+    fn start(host: &'n Namespace, config: &str) -> Self {
+        let mut sidecast = Self::launch(host, config);
+        sidecast.answers(Instant::now());
+        sidecast
+    }
+
+    fn launch(host: &'n Namespace, config: &str) -> Self {
+        let file = host.dir().join("sidecast.yaml");
+        let bgp = "bgp: {local_as: 65001, peer_as: 65000, peer_ip: 10.0.0.1}\n";
+        fs::write(&file, format!("{config}{bgp}")).expect("a file");
+        let child = Self::run(host, &file);
+        Self { child, host, file }
+    }
+
+    fn run(host: &Namespace, file: &std::path::Path) -> Child {
+        let command = format!(
+            "ulimit -v 262144; exec {} run --config {}",
+            binary(),
+            file.display()
+        );
+        let env = [("CONSUL_NODE", Consul::NODE)];
+        Child::start(host, "sidecast", "sh", &["-c", &command], &env)
+    }
+
+    fn restart(&mut self) {
+        self.child.kill();
+        self.child = Self::run(self.host, &self.file);
+        self.answers(Instant::now());
+    }
+
+    fn ask(&self, method: &str, path: &str, body: &str) -> std::io::Result<Reply> {
+        request(self.host, ADDR, method, path, body)
+    }
+
+    /// It lives, and has not been busy since.
+    #[track_caller]
+    fn answers(&mut self, since: Instant) {
+        until(PATIENCE, "it answers", || {
+            self.child.must_run();
+            self.ask("GET", "/healthz", "")
+        });
+        let took = since.elapsed();
+        assert!(took < Duration::from_secs(5), "{took:?}");
+    }
+}
+
+const ADDR: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8179);
+const PATIENCE: Duration = Duration::from_secs(20);

@@ -23,6 +23,7 @@ use std::time::Duration;
 use crate::net::{
     Community, ExtCommunity, LargeCommunity, ParseError, Prefix, decimal, parse_cidr,
 };
+use crate::text::misleads;
 
 /// A service as registered. Two with the same definition are equal; the source counts as part of it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,7 +81,7 @@ impl App {
     }
 }
 
-/// An app's name: 1 to 255 bytes without white space and control characters.
+/// An app's name: 1 to 255 bytes, whatever can be seen in a line; no space at either end.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AppName(String);
 
@@ -93,8 +94,8 @@ impl AppName {
 impl AppName {
     /// A name made of any text, for what others have named: what no name may hold becomes `_`.
     pub fn resembling(text: &str) -> Self {
-        let mut name = text.replace(|c: char| c.is_whitespace() || c.is_control(), "_");
-        while name.len() > 255 {
+        let mut name = text.trim().replace(misleads, "_");
+        while name.len() > 255 || name.ends_with(char::is_whitespace) {
             name.pop();
         }
         if name.is_empty() {
@@ -121,10 +122,7 @@ impl AppName {
 
 /// An instance's id as a part of a name: the last `@` of the name stands before it.
 fn readable(id: &str) -> String {
-    id.replace(
-        |c: char| c.is_whitespace() || c.is_control() || c == '@',
-        "_",
-    )
+    id.replace(|c: char| c.is_whitespace() || misleads(c) || c == '@', "_")
 }
 
 impl fmt::Display for AppName {
@@ -137,12 +135,12 @@ impl FromStr for AppName {
     type Err = ParseError;
 
     fn from_str(s: &str) -> Result<Self, ParseError> {
-        let fits =
-            (1..=255).contains(&s.len()) && !s.chars().any(|c| c.is_whitespace() || c.is_control());
+        let fits = (1..=255).contains(&s.len()) && !s.contains(misleads) && s.trim() == s;
         fits.then(|| Self(s.to_owned())).ok_or_else(|| {
             ParseError::new(
                 s,
-                "a name of 1 to 255 bytes without spaces and control characters",
+                "a name of 1 to 255 bytes without control or invisible characters and without a space at \
+                 either end",
             )
         })
     }
@@ -540,13 +538,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_words() {
-        for text in ["a", "dns-1", "web/2", "ä"] {
-            assert_eq!(text.parse::<AppName>().unwrap().to_string(), text);
+    fn a_name_is_whatever_can_be_seen_in_a_line() {
+        let long = "x".repeat(255);
+        for name in [
+            "dns",
+            "dns (primary)",
+            "a&b",
+            "हिन्दी",
+            "<b>\"'{}",
+            "a/b",
+            "🦀",
+            &long,
+        ] {
+            let parsed: AppName = name.parse().unwrap();
+            assert_eq!(parsed.as_str(), name);
+            assert_eq!(AppName::resembling(name), parsed);
         }
-        let long = "x".repeat(256);
-        for text in ["", "a b", "a\nb", "\u{7f}", long.as_str()] {
-            assert!(text.parse::<AppName>().is_err(), "{text:?}");
+        for name in [
+            "",
+            " a",
+            "a ",
+            "\u{a0}a",
+            "a\nb",
+            "a\tb",
+            "a\u{2028}b",
+            "a\u{202e}b",
+            "a\u{200b}b",
+            "a\u{feff}b",
+            "a\u{1b}[2J",
+            &"x".repeat(256),
+        ] {
+            assert!(name.parse::<AppName>().is_err(), "{name:?}");
+            let other = AppName::resembling(name);
+            assert_eq!(other.as_str().parse(), Ok(other.clone()), "{name:?}");
         }
     }
 
@@ -578,7 +602,7 @@ mod tests {
         app.name = "web".parse().unwrap();
         assert!(app.is_called(&AppName::of_instance("web", "web 1@x")));
         assert!(!app.is_called(&AppName::of_instance("web", "web 2")));
-        assert_eq!(AppName::resembling("a b\n").as_str(), "a_b_");
+        assert_eq!(AppName::resembling(" a b\u{7f}\n").as_str(), "a b_");
         assert_eq!(AppName::resembling("").as_str(), "_");
         let long = AppName::resembling(&"ä".repeat(300));
         assert_eq!(long.as_str().parse(), Ok(long.clone()));

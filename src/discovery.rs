@@ -24,6 +24,8 @@ pub struct Snapshot {
     pub links: Vec<Link>,
     pub addresses: Vec<Address>,
     pub routes: Vec<Route>,
+    /// Of any route, the default ones' among them.
+    pub gateways: BTreeSet<IpAddr>,
     /// IPv6 ones.
     pub neighbours: Vec<Neighbour>,
     /// What the kernel answers when asked for the way to a peer; unreachable ones are missing.
@@ -88,7 +90,10 @@ pub struct Network {
     pub own_addresses: BTreeSet<IpAddr>,
     /// Addresses on the loopback interface but 127.0.0.0/8 and ::1, our VIPs among them, as VIPs.
     pub on_loopback: BTreeSet<Prefix>,
+    /// Of any route.
     pub gateways: BTreeSet<IpAddr>,
+    /// Of the networks that are connected.
+    pub broadcasts: BTreeSet<IpAddr>,
     /// The configured one, else what to use in its place; `None` while there is no address at all.
     pub router_id: Option<RouterId>,
     /// There is an interface besides lo. The tunnels that the kernel puts into every namespace do not
@@ -121,11 +126,8 @@ pub fn network(snapshot: &Snapshot, bgp: &Bgp, our_vips: &BTreeSet<Prefix>) -> N
         nat_target,
         own_addresses: view.own_addresses().chain(speaking).collect(),
         on_loopback: view.on_loopback(),
-        gateways: Family::ALL
-            .into_iter()
-            .flat_map(|family| view.gateways(family))
-            .map(|(gateway, _)| gateway)
-            .collect(),
+        gateways: snapshot.gateways.clone(),
+        broadcasts: snapshot.addresses.iter().filter_map(broadcast).collect(),
         router_id: view.router_id(&peers),
         links_present: snapshot
             .links
@@ -136,6 +138,17 @@ pub fn network(snapshot: &Snapshot, bgp: &Bgp, our_vips: &BTreeSet<Prefix>) -> N
     };
     network.interfaces = view.interfaces(&network);
     network
+}
+
+/// The broadcast address of the network that an address is in (RFC 919); one of two hosts has none (RFC
+/// 3021).
+fn broadcast(address: &Address) -> Option<IpAddr> {
+    let IpAddr::V4(addr) = address.addr else {
+        return None;
+    };
+    let hosts = u32::MAX.checked_shr(address.prefix_len.into())?;
+    (address.prefix_len < 31 && !addr.is_loopback())
+        .then(|| Ipv4Addr::from_bits(addr.to_bits() | hosts).into())
 }
 
 struct View<'a> {
@@ -526,6 +539,7 @@ mod tests {
                 route(Family::Ipv6, None, Some("2001:db8:1::1")),
                 route(Family::Ipv4, None, Some("10.0.0.1")),
             ],
+            gateways: ["10.0.0.1", "10.0.0.77"].map(addr).into(),
             neighbours: Vec::new(),
             routes_to: BTreeMap::from([
                 way("10.0.0.1", "10.0.0.2"),
@@ -583,7 +597,11 @@ mod tests {
             ])
         );
         assert!(network.links_present);
-        assert!(network.gateways.contains(&addr("10.0.0.1")));
+        assert!(
+            network.gateways.contains(&addr("10.0.0.77")),
+            "of any route"
+        );
+        assert_eq!(network.broadcasts, [addr("10.0.0.255")].into());
     }
 
     #[test]

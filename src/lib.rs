@@ -10,7 +10,7 @@
 //! | 3 io | [`io`] | sockets, netlink, processes, files; the only async code below the agent |
 //! | 2 domain | [`core`], [`config`], [`app`], [`health`], [`registry`], [`plan`], [`discovery`], [`api`], [`view`] | what should be announced, and what is left to do |
 //! | 1 protocols | [`bgp`], [`bfd`], [`netlink`], [`consul`], [`dns`] | bytes to types and back, and RFC 4271 §8 |
-//! | 0 ground | [`wire`], [`net`], [`timer`] | reading input, routing nouns, deadlines |
+//! | 0 ground | [`wire`], [`net`], [`text`], [`timer`] | reading input, routing nouns, texts of others, deadlines |
 //!
 //! Where to look a standard up: messages and their errors (RFC 4271 §4, §6) in [`bgp::message`] and
 //! [`bgp::notification`], received UPDATEs (RFC 7606) in `bgp/inspect.rs`,
@@ -45,6 +45,7 @@ pub mod net;
 pub mod netlink;
 pub mod plan;
 pub mod registry;
+pub mod text;
 pub mod timer;
 pub mod view;
 pub mod wire;

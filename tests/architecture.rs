@@ -8,7 +8,7 @@ use std::path::Path;
 
 /// Rooms, floor by floor: a file or folder right under `src`.
 const FLOORS: [&[&str]; 5] = [
-    &["net", "sorted", "timer", "wire"],
+    &["net", "text", "timer", "wire"],
     &["bfd", "bgp", "consul", "dns", "netlink"],
     &[
         "api",

@@ -8,13 +8,18 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use sidecast_lab::{Child, Consul, Lab, Namespace, Reply, binary, expect, request, until};
+use sidecast_lab::{
+    Bird, Child, Consul, Lab, Namespace, Reply, Sidecast, Site, binary, expect, request, until,
+};
 
 sidecast_lab::tests! {
     needs ["ip"]:
         yaml_in_parameters_costs_neither_memory_nor_time,
         a_configuration_beyond_the_limits_is_a_sentence,
-        a_state_file_is_not_believed;
+        a_state_file_is_not_believed,
+        every_writer_escapes_names;
+    needs ["bird", "birdc", "ip"]:
+        a_vip_that_belongs_to_the_network_is_refused;
     needs ["consul", "ip"]:
         yaml_in_tags_costs_neither_memory_nor_time;
 }
@@ -100,6 +105,9 @@ fn yaml_in_tags_costs_neither_memory_nor_time() {
         let tags = ["enable_gocast", vip.as_str(), attack.as_str()];
         consul.register(&host, name, name, &tags, "passing");
     }
+    let forged = "id\n2026-01-01T00:00:00.000Z ERROR forged\u{202e}";
+    let tags = ["enable_gocast", "gocast_vip=192.0.2.4/33"];
+    consul.register(&host, "lines", forged, &tags, "passing");
     let good = [
         "enable_gocast",
         "gocast_vip=192.0.2.9/32",
@@ -118,8 +126,70 @@ fn yaml_in_tags_costs_neither_memory_nor_time() {
             let text = fs::read_to_string(&state).unwrap_or_default();
             expect(text.contains("brackets") && text.contains("\"good\""), text)
         });
+        until(PATIENCE, "the id is told", || {
+            let log = sidecast.child.output();
+            expect(log.contains("ERROR forged\\u{202e}"), log)
+        });
+        sidecast.has_whole_lines();
         sidecast.restart();
     }
+}
+
+fn every_writer_escapes_names() {
+    let lab = Lab::new();
+    let host = lab.namespace("host");
+    let sidecast = Limited::start(&host, "");
+    let names = [
+        "dns (primary)",
+        "a&b",
+        "<b>\"'{}\\,=",
+        "हिन्दी",
+        "a/b?c#d %20",
+    ];
+    let encoded = |text: &str| -> String {
+        let byte = |byte| format!("%{byte:02x}");
+        text.bytes().map(byte).collect()
+    };
+    for (number, name) in names.iter().enumerate() {
+        let name = encoded(name);
+        let query = format!("/register?name={name}&vip=192.0.2.{}/32", number + 1);
+        let reply = sidecast.ask("GET", &query, "").expect("an answer");
+        assert_eq!(reply.status, 200, "{}", reply.body);
+    }
+    let ask = |path: &str| sidecast.ask("GET", path, "").expect("an answer");
+    let metrics = ask("/metrics").body;
+    let page = ask("/").body;
+    assert!(!page.contains("<b>"), "{page}");
+    for name in names {
+        let app = ask(&format!("/apps/{}", encoded(name))).json();
+        assert_eq!(app["name"], name);
+        let label = name.replace('\\', "\\\\").replace('"', "\\\"");
+        let line = format!("sidecast_app_healthy{{app=\"{label}\"}} ");
+        assert!(metrics.contains(&line), "{line}: {metrics}");
+        // Without a peer its verdict is no good one.
+        let status = host.run("sh", &["-c", "\"$0\" status || true", &binary()]);
+        assert!(status.contains(name), "{status}");
+        host.run(&binary(), &["unregister", name]);
+    }
+    let events = ask("/events").json();
+    let of = |name: &str| {
+        events
+            .as_array()
+            .is_some_and(|e| e.iter().any(|e| e["app"] == name))
+    };
+    assert!(names.into_iter().all(of), "{events}");
+    for refused in [
+        "a\nb",
+        " a",
+        "a\u{202e}",
+        "\u{200b}",
+        "a\u{2028}b",
+        "a\u{1b}[2J",
+    ] {
+        let query = format!("/register?name={}&vip=192.0.2.9/32", encoded(refused));
+        assert_eq!(ask(&query).status, 400, "{refused:?}");
+    }
+    sidecast.has_whole_lines();
 }
 
 fn a_configuration_beyond_the_limits_is_a_sentence() {
@@ -190,6 +260,27 @@ fn a_state_file_is_not_believed() {
     }
 }
 
+fn a_vip_that_belongs_to_the_network_is_refused() {
+    let site = Site::new();
+    let host = &site.a.network;
+    host.ip("route add 198.51.100.0/24 via 10.0.1.77");
+    let _router = Bird::router(&site.router, &[site.a.session("a")]);
+    let mut sidecast = Sidecast::start(host, &site.a.config("", ""));
+    sidecast.wait_for_api(host);
+    for (vip, why) in [
+        ("10.255.0.1", "a peer's router id"),
+        ("10.0.1.77", "the gateway"),
+        ("10.0.1.255", "a network's broadcast address"),
+        ("240.0.0.1", "agent.allowed_vips"),
+    ] {
+        until(PATIENCE, why, || {
+            let reply = sidecast.get(host, &format!("/register?name=a&vip={vip}/32"));
+            let refused = reply.status >= 400 && reply.body.contains(why);
+            expect(refused, reply.body)
+        });
+    }
+}
+
 /// sidecast with 256 MiB of address space.
 struct Limited<'n> {
     child: Child,
@@ -231,6 +322,16 @@ impl<'n> Limited<'n> {
 
     fn ask(&self, method: &str, path: &str, body: &str) -> std::io::Result<Reply> {
         request(self.host, ADDR, method, path, body)
+    }
+
+    /// Every line of the log begins as one.
+    #[track_caller]
+    fn has_whole_lines(&self) {
+        let log = self.child.output();
+        let whole = |line: &str| line.starts_with("20") && line.get(23..25) == Some("Z ");
+        let other = log.lines().find(|line| !whole(line));
+        assert_eq!(other, None, "{log}");
+        assert!(!log.contains("\n2026-01-01"), "{log}");
     }
 
     /// It lives, and has not been busy since.

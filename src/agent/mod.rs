@@ -401,7 +401,9 @@ impl Agent {
             Ok(changes) => changes
                 .iter()
                 .for_each(|change| log::info!("reload: {change}")),
-            Err(problems) => log::error!("reload: nothing was changed:\n{problems}"),
+            Err(problems) => problems
+                .lines()
+                .for_each(|problem| log::error!("reload: nothing was changed: {problem}")),
         }
         self.calls.reloaded(result.is_ok());
         self.manager.reloaded();

@@ -177,7 +177,8 @@ fn bad_registrations_are_told_in_gocasts_words() {
         assert_eq!(f.get(&format!("/register?{query}")), want, "{query}");
     }
     for (query, part) in [
-        ("name=a%20b&vip=203.0.113.8/32", "Invalid app name"),
+        ("name=a%20&vip=203.0.113.8/32", "Invalid app name"),
+        ("name=a%0ab&vip=203.0.113.8/32", "Invalid app name"),
         ("name=x&vip=0.0.0.0/0", "0.0.0.0/0"),
         ("name=x&vip=127.0.0.1/32", "127.0.0.1"),
         (&format!("{good}&monitor="), "monitor"),

@@ -3,6 +3,7 @@
 use super::args::LogFormat;
 use crate::bgp::MESSAGES;
 use crate::io::stderr::Lines;
+use crate::text::OneLine;
 use crate::view::time::rfc3339;
 use env_logger::Target;
 use env_logger::fmt::Formatter;
@@ -46,7 +47,8 @@ fn text(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
         "{} {:<5} {}",
         rfc3339(SystemTime::now()),
         record.level(),
-        record.args()
+        // Names, tags and errors of others: none may look like a line of its own.
+        OneLine(record.args())
     )
 }
 

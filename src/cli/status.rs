@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::Failure;
 use super::client::{ANSWER, CallError, Client};
+use crate::text::misleads;
 use crate::view::time::age;
 
 /// 0: all is well; 1: something is down; 3: not reachable. With `watch` it goes on until it is
@@ -187,7 +188,7 @@ fn text(value: &Value) -> String {
         other => other.to_string(),
     };
     raw.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
+        .map(|c| if misleads(c) { ' ' } else { c })
         .collect()
 }
 

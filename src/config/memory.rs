@@ -433,7 +433,7 @@ mod tests {
             ),
         ]);
         let bare = app(&[
-            ("name", "b:\u{feff}#'"),
+            ("name", "b: #'\"(x)&हि"),
             ("vip", "192.0.2.2/32"),
             ("hold_down", "off"),
         ]);

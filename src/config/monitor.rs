@@ -115,7 +115,7 @@ pub(super) fn monitor(
 }
 
 fn read_name(text: &str) -> Result<String, String> {
-    match text.len() <= 100 && !text.chars().any(char::is_control) {
+    match text.len() <= 100 && !text.contains(crate::text::misleads) {
         true => Ok(text.to_owned()),
         false => Err("should be a name of at most 100 bytes".to_owned()),
     }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use super::{Agent, Bgp, Remote};
@@ -123,6 +123,9 @@ impl Policy {
         match &self.allowed_vips {
             Some(allowed) if allowed.iter().any(|allowed| allowed.covers(&prefix)) => Ok(()),
             Some(_) => Err(Refusal::policy(KEY, "is outside the VIPs that are allowed")),
+            None if is_reserved(&prefix) => {
+                Err(Refusal::policy(KEY, "is reserved (240.0.0.0/4, RFC 1112)"))
+            }
             None if source.is_remote() && !prefix.is_host() => {
                 let message = format!("is more than one address, which {source} may not register");
                 Err(Refusal::policy(KEY, message))
@@ -143,6 +146,12 @@ impl Policy {
             _ => Ok(()),
         }
     }
+}
+
+/// What was class E: many networks do not carry it.
+fn is_reserved(prefix: &Prefix) -> bool {
+    let reserved = Prefix::masked(Ipv4Addr::new(240, 0, 0, 0).into(), 4);
+    reserved.is_ok_and(|reserved| reserved.covers(prefix))
 }
 
 /// What one app costs is bounded: every VIP is a route, an address and a NAT rule for each port.

@@ -398,8 +398,8 @@ fn each_problem_is_told_with_its_line_key_and_value() {
             "f.yaml:3: apps[0].vip: is missing",
         ),
         (
-            with_app("- {name: a b, vip: 192.0.2.1/32}\n"),
-            "apps[0].name: a b: should be a name",
+            with_app("- {name: \"a\\tb\", vip: 192.0.2.1/32}\n"),
+            "apps[0].name: a\\tb: should be a name",
         ),
         (
             "bgp: 5\n".to_owned(),
@@ -867,7 +867,7 @@ fn bad_parameters_are_refused_in_the_words_of_gocast() {
         (vec![], "Invalid app name"),
         (vec![VIP], "Invalid app name"),
         (vec![("name", ""), VIP], "Invalid app name"),
-        (vec![("name", "a b"), VIP], "Invalid app name"),
+        (vec![("name", "a\u{202e}b"), VIP], "Invalid app name"),
         (vec![NAME], no_vip),
         (vec![NAME, ("vip", "")], no_vip),
         (vec![NAME, ("vip", "192.0.2.1")], no_vip),
@@ -958,6 +958,15 @@ fn policy_names_the_key_to_set() {
     assert_eq!(policy(&closed, &app("198.51.100.128/25")), None);
     assert_eq!(policy(&open, &exec), Some("agent.allow_exec"));
     assert_eq!(policy(&closed, &exec), None);
+    let reserved = good(&format!(
+        "agent: {{allowed_vips: [240.0.0.0/8]}}\n{}",
+        with_app("")
+    ));
+    assert_eq!(
+        policy(&open, &app("240.0.0.1/32")),
+        Some("agent.allowed_vips")
+    );
+    assert_eq!(policy(&reserved, &app("240.0.0.1/32")), None);
 }
 
 #[test]

@@ -458,6 +458,9 @@ impl Core {
         let Some(network) = &self.network else { return };
         let peers = network.peers.values().map(|peer| (peer.remote, "the peer"));
         let gateways = network.gateways.iter().map(|addr| (*addr, "the gateway"));
+        let broadcasts = network.broadcasts.iter();
+        let broadcasts = broadcasts.map(|addr| (*addr, "a network's broadcast address"));
+        let router_ids = self.peers.router_ids().map(|id| (id, "a peer's router id"));
         let own = network
             .own_addresses
             .iter()
@@ -465,7 +468,13 @@ impl Core {
         let no_next_hop = |family| Some((family, self.peers.no_next_hop(family)?));
         let facts = Facts {
             known: true,
-            forbidden: own.chain(gateways).chain(peers).collect(),
+            // Of two meanings the last one is told.
+            forbidden: router_ids
+                .chain(broadcasts)
+                .chain(own)
+                .chain(gateways)
+                .chain(peers)
+                .collect(),
             nat_target: network.nat_target.clone(),
             no_next_hop: Family::ALL.into_iter().filter_map(no_next_hop).collect(),
         };

@@ -403,6 +403,12 @@ impl Peers {
         ))
     }
 
+    /// Those that peers have told, in sessions that are up.
+    pub fn router_ids(&self) -> impl Iterator<Item = IpAddr> {
+        let up = self.sessions.values();
+        up.filter_map(|session| Some(session.peer.negotiated()?.peer_router_id.addr().into()))
+    }
+
     pub fn is_established(&self) -> bool {
         self.sessions.values().any(Session::is_established)
     }

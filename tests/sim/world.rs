@@ -152,6 +152,7 @@ fn network() -> Network {
         own_addresses: own.into(),
         on_loopback: BTreeSet::new(),
         gateways: BTreeSet::new(),
+        broadcasts: BTreeSet::new(),
         router_id: RouterId::new("10.0.0.9".parse().expect("an address")),
         links_present: true,
         interfaces: Interfaces::default(),

@@ -99,6 +99,7 @@ pub fn network() -> Network {
         ]),
         on_loopback: BTreeSet::new(),
         gateways: BTreeSet::from(["10.0.0.1".parse().unwrap()]),
+        broadcasts: BTreeSet::from(["10.0.0.255".parse().unwrap()]),
         router_id: RouterId::new("10.0.0.2".parse().unwrap()),
         links_present: true,
         interfaces: Interfaces::default(),

@@ -95,7 +95,12 @@ fn http_may_register_so_many_apps() {
 #[test]
 fn a_vip_that_cuts_the_host_off_is_refused() {
     let mut bench = Bench::new(config("allowed_vips: [10.0.0.0/8, 2001:db8::/32]", ""));
-    for vip in ["10.0.0.2/32", "10.0.0.2/31", "2001:db8::/64"] {
+    for vip in [
+        "10.0.0.2/32",
+        "10.0.0.2/31",
+        "10.0.0.255/32",
+        "2001:db8::/64",
+    ] {
         let refusal = bench.register(&[("name", "a"), ("vip", vip)]).unwrap_err();
         assert!(matches!(refusal, Refusal::Invalid(_)), "{vip}: {refusal}");
     }

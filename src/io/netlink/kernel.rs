@@ -102,9 +102,9 @@ impl Kernel {
     pub async fn snapshot(&mut self, targets: &BTreeSet<IpAddr>) -> Result<Snapshot, NetlinkError> {
         let links = self.links().await?;
         let addresses = self.addresses().await?;
-        let mut routes = Vec::new();
+        let (mut routes, mut gateways) = (Vec::new(), BTreeSet::new());
         for family in Family::ALL {
-            routes.extend(self.default_routes(family).await?);
+            routes.extend(self.default_routes(family, &mut gateways).await?);
         }
         let neighbours = self
             .route
@@ -114,6 +114,7 @@ impl Kernel {
             links,
             addresses,
             routes,
+            gateways,
             neighbours,
             routes_to: BTreeMap::new(),
         };
@@ -136,8 +137,18 @@ impl Kernel {
         self.route.collect(&address::dump()?, each).await
     }
 
-    async fn default_routes(&mut self, family: Family) -> Result<Vec<Route>, NetlinkError> {
-        let each = |_, payload: &[u8]| Ok(Route::decode(payload)?.filter(Snapshot::is_wanted));
+    /// Of a full table only the gateways are kept, which are few.
+    async fn default_routes(
+        &mut self,
+        family: Family,
+        gateways: &mut BTreeSet<IpAddr>,
+    ) -> Result<Vec<Route>, NetlinkError> {
+        let each = |_, payload: &[u8]| {
+            let route = Route::decode(payload)?;
+            let ways = route.iter().flat_map(Route::ways);
+            gateways.extend(ways.filter_map(|(gateway, _)| gateway));
+            Ok(route.filter(Snapshot::is_wanted))
+        };
         self.route.collect(&route::dump(family)?, each).await
     }
 

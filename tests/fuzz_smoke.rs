@@ -9,6 +9,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, setrlimit};
 use sidecast::timer::Jitter;
 
 #[test]
@@ -70,7 +71,66 @@ fn http() {
     smoke("http", &seeds.map(|text| text.as_bytes().to_vec()));
 }
 
-/// The seeds and the corpus as they are, then damaged.
+#[test]
+fn params() {
+    let seeds = [
+        "name=dns (primary)\0vip=192.0.2.1/32,2001:db8::1/128\0monitor=port:udp:53\0monitor=exec:a; b\0\
+         nat=udp:53:8053\0interval=1.5s\0rise=2\0flap_limit=3/90s\0med=7",
+        "name=a\0vip=192.0.2.1/32\0when_down={med: 1000, bgp_communities: [graceful-shutdown, '65001:1']}\0\
+         when_draining={\"as_path_prepend\": 3}\0next_hop6=2001:db8::9",
+    ];
+    smoke("params", &bytes(seeds));
+}
+
+#[test]
+fn tags() {
+    let seeds = [
+        "enable_gocast\0gocast_vip=192.0.2.1/32\0gocast_monitor=consul\0gocast_nat=tcp:80:8080",
+        "gocast_vip=192.0.2.1/32\0sidecast_vip=192.0.2.2/32\0sidecast_when_down={med: 1}\0sidecast_med=7",
+    ];
+    smoke("tags", &bytes(seeds));
+}
+
+#[test]
+fn environment() {
+    let seeds = [
+        "BGP_LOCAL_AS=65001\0BGP_PEER_AS=65000\0BGP_PEER_IP=10.0.0.1\0APP_NAME=a\0APP_VIP=192.0.2.1/32\0\
+         APP_MONITORS=port:tcp:80;{monitor: 'http://a', headers: {x: y}}\0APP_WHEN_DOWN={med: 7}",
+        "BGP_LOCAL_AS=65001\0BGP_PEERS=[{peer_ip: 10.0.0.1, peer_as: 65000, bfd: {interval: 300ms}}]\0\
+         CONFIG_YAML=agent: {listen_addr: 'off'}",
+    ];
+    smoke("environment", &bytes(seeds));
+}
+
+#[test]
+fn configuration() {
+    let mut seeds: Vec<Vec<u8>> = files("tests/data/config")
+        .into_iter()
+        .map(String::into_bytes)
+        .collect();
+    seeds.push(b"x-a: &a {b: [1, 2]}\nbgp:\n  <<: *a\n  local_as: 1\n".to_vec());
+    smoke("configuration", &seeds);
+}
+
+#[test]
+fn state() {
+    let seeds = [
+        "{\"drain_all\": true, \"drains\": [\"a\"], \"consul_passed\": [\"b\"], \"apps\": [{\"name\": \"a\", \
+         \"vips\": [\"192.0.2.1/32\"], \"monitors\": [{\"monitor\": \"port:tcp:80\", \"rise\": 2}], \
+         \"vip_config\": {\"med\": 1, \"when_down\": {\"med\": 2}}}], \
+         \"consul\": [{\"id\": \"1\", \"service\": \"web\", \"passing\": true, \"tags\": [\"x\"]}]}",
+        "drains: [\"a\"]\napps:\n  - {name: a, vips: [192.0.2.1/32], hold_down: \"off\"}\nconsul:\n  \
+         - {id: a, service: b, passing: true, tags: []}\n",
+    ];
+    smoke("state", &bytes(seeds));
+}
+
+fn bytes<const N: usize>(texts: [&str; N]) -> Vec<Vec<u8>> {
+    texts.map(|text| text.as_bytes().to_vec()).into()
+}
+
+/// The seeds and the corpus as they are, then damaged. No input may take long, nor all of them together
+/// more memory than a small container has.
 fn smoke(name: &str, seeds: &[Vec<u8>]) {
     let (_, body) = bodies::TARGETS
         .into_iter()
@@ -82,12 +142,19 @@ fn smoke(name: &str, seeds: &[Vec<u8>]) {
     let mut inputs = seeds.to_vec();
     inputs.extend(corpus.lines().map(hex));
     assert!(!inputs.is_empty());
-    inputs.iter().for_each(|input| body(input));
+    setrlimit(Resource::RLIMIT_AS, MEMORY, MEMORY).expect("less is always allowed");
+    let timed = |input: &[u8]| {
+        let begun = Instant::now();
+        body(input);
+        let took = begun.elapsed();
+        assert!(took < SLOWEST, "{took:?}");
+    };
+    inputs.iter().for_each(|input| timed(input));
     let mut chance = Jitter::new(0x51de_ca57);
     let begun = Instant::now();
     for _ in 0..ROUNDS {
         let input = damaged(&inputs, &mut chance);
-        if let Err(panic) = std::panic::catch_unwind(|| body(&input)) {
+        if let Err(panic) = std::panic::catch_unwind(|| timed(&input)) {
             let digits: String = input.iter().map(|byte| format!("{byte:02x}")).collect();
             eprintln!("input: {digits}");
             std::panic::resume_unwind(panic);
@@ -155,5 +222,9 @@ fn hex(text: &str) -> Vec<u8> {
         .collect()
 }
 
+/// On a busy machine, in a debug build.
+const SLOWEST: Duration = Duration::from_secs(3);
+/// Of address space: the stacks of a dozen threads are in it.
+const MEMORY: u64 = 512 << 20;
 const ROUNDS: usize = 200_000;
 const LIMIT: Duration = Duration::from_secs(3);

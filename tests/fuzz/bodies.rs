@@ -2,17 +2,20 @@
 //! pieces, or written again, must come out the same. `tests/fuzz_smoke.rs` runs the same bodies on the
 //! stable toolchain.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use sidecast::api::Via;
+use sidecast::app::Source;
 use sidecast::bfd;
 use sidecast::bgp::peer::{ConnId, Event, Output, Peer, PeerConfig, StateName};
 use sidecast::bgp::{
     Capability, DecodeContext, ExtendedNextHop, Frame, Framer, MAX_LEN, MAX_LEN_EXTENDED, Message,
     Negotiated, Notification, Open, PathAttributes, Received, SessionType, Type, receive,
 };
+use sidecast::config::{self, Config, Memory};
 use sidecast::io::http::{Parsed, Parser, Sizes};
 use sidecast::net::{Asn, Family, Prefix, RouterId};
 use sidecast::netlink::message::Messages;
@@ -26,13 +29,18 @@ use reader::{Heard, decode};
 /// A target's name and what it does.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 11] = [
     ("frames", frames),
     ("open", open),
     ("update", update),
     ("bfd", bfd),
     ("netlink", netlink),
     ("http", http),
+    ("params", params),
+    ("tags", tags),
+    ("environment", environment),
+    ("configuration", configuration),
+    ("state", state),
 ];
 
 /// A byte stream: cut into any pieces it gives the same messages, and a peer that sends it ends in a
@@ -180,6 +188,91 @@ pub fn update(data: &[u8]) {
     // Routes in the NLRI field are nothing without a NEXT_HOP.
     assert!(announced <= summary.announced);
     assert!(summary.end_of_rib.is_none() || announced + summary.withdrawn == 0);
+}
+
+/// Parameters of `/register`, `key=value` with a zero byte between. An app that is taken outlives a
+/// restart as it is.
+pub fn params(data: &[u8]) {
+    let config = permissive();
+    let pair = |text: &str| {
+        let (key, value) = text.split_once('=').unwrap_or((text, ""));
+        (key.to_owned(), value.to_owned())
+    };
+    let params: Vec<_> = texts(data).iter().map(|text| pair(text)).collect();
+    match config::parse_app_from_params(&params, Source::Http, &config) {
+        Ok(app) => {
+            let memory = Memory {
+                apps: vec![app],
+                ..Memory::default()
+            };
+            remembered(&memory, &config);
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
+
+/// Tags of a service, with a zero byte between.
+pub fn tags(data: &[u8]) {
+    let name = "a".parse().expect("a name");
+    let tags = texts(data);
+    if let Err(error) = config::parse_app_from_tags(name, "a", &tags, &permissive()) {
+        assert!(!error.is_empty());
+    }
+}
+
+/// Variables, `NAME=value` with a zero byte between.
+pub fn environment(data: &[u8]) {
+    let pair = |text: String| {
+        let (name, value) = text.split_once('=')?;
+        Some((format!("SIDECAST_{name}"), value.to_owned()))
+    };
+    load(None, &texts(data).into_iter().filter_map(pair).collect());
+}
+
+/// A configuration file.
+pub fn configuration(data: &[u8]) {
+    load(Some(&String::from_utf8_lossy(data)), &BTreeMap::new());
+}
+
+fn load(file: Option<&str>, env: &BTreeMap<String, String>) {
+    let mut read = |_: &std::path::Path| {
+        file.map(str::to_owned)
+            .ok_or_else(|| std::io::ErrorKind::NotFound.into())
+    };
+    match config::load(file.map(|_| "file"), env, &mut read) {
+        Ok(loaded) => assert!(!config::render(&loaded).is_empty()),
+        Err(problems) => assert!(!problems.to_string().is_empty()),
+    }
+}
+
+/// The state file, of this version or in YAML.
+pub fn state(data: &[u8]) {
+    let config = permissive();
+    if let Ok((memory, problems)) = Memory::read(&String::from_utf8_lossy(data), &config) {
+        assert!(problems.len() <= 100);
+        remembered(&memory, &config);
+    }
+}
+
+fn remembered(memory: &Memory, config: &Config) {
+    let text = memory.to_json();
+    let (again, problems) = Memory::read(&text, config).expect("ours");
+    assert_eq!(problems, Vec::<String>::new(), "{text}");
+    assert_eq!(again, *memory, "{text}");
+}
+
+fn texts(data: &[u8]) -> Vec<String> {
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    data.split(|byte| *byte == 0).map(text).collect()
+}
+
+/// Takes whatever can be taken.
+fn permissive() -> Config {
+    let text = "agent: {allow_exec: [http, consul], allowed_vips: [0.0.0.0/0, '::/0'], consul_addr: 'http://a'}\n\
+                bgp: {local_as: 65001, peer_as: 65000, peer_ip: 10.0.0.1}\n";
+    let mut read = |_: &std::path::Path| Ok(text.to_owned());
+    let loaded = config::load(Some("file"), &BTreeMap::new(), &mut read);
+    loaded.expect("a good configuration").config
 }
 
 /// BFD packets in a row, each behind a byte of time.

@@ -267,6 +267,10 @@ fn a_vip_that_belongs_to_the_network_is_refused() {
     let _router = Bird::router(&site.router, &[site.a.session("a")]);
     let mut sidecast = Sidecast::start(host, &site.a.config("", ""));
     sidecast.wait_for_api(host);
+    until(PATIENCE, "the peer has told its router id", || {
+        let log = sidecast.log();
+        expect(log.contains("peer 10.0.1.1: established"), log)
+    });
     for (vip, why) in [
         ("10.255.0.1", "a peer's router id"),
         ("10.0.1.77", "the gateway"),

@@ -14,7 +14,8 @@ sidecast_lab::tests! {
         a_cut_longer_than_the_hold_time_heals;
     needs ["bird", "birdc", "ip", "nft"]:
         a_silent_cut_longer_than_the_hold_time_heals,
-        a_silent_cut_shorter_than_the_hold_time_is_not_even_noticed;
+        a_silent_cut_shorter_than_the_hold_time_is_not_even_noticed,
+        a_process_that_was_stopped_reads_before_it_judges;
     needs ["bgpd", "zebra", "vtysh", "ip"]:
         a_restarted_frr_is_found_again;
 }
@@ -108,6 +109,35 @@ fn a_silent_cut_shorter_than_the_hold_time_is_not_even_noticed() {
         assert_eq!(state(&sidecast, &site), ESTABLISHED);
     });
     site.answered_by("a", PATIENCE);
+}
+
+/// The router's KEEPALIVEs come while sidecast is stopped, and its hold timer is over when it goes on. For
+/// the timer to be over before the router's own, the first of them is held up on the way.
+fn a_process_that_was_stopped_reads_before_it_judges() {
+    let site = Site::new();
+    let _services = site.a.services();
+    let router = Bird::router(&site.router, &[session(&site)]);
+    let config = site.a.config("hold_time: 9s", "");
+    let mut sidecast = Sidecast::start(&site.a.network, &config);
+    site.answered_by("a", PATIENCE);
+    let host = &site.a.network;
+    host.nft(
+        "table netdev hold {\n chain in { type filter hook ingress device eth0 priority 0; ip length > 60 tcp sport 179 drop; }\n}",
+    );
+    // We go on talking, and are acknowledged: the router has heard us three seconds ago at the longest.
+    wait(Duration::from_secs(4), || sidecast.must_run());
+    sidecast.signal(Signal::SIGSTOP);
+    host.nft("delete table netdev hold");
+    wait(Duration::from_millis(5200), || {
+        assert!(router.established("a"), "{}", router.session("a"));
+    });
+    sidecast.signal(Signal::SIGCONT);
+    wait(Duration::from_secs(2), || {
+        assert!(router.established("a"), "{}", router.session("a"));
+        assert_eq!(state(&sidecast, &site), ESTABLISHED);
+    });
+    let log = sidecast.log();
+    assert_eq!(log.matches(": established").count(), 1, "{log}");
 }
 
 fn a_restarted_frr_is_found_again() {

@@ -196,6 +196,10 @@ impl Agent {
             self.handle(now, rest);
             // What the kernel holds is heard before silence is judged.
             self.bfd.receive(&mut self.core, now);
+            if self.core.judges_sessions(now) {
+                // We may have been stopped for longer than a hold time, with KEEPALIVEs waiting.
+                self.sessions.receive(&mut self.core, now);
+            }
             self.core.handle_timeout(now);
             if let Some(file) = &mut self.state_file {
                 file.keep(&mut self.core, now);
@@ -255,8 +259,8 @@ impl Agent {
         self.manager.tell(|| self.core.summary());
     }
 
-    fn handle(&mut self, now: Instant, events: Vec<Event>) {
-        for event in &events {
+    fn handle(&mut self, now: Instant, mut events: Vec<Event>) {
+        for event in &mut events {
             match event {
                 Event::Network(_) => self.advertiser.again(),
                 Event::Bgp { peer, event } => self.sessions.take_note(peer, event),

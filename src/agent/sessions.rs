@@ -2,7 +2,7 @@
 
 use super::Executor;
 use crate::bgp::peer::{self, ConnId};
-use crate::core::{Event, Transport, Ttl};
+use crate::core::{Core, Event, Transport, Ttl};
 use crate::discovery::PeerName;
 use crate::io::bgp::{Link, Target};
 use crate::io::sockopt::{self, SessionOptions};
@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::TcpStream;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub struct Sessions {
     executor: Executor,
@@ -98,11 +98,33 @@ impl Sessions {
             .extend(link.and_then(|link| link.close(&self.executor)));
     }
 
-    /// A connection or an attempt that ended by itself is nobody's to close: its socket goes here.
-    pub fn take_note(&mut self, peer: &PeerName, event: &peer::Event) {
-        use peer::Event::{Closed, ConnectFailed};
-        if let Closed { conn, .. } | ConnectFailed { conn, .. } = event {
-            self.links.borrow_mut().remove(&(peer.clone(), *conn));
+    /// A connection or an attempt that ended by itself is nobody's to close: its socket goes here. What
+    /// was received is put into its event.
+    pub fn take_note(&mut self, peer: &PeerName, event: &mut peer::Event) {
+        use peer::Event::{Closed, ConnectFailed, Received};
+        match event {
+            Closed { conn, .. } | ConnectFailed { conn, .. } => {
+                self.links.borrow_mut().remove(&(peer.clone(), *conn));
+            }
+            Received { conn, bytes } => {
+                let links = self.links.borrow();
+                *bytes = links
+                    .get(&(peer.clone(), *conn))
+                    .map_or_else(Vec::new, Link::take);
+            }
+            _ => {}
+        }
+    }
+
+    /// One full round of reading: gives the core what has arrived on every connection.
+    pub fn receive(&self, core: &mut Core, now: Instant) {
+        for ((peer, conn), link) in self.links.borrow().iter() {
+            let bytes = link.receive();
+            if !bytes.is_empty() {
+                let (peer, conn) = (peer.clone(), *conn);
+                let event = peer::Event::Received { conn, bytes };
+                core.handle(now, Event::Bgp { peer, event });
+            }
         }
     }
 
@@ -179,10 +201,10 @@ mod tests {
 
     /// The event as the agent takes it.
     async fn next(sessions: &mut Sessions, events: &channel::Receiver<Event>) -> peer::Event {
-        let Event::Bgp { peer, event } = events.recv().await.unwrap() else {
+        let Event::Bgp { peer, mut event } = events.recv().await.unwrap() else {
             panic!("of something else");
         };
-        sessions.take_note(&peer, &event);
+        sessions.take_note(&peer, &mut event);
         event
     }
 

@@ -262,6 +262,11 @@ impl Core {
         self.settle(now);
     }
 
+    /// Whether a session's timers are due: what has arrived must be handled first.
+    pub fn judges_sessions(&self, now: Instant) -> bool {
+        self.peers.poll_timeout().is_some_and(|at| at <= now)
+    }
+
     /// The next deadline.
     pub fn poll_timeout(&self) -> Option<Instant> {
         if self.life.is_over() {

@@ -2,6 +2,8 @@
 //!
 //! A connection is one task. It connects, then reads and writes at the same time; what it reads and
 //! how much it wrote go to the agent as events, what is to be written comes through its [`Link`].
+//! What was read waits at the link until the agent takes it, which may ask the kernel for more at any
+//! time: a process that was stopped for a while must not take its own silence for the peer's.
 //! Closing first writes what is queued, so that a NOTIFICATION reaches the peer.
 
 use crate::bgp::peer::{ConnId, Event};
@@ -14,7 +16,7 @@ use smol::channel::{Receiver, Sender};
 use smol::future::FutureExt;
 use smol::io::{AsyncReadExt, AsyncWriteExt};
 use smol::{Async, Timer};
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -34,11 +36,15 @@ pub struct Target {
 pub struct Link {
     commands: Sender<Command>,
     stream: Opened,
+    unread: Unread,
     task: smol::Task<()>,
 }
 
 /// Empty until the connection is open.
 type Opened = Rc<OnceCell<Async<TcpStream>>>;
+
+/// What came from the kernel and was not taken yet; nobody holds it across an await.
+type Unread = Rc<RefCell<Vec<u8>>>;
 
 enum Command {
     Write(Vec<u8>),
@@ -54,7 +60,7 @@ impl Link {
         events: Sender<T>,
         wrap: impl Fn(Event) -> T + 'static,
     ) -> Self {
-        Self::spawn(executor, move |commands, slot| async move {
+        Self::spawn(executor, move |commands, slot, unread| async move {
             match connect(&target).await {
                 Ok(stream) => {
                     let (local, remote) = addresses(&stream, target.remote);
@@ -65,7 +71,7 @@ impl Link {
                         remote,
                     };
                     if events.send(wrap(connected)).await.is_ok() {
-                        carry(conn, stream, &commands, &events, &wrap).await;
+                        carry(conn, stream, &unread, &commands, &events, &wrap).await;
                     }
                 }
                 Err(error) => {
@@ -88,24 +94,47 @@ impl Link {
         events: Sender<T>,
         wrap: impl Fn(Event) -> T + 'static,
     ) -> Self {
-        Self::spawn(executor, move |commands, slot| async move {
-            carry(conn, slot.get_or_init(|| stream), &commands, &events, &wrap).await;
+        Self::spawn(executor, move |commands, slot, unread| async move {
+            let stream = slot.get_or_init(|| stream);
+            carry(conn, stream, &unread, &commands, &events, &wrap).await;
         })
     }
 
     fn spawn<F: Future<Output = ()> + 'static>(
         executor: &LocalExecutor<'static>,
-        run: impl FnOnce(Receiver<Command>, Opened) -> F,
+        run: impl FnOnce(Receiver<Command>, Opened, Unread) -> F,
     ) -> Self {
         // The machine keeps at most 64 KiB unsent, so the queue is bounded by what it sends.
         let (commands, queue) = smol::channel::unbounded();
-        let stream = Opened::default();
-        let task = executor.spawn(run(queue, stream.clone()));
+        let (stream, unread) = (Opened::default(), Unread::default());
+        let task = executor.spawn(run(queue, stream.clone(), unread.clone()));
         Self {
             commands,
             stream,
+            unread,
             task,
         }
+    }
+
+    /// What [`Event::Received`] speaks of.
+    pub fn take(&self) -> Vec<u8> {
+        self.unread.take()
+    }
+
+    /// The same, and what the kernel has beyond it. That the connection has ended is for its task to find.
+    pub fn receive(&self) -> Vec<u8> {
+        let mut bytes = self.take();
+        let Some(stream) = self.stream.get() else {
+            return bytes;
+        };
+        let mut buffer = [0; READ_BUFFER];
+        for _ in 0..READS {
+            match io::Read::read(&mut stream.get_ref(), &mut buffer) {
+                Ok(length) if length > 0 => bytes.extend(buffer.iter().take(length)),
+                _ => break,
+            }
+        }
+        bytes
     }
 
     /// Queues bytes.
@@ -212,12 +241,13 @@ fn addresses(stream: &Async<TcpStream>, remote: SocketAddr) -> (SocketAddr, Sock
 async fn carry<T>(
     conn: ConnId,
     stream: &Async<TcpStream>,
+    unread: &Unread,
     commands: &Receiver<Command>,
     events: &Sender<T>,
     wrap: &impl Fn(Event) -> T,
 ) {
     let reading = async {
-        let reason = read(conn, stream, events, wrap).await;
+        let reason = read(conn, stream, unread, events, wrap).await;
         Some(reason)
     };
     let writing = async { write(conn, stream, commands, events, wrap).await };
@@ -229,6 +259,7 @@ async fn carry<T>(
 async fn read<T>(
     conn: ConnId,
     stream: &Async<TcpStream>,
+    unread: &Unread,
     events: &Sender<T>,
     wrap: &impl Fn(Event) -> T,
 ) -> String {
@@ -243,7 +274,9 @@ async fn read<T>(
             Err(error) if is_nothing(&error) => {}
             Ok(0) => return "closed by the peer".to_owned(),
             Ok(n) => {
-                let bytes = buffer.iter().take(n).copied().collect();
+                unread.borrow_mut().extend(buffer.iter().take(n));
+                // The bytes are put in when the agent takes the event.
+                let bytes = Vec::new();
                 if events
                     .send(wrap(Event::Received { conn, bytes }))
                     .await
@@ -307,5 +340,7 @@ async fn say_goodbye(mut stream: &Async<TcpStream>) {
 const SESSIONS_FROM: i32 = 48;
 /// Bytes asked of the kernel at once: some four full messages.
 const READ_BUFFER: usize = 16 * 1024;
+/// How often the kernel is asked in one round of reading: a whole message is among so many bytes.
+const READS: usize = 8;
 /// How long a connection that is being closed may take over it.
 const CLOSING_LIMIT: Duration = Duration::from_secs(1);

@@ -80,7 +80,7 @@ impl Speaker {
                     self.peer.handle(now, Event::Sent { conn, bytes });
                 }
             }
-            Output::Close { conn } => {
+            Output::Close { conn } | Output::Reset { conn } => {
                 self.stream = self.stream.take().filter(|(id, _)| *id != conn)
             }
             Output::Established {
@@ -92,7 +92,7 @@ impl Speaker {
                 println!("announced {}", self.prefix);
             }
             Output::Down { reason } => println!("session down: {reason}"),
-            Output::StateChanged { .. } | Output::SetUserTimeout { .. } => {}
+            Output::StateChanged { .. } | Output::SetUserTimeout { .. } | Output::Probe { .. } => {}
         }
         Ok(())
     }

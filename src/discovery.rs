@@ -73,6 +73,12 @@ pub struct PeerNetwork {
     pub scope_id: u32,
     /// The interface towards it; `None` while there is no way.
     pub interface: Option<String>,
+    /// That interface has carrier (`IFF_LOWER_UP`), or is not known.
+    pub carrier: bool,
+    /// The next router on the way; `None`: the peer is on the link.
+    pub gateway: Option<IpAddr>,
+    /// `local` is the operator's choice.
+    pub configured_local: bool,
     /// The address to speak from; `None` leaves it to the kernel (link-local peers) or there is none.
     pub local: Option<IpAddr>,
     pub next_hop4: Option<Ipv4Addr>,
@@ -88,6 +94,8 @@ pub struct Network {
     pub nat_target: BTreeMap<Family, IpAddr>,
     /// Addresses of the other interfaces than lo, and those we speak from; without our VIPs.
     pub own_addresses: BTreeSet<IpAddr>,
+    /// Those that can be spoken from, on all interfaces; deprecated ones and our VIPs among them.
+    pub addresses: BTreeSet<IpAddr>,
     /// Addresses on the loopback interface but 127.0.0.0/8 and ::1, our VIPs among them, as VIPs.
     pub on_loopback: BTreeSet<Prefix>,
     /// Of any route.
@@ -125,6 +133,7 @@ pub fn network(snapshot: &Snapshot, bgp: &Bgp, our_vips: &BTreeSet<Prefix>) -> N
     let mut network = Network {
         nat_target,
         own_addresses: view.own_addresses().chain(speaking).collect(),
+        addresses: view.addresses(),
         on_loopback: view.on_loopback(),
         gateways: snapshot.gateways.clone(),
         broadcasts: snapshot.addresses.iter().filter_map(broadcast).collect(),
@@ -240,6 +249,7 @@ impl<'a> View<'a> {
             route
                 .and_then(|r| r.prefsrc)
                 .filter(|addr| !self.is_vip(*addr))
+                .map(|addr| self.permanent(addr))
                 .or_else(|| self.source(Family::of(remote), oif, Some(remote)))
         };
         let local = configured.or_else(discovered);
@@ -254,15 +264,35 @@ impl<'a> View<'a> {
         };
         let next_hop4 = local4.or_else(|| v4(next_hop(Family::Ipv4)?));
         let next_hop6 = local6.or_else(|| v6(next_hop(Family::Ipv6)?));
+        let link = oif.and_then(|oif| self.link(oif));
         PeerNetwork {
             settings_index,
             remote,
             scope_id: oif.filter(|_| link_local).unwrap_or(0),
-            interface: oif.and_then(|oif| self.link(oif)).map(|l| l.name.clone()),
+            interface: link.map(|link| link.name.clone()),
+            carrier: link.is_none_or(|link| link.running),
+            gateway: route.and_then(|route| route.gateway),
+            configured_local: configured.is_some(),
             local,
             next_hop4,
             next_hop6,
         }
+    }
+
+    /// In place of a temporary address (RFC 8981) a permanent one of the same network: a router's neighbor
+    /// statement knows that.
+    fn permanent(&self, addr: IpAddr) -> IpAddr {
+        let addresses = &self.snapshot.addresses;
+        let Some(temporary) = addresses
+            .iter()
+            .find(|a| a.addr == addr && a.is_temporary())
+        else {
+            return addr;
+        };
+        let network = (temporary.index, temporary.prefix());
+        self.usable(Family::of(addr))
+            .find(|a| (a.index, a.prefix()) == network)
+            .map_or(addr, |a| a.addr)
     }
 
     /// An address of ours to speak from: on the interface, else on any but lo, else on lo.
@@ -298,9 +328,14 @@ impl<'a> View<'a> {
             .map(|a| a.addr)
     }
 
+    /// Permanent ones first.
     fn usable(&self, family: Family) -> impl Iterator<Item = &'a Address> {
-        let addresses = self.snapshot.addresses.iter();
-        addresses
+        let of_kind = move |temporary| {
+            let addresses = self.snapshot.addresses.iter();
+            addresses.filter(move |a| a.is_temporary() == temporary)
+        };
+        of_kind(false)
+            .chain(of_kind(true))
             .filter(move |a| Family::of(a.addr) == family && a.is_usable() && !self.is_vip(a.addr))
     }
 
@@ -373,6 +408,14 @@ impl<'a> View<'a> {
         let marked = address.proto == Some(IFAPROT_SIDECAST)
             || address.label.as_ref().is_some_and(|l| l.contains(':'));
         marked && address.prefix().is_some_and(|p| self.vips.contains(&p))
+    }
+
+    fn addresses(&self) -> BTreeSet<IpAddr> {
+        let addresses = self.snapshot.addresses.iter();
+        addresses
+            .filter(|a| a.is_bindable())
+            .map(|a| a.addr)
+            .collect()
     }
 
     fn on_loopback(&self) -> BTreeSet<Prefix> {
@@ -738,6 +781,48 @@ mod tests {
     }
 
     #[test]
+    fn a_permanent_address_goes_before_a_temporary_one_of_its_network() {
+        let mut host = host();
+        let temporary = |cidr| Address {
+            flags: 0x01,
+            ..address(ETH0, cidr)
+        };
+        host.addresses.insert(0, temporary("2001:db8:1::99/64"));
+        host.routes_to
+            .extend([way("2001:db8:1::1", "2001:db8:1::99")]);
+        let local = |host: &Snapshot| {
+            let peer = &discovered(host).peers[&PeerName::new(addr("2001:db8:1::1"), None)];
+            (
+                peer.local.unwrap().to_string(),
+                peer.next_hop6.unwrap().to_string(),
+            )
+        };
+        let permanent = "2001:db8:1::2".to_owned();
+        assert_eq!(local(&host), (permanent.clone(), permanent));
+        let other = temporary("2001:db8:2::99/64");
+        host.addresses.insert(0, other);
+        host.routes_to
+            .extend([way("2001:db8:1::1", "2001:db8:2::99")]);
+        assert_eq!(
+            local(&host).0,
+            "2001:db8:2::99",
+            "of another network: the kernel knows"
+        );
+        assert_eq!(discovered(&host).addresses.len(), 7);
+    }
+
+    #[test]
+    fn carrier_is_that_of_the_interface_on_the_way() {
+        let mut host = host();
+        let carrier = |host: &Snapshot| discovered(host).peers.values().all(|peer| peer.carrier);
+        assert!(carrier(&host));
+        host.links[1].running = false;
+        assert!(!carrier(&host));
+        host.links.clear();
+        assert!(carrier(&host), "not known");
+    }
+
+    #[test]
     fn configured_local_addresses_come_first() {
         let mut bgp = bgp(&[Remote::Gateway]);
         bgp.local_ip4 = "10.0.0.20".parse().ok();
@@ -768,6 +853,7 @@ mod tests {
             addr: addr(text),
             state,
             flags,
+            mac: None,
         };
         let bgp = bgp(&[Remote::Interface("eth0".to_owned())]);
         assert!(

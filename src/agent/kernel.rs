@@ -5,7 +5,7 @@ use crate::api::NatCounters;
 use crate::config::{Bgp, Config, Remote};
 use crate::core::{Event, Predecessor, StepError, StepId, StepResult};
 use crate::discovery::{self, Snapshot};
-use crate::io::netlink::{Added, Change, Changes, Kernel, Removed, VipAddress};
+use crate::io::netlink::{Added, Change, Changes, Kernel, Removed, VipAddress, Watched};
 use crate::net::Prefix;
 use crate::netlink::address::{self, Address, IFAPROT_SIDECAST};
 use crate::netlink::{NetlinkError, nftables};
@@ -75,6 +75,8 @@ pub struct KernelTasks {
     dirty: Sender<()>,
     /// The changes that are watched have those of the neighbours among them.
     neighbours: bool,
+    /// The peers on our links, and the routers towards the others.
+    next_hops: Watched,
     /// There are NAT rules, or will be.
     has_nat: bool,
     working: Option<smol::Task<()>>,
@@ -95,7 +97,9 @@ impl KernelTasks {
         let (wanted, wanted_in) = channel::unbounded();
         let (dirty, dirty_in) = channel::bounded(1);
         let neighbours = is_unnumbered(&config.bgp);
+        let next_hops = Watched::default();
         let changes = Changes::open(neighbours).map_err(error)?;
+        let changes = changes.watching(next_hops.clone());
         let names = Names::new(config);
         let working = if dry_run {
             executor.spawn(perform_none(work_in, events.clone()))
@@ -122,9 +126,11 @@ impl KernelTasks {
                 wanted_in,
                 dirty_in,
                 events.clone(),
+                next_hops.clone(),
                 ours,
             )),
             watching: executor.spawn(watch(changes, neighbours, dirty.clone(), events.clone())),
+            next_hops,
             executor: executor.clone(),
             events,
             dirty,
@@ -166,6 +172,7 @@ impl KernelTasks {
         if !self.neighbours && is_unnumbered(&bgp) {
             match Changes::open(true) {
                 Ok(changes) => {
+                    let changes = changes.watching(self.next_hops.clone());
                     let (dirty, events) = (self.dirty.clone(), self.events.clone());
                     self.watching = self.executor.spawn(watch(changes, true, dirty, events));
                     self.neighbours = true;
@@ -356,6 +363,7 @@ async fn look_all(
     wanted: Receiver<Wanted>,
     dirty: Receiver<()>,
     events: Sender<Event>,
+    next_hops: Watched,
     // What to bring up where it is down, while there are VIPs; a dry run changes nothing.
     interface: Option<String>,
 ) {
@@ -377,6 +385,9 @@ async fn look_all(
                 if let Addresses::Pretended = addresses {
                     network.on_loopback.extend(current.vips.iter().copied());
                 }
+                let peers = network.peers.values();
+                let hops = peers.map(|peer| peer.gateway.unwrap_or(peer.remote));
+                next_hops.replace(hops.collect());
                 if events.send(Event::Network(network)).await.is_err() {
                     return;
                 }
@@ -443,10 +454,16 @@ async fn watch(mut changes: Changes, neighbours: bool, dirty: Sender<()>, events
                     return;
                 }
             }
+            Ok(Change::Mac(addr)) => {
+                if events.send(Event::MacChanged(addr)).await.is_err() {
+                    return;
+                }
+                continue;
+            }
             Ok(_) => {}
             Err(error) => {
                 log::warn!("changes in the kernel's tables are not seen for the moment: {error}");
-                changes = reopen(neighbours).await;
+                changes = reopen(neighbours).await.watching(changes.watched());
                 log::info!("changes in the kernel's tables are seen again");
             }
         }

@@ -348,6 +348,8 @@ impl Agent {
             } => self.sessions.connect(peer, conn, &transport),
             Output::Send { peer, conn, bytes } => self.sessions.send(peer, conn, bytes),
             Output::Close { peer, conn } => self.sessions.close(peer, conn),
+            Output::Reset { peer, conn } => self.sessions.reset(peer, conn),
+            Output::Probe { peer, conn } => self.sessions.probe(peer, conn),
             Output::SetUserTimeout {
                 peer,
                 conn,

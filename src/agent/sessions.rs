@@ -134,6 +134,35 @@ impl Sessions {
         }
     }
 
+    pub fn reset(&mut self, peer: PeerName, conn: ConnId) {
+        if let Some(link) = self.links.borrow_mut().remove(&(peer, conn)) {
+            link.reset();
+        }
+    }
+
+    /// Looks every few milliseconds whether the peer has acknowledged what was sent to it. The machine
+    /// does not wait for long, so this does not look for long.
+    pub fn probe(&mut self, peer: PeerName, conn: ConnId) {
+        let (links, events) = (self.links.clone(), self.events.clone());
+        let key = (peer, conn);
+        let watch = async move {
+            for _ in 0..ACKNOWLEDGED_LOOKS {
+                Timer::after(ACKNOWLEDGED_EVERY).await;
+                let answered = links.borrow().get(&key).map(Link::is_answered);
+                match answered {
+                    None => return,
+                    Some(false) => {}
+                    Some(true) => {
+                        let (peer, event) = (key.0, peer::Event::Acknowledged { conn });
+                        let _ = events.send(Event::Bgp { peer, event }).await;
+                        return;
+                    }
+                }
+            }
+        };
+        self.executor.spawn(watch).detach();
+    }
+
     /// Looks every few milliseconds until all that was sent is acknowledged. The core does not wait
     /// for long, so this does not look for long.
     pub fn await_acknowledged(&mut self) {

@@ -6,12 +6,14 @@
 //! peer that comes by itself is not refused; Idle's IdleHoldTimer is for peers that sent us away, and
 //! even then one that comes by itself is taken. A peer that takes connections and sends no OPEN is left
 //! when something in the network changes, before OpenSent's large hold timer. A header error in
-//! Established is reported as such and not as an FSM error. Left out: DelayOpen; RFC 8538, but for reading
-//! a peer's hard reset.
+//! Established is reported as such and not as an FSM error. When the way to the peer was gone and is there
+//! again, a session is probed and reset where nobody acknowledges. Left out: DelayOpen; RFC 8538, but for
+//! reading a peer's hard reset.
 
 mod interface;
 mod messages;
 mod offer;
+mod path;
 mod retry;
 mod session;
 #[cfg(test)]
@@ -27,9 +29,7 @@ use self::offer::Offer;
 use self::retry::Retry;
 use super::connection::{Connection, Ends};
 use super::rib::AdjRibOut;
-use super::{
-    Message, Negotiated, Notification, Open, PathAttributes, ProtocolError, RouteRefresh, Type,
-};
+use super::{Negotiated, Notification, Open, PathAttributes, ProtocolError, RouteRefresh, Type};
 use crate::net::Prefix;
 use crate::timer::Soonest;
 
@@ -44,6 +44,8 @@ pub struct Peer {
     connections: BTreeMap<ConnId, Connection>,
     last_conn: u64,
     retry: Retry,
+    /// Of the interface towards the peer.
+    no_carrier: bool,
     offer: Offer,
     rib: AdjRibOut,
     /// Nothing is known yet of what to announce.
@@ -79,8 +81,10 @@ enum State {
     Open {
         attempt: Option<Attempt>,
     },
+    /// `Some`: it is being probed, and an answer is awaited until then.
     Established {
         conn: ConnId,
+        dead_at: Option<Instant>,
     },
 }
 
@@ -104,6 +108,10 @@ enum Fsm {
     IdleHoldTimerExpires,
     /// Something came up that an attempt may have been waiting for.
     RetryNow,
+    NoCarrier,
+    PathChanged,
+    ProbeExpires,
+    LocalAddressGone,
     BfdDown,
     On(ConnId, Happened),
 }
@@ -137,6 +145,8 @@ enum Happened {
     RouteRefreshMsg(RouteRefresh),
     /// 29, RFC 9687 §3.
     SendHoldTimerExpires,
+    /// All that was sent.
+    Acknowledged,
 }
 
 /// Why a connection ends.
@@ -150,6 +160,8 @@ enum End {
     Lost(String),
     /// Nothing can be said: the peer does not read, or must not know.
     Silent(String),
+    /// Nothing can be said, for there is no way to the peer: it keeps what it has.
+    Reset(&'static str),
 }
 
 impl Peer {
@@ -161,6 +173,7 @@ impl Peer {
             connections: BTreeMap::new(),
             last_conn: 0,
             retry: Retry::new(config.connect_retry, jitter_seed),
+            no_carrier: false,
             offer: Offer::default(),
             rib: AdjRibOut::default(),
             routes_unknown: true,
@@ -184,6 +197,14 @@ impl Peer {
             Event::Stop(farewell) => self.step(now, Fsm::ManualStop(Some(farewell))),
             Event::StopQuietly => self.step(now, Fsm::ManualStop(None)),
             Event::RetryNow => self.step(now, Fsm::RetryNow),
+            Event::NoCarrier => self.step(now, Fsm::NoCarrier),
+            Event::PathChanged => {
+                self.no_carrier = false;
+                self.retry.path_changed();
+                self.step(now, Fsm::PathChanged);
+            }
+            Event::LocalAddressGone => self.step(now, Fsm::LocalAddressGone),
+            Event::Acknowledged { conn } => self.step(now, Fsm::On(conn, Acknowledged)),
             Event::BfdDown => self.step(now, Fsm::BfdDown),
             Event::Accepted {
                 conn,
@@ -228,6 +249,7 @@ impl Peer {
                 match timer {
                     Timer::ConnectRetry => Fsm::ConnectRetryTimerExpires,
                     Timer::IdleHold => Fsm::IdleHoldTimerExpires,
+                    Timer::Probe => Fsm::ProbeExpires,
                     Timer::Hold(conn) => Fsm::On(conn, Happened::HoldTimerExpires),
                     Timer::Silence(conn) => Fsm::On(conn, Happened::OpenIsLate),
                     Timer::Keepalive(conn) => Fsm::On(conn, Happened::KeepaliveTimerExpires),
@@ -245,7 +267,8 @@ impl Peer {
             State::Active { connect_retry_at } => {
                 soonest.add(connect_retry_at, Timer::ConnectRetry);
             }
-            State::Connect(_) | State::Open { .. } | State::Established { .. } => {
+            State::Established { dead_at, .. } => soonest.add(dead_at, Timer::Probe),
+            State::Connect(_) | State::Open { .. } => {
                 let at = self.attempt().map(|attempt| attempt.connect_retry_at);
                 soonest.add(at, Timer::ConnectRetry);
             }
@@ -365,7 +388,9 @@ impl Peer {
 
             (Idle, ManualStart) => self.start(now),
             (Idle, IdleHoldTimerExpires) => self.restart(now),
-            (Idle, RetryNow) => self.retry_soon(now),
+            (_, NoCarrier) => self.lose_carrier(now),
+            (Idle | Connect | Active, RetryNow) if self.retry.is_damped() => {}
+            (Idle | Connect | Active, RetryNow | PathChanged) => self.retry_soon(now),
             // It sent us away and is here again: that is as good as a start.
             (Idle, On(conn, TcpConnectionConfirmed(ends))) if self.is_waiting() => {
                 self.open(now, conn, ends);
@@ -374,7 +399,6 @@ impl Peer {
 
             (Connect, ConnectRetryTimerExpires) => self.attempt_unanswered(now),
             (Active, ConnectRetryTimerExpires) => self.connect(now),
-            (Connect | Active, RetryNow) => self.retry_soon(now),
             (Connect | Active, On(conn, TcpCrAcked(ends) | TcpConnectionConfirmed(ends))) => {
                 self.open(now, conn, ends);
             }
@@ -395,7 +419,7 @@ impl Peer {
 
             // The OPENs.
             (OpenSent, On(conn, OpenIsLate)) => self.note_silence(conn),
-            (OpenSent, RetryNow) => self.leave_silent(now),
+            (OpenSent, RetryNow | PathChanged) => self.leave_silent(now),
             (OpenSent, On(conn, BgpOpen(open))) => self.receive_open(now, conn, &open),
             (OpenConfirm, On(conn, KeepAliveMsg)) => self.establish(now, conn),
 
@@ -406,8 +430,11 @@ impl Peer {
                 self.receive_route_refresh(now, conn, refresh);
             }
             (OpenConfirm | Established, On(conn, KeepaliveTimerExpires)) => {
-                self.say(now, conn, &Message::Keepalive);
+                self.keepalive_is_due(now, conn);
             }
+            (Established, PathChanged) => self.probe(now),
+            (Established, On(conn, Acknowledged)) => self.probe_answered(now, conn),
+            (Established, ProbeExpires) => self.probe_failed(now),
 
             // The ends of a connection.
             (OpenSent | OpenConfirm | Established, On(conn, HoldTimerExpires)) => {
@@ -434,6 +461,9 @@ impl Peer {
                 self.end(now, conn, End::Told(notification));
             }
             (Established, BfdDown) => self.bfd_down(now),
+            (OpenSent | OpenConfirm | Established, LocalAddressGone) => {
+                self.lose_local_address(now);
+            }
             // Messages that do not belong into the state (RFC 6608).
             (OpenSent, On(conn, KeepAliveMsg)) => self.unexpected(now, conn, Type::Keepalive),
             (OpenSent | OpenConfirm, On(conn, UpdateMsg)) => {
@@ -447,9 +477,8 @@ impl Peer {
             }
 
             // What a state does not know it ignores: starts when started, timers that it does not own.
-            (Idle | Connect | Active, On(..) | BfdDown) => {}
-            (_, ManualStart | RetryNow | BfdDown) => {}
-            (_, ConnectRetryTimerExpires | IdleHoldTimerExpires | On(..)) => {}
+            (_, ManualStart | RetryNow | PathChanged | LocalAddressGone | BfdDown) => {}
+            (_, ConnectRetryTimerExpires | IdleHoldTimerExpires | ProbeExpires | On(..)) => {}
         }
     }
 }

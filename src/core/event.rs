@@ -40,6 +40,8 @@ pub enum Event {
     RecheckPorts,
     /// The kernel's tables, as far as they concern us.
     Network(Network),
+    /// The neighbor at this address, a peer or the router towards one, has another MAC than before.
+    MacChanged(IpAddr),
     /// An address of ours went away though nobody asked us.
     AddressLost(Prefix),
     /// The answer to [`Output::Step`].
@@ -110,6 +112,16 @@ pub enum Output {
         bytes: Vec<u8>,
     },
     Close {
+        peer: PeerName,
+        conn: ConnId,
+    },
+    /// Close with a reset at once.
+    Reset {
+        peer: PeerName,
+        conn: ConnId,
+    },
+    /// Answer [`peer::Event::Acknowledged`] if the peer acknowledges within a second.
+    Probe {
         peer: PeerName,
         conn: ConnId,
     },

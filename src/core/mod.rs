@@ -19,8 +19,9 @@ mod show;
 mod verbs;
 mod view;
 
-use std::collections::BTreeSet;
 use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 pub use crate::config::Refusal;
@@ -60,6 +61,8 @@ pub struct Core {
     network: Option<Network>,
     /// Interfaces that have carried a session or a default route.
     uplinks: BTreeSet<String>,
+    /// Where NAT sends a VIP's traffic.
+    nat_targets: BTreeMap<Family, IpAddr>,
     /// The settings changed and the network has not been read with them yet.
     reread: bool,
     /// Addresses that the last look at the network did not find.
@@ -113,6 +116,7 @@ impl Core {
             discovery: Discovery::default(),
             network: None,
             uplinks: BTreeSet::new(),
+            nat_targets: BTreeMap::new(),
             reread: false,
             missing: BTreeSet::new(),
             links: Links::NeverSeen,
@@ -182,6 +186,7 @@ impl Core {
             Event::ClientsSeen => self.registry.clients_seen(now),
             Event::RecheckPorts => self.registry.recheck_ports(now, None),
             Event::Network(network) => self.take_network(now, network),
+            Event::MacChanged(addr) => self.peers.mac_changed(now, addr),
             Event::AddressLost(prefix) => self.lose(now, prefix),
             Event::Done { step, result } => {
                 if result.is_err() {
@@ -387,7 +392,7 @@ impl Core {
         self.outputs.push_back(Output::Transition(transition));
     }
 
-    fn take_network(&mut self, now: Instant, network: Network) {
+    fn take_network(&mut self, now: Instant, mut network: Network) {
         let vips = self.kernel.retry_now();
         self.look_at(vips);
         self.links = match (self.links, network.links_present) {
@@ -398,6 +403,7 @@ impl Core {
         let uplinks = network.interfaces.uplinks.iter().flatten();
         self.uplinks.extend(uplinks.cloned());
         self.find_lost(now, &network);
+        self.peers.keep_locals(now, &mut network);
         let changed = !self
             .network
             .as_ref()
@@ -419,9 +425,13 @@ impl Core {
     /// VIPs of ours come and go by our own doing: no reason to try a peer again.
     fn alike(&self, one: &Network, other: &Network) -> bool {
         let ours = &self.registry.vips();
-        let without = |network: &Network| Network {
-            on_loopback: network.on_loopback.difference(ours).copied().collect(),
-            ..network.clone()
+        let without = |network: &Network| {
+            let mut network = network.clone();
+            network.on_loopback.retain(|vip| !ours.contains(vip));
+            network
+                .addresses
+                .retain(|addr| !ours.contains(&Prefix::host(*addr)));
+            network
         };
         without(one) == without(other)
     }
@@ -470,6 +480,7 @@ impl Core {
             .own_addresses
             .iter()
             .map(|addr| (*addr, "the host's own address"));
+        self.nat_targets = self.peers.nat_targets(network, &self.nat_targets);
         let no_next_hop = |family| Some((family, self.peers.no_next_hop(family)?));
         let facts = Facts {
             known: true,
@@ -480,7 +491,7 @@ impl Core {
                 .chain(gateways)
                 .chain(peers)
                 .collect(),
-            nat_target: network.nat_target.clone(),
+            nat_target: self.nat_targets.clone(),
             no_next_hop: Family::ALL.into_iter().filter_map(no_next_hop).collect(),
         };
         self.registry.set_facts(facts);

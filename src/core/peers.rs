@@ -1,5 +1,7 @@
 //! The sessions: one machine for each peer that the network has, from start on.
 
+mod session;
+
 use std::collections::VecDeque;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -9,16 +11,16 @@ use std::time::{Duration, Instant};
 use log::{info, warn};
 
 use super::event::{Output, Transport};
-use super::routes::{Routing, SessionFacts};
 use super::view::PeerView;
 use crate::app::Attributes;
-use crate::bgp::peer::{ConnId, Event, Output as PeerOutput, Peer, PeerConfig, StateName};
+use crate::bgp::peer::{Event, Output as PeerOutput, PeerConfig};
 use crate::bgp::{Cease, Notification};
 use crate::config::{Bgp, Remote};
 use crate::discovery::{Network, PeerName, PeerNetwork};
 use crate::net::{Family, Prefix, RouterId};
 use crate::plan::Routes;
 use crate::timer::{Jitter, Soonest};
+use session::{Session, Setup};
 
 /// What this host says of itself to every peer.
 #[derive(Clone, Debug, Default)]
@@ -44,26 +46,6 @@ pub(super) struct Peers {
     outputs: VecDeque<Output>,
     /// A machine gave out bytes.
     sent: bool,
-}
-
-struct Session {
-    config: PeerConfig,
-    transport: Transport,
-    routing: Routing,
-    interface: Option<String>,
-    peer: Peer,
-    number: u64,
-    state_since: Instant,
-    /// The network does not show it any more.
-    gone_at: Option<Instant>,
-}
-
-/// What a peer should be.
-struct Setup {
-    config: PeerConfig,
-    transport: Transport,
-    routing: Routing,
-    interface: Option<String>,
 }
 
 impl Peers {
@@ -97,7 +79,7 @@ impl Peers {
                 None if strict => self.remove(now, &name, Cease::PeerDeconfigured),
                 None => {
                     if let Some(session) = self.sessions.get_mut(&name) {
-                        session.gone_at.get_or_insert(now + GONE);
+                        session.lose_path(now + GONE);
                     }
                 }
             }
@@ -107,8 +89,17 @@ impl Peers {
         }
     }
 
+    /// The sessions' addresses in place of those that the network would choose now.
+    pub fn keep_locals(&mut self, now: Instant, network: &mut Network) {
+        for (name, session) in self.sessions.iter_mut() {
+            session.keep_local(now, name, network);
+        }
+    }
+
     fn name_unseen(&mut self, network: &Network, bgp: &Bgp) {
-        let seen: BTreeSet<usize> = network.peers.values().map(|p| p.settings_index).collect();
+        let seen = network.peers.values().map(|peer| peer.settings_index);
+        let up = self.sessions.values().filter(|s| s.is_established());
+        let seen: BTreeSet<usize> = seen.chain(up.map(|s| s.settings_index)).collect();
         let settings = bgp.peers.iter().enumerate();
         let unseen = settings.filter(|(index, _)| !seen.contains(index));
         let unseen: BTreeSet<Remote> = unseen.map(|(_, peer)| peer.remote.clone()).collect();
@@ -138,6 +129,7 @@ impl Peers {
         };
         let setup = |(name, peer): (&PeerName, &PeerNetwork)| {
             let settings = bgp.peers.get(peer.settings_index)?;
+            let host = &self.host;
             let config = PeerConfig {
                 name: name.to_string(),
                 local_as: bgp.local_as,
@@ -148,45 +140,24 @@ impl Peers {
                 passive: settings.passive,
                 families: settings.families.clone(),
                 graceful_restart: settings.graceful_restart,
-                restarting: self.host.restarting_until.is_some_and(|until| now < until),
-                forwarding_preserved: self.host.forwarding_preserved,
+                restarting: host.restarting_until.is_some_and(|until| now < until),
+                forwarding_preserved: host.forwarding_preserved,
                 signed: settings.password.is_some(),
-                hostname: self.host.hostname.clone(),
+                hostname: host.hostname.clone(),
             };
-            let routing = Routing {
-                families: settings.families.clone(),
-                attributes: bgp.attributes.overlaid(&settings.attributes),
-                origin: settings.origin.unwrap_or(bgp.origin),
-                local_as: bgp.local_as,
-                next_hop4: peer.next_hop4,
-                next_hop6: peer.next_hop6,
-            };
-            let setup = Setup {
-                config,
-                transport: Transport::to(peer, settings, bgp),
-                routing,
-                interface: peer.interface.clone(),
-            };
-            Some((name.clone(), setup))
+            Some((
+                name.clone(),
+                Setup::new(config, peer, settings, network, bgp),
+            ))
         };
         network.peers.iter().filter_map(setup).collect()
     }
 
     fn add(&mut self, now: Instant, name: PeerName, setup: Setup) {
         info!("peer {name}: session to AS {}", as_text(&setup.config));
-        let mut session = Session {
-            peer: Peer::new(setup.config.clone(), self.jitter.next_u64()),
-            config: setup.config,
-            transport: setup.transport,
-            routing: setup.routing,
-            interface: setup.interface,
-            number: self.machines,
-            state_since: now,
-            gone_at: None,
-        };
+        let session = Session::new(now, setup, self.machines, self.jitter.next_u64());
         self.machines += 1;
         self.outputs.push_back(Output::PeersChanged);
-        session.peer.handle(now, Event::Start);
         self.sessions.insert(name.clone(), session);
         self.tell(now, &name);
         self.drain(now, &name);
@@ -196,35 +167,16 @@ impl Peers {
         let Some(session) = self.sessions.get_mut(name) else {
             return;
         };
-        session.gone_at = None;
-        // Only the first session after a restart says that it is one.
-        let restarting = std::mem::replace(&mut setup.config.restarting, session.config.restarting);
-        // While there is no way to the peer its old address is as good as any.
-        let local = setup.transport.local.or(session.transport.local);
-        setup.transport.local = local;
-        if setup.interface.is_some() {
-            session.interface = setup.interface.clone();
-        }
-        let mut before = session.transport.clone();
-        if before.local.is_none() && !session.is_established() {
-            before.local = local;
-        }
-        if session.peer.local_addr().map(|addr| addr.ip()) == local {
-            before.local = local;
-        }
-        if session.config != setup.config || before != setup.transport {
+        if session.differs(&mut setup) {
             info!("peer {name}: settings changed, the session starts again");
-            setup.config.restarting = restarting;
             self.remove(now, name, Cease::OtherConfigurationChange);
             self.add(now, name.clone(), setup);
             return;
         }
-        session.transport = setup.transport;
-        if session.routing != setup.routing {
-            session.routing = setup.routing;
+        if session.follow(now, setup) {
             self.tell(now, name);
-            self.drain(now, name);
         }
+        self.drain(now, name);
     }
 
     fn remove(&mut self, now: Instant, name: &PeerName, cease: Cease) {
@@ -265,6 +217,41 @@ impl Peers {
         self.each(now, |session| session.peer.handle(now, Event::RetryNow));
     }
 
+    /// A neighbor's MAC is another than before.
+    pub fn mac_changed(&mut self, now: Instant, addr: IpAddr) {
+        self.each(now, |session| session.mac_changed(now, addr));
+    }
+
+    /// Where NAT sends traffic: to the address of a session, rather to one that the kernel has and to the
+    /// same as before; else to where the network says.
+    pub fn nat_targets(
+        &self,
+        network: &Network,
+        before: &BTreeMap<Family, IpAddr>,
+    ) -> BTreeMap<Family, IpAddr> {
+        let target = |family| {
+            let all = || {
+                self.sessions
+                    .values()
+                    .filter_map(move |s| s.up_from(family))
+            };
+            let there = || all().filter(|addr| network.addresses.contains(addr));
+            let before = before.get(&family).copied();
+            let same = |mut addrs: Box<dyn Iterator<Item = IpAddr> + '_>| {
+                addrs.find(|addr| Some(*addr) == before)
+            };
+            let of_session = same(Box::new(there()))
+                .or_else(|| there().next())
+                .or_else(|| same(Box::new(all())))
+                .or_else(|| all().next());
+            Some((
+                family,
+                of_session.or(network.nat_target.get(&family).copied())?,
+            ))
+        };
+        Family::ALL.into_iter().filter_map(target).collect()
+    }
+
     pub fn stop(&mut self, now: Instant, notification: &Notification) {
         self.each(now, |session| {
             session.peer.handle(now, Event::Stop(notification.clone()));
@@ -283,7 +270,18 @@ impl Peers {
             warn!("peer {name}: not in the routing table any more");
             self.remove(now, &name, Cease::PeerDeconfigured);
         }
-        self.each(now, |session| session.peer.handle_timeout(now));
+        let mut lost = false;
+        self.each(now, |session| {
+            if session.local_gone_at().is_some_and(|at| at <= now) {
+                session.lose_local(now);
+                lost = true;
+            }
+            session.peer.handle_timeout(now);
+        });
+        if lost {
+            // BFD follows with the next look.
+            self.outputs.push_back(Output::NetworkWanted);
+        }
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {
@@ -291,6 +289,7 @@ impl Peers {
         for session in self.sessions.values() {
             soonest.add(session.peer.poll_timeout().map(|(at, _)| at), ());
             soonest.add(session.gone_at, ());
+            soonest.add(session.local_gone_at(), ());
         }
         soonest.get().map(|(at, ())| at)
     }
@@ -375,6 +374,9 @@ impl Peers {
             any = true;
             let established = matches!(output, PeerOutput::Established { .. });
             self.sent |= matches!(output, PeerOutput::Send { .. });
+            if established {
+                session.is_up();
+            }
             if let Some(output) = session.outward(now, name, output) {
                 self.outputs.push_back(output);
             }
@@ -466,110 +468,6 @@ impl Peers {
     }
 }
 
-impl Session {
-    fn is_established(&self) -> bool {
-        self.peer.state() == StateName::Established
-    }
-
-    fn facts(&self) -> SessionFacts {
-        let own = self.peer.local_addr().map(|addr| addr.ip());
-        SessionFacts {
-            local: own.or(self.transport.local),
-            extended_next_hop: self.peer.negotiated().is_some_and(|n| n.extended_next_hop),
-        }
-    }
-
-    fn may_have_next_hop(&self, family: Family) -> bool {
-        let mut facts = self.facts();
-        // Whether IPv4 may go over IPv6 is known only once the session is up.
-        facts.extended_next_hop |= self.peer.negotiated().is_none();
-        self.routing.default_next_hop(family, facts).is_some()
-    }
-
-    /// Connections are known outside by machine and number; those of an earlier machine are dropped.
-    fn outer(&self, conn: ConnId) -> ConnId {
-        if conn >= ConnId::accepted(0) {
-            return conn;
-        }
-        ConnId(conn.0 | self.number << MACHINE_SHIFT)
-    }
-
-    fn inner(&self, conn: ConnId) -> Option<ConnId> {
-        if conn >= ConnId::accepted(0) {
-            return Some(conn);
-        }
-        (conn.0 >> MACHINE_SHIFT == self.number)
-            .then_some(ConnId(conn.0 & ((1 << MACHINE_SHIFT) - 1)))
-    }
-
-    fn inward(&self, mut event: Event) -> Option<Event> {
-        match &mut event {
-            Event::Connected { conn, .. }
-            | Event::ConnectFailed { conn, .. }
-            | Event::Received { conn, .. }
-            | Event::Sent { conn, .. }
-            | Event::Closed { conn, .. } => *conn = self.inner(*conn)?,
-            _ => {}
-        }
-        Some(event)
-    }
-
-    fn outward(&mut self, now: Instant, name: &PeerName, output: PeerOutput) -> Option<Output> {
-        let peer = name.clone();
-        match output {
-            PeerOutput::Connect { conn } => Some(Output::Connect {
-                peer,
-                conn: self.outer(conn),
-                transport: self.transport.clone(),
-            }),
-            PeerOutput::Send { conn, bytes } => Some(Output::Send {
-                peer,
-                conn: self.outer(conn),
-                bytes,
-            }),
-            PeerOutput::Close { conn } => Some(Output::Close {
-                peer,
-                conn: self.outer(conn),
-            }),
-            PeerOutput::SetUserTimeout { conn, timeout } => Some(Output::SetUserTimeout {
-                peer,
-                conn: self.outer(conn),
-                timeout,
-            }),
-            PeerOutput::StateChanged { .. } => {
-                self.state_since = now;
-                None
-            }
-            PeerOutput::Established { .. } | PeerOutput::Down { .. } => None,
-        }
-    }
-
-    fn view(&self, name: &PeerName, now: Instant) -> PeerView {
-        PeerView {
-            name: name.clone(),
-            remote: self.transport.remote.ip(),
-            port: self.transport.remote.port(),
-            interface: self.interface.clone(),
-            local: self.facts().local,
-            local_as: self.config.local_as,
-            peer_as: self.config.peer_as,
-            router_id: self.config.router_id,
-            passive: self.config.passive,
-            hold_time: self.config.hold_time,
-            families: self.config.families.clone(),
-            state: self.peer.state(),
-            since: now.saturating_duration_since(self.state_since),
-            uptime: self.peer.uptime(now),
-            negotiated: self.peer.negotiated().cloned(),
-            counters: self.peer.counters(),
-            announced: self.peer.announced(),
-            flaps: self.peer.flaps(),
-            last_error: self.peer.last_error().map(str::to_owned),
-            bfd_up: None,
-        }
-    }
-}
-
 /// An address without its port: whoever connects comes from any.
 fn end(addr: SocketAddr) -> (IpAddr, u32) {
     match addr {
@@ -588,5 +486,3 @@ fn as_text(config: &PeerConfig) -> String {
 /// How long a peer may be missing from the routing table (a link that is down for a moment takes its
 /// routes with it).
 const GONE: Duration = Duration::from_secs(10);
-/// A machine's own numbers stay below this bit.
-const MACHINE_SHIFT: u32 = 32;

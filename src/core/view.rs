@@ -17,6 +17,8 @@ pub struct PeerView {
     pub remote: IpAddr,
     pub port: u16,
     pub interface: Option<String>,
+    /// The interface has none.
+    pub no_carrier: bool,
     /// The session's own local address, else the one it would use.
     pub local: Option<IpAddr>,
     pub local_as: Asn,

@@ -154,12 +154,27 @@ impl Link {
         Some(executor.spawn(self.task.or(limit)))
     }
 
+    /// Closes with a reset: what is queued or unacknowledged is lost.
+    pub fn reset(self) {
+        if let Some(stream) = self.stream.get()
+            && let Err(error) = sockopt::reset_on_close(stream)
+        {
+            log::warn!("SO_LINGER: {error}");
+        }
+    }
+
     /// Whether the peer has acknowledged all that was written; true when there is no connection or
     /// the kernel cannot tell.
     pub fn all_acknowledged(&self) -> bool {
         self.stream.get().is_none_or(|stream| {
             self.commands.is_empty() && sockopt::all_acknowledged(stream).unwrap_or(true)
         })
+    }
+
+    /// Whether the peer is there and has acknowledged all that was written.
+    pub fn is_answered(&self) -> bool {
+        let stream = self.stream.get().filter(|_| self.commands.is_empty());
+        stream.is_some_and(|stream| sockopt::is_answered(stream).unwrap_or(false))
     }
 
     /// The session is up, with this hold time: `TCP_USER_TIMEOUT` and what goes with it.

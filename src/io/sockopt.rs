@@ -180,6 +180,25 @@ pub fn all_acknowledged(fd: &impl AsFd) -> nix::Result<bool> {
     Ok(info.unacked == 0 && info.notsent_bytes == 0)
 }
 
+/// The same, of a connection that is up: one that was reset has nothing unacknowledged either.
+pub fn is_answered(fd: &impl AsFd) -> nix::Result<bool> {
+    let info = TcpInfoOpt.get(fd)?;
+    let [state, ..] = info.bytes;
+    Ok(state == TCP_ESTABLISHED && info.unacked == 0 && info.notsent_bytes == 0)
+}
+
+/// `linux/tcp_states.h`.
+const TCP_ESTABLISHED: u8 = 1;
+
+/// Closing sends a reset, and nothing is left of the connection.
+pub fn reset_on_close(fd: &impl AsFd) -> nix::Result<()> {
+    let at_once = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    sockopt::Linger.set(fd, &at_once)
+}
+
 /// What one BGP session asks of its socket.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SessionOptions {

@@ -102,6 +102,16 @@ impl Address {
         self.valid.is_none()
     }
 
+    /// The kernel takes it as a source, and keeps connections from it alive.
+    pub fn is_bindable(&self) -> bool {
+        self.flags & (IFA_F_TENTATIVE | IFA_F_DADFAILED) == 0
+    }
+
+    /// An IPv6 privacy address (RFC 8981). For IPv4 the flag means a secondary one.
+    pub fn is_temporary(&self) -> bool {
+        self.addr.is_ipv6() && self.flags & IFA_F_TEMPORARY != 0
+    }
+
     /// Fit to be a source or a next hop: global, and neither deprecated nor still being checked.
     pub fn is_usable(&self) -> bool {
         self.scope == RT_SCOPE_UNIVERSE
@@ -229,7 +239,8 @@ const IFA_CACHEINFO: u16 = 6;
 const IFA_FLAGS: u16 = 8;
 const IFA_PROTO: u16 = 11;
 const IFA_F_NODAD: u8 = 0x02;
-pub const IFA_F_DADFAILED: u32 = 0x08;
+pub const IFA_F_TEMPORARY: u32 = 0x01;
+const IFA_F_DADFAILED: u32 = 0x08;
 pub const IFA_F_DEPRECATED: u32 = 0x20;
 pub const IFA_F_TENTATIVE: u32 = 0x40;
 pub const RT_SCOPE_UNIVERSE: u8 = 0;

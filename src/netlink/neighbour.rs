@@ -22,6 +22,8 @@ pub struct Neighbour {
     pub state: u16,
     /// `NTF_*`.
     pub flags: u8,
+    /// Of an Ethernet neighbor that has answered once.
+    pub mac: Option<[u8; 6]>,
 }
 
 impl Neighbour {
@@ -34,19 +36,22 @@ impl Neighbour {
         let state = r.u16_ne()?;
         let flags = r.u8()?;
         r.take(1)?;
+        let (mut addr, mut mac) = (None, None);
         for attr in Attrs::new(r.rest()) {
             let attr = attr?;
-            if attr.kind == NDA_DST {
-                let addr = attr.addr()?;
-                return Ok(Some(Self {
-                    index,
-                    addr,
-                    state,
-                    flags,
-                }));
+            match attr.kind {
+                NDA_DST => addr = Some(attr.addr()?),
+                NDA_LLADDR => mac = attr.reader().array().ok(),
+                _ => {}
             }
         }
-        Ok(None)
+        Ok(addr.map(|addr| Self {
+            index,
+            addr,
+            state,
+            flags,
+            mac,
+        }))
     }
 
     /// It said of itself that it is a router (RFC 4861 §4.4).
@@ -72,6 +77,7 @@ pub const RTM_NEWNEIGH: u16 = 28;
 pub const RTM_DELNEIGH: u16 = 29;
 const RTM_GETNEIGH: u16 = 30;
 const NDA_DST: u16 = 1;
+const NDA_LLADDR: u16 = 2;
 pub const NTF_ROUTER: u8 = 0x80;
 const NUD_INCOMPLETE: u16 = 0x01;
 const NUD_FAILED: u16 = 0x20;
@@ -98,6 +104,7 @@ mod tests {
         let peer = neighbours.iter().find(|n| n.addr.to_string() == "fe80::1");
         let peer = peer.unwrap();
         assert_eq!(peer.index, 3);
+        assert!(peer.mac.is_some());
         assert!(!peer.is_failed());
         for message in golden.answers() {
             truncations(message.payload, Neighbour::decode);

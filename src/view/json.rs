@@ -324,7 +324,10 @@ impl<'a> Peer<'a> {
                 local_as: view.local_as.get(),
                 r#type,
                 session_state: view.state.number(),
-                session_state_name: view.state.to_string(),
+                session_state_name: match view.no_carrier {
+                    true => "no carrier".to_owned(),
+                    false => view.state.to_string(),
+                },
                 router_id: negotiated.map_or_else(String::new, |n| n.peer_router_id.to_string()),
                 local_router_id: view.router_id.to_string(),
                 hostname: negotiated.and_then(|n| n.hostname.as_deref()),

@@ -139,6 +139,9 @@ fn network() -> Network {
             remote,
             scope_id: 0,
             interface: Some("eth0".to_owned()),
+            carrier: true,
+            gateway: None,
+            configured_local: false,
             local: Some("10.0.0.9".parse().expect("an address")),
             next_hop4: Some("10.0.0.9".parse().expect("an address")),
             next_hop6: Some("2001:db8:1::9".parse().expect("an address")),
@@ -150,6 +153,7 @@ fn network() -> Network {
         peers: peers.collect(),
         nat_target: Family::ALL.into_iter().zip(own).collect(),
         own_addresses: own.into(),
+        addresses: own.into(),
         on_loopback: BTreeSet::new(),
         gateways: BTreeSet::new(),
         broadcasts: BTreeSet::new(),
@@ -580,6 +584,8 @@ impl World {
             | Output::PeersChanged
             | Output::MaintenanceFilesChanged
             | Output::SetUserTimeout { .. }
+            | Output::Reset { .. }
+            | Output::Probe { .. }
             | Output::SendBfd { .. }
             | Output::CloseBfd { .. } => {}
         }

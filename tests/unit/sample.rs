@@ -20,6 +20,7 @@ pub fn established() -> PeerView {
         remote,
         port: 179,
         interface: Some("eth0".to_owned()),
+        no_carrier: false,
         local: Some(Ipv4Addr::new(10, 0, 0, 2).into()),
         local_as: asn(65001),
         peer_as: Some(asn(65000)),

@@ -114,9 +114,17 @@ pub enum Event {
     Sent { conn: ConnId, bytes: usize },
     /// The connection is gone; `reason` in words.
     Closed { conn: ConnId, reason: String },
-    /// A link, an address or a route came up, or the operator asks: what waits for its next attempt, or
-    /// for an OPEN that is late, need not wait.
+    /// Something came up that an attempt may have been waiting for: it need not wait any longer, where the
+    /// peer does not answer or its OPEN is late.
     RetryNow,
+    /// The interface towards the peer has no carrier. That ends no session and makes no attempt.
+    NoCarrier,
+    /// The way to the peer is there again, or another: what waits is tried at once, a session is probed.
+    PathChanged,
+    /// The kernel has had no such address for a while as the connections run from.
+    LocalAddressGone,
+    /// The answer to [`Output::Probe`].
+    Acknowledged { conn: ConnId },
     /// BFD lost the peer (RFC 5882 §4.3, told to it as RFC 9384 asks).
     BfdDown,
 }
@@ -132,6 +140,12 @@ pub enum Output {
     /// Close the connection after what was given to it is written (for a moment at most: the peer may
     /// not be reading), or give up the attempt. Nothing is expected in answer.
     Close { conn: ConnId },
+    /// Close the connection with a reset, and what was given to it is lost: the peer is not there, or
+    /// keeps our routes until the next connection (RFC 4724).
+    Reset { conn: ConnId },
+    /// Answer with `Acknowledged` once the peer's kernel has acknowledged all that was sent, if it does
+    /// within a second.
+    Probe { conn: ConnId },
     /// For logs and metrics: the state changed.
     StateChanged { from: StateName, to: StateName },
     /// The session is up.
@@ -194,6 +208,8 @@ pub enum Timer {
     ConnectRetry,
     /// The end of a slow retry's wait.
     IdleHold,
+    /// A probe's answer is late.
+    Probe,
     Hold(ConnId),
     /// The peer's OPEN is late.
     Silence(ConnId),

@@ -63,9 +63,11 @@ impl Peer {
         self.outputs.push_back(Output::Send { conn, bytes });
     }
 
-    /// As many routes as there is room for.
+    /// As many routes as there is room for, once there is carrier.
     pub(super) fn send_routes(&mut self, now: Instant) {
-        while let Some(connection) = self.established() {
+        while let Some(connection) = self.established()
+            && !self.no_carrier
+        {
             let conn = connection.id;
             let room = UNSENT_LIMIT.saturating_sub(connection.unsent());
             let Filled {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::retry::likely_cause;
+use super::retry::{By, likely_cause};
 use super::{Attempt, ConnId, End, Output, Peer, State, StateName};
 use crate::bgp::connection::{Connection, Ends, Liveness};
 use crate::bgp::{
@@ -14,7 +14,7 @@ use crate::bgp::{
 /// States.
 impl Peer {
     /// The one place where the state changes. What a state begins or ends with is done here.
-    fn enter(&mut self, now: Instant, to: State) {
+    pub(super) fn enter(&mut self, now: Instant, to: State) {
         self.state = to;
         let (from, to) = (self.shown, self.state_name());
         if from == to {
@@ -31,7 +31,7 @@ impl Peer {
             _ => log::debug!("peer {name}: {from} -> {to}"),
         }
         if from == StateName::Established {
-            self.session_down(now);
+            self.session_down();
         }
         if to == StateName::Established {
             self.session_up(now);
@@ -55,7 +55,7 @@ impl Peer {
     }
 
     fn session_up(&mut self, now: Instant) {
-        let State::Established { conn } = self.state else {
+        let State::Established { conn, .. } = self.state else {
             return;
         };
         let Some(connection) = self.connections.get(&conn) else {
@@ -67,7 +67,6 @@ impl Peer {
         self.since = Some(now);
         self.last_error = None;
         self.turned_away = 0;
-        self.retry.is_up();
         let timeout = negotiated.hold_time;
         self.outputs
             .push_back(Output::SetUserTimeout { conn, timeout });
@@ -82,15 +81,13 @@ impl Peer {
         self.tell_unsendable();
     }
 
-    fn session_down(&mut self, now: Instant) {
+    fn session_down(&mut self) {
         self.rib.end();
         self.offer.reset();
         self.told_unsendable = 0;
         // Stopped by the operator is not lost.
         self.flaps += u64::from(self.last_error.is_some());
-        if let Some(since) = self.since.take() {
-            self.retry.was_up(now.saturating_duration_since(since));
-        }
+        self.since = None;
         let reason = self.last_error.clone();
         self.outputs.push_back(Output::Down {
             reason: reason.unwrap_or_else(|| "stopped".to_owned()),
@@ -99,7 +96,7 @@ impl Peer {
 
     pub(super) fn established(&self) -> Option<&Connection> {
         match self.state {
-            State::Established { conn } => self.connections.get(&conn),
+            State::Established { conn, .. } => self.connections.get(&conn),
             _ => None,
         }
     }
@@ -114,12 +111,17 @@ impl Peer {
 
     /// AutomaticStart (events 3 and 5).
     pub(super) fn restart(&mut self, now: Instant) {
-        if self.config.passive {
+        if self.listens_only() {
             let connect_retry_at = None;
             self.enter(now, State::Active { connect_retry_at });
         } else {
             self.connect(now);
         }
+    }
+
+    /// No attempt is made.
+    fn listens_only(&self) -> bool {
+        self.config.passive || self.no_carrier
     }
 
     pub(super) fn stop(&mut self, now: Instant, farewell: Option<Notification>) {
@@ -167,7 +169,7 @@ impl Peer {
         self.attempt().is_some_and(|attempt| attempt.conn == conn)
     }
 
-    fn give_up_attempt(&mut self) {
+    pub(super) fn give_up_attempt(&mut self) {
         if let Some(Attempt { conn, .. }) = self.attempt() {
             self.outputs.push_back(Output::Close { conn });
         }
@@ -179,7 +181,8 @@ impl Peer {
             log::info!("peer {}: no connection: {error}", self.config.name);
         }
         self.last_error = Some(error);
-        self.wait(now);
+        let delay = self.retry.after_refusal(now);
+        self.wait(now, delay);
     }
 
     /// A refusal would have come at once: whoever is there drops our segments.
@@ -211,9 +214,8 @@ impl Peer {
     }
 
     /// Listens, and connects after a while.
-    fn wait(&mut self, now: Instant) {
-        let delay = (!self.config.passive).then(|| self.retry.delay(now));
-        let connect_retry_at = delay.map(|delay| now + delay);
+    fn wait(&mut self, now: Instant, delay: Duration) {
+        let connect_retry_at = (!self.listens_only()).then(|| now + delay);
         self.enter(now, State::Active { connect_retry_at });
     }
 
@@ -227,7 +229,10 @@ impl Peer {
         let soonest = self.retry.soonest(now);
         let at = match self.state {
             State::Idle { restart_at } => restart_at,
-            State::Active { connect_retry_at } => connect_retry_at,
+            // There may have been no carrier.
+            State::Active { connect_retry_at } => {
+                connect_retry_at.or_else(|| (!self.listens_only()).then_some(soonest))
+            }
             State::Connect(attempt) => Some(attempt.connect_retry_at),
             State::Open { .. } | State::Established { .. } => None,
         };
@@ -384,7 +389,8 @@ impl Peer {
             self.connections.insert(conn, connection);
         }
         self.give_up_attempt();
-        self.enter(now, State::Established { conn });
+        let dead_at = None;
+        self.enter(now, State::Established { conn, dead_at });
     }
 
     /// The one way in which a connection ends by itself or by an error: what is said, then the close,
@@ -397,11 +403,13 @@ impl Peer {
         if let End::Error(error) = &end {
             self.say(now, conn, &Message::Notification(error.into()));
         }
-        if !matches!(end, End::Lost(_)) {
-            self.outputs.push_back(Output::Close { conn });
+        match end {
+            End::Lost(_) => {}
+            End::Reset(_) => self.outputs.push_back(Output::Reset { conn }),
+            _ => self.outputs.push_back(Output::Close { conn }),
         }
         self.connections.remove(&conn);
-        let was_up = matches!(self.state, State::Established { conn: up } if up == conn);
+        let was_up = matches!(self.state, State::Established { conn: up, .. } if up == conn);
         if !was_up && self.shown == StateName::Established {
             return;
         }
@@ -419,62 +427,74 @@ impl Peer {
 
     /// No connection is left.
     fn ended(&mut self, now: Instant, end: &End, was_up: bool, offered: &Open) {
-        let cause = match end {
+        let sent_away = match end {
             End::Told(notification) => likely_cause(notification),
-            End::Error(_) | End::Lost(_) | End::Silent(_) => None,
+            _ => None,
         };
         let less = match end {
             End::Told(notification) if !was_up => self.offer.refused(notification, offered),
             _ => false,
         };
-        if let (None, Some(attempt)) = (cause, self.attempt()) {
+        if let (None, Some(attempt)) = (sent_away, self.attempt()) {
             return self.enter(now, State::Connect(attempt));
         }
         self.give_up_attempt();
+        let probed = matches!(self.state, State::Established { dead_at, .. } if dead_at.is_some());
+        let uptime = self.uptime(now).filter(|_| was_up);
         if was_up || !matches!(end, End::Lost(_)) {
             self.enter(now, State::Idle { restart_at: None });
         }
-        let name = &self.config.name;
-        match cause {
-            Some(cause) => {
-                let delay = self.retry.slow_delay(was_up);
-                let seconds = delay.as_secs();
-                log::warn!("peer {name}: {end}; most likely {cause}; trying again in {seconds} s");
-                let restart_at = Some(now + delay);
-                self.enter(now, State::Idle { restart_at });
-            }
-            None if less => {
-                log::warn!("peer {name}: {end}; offering it fewer capabilities");
-                self.wait(now);
-            }
-            None => {
-                if !was_up {
-                    self.closed_early(end);
-                }
-                self.wait(now);
-            }
+        let unfinished = !was_up && end.may_mean_an_old_session() && self.retry.is_aftermath(now);
+        let delay = match uptime {
+            Some(uptime) => self.retry.after_session(now, uptime, end.by()),
+            None if less => self.retry.after_refusal(now),
+            None => self.retry.after_connection(now),
+        };
+        if less {
+            log::warn!(
+                "peer {}: {end}; offering it fewer capabilities",
+                self.config.name
+            );
+        } else if unfinished {
+            self.explain(end, UNFINISHED);
+        } else if let Some(cause) = sent_away.or_else(|| self.another_speaker(end, was_up)) {
+            self.explain(end, cause);
+        } else if !was_up && self.retry.is_news(&end.to_string()) {
+            log::info!("peer {}: no session: {end}", self.config.name);
+        }
+        if matches!(end, End::Reset(_)) || (probed && matches!(end, End::Lost(_))) {
+            return self.restart(now);
+        }
+        if sent_away.is_some() {
+            let restart_at = Some(now + delay);
+            return self.enter(now, State::Idle { restart_at });
+        }
+        self.wait(now, delay);
+    }
+
+    /// The log hears of a cause once in an outage.
+    fn explain(&mut self, end: &End, cause: &'static str) {
+        if self.retry.is_news(cause) {
+            let name = &self.config.name;
+            log::warn!("peer {name}: {end}; most likely {cause}");
         }
     }
 
-    /// There was a connection and no session.
-    fn closed_early(&mut self, end: &End) {
-        let name = &self.config.name;
-        let lost = matches!(end, End::Lost(_));
-        self.turned_away = self.turned_away.saturating_add(u32::from(lost));
-        if self.retry.is_news(&end.to_string()) {
-            log::info!("peer {name}: no session: {end}");
+    /// What it means when a peer goes on ending sessions, or connections, without saying why.
+    fn another_speaker(&mut self, end: &End, was_up: bool) -> Option<&'static str> {
+        if !matches!(end, End::Lost(_)) {
+            return None;
         }
+        if was_up {
+            return self.retry.is_evicted().then_some(EVICTED);
+        }
+        self.turned_away = self.turned_away.saturating_add(1);
         // BIRD turns away whom it does not expect without a NOTIFICATION.
-        if lost && self.turned_away == TURNED_AWAY {
-            log::warn!(
-                "peer {name}: it closes every connection; most likely it does not know us as a neighbor, \
-                 or another BGP speaker on this address has the session it allows"
-            );
-        }
+        (self.turned_away >= TURNED_AWAY).then_some(UNEXPECTED)
     }
 
     pub(super) fn bfd_down(&mut self, now: Instant) {
-        if let State::Established { conn } = self.state {
+        if let State::Established { conn, .. } = self.state {
             self.end(now, conn, End::Error(cease(Cease::BfdDown)));
         }
     }
@@ -508,18 +528,45 @@ fn cease(cease: Cease) -> ProtocolError {
     ProtocolError::Cease { cease, reason }
 }
 
+impl End {
+    fn by(&self) -> By {
+        match self {
+            Self::Told(_) | Self::Lost(_) => By::Peer,
+            Self::Error(_) | Self::Silent(_) | Self::Reset(_) => By::Us,
+        }
+    }
+
+    /// A peer that still has a session with us, or is clearing it, closes or says so (§6.8).
+    fn may_mean_an_old_session(&self) -> bool {
+        match self {
+            Self::Lost(_) => true,
+            Self::Told(notification) => matches!(
+                notification.as_cease(),
+                Some(Cease::ConnectionRejected | Cease::CollisionResolution)
+            ),
+            Self::Error(_) | Self::Silent(_) | Self::Reset(_) => false,
+        }
+    }
+}
+
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Error(error) => error.fmt(f),
             Self::Told(notification) => write!(f, "the peer says {notification}"),
             Self::Lost(reason) | Self::Silent(reason) => f.write_str(reason),
+            Self::Reset(reason) => f.write_str(reason),
         }
     }
 }
 
 const SILENT: &str = "it takes connections and sends no OPEN: its BGP daemon hangs, or something on the way \
      takes connections in its place";
+const UNFINISHED: &str = "it has not finished with our last session yet";
+const EVICTED: &str = "another BGP speaker uses this address, and the peer takes each connection for a \
+     restart of the other";
+const UNEXPECTED: &str = "it does not know us as a neighbor, or another BGP speaker on this address has \
+     the session it allows";
 /// An attempt that nobody has answered for so long is begun anew.
 const ATTEMPT: Duration = Duration::from_secs(1);
 /// So many of them in a row are told to the operator.

@@ -12,8 +12,11 @@ use crate::netlink::route::{
 };
 use nix::libc;
 use nix::sys::socket::SockProtocol;
-use std::collections::VecDeque;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
+use std::net::IpAddr;
+use std::rc::Rc;
 
 /// One change. What we do ourselves is not reported, but for removals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,21 +29,35 @@ pub enum Change {
     Route,
     /// A router among the IPv6 neighbours came or went.
     Neighbour,
+    /// The watched neighbour at this address has another MAC than before.
+    Mac(IpAddr),
     /// Changes were lost: look at everything again.
     Overrun,
+}
+
+/// Addresses of neighbours whose MAC matters; nobody holds it across an await.
+pub type Watched = Rc<RefCell<BTreeSet<IpAddr>>>;
+
+/// What is known of the neighbours.
+struct Neighbours {
+    /// Changes of routers count, for unnumbered peers.
+    routers: bool,
+    watched: Watched,
+    macs: BTreeMap<IpAddr, [u8; 6]>,
 }
 
 /// A subscription to changes, in the network namespace of the thread that opens it.
 pub struct Changes {
     socket: Socket,
     queue: VecDeque<Change>,
+    neighbours: Neighbours,
     /// Our own additions count too.
     own: bool,
 }
 
 impl Changes {
-    /// `neighbours` is for unnumbered peers only: on a busy link there are many of these changes.
-    pub fn open(neighbours: bool) -> Result<Self, NetlinkError> {
+    /// `routers`: routers among the neighbours count. On a busy link they change often.
+    pub fn open(routers: bool) -> Result<Self, NetlinkError> {
         let socket = Socket::open(SockProtocol::NetlinkRoute)?;
         socket.receive_buffer(RECEIVE_BUFFER);
         socket.join(&[
@@ -49,13 +66,16 @@ impl Changes {
             libc::RTNLGRP_IPV6_IFADDR,
             libc::RTNLGRP_IPV4_ROUTE,
             libc::RTNLGRP_IPV6_ROUTE,
+            libc::RTNLGRP_NEIGH,
         ])?;
-        if neighbours {
-            socket.join(&[libc::RTNLGRP_NEIGH])?;
-        }
         Ok(Self {
             socket,
             queue: VecDeque::new(),
+            neighbours: Neighbours {
+                routers,
+                watched: Watched::default(),
+                macs: BTreeMap::new(),
+            },
             own: false,
         })
     }
@@ -64,6 +84,17 @@ impl Changes {
     #[must_use]
     pub fn with_own(self) -> Self {
         Self { own: true, ..self }
+    }
+
+    /// Reports also when one of these neighbours has another MAC.
+    #[must_use]
+    pub fn watching(mut self, watched: Watched) -> Self {
+        self.neighbours.watched = watched;
+        self
+    }
+
+    pub fn watched(&self) -> Watched {
+        self.neighbours.watched.clone()
     }
 
     /// Waits for the next change. Dropping the future loses none.
@@ -81,11 +112,17 @@ impl Changes {
     }
 
     fn read(&mut self, length: usize) {
-        let own = self.own;
-        let datagram = Messages::new(self.socket.received(length));
-        // A message that cannot be read may have been anything.
-        let changes = datagram.filter_map(|m| m.map_or(Some(Change::Overrun), |m| change(&m, own)));
-        self.queue.extend(changes);
+        for message in Messages::new(self.socket.received(length)) {
+            let change = match message {
+                // It may have been anything.
+                Err(_) => Some(Change::Overrun),
+                Ok(message) if matches!(message.kind, RTM_NEWNEIGH | RTM_DELNEIGH) => {
+                    self.neighbours.change(&message)
+                }
+                Ok(message) => change(&message, self.own),
+            };
+            self.queue.extend(change);
+        }
     }
 
     /// The kernel drops everything, without another word, until the queue was empty once: only what is
@@ -138,13 +175,26 @@ fn change(message: &Message<'_>, own: bool) -> Option<Change> {
                 removed: Some(removed),
             })
         }
-        RTM_NEWNEIGH | RTM_DELNEIGH => {
-            let Ok(neighbour) = Neighbour::decode(message.payload) else {
-                return Some(Change::Overrun);
-            };
-            neighbour?.is_router().then_some(Change::Neighbour)
-        }
         _ => None,
+    }
+}
+
+impl Neighbours {
+    fn change(&mut self, message: &Message<'_>) -> Option<Change> {
+        let Ok(neighbour) = Neighbour::decode(message.payload) else {
+            return Some(Change::Overrun);
+        };
+        let Neighbour { addr, mac, .. } = neighbour.as_ref()?;
+        let watched = self.watched.borrow();
+        self.macs.retain(|addr, _| watched.contains(addr));
+        if let Some(mac) = mac.filter(|_| watched.contains(addr)) {
+            let before = self.macs.insert(*addr, mac);
+            if before.is_some_and(|before| before != mac) {
+                return Some(Change::Mac(*addr));
+            }
+        }
+        let router = self.routers && neighbour?.is_router();
+        router.then_some(Change::Neighbour)
     }
 }
 

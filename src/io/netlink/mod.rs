@@ -9,6 +9,6 @@ mod nat;
 mod old_kernel;
 mod socket;
 
-pub use changes::{Change, Changes};
+pub use changes::{Change, Changes, Watched};
 pub use kernel::{Added, Kernel, Removed, VipAddress};
 pub use socket::Socket;

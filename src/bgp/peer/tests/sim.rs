@@ -239,7 +239,10 @@ impl World {
                 self.sides[side].learned.clear();
                 self.sides[side].negotiated = None;
             }
-            Output::StateChanged { .. } | Output::SetUserTimeout { .. } => {}
+            Output::StateChanged { .. }
+            | Output::SetUserTimeout { .. }
+            | Output::Reset { .. }
+            | Output::Probe { .. } => {}
         }
     }
 

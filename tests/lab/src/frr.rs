@@ -17,7 +17,7 @@ use crate::until::until;
 pub struct Frr {
     sockets: PathBuf,
     bgpd: Child,
-    _bfdd: Option<Child>,
+    bfdd: Option<Child>,
     zebra: Child,
 }
 
@@ -53,7 +53,7 @@ impl Frr {
         Self {
             sockets,
             bgpd,
-            _bfdd: bfdd,
+            bfdd,
             zebra,
         }
     }
@@ -134,6 +134,12 @@ impl Frr {
     #[track_caller]
     pub fn established(&self, address: &str) -> bool {
         self.neighbor(address)["bgpState"] == "Established"
+    }
+
+    /// Sends a signal to all daemons.
+    pub fn signal(&self, signal: Signal) {
+        let daemons = [&self.bgpd, &self.zebra].into_iter().chain(&self.bfdd);
+        daemons.for_each(|daemon| daemon.signal(signal));
     }
 
     /// Ends bgpd, with a Cease to its peers (SIGTERM) or as a crash (SIGKILL).

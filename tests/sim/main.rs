@@ -7,6 +7,7 @@
 //! `SIDECAST_SIM_RUNS=…` asks for another number of runs.
 
 mod chance;
+mod network;
 #[path = "../reader/mod.rs"]
 mod reader;
 mod world;
@@ -14,6 +15,7 @@ mod world;
 use std::env;
 use std::time::Duration;
 
+use network::BadNetwork;
 use world::World;
 
 /// Says which seed it was, should the run panic.
@@ -91,6 +93,20 @@ fn a_thousand_routes_that_go_together_leave_together() {
     for (after, before) in updates(&world).into_iter().zip(before) {
         // 5 bytes a prefix, 4,096 a message (RFC 4271 §4.1): two hold them all.
         assert!(after - before <= 3, "{} UPDATEs", after - before);
+    }
+}
+
+#[test]
+fn two_hours_of_a_bad_network() {
+    let seeds = match from_env("SIDECAST_SIM_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..from_env("SIDECAST_SIM_RUNS").unwrap_or(10),
+    };
+    for seed in seeds {
+        let _seed = Seed(seed);
+        let mut network = BadNetwork::new(seed);
+        network.live(Duration::from_secs(7200));
+        assert!(network.downs > 5, "{} sessions ended", network.downs);
     }
 }
 

@@ -67,8 +67,8 @@ impl Retry {
     }
 
     /// The wait after a connection ended that never became a session.
-    pub(super) fn after_connection(&mut self, now: Instant) -> Duration {
-        if self.is_aftermath(now) {
+    pub(super) fn after_connection(&mut self) -> Duration {
+        if self.is_aftermath() {
             self.damping.step = 0;
         }
         self.session_ended = None;
@@ -78,6 +78,9 @@ impl Retry {
     /// The wait after a session that lasted for `uptime`.
     pub(super) fn after_session(&mut self, now: Instant, uptime: Duration, by: By) -> Duration {
         self.session_ended = Some(now);
+        if uptime >= SHORTEST {
+            self.backoff.reset();
+        }
         if uptime >= self.damping.bound {
             self.path_changed();
             self.told.clear();
@@ -89,9 +92,11 @@ impl Retry {
         self.after_refusal(now)
     }
 
-    /// A session has just ended, and the peer may not have finished with it when it hears us next.
-    pub(super) fn is_aftermath(&self, now: Instant) -> bool {
-        self.session_ended.is_some_and(|at| now < at + AFTERMATH)
+    /// A session had just ended when we last tried, and the peer may not have finished with it when it
+    /// took that connection: a daemon that hangs finds both at once.
+    pub(super) fn is_aftermath(&self) -> bool {
+        let ended = self.session_ended.zip(self.last_attempt);
+        ended.is_some_and(|(ended, attempt)| attempt < ended + AFTERMATH)
     }
 
     /// The peer has ended two sessions in a row before their time.
@@ -257,16 +262,15 @@ mod tests {
 
     #[test]
     fn who_accepts_connections_and_ends_them_is_asked_ever_more_slowly() {
-        let now = Instant::now();
         let mut retry = Retry::new(secs(5), 1);
         for millis in [200, 1000, 5000, 10_000, 20_000, 40_000, 60_000, 60_000] {
-            near(retry.after_connection(now), millis);
+            near(retry.after_connection(), millis);
             assert!(retry.is_damped());
         }
         retry.changed();
-        near(retry.after_connection(now), 60_000);
+        near(retry.after_connection(), 60_000);
         retry.path_changed();
-        near(retry.after_connection(now), 200);
+        near(retry.after_connection(), 200);
     }
 
     #[test]
@@ -296,18 +300,20 @@ mod tests {
         assert!(!retry.is_damped());
     }
 
-    /// A daemon that hangs finds both the end of the session and the next connection when it goes on.
     #[test]
     fn the_first_refusal_after_a_session_is_the_first_step() {
         let now = Instant::now();
         let mut retry = Retry::new(secs(5), 1);
         near(retry.after_session(now, secs(1), By::Us), 200);
-        assert!(retry.is_aftermath(now + secs(9)));
-        near(retry.after_connection(now + secs(9)), 200);
-        assert!(!retry.is_aftermath(now + secs(9)));
-        near(retry.after_connection(now + secs(9)), 1000);
-        near(retry.after_session(now, secs(1), By::Us), 200);
-        near(retry.after_connection(now + secs(11)), 5000);
+        retry.attempted(now + secs(9));
+        assert!(retry.is_aftermath());
+        near(retry.after_connection(), 200);
+        assert!(!retry.is_aftermath());
+        near(retry.after_connection(), 1000);
+        near(retry.after_session(now, secs(11), By::Us), 200);
+        retry.attempted(now + secs(11));
+        assert!(!retry.is_aftermath());
+        near(retry.after_connection(), 5000);
     }
 
     #[test]

@@ -444,11 +444,11 @@ impl Peer {
         if was_up || !matches!(end, End::Lost(_)) {
             self.enter(now, State::Idle { restart_at: None });
         }
-        let unfinished = !was_up && end.may_mean_an_old_session() && self.retry.is_aftermath(now);
+        let unfinished = !was_up && end.may_mean_an_old_session() && self.retry.is_aftermath();
         let delay = match uptime {
             Some(uptime) => self.retry.after_session(now, uptime, end.by()),
             None if less => self.retry.after_refusal(now),
-            None => self.retry.after_connection(now),
+            None => self.retry.after_connection(),
         };
         if less {
             log::warn!(

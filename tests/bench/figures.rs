@@ -3,6 +3,8 @@
 //! figure is taken (at least 5, else it is no median). `APPS` says how many make a crowd, `ONLY=crowd` that the
 //! crowd is all.
 
+mod outages;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
@@ -39,6 +41,7 @@ fn measure(runs: u32) {
     let mut figures = Vec::new();
     if std::env::var("ONLY").is_err() {
         figures.extend(one_app(runs));
+        figures.extend(outages::measure(runs));
     }
     figures.extend(crowd_of_apps(apps));
     println!("{}\n", machine());

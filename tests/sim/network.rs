@@ -552,20 +552,20 @@ impl BadNetwork {
                     };
                     self.router.machine.handle(self.now, sent);
                     let conn = ours(conn);
-                    self.from_router(Bgp::Received { conn, bytes });
+                    self.router_sends(Bgp::Received { conn, bytes });
                 }
                 Said::Close { conn } | Said::Reset { conn } => {
                     let conn = ours(conn);
                     self.router.connections.remove(&conn);
                     let reason = "closed by the peer".to_owned();
-                    self.from_router(Bgp::Closed { conn, reason });
+                    self.router_sends(Bgp::Closed { conn, reason });
                 }
                 _ => {}
             }
         }
     }
 
-    fn from_router(&mut self, event: Bgp) {
+    fn router_sends(&mut self, event: Bgp) {
         if self.is_open() {
             self.later(DELAY, Pending::ToCore(event));
         } else {

@@ -20,6 +20,8 @@ sidecast_lab::tests! {
         ten_seconds_without_carrier_are_over_at_once,
         without_carrier_nothing_is_tried_and_its_return_is_answered_at_once,
         a_router_with_another_mac_is_found_at_once,
+        a_rebooted_router_is_found_at_once,
+        a_default_route_that_goes_for_a_moment_is_not_missed_beside_its_session,
         two_speakers_behind_one_address_do_not_evict_each_other_for_ever;
     needs ["bird", "birdc", "ip", "nft"]:
         a_router_that_sends_no_reset_is_found_too,
@@ -211,6 +213,33 @@ fn without_carrier_nothing_is_tried_and_its_return_is_answered_at_once() {
     assert!(took < Duration::from_millis(400), "{took:?}");
 }
 
+/// Its power went with the link, and when the link is back its daemon is ready and knows nothing.
+fn a_rebooted_router_is_found_at_once() {
+    let site = Site::new();
+    let mut router = Bird::router(&site.router, &[passive(&site)]);
+    let routes = Routes::listen(&site.router);
+    let config = plain(&site.a, site.a.addresses.router4, "");
+    let mut sidecast = Sidecast::start(&site.a.network, &config);
+    routes.wait(Change::Added, addr(VIP4), PATIENCE);
+    site.plug(&site.a, Cable::Out);
+    router.stop(Signal::SIGKILL);
+    let host = site.a.addresses.host4;
+    site.router.run("ss", &["-K", "dst", host]);
+    site.router.ip("route flush proto bird");
+    pass(Duration::from_secs(3), || sidecast.must_run());
+    router.start_again(&site.router);
+    routes.seen(addr(VIP4));
+    let begun = Instant::now();
+    site.plug(&site.a, Cable::In);
+    let took = routes.wait(Change::Added, addr(VIP4), PATIENCE) - begun;
+    println!("router rebooted, link up to route: {took:.0?}");
+    assert!(
+        took < Duration::from_secs(1),
+        "{took:?}\n{}",
+        sidecast.log()
+    );
+}
+
 /// The power of the router behind the switch goes, and another one of its address takes its place: our
 /// carrier stays.
 fn a_router_with_another_mac_is_found_at_once() {
@@ -321,6 +350,25 @@ fn nat_follows_the_session_while_the_default_route_is_away() {
         "{}",
         sidecast.log()
     );
+}
+
+fn a_default_route_that_goes_for_a_moment_is_not_missed_beside_its_session() {
+    let site = Site::new();
+    let host = &site.a.network;
+    host.ip("-6 route del default");
+    let router = Bird::router(&site.router, &[passive(&site)]);
+    let config = plain(&site.a, "", "").replace("peer_ip: \"\", ", "");
+    let sidecast = Sidecast::start(host, &config);
+    until(PATIENCE, "the session is up", || established(&router));
+    host.ip("route del default");
+    stays(&sidecast, || established(&router));
+    host.ip(&format!(
+        "route add default via {}",
+        site.a.addresses.router4
+    ));
+    stays(&sidecast, || established(&router));
+    let log = sidecast.log();
+    assert!(!log.contains("no peer yet"), "{log}");
 }
 
 /// BFD ends the session, and the next connection waits in the frozen daemon beside the old one.

@@ -197,6 +197,8 @@ impl Peer {
             Event::Stop(farewell) => self.step(now, Fsm::ManualStop(Some(farewell))),
             Event::StopQuietly => self.step(now, Fsm::ManualStop(None)),
             Event::RetryNow => self.step(now, Fsm::RetryNow),
+            Event::NetworkChanged if self.retry.is_damped() => {}
+            Event::NetworkChanged => self.step(now, Fsm::RetryNow),
             Event::NoCarrier => self.step(now, Fsm::NoCarrier),
             Event::PathChanged => {
                 self.no_carrier = false;
@@ -389,7 +391,6 @@ impl Peer {
             (Idle, ManualStart) => self.start(now),
             (Idle, IdleHoldTimerExpires) => self.restart(now),
             (_, NoCarrier) => self.lose_carrier(now),
-            (Idle | Connect | Active, RetryNow) if self.retry.is_damped() => {}
             (Idle | Connect | Active, RetryNow | PathChanged) => self.retry_soon(now),
             // It sent us away and is here again: that is as good as a start.
             (Idle, On(conn, TcpConnectionConfirmed(ends))) if self.is_waiting() => {

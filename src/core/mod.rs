@@ -354,7 +354,7 @@ impl Core {
         while let Some((peer, verdict)) = self.bfd.poll_verdict() {
             let event = match verdict {
                 Verdict::Failed => crate::bgp::peer::Event::BfdDown,
-                Verdict::Up => crate::bgp::peer::Event::RetryNow,
+                Verdict::Up => crate::bgp::peer::Event::NetworkChanged,
             };
             self.peers.handle(now, &peer, event);
             self.refresh_facts();
@@ -416,7 +416,7 @@ impl Core {
         self.bfd
             .set(now, &network, &self.config.bgp, |name| self.peers.has(name));
         if changed {
-            self.peers.retry_now(now);
+            self.peers.network_changed(now);
         }
         self.network = Some(network);
         self.refresh_facts();

@@ -212,9 +212,16 @@ impl Peers {
         sessions.map(|(name, session)| (name, &session.transport))
     }
 
-    /// What waits for its next attempt need not wait.
+    /// The operator asks: what waits for its next attempt need not wait.
     pub fn retry_now(&mut self, now: Instant) {
         self.each(now, |session| session.peer.handle(now, Event::RetryNow));
+    }
+
+    /// Something came up that an attempt may have been waiting for.
+    pub fn network_changed(&mut self, now: Instant) {
+        self.each(now, |session| {
+            session.peer.handle(now, Event::NetworkChanged)
+        });
     }
 
     /// A neighbor's MAC is another than before.
@@ -230,24 +237,14 @@ impl Peers {
         before: &BTreeMap<Family, IpAddr>,
     ) -> BTreeMap<Family, IpAddr> {
         let target = |family| {
-            let all = || {
-                self.sessions
-                    .values()
-                    .filter_map(move |s| s.up_from(family))
-            };
-            let there = || all().filter(|addr| network.addresses.contains(addr));
-            let before = before.get(&family).copied();
-            let same = |mut addrs: Box<dyn Iterator<Item = IpAddr> + '_>| {
-                addrs.find(|addr| Some(*addr) == before)
-            };
-            let of_session = same(Box::new(there()))
-                .or_else(|| there().next())
-                .or_else(|| same(Box::new(all())))
-                .or_else(|| all().next());
-            Some((
-                family,
-                of_session.or(network.nat_target.get(&family).copied())?,
-            ))
+            let sessions = self.sessions.values();
+            let mut all: Vec<IpAddr> = sessions.filter_map(|s| s.up_from(family)).collect();
+            all.sort_by_key(|addr| {
+                let gone = !network.addresses.contains(addr);
+                (gone, before.get(&family) != Some(addr))
+            });
+            let target = all.first().or_else(|| network.nat_target.get(&family))?;
+            Some((family, *target))
         };
         Family::ALL.into_iter().filter_map(target).collect()
     }

@@ -114,9 +114,11 @@ pub enum Event {
     Sent { conn: ConnId, bytes: usize },
     /// The connection is gone; `reason` in words.
     Closed { conn: ConnId, reason: String },
-    /// Something came up that an attempt may have been waiting for: it need not wait any longer, where the
-    /// peer does not answer or its OPEN is late.
+    /// The operator asks: what waits for its next attempt, or for an OPEN that is late, need not wait.
     RetryNow,
+    /// The same, because something came up: a peer that accepts connections and ends them is not asked sooner
+    /// for that.
+    NetworkChanged,
     /// The interface towards the peer has no carrier. That ends no session and makes no attempt.
     NoCarrier,
     /// The way to the peer is there again, or another: what waits is tried at once, a session is probed.

@@ -310,7 +310,7 @@ mod tests {
         near(retry.after_connection(), 200);
         assert!(!retry.is_aftermath());
         near(retry.after_connection(), 1000);
-        near(retry.after_session(now, secs(11), By::Us), 200);
+        near(retry.after_session(now, secs(9), By::Us), 200);
         retry.attempted(now + secs(11));
         assert!(!retry.is_aftermath());
         near(retry.after_connection(), 5000);

@@ -761,7 +761,7 @@ fn only_a_change_on_the_path_ends_the_wait_for_a_peer_that_refuses_us() {
     }
     script.hear(ConnId(5), &notification(6, 5));
     script.now += Duration::from_secs(1);
-    assert!(script.event(Event::RetryNow).is_empty());
+    assert!(script.event(Event::NetworkChanged).is_empty());
     let changed = script.event(Event::PathChanged);
     assert_eq!(changed, ["connect #6", "idle -> connect"]);
     script.connect(ConnId(6));

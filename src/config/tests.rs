@@ -6,6 +6,8 @@ use std::time::Duration;
 use super::*;
 use crate::app::{Monitor, MonitorSpec, Reaction};
 
+mod golden;
+
 const FULL: &str = include_str!("../../tests/data/config/full.yaml");
 const PEERS: &str = include_str!("../../tests/data/config/peers.yaml");
 const GOCAST: &str = include_str!("../../tests/data/config/gocast.yaml");
@@ -124,12 +126,11 @@ fn the_shipped_example_of_gocast_is_read() {
 }
 
 /// Each line of a file that is wrong, with what is told about it.
-#[test]
-fn each_problem_is_told_with_its_line_key_and_value() {
+fn wrong_configurations() -> Vec<(String, &'static str)> {
     let agent = |line: &str| format!("bgp: {{local_as: 1}}\nagent:\n  {line}\n");
     let bgp = |line: &str| format!("bgp:\n  local_as: 65001\n  {line}\n");
     let app = |line: &str| with_app(&format!("- name: a\n  vip: 192.0.2.1/32\n  {line}\n"));
-    for (text, want) in [
+    vec![
         (
             agent("monitor_intervall: 1s"),
             "f.yaml:3: agent.monitor_intervall: is no known key; did you mean `monitor_interval`?",
@@ -411,7 +412,12 @@ fn each_problem_is_told_with_its_line_key_and_value() {
         ),
         ("bgp: {local_as: 1\n".to_owned(), "f.yaml:"),
         ("agent: {}\n".to_owned(), "bgp.local_as: is missing"),
-    ] {
+    ]
+}
+
+#[test]
+fn each_problem_is_told_with_its_line_key_and_value() {
+    for (text, want) in wrong_configurations() {
         let all = problems(&text);
         assert!(
             all.iter().any(|p| p.contains(want)),

@@ -4,25 +4,24 @@
 //! else. Leaves out: the policy of who may write what (`config`), and whatever needs the kernel's tables.
 
 mod dns;
-pub mod duration;
 mod http;
+mod keys;
 mod monitor;
 
 pub use dns::{QType, Rcode};
 pub use http::{HttpUrl, StatusRanges};
+pub use keys::{
+    AppOptions, Attributes, Damping, FlapLimit, Reaction, Timing, VipConfig, VipPresence,
+};
 pub use monitor::{AcceptQueue, ExecCommand, Monitor, MonitorSpec};
 
 use std::borrow::Borrow;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
 
-use crate::net::{
-    Community, ExtCommunity, LargeCommunity, ParseError, Prefix, decimal, parse_cidr,
-};
+use crate::net::{ParseError, Prefix, decimal, parse_cidr};
 use crate::text::misleads;
 
 /// A service as registered. Two with the same definition are equal; the source counts as part of it.
@@ -39,15 +38,7 @@ pub struct App {
     pub attributes: Attributes,
     pub when_down: Reaction,
     pub when_draining: Reaction,
-    /// How long it must have been healthy after start before the first announcement.
-    pub start_delay: Duration,
-    /// How long the service goes on after its routes were withdrawn.
-    pub drain_time: Duration,
-    /// `None`: coming back is never delayed.
-    pub damping: Option<Damping>,
-    /// While this file exists the app is in maintenance.
-    pub maintenance_file: Option<PathBuf>,
-    pub vip_presence: VipPresence,
+    pub options: AppOptions,
     /// Consul's service id: two instances of one service are told apart by it.
     pub instance_id: Option<String>,
 }
@@ -420,122 +411,10 @@ impl FromStr for NatSpec {
     }
 }
 
-/// Path attributes that an operator may set. `None` and empty: not set.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Attributes {
-    pub communities: BTreeSet<Community>,
-    pub large_communities: BTreeSet<LargeCommunity>,
-    pub ext_communities: BTreeSet<ExtCommunity>,
-    pub med: Option<u32>,
-    /// Sent on iBGP only.
-    pub local_pref: Option<u32>,
-    /// How many times our AS number is put in front, beyond what eBGP does anyway.
-    pub as_path_prepend: Option<u8>,
-    pub next_hop: Option<Ipv4Addr>,
-    pub next_hop6: Option<Ipv6Addr>,
-}
-
-impl Attributes {
-    /// These with `over` laid on top: communities add up, whatever else it sets wins.
-    pub fn overlaid(&self, over: &Self) -> Self {
-        Self {
-            communities: &self.communities | &over.communities,
-            large_communities: &self.large_communities | &over.large_communities,
-            ext_communities: &self.ext_communities | &over.ext_communities,
-            med: over.med.or(self.med),
-            local_pref: over.local_pref.or(self.local_pref),
-            as_path_prepend: over.as_path_prepend.or(self.as_path_prepend),
-            next_hop: over.next_hop.or(self.next_hop),
-            next_hop6: over.next_hop6.or(self.next_hop6),
-        }
-    }
-}
-
-/// What happens to an app's routes while it is down or draining.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reaction {
-    #[default]
-    Withdraw,
-    /// They stay, with these laid over the app's own attributes.
-    Announce(Attributes),
-}
-
-/// When the VIP is on the interface.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum VipPresence {
-    /// While the app is healthy, and a little longer.
-    #[default]
-    Healthy,
-    /// From start to exit, for services that bind to it.
-    Always,
-}
-
-impl fmt::Display for VipPresence {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Healthy => "healthy",
-            Self::Always => "always",
-        })
-    }
-}
-
-impl FromStr for VipPresence {
-    type Err = ParseError;
-
-    fn from_str(s: &str) -> Result<Self, ParseError> {
-        match s {
-            "healthy" => Ok(Self::Healthy),
-            "always" => Ok(Self::Always),
-            _ => Err(ParseError::new(s, "healthy or always")),
-        }
-    }
-}
-
-/// Limits how often an app may come back: `flap_limit` times in `flap_window` at once, then after
-/// `hold_down`, which doubles.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Damping {
-    pub hold_down: Duration,
-    pub flap_limit: u32,
-    pub flap_window: Duration,
-}
-
-impl Damping {
-    /// `hold_down` doubles up to this.
-    pub const LONGEST: Duration = Duration::from_secs(60);
-}
-
-impl Default for Damping {
-    fn default() -> Self {
-        Self {
-            hold_down: Duration::from_secs(1),
-            flap_limit: 5,
-            flap_window: Duration::from_secs(60),
-        }
-    }
-}
-
-/// What an app gets where it says nothing: the agent's settings. Files, HTTP and Consul share them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AppDefaults {
-    pub interval: Duration,
-    pub drain_time: Duration,
-    pub vip_presence: VipPresence,
-}
-
-impl Default for AppDefaults {
-    fn default() -> Self {
-        Self {
-            interval: Duration::from_secs(10),
-            drain_time: Duration::from_secs(2),
-            vip_presence: VipPresence::Healthy,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::Community;
 
     #[test]
     fn a_name_is_whatever_can_be_seen_in_a_line() {
@@ -585,11 +464,7 @@ mod tests {
             attributes: Attributes::default(),
             when_down: Reaction::default(),
             when_draining: Reaction::default(),
-            start_delay: Duration::ZERO,
-            drain_time: Duration::ZERO,
-            damping: None,
-            maintenance_file: None,
-            vip_presence: VipPresence::default(),
+            options: AppOptions::default(),
             instance_id: Some("web 1@x".to_owned()),
         };
         assert_eq!(app.service(), "web");

@@ -234,8 +234,12 @@ impl<'a> View<'a> {
             true => oif,
             false => route.and_then(|r| r.oif).or(oif),
         };
-        let local4 = settings.and_then(|s| s.local_ip4).or(self.bgp.local_ip4);
-        let local6 = settings.and_then(|s| s.local_ip6).or(self.bgp.local_ip6);
+        let local4 = settings
+            .and_then(|s| s.local_ip.v4)
+            .or(self.bgp.local_ip.v4);
+        let local6 = settings
+            .and_then(|s| s.local_ip.v6)
+            .or(self.bgp.local_ip.v6);
         let configured = match remote {
             IpAddr::V4(_) => local4.map(IpAddr::V4),
             // A global source does not reach a link-local peer on every router.
@@ -374,7 +378,7 @@ impl<'a> View<'a> {
             let elsewhere = self.first_global(family, false);
             elsewhere.or_else(|| self.first_global(family, true))
         };
-        let configured4 = self.bgp.local_ip4;
+        let configured4 = self.bgp.local_ip.v4;
         let ipv4 = || {
             configured4
                 .or_else(|| locals().find_map(v4))
@@ -382,7 +386,7 @@ impl<'a> View<'a> {
                 .and_then(RouterId::new)
         };
         let ipv6 = || {
-            let spoken_from = self.bgp.local_ip6.or_else(|| locals().find_map(v6));
+            let spoken_from = self.bgp.local_ip.v6.or_else(|| locals().find_map(v6));
             let link_local = || {
                 let mut addresses = self.snapshot.addresses.iter();
                 addresses.find_map(|a| v6(a.addr).filter(|_| is_link_local(a.addr)))
@@ -501,9 +505,8 @@ const FALLBACK_TUNNELS: [&str; 9] = [
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::app::Attributes;
     use crate::config::PeerSettings;
-    use crate::net::{Asn, Origin};
+    use crate::net::Asn;
     use crate::netlink::neighbour::NTF_ROUTER;
     use crate::netlink::route::NextHop;
 
@@ -600,12 +603,7 @@ mod tests {
             local_as: Asn::new(65001).unwrap(),
             peers: remotes.iter().map(settings).collect(),
             discover: remotes == [Remote::Gateway],
-            router_id: None,
-            local_ip4: None,
-            local_ip6: None,
-            attributes: Attributes::default(),
-            origin: Origin::Igp,
-            listen: None,
+            ..Bgp::default()
         }
     }
 
@@ -825,13 +823,13 @@ mod tests {
     #[test]
     fn configured_local_addresses_come_first() {
         let mut bgp = bgp(&[Remote::Gateway]);
-        bgp.local_ip4 = "10.0.0.20".parse().ok();
-        bgp.local_ip6 = "2001:db8:1::20".parse().ok();
+        bgp.local_ip.v4 = "10.0.0.20".parse().ok();
+        bgp.local_ip.v6 = "2001:db8:1::20".parse().ok();
         let network = network(&host(), &bgp, &vips(&[]));
         let locals: Vec<_> = network.peers.values().map(|p| p.local.unwrap()).collect();
         assert_eq!(locals, [addr("10.0.0.20"), addr("2001:db8:1::20")]);
         for peer in network.peers.values() {
-            assert_eq!(peer.next_hop6, bgp.local_ip6);
+            assert_eq!(peer.next_hop6, bgp.local_ip.v6);
         }
         assert_eq!(network.router_id.unwrap().to_string(), "10.0.0.20");
     }

@@ -8,7 +8,7 @@
 //! | --- | --- | --- |
 //! | 4 agent | `main.rs`, [`cli`], [`agent`] | the event loop and the commands |
 //! | 3 io | [`io`] | sockets, netlink, processes, files; the only async code below the agent |
-//! | 2 domain | [`core`], [`config`], [`app`], [`health`], [`registry`], [`plan`], [`discovery`], [`api`], [`view`] | what should be announced, and what is left to do |
+//! | 2 domain | [`core`], [`config`], [`schema`], [`app`], [`health`], [`registry`], [`plan`], [`discovery`], [`api`], [`view`] | what should be announced, and what is left to do |
 //! | 1 protocols | [`bgp`], [`bfd`], [`netlink`], [`consul`], [`dns`] | bytes to types and back, and RFC 4271 §8 |
 //! | 0 ground | [`wire`], [`net`], [`text`], [`timer`] | reading input, routing nouns, texts of others, deadlines |
 //!
@@ -45,6 +45,7 @@ pub mod net;
 pub mod netlink;
 pub mod plan;
 pub mod registry;
+pub mod schema;
 pub mod text;
 pub mod timer;
 pub mod view;

@@ -19,6 +19,7 @@ const FLOORS: [&[&str]; 5] = [
         "health",
         "plan",
         "registry",
+        "schema",
         "view",
     ],
     &["io"],

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use super::dns::{self, QType, Rcode};
 use super::http::{self, HttpUrl, StatusRanges};
-use super::{Protocol, duration, port};
+use super::{Protocol, port};
 use crate::net::ParseError;
+use crate::schema::duration;
 
 /// One monitor of an app.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

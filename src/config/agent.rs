@@ -1,110 +1,140 @@
 //! The section `agent`.
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::env::{self, Env};
-use super::fields::{Cx, Fields, parsed, read_duration, read_interval};
-use super::tree::{Node, Place};
-use super::{Agent, Consul, Lease, Listen, ListenAddr, Secret, is_interface_name, keys};
-use crate::app::{HttpUrl, Source};
+use super::{Lease, Listen, ListenAddr, is_interface_name, tables};
+use crate::app::{HttpUrl, Source, VipPresence};
 use crate::net::Prefix;
+use crate::schema::kinds::{
+    Check, FilePath, Interval, List, Number, Opt, OrOff, Parsed, Secret, Text, Time, hold, list,
+    parsed, quoted, read_list,
+};
+use crate::schema::tree::{Node, Place};
+use crate::schema::{At, Beside, ByRule, Cx, Fields, Kind, Section, Shape, Split};
+use crate::section;
 
-pub(super) fn agent(cx: &mut Cx<'_>, node: Option<&Node>, env: &Env) -> Agent {
-    let f = &Fields::open(cx, "agent", node, keys::AGENT);
-    if f.has("iptables_binary") {
-        let place = f.place_of("iptables_binary").clone();
-        cx.warn(
-            &place,
-            "agent.iptables_binary is ignored: NAT is done by nf_tables, no program is run",
-        );
+section! {
+    /// The process itself.
+    pub struct Agent {
+        /// Where the API is: also `:8080`, `[::1]:8080`, `unix:/run/sidecast.sock`, a list, or `off`.
+        listen: Listen, name = "listen_addr", default = "127.0.0.1:8179", at_start = true;
+        /// A second listener with `/healthz`, `/readyz`, `/metrics` only.
+        metrics: Listen, name = "metrics_addr", default = "off", at_start = true;
+        /// Of monitors that have none of their own.
+        monitor_interval: Interval, default = "10s";
+        /// An app down this long gives up its NAT; one registered by HTTP is forgotten.
+        cleanup_timer: Interval, default = "15m";
+        /// How long an address stays after a withdraw; `off`: until `cleanup_timer`.
+        vip_linger: OrOff<Time>, default = "10s";
+        /// `always`: addresses are there from start to exit, for services that bind to them.
+        vip_presence: Parsed<VipPresence>, default = "healthy";
+        /// How long an address lives when nobody renews it; 0: derived from hold time and restart time; `off`: for ever.
+        vip_lease: Lease, default = "0";
+        /// Where addresses are put; `none`: they are managed elsewhere.
+        vip_interface: Interface, default = "lo", at_start = true;
+        /// Between withdraw and the end of a drain.
+        drain_time: Time, default = "2s";
+        /// Bearer token asked of every changing call.
+        api_token: Opt<Token>, file = Some("api_token_file");
+        /// Without a token: who else may change something, besides this host and what is near.
+        api_allow: List<Parsed<Prefix>>;
+        /// Sources whose `exec:` monitors run.
+        allow_exec: ExecSources, default = "config,env";
+        /// When set, a VIP outside is refused, whatever its source.
+        allowed_vips: Opt<List<Parsed<Prefix>>>;
+        /// Apps that HTTP may register.
+        max_http_apps: Number<usize, 0, 1_000_000>, default = "1000";
+        /// Addresses of all apps together.
+        max_vips: Number<usize, 0, 1_000_000>, default = "10000";
+        /// The longest `drain_time` that HTTP and Consul may ask for.
+        max_drain: Time, default = "5m";
+        /// Connections to each listener.
+        max_connections: Number<usize, 1, 1_000_000>, default = "64", at_start = true;
+        /// Checks over HTTP and look-ups of names at once; one that waits for its turn is late, never failed.
+        check_threads: Number<usize, 1, MAX_CHECK_THREADS>, default = "128", at_start = true;
+        /// Keeps HTTP apps, drains and what Consul said over a restart.
+        state_file: Opt<FilePath>, at_start = true;
+        /// Names one of several in a network namespace: NAT table `sidecast_NAME`.
+        instance: Opt<Instance>, at_start = true;
+        /// After start, run as this user.
+        user: Opt<Text>, at_start = true;
+        /// Whom exec monitors and hooks run as; default: as we do.
+        exec_user: Opt<Text>;
+        /// A program and its arguments, run with every transition as JSON on standard input.
+        on_change: List<Text>;
+        /// Ignored: NAT is done by nf_tables, no program is run.
+        iptables_binary: ByRule<()>;
+        /// Discovery; `None`: it is off.
+        consul: Beside<Option<Consul>>;
     }
-    let default = ListenAddr::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 8179)));
-    let drain_time = f.duration(cx, "drain_time");
-    warn_long_drain(cx, f, drain_time);
-    let listen_addr = listen(cx, f, "listen_addr").unwrap_or(Listen {
-        addrs: vec![default],
-        defaulted: true,
-    });
-    let api_token = api_token(cx, f);
-    if api_token.is_none() {
-        warn_open(cx, f, &listen_addr);
-    }
-    Agent {
-        listen: listen_addr,
-        metrics: listen(cx, f, "metrics_addr").unwrap_or_default(),
-        monitor_interval: f
-            .interval(cx, "monitor_interval")
-            .unwrap_or(MONITOR_INTERVAL),
-        cleanup_timer: f.interval(cx, "cleanup_timer").unwrap_or(CLEANUP_TIMER),
-        vip_linger: f
-            .read(cx, "vip_linger", |text| match text {
-                "off" => Ok(None),
-                _ => read_duration(text)
-                    .map(Some)
-                    .map_err(|e| format!("{e}, or off")),
-            })
-            .unwrap_or(Some(Duration::from_secs(10))),
-        vip_presence: f.parse(cx, "vip_presence").unwrap_or_default(),
-        vip_lease: f.read(cx, "vip_lease", read_lease).unwrap_or_default(),
-        vip_interface: f
-            .read(cx, "vip_interface", |text| match text {
-                "none" => Ok(None),
-                _ if is_interface_name(text) => Ok(Some(text.to_owned())),
-                _ => Err("should be an interface such as lo, or none".to_owned()),
-            })
-            .unwrap_or_else(|| Some("lo".to_owned())),
-        drain_time: drain_time.unwrap_or(DRAIN_TIME),
-        api_token,
-        api_allow: f
-            .list(cx, "api_allow", parsed::<Prefix>)
-            .unwrap_or_default(),
-        allow_exec: allow_exec(cx, f),
-        allowed_vips: f.list(cx, "allowed_vips", parsed::<Prefix>),
-        max_http_apps: count(cx, f, "max_http_apps", 0, 1000),
-        max_vips: count(cx, f, "max_vips", 0, 10_000),
-        max_drain: f.duration(cx, "max_drain").unwrap_or(MAX_DRAIN),
-        max_connections: count(cx, f, "max_connections", 1, 64),
-        check_threads: f
-            .number(cx, "check_threads", 1, MAX_CHECK_THREADS)
-            .unwrap_or(128)
-            .try_into()
-            .unwrap_or(usize::MAX),
-        state_file: f.path_buf(cx, "state_file"),
-        instance: f.read(cx, "instance", |text| {
-            let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-            match plain && text.len() <= 32 {
-                true => Ok(text.to_owned()),
-                false => Err("should be 1 to 32 letters, digits and underscores".to_owned()),
-            }
-        }),
-        user: f.string(cx, "user"),
-        exec_user: f.string(cx, "exec_user"),
-        on_change: f
-            .list(cx, "on_change", |text| Ok(text.to_owned()))
-            .unwrap_or_default(),
-        consul: consul(cx, f, env),
+}
+
+section! {
+    /// Discovery of apps in Consul; its keys are the agent's.
+    pub struct Consul {
+        /// Switches discovery on: `http://localhost:8500`, https, `unix:///path`; with or without a trailing `/v1`.
+        addr: ConsulAddr, name = "consul_addr", at_start = true;
+        /// The longest time between two full queries; changes arrive at once.
+        query_interval: Interval, name = "consul_query_interval", default = "5m", at_start = true;
+        /// After `CONSUL_TOKEN`, before `CONSUL_HTTP_TOKEN`.
+        token: Opt<Secret>, name = "consul_token", file = Some("consul_token_file");
+        /// TLS to Consul; default: `CONSUL_CACERT`, else the system's.
+        ca_file: Opt<FilePath>, name = "consul_ca_file", at_start = true;
+        /// A certificate for Consul; default: `CONSUL_CLIENT_CERT`.
+        cert_file: Opt<FilePath>, name = "consul_cert_file", at_start = true;
+        /// Its key; default: `CONSUL_CLIENT_KEY`.
+        key_file: Opt<FilePath>, name = "consul_key_file", at_start = true;
+        /// Default: the agent's own.
+        datacenter: Opt<Text>, name = "consul_datacenter", at_start = true;
+        /// Default: the token's own.
+        namespace: Opt<Text>, name = "consul_namespace", at_start = true;
+        /// Services with this tag announce themselves; `enable_sidecast` matches too.
+        match_tag: Text, name = "consul_match_tag", default = "enable_gocast", at_start = true;
+        /// How long what is known stays while Consul is away; 0: for ever.
+        grace: Grace, name = "consul_grace", default = "0", at_start = true;
+        /// What a `warning` check counts as: `fail` or `pass`.
+        warning_passes: WarningPasses, name = "consul_warning", default = "fail", at_start = true;
+        /// `CONSUL_NODE`; `None`: a local agent is asked for its node's name.
+        node: Beside<Option<String>>;
+        /// Where `token` was read from: it may hold another one by now.
+        token_file: Beside<Option<PathBuf>>;
+        /// `CONSUL_STALE=true`.
+        stale: Beside<bool>;
     }
 }
 
 /// The pool of threads grows to 500, and others have theirs there too.
 const MAX_CHECK_THREADS: u32 = 400;
-const MONITOR_INTERVAL: Duration = Duration::from_secs(10);
-const CLEANUP_TIMER: Duration = Duration::from_secs(15 * 60);
-const DRAIN_TIME: Duration = Duration::from_secs(2);
-const MAX_DRAIN: Duration = Duration::from_secs(5 * 60);
+
+pub(super) fn agent(cx: &mut Cx<'_>, node: Option<&Node>, env: &Env) -> Agent {
+    let f = &Fields::open(cx, "agent", node, &tables::agent());
+    let mut agent = Agent::default();
+    agent.read(cx, f);
+    if f.has("iptables_binary") {
+        let message =
+            "agent.iptables_binary is ignored: NAT is done by nf_tables, no program is run";
+        f.warn(cx, "iptables_binary", message);
+    }
+    agent.listen.defaulted = !f.has("listen_addr");
+    warn_long_drain(cx, f, agent.drain_time);
+    if agent.api_token.is_none() {
+        warn_open(cx, f, &agent.listen);
+    }
+    agent.consul = consul(cx, f, env);
+    agent
+}
 
 /// Container engines kill ten seconds after they asked to stop.
-pub(super) fn warn_long_drain(cx: &mut Cx<'_>, f: &Fields<'_>, drain_time: Option<Duration>) {
-    if drain_time.is_some_and(|time| time > Duration::from_secs(8)) {
+pub(super) fn warn_long_drain(cx: &mut Cx<'_>, f: &Fields<'_>, drain_time: Duration) {
+    if f.has("drain_time") && drain_time > Duration::from_secs(8) {
         let key = f.path("drain_time");
-        let place = f.place_of("drain_time").clone();
-        cx.warn(
-            &place,
-            format!("{key} is over 8s: a container engine kills 10s after it asked to stop, unless told otherwise"),
+        let message = format!(
+            "{key} is over 8s: a container engine kills 10s after it asked to stop, unless told otherwise"
         );
+        f.warn(cx, "drain_time", message);
     }
 }
 
@@ -116,181 +146,298 @@ fn warn_open(cx: &mut Cx<'_>, f: &Fields<'_>, listen: &Listen) {
         ListenAddr::Unix(_) => false,
     };
     if let Some(addr) = listen.addrs.iter().find(is_open) {
-        let place = f.place_of("listen_addr").clone();
-        cx.warn(
-            &place,
-            format!(
-                "agent.listen_addr {addr} is reached by others and there is no agent.api_token: calls \
-                 that change something are taken from this host, from networks of interfaces without a \
-                 session or a default route, and from agent.api_allow; no browser's are"
-            ),
+        let message = format!(
+            "agent.listen_addr {addr} is reached by others and there is no agent.api_token: calls \
+             that change something are taken from this host, from networks of interfaces without a \
+             session or a default route, and from agent.api_allow; no browser's are"
         );
-    }
-}
-
-fn count(cx: &mut Cx<'_>, f: &Fields<'_>, key: &str, low: u32, default: u32) -> usize {
-    let number = f.number(cx, key, low, 1_000_000).unwrap_or(default);
-    usize::try_from(number).unwrap_or(usize::MAX)
-}
-
-fn listen(cx: &mut Cx<'_>, f: &Fields<'_>, key: &str) -> Option<Listen> {
-    // What cannot be read is no address, and so no default either: the problem was told.
-    let addrs = f.list(cx, key, |text| match text {
-        "off" => Ok(None),
-        _ => parsed::<ListenAddr>(text)
-            .map(Some)
-            .map_err(|e| format!("{e}, or off")),
-    })?;
-    let off = addrs.iter().any(Option::is_none);
-    if off && addrs.len() > 1 {
-        let place = f.place_of(key).clone();
-        cx.problem(&place, &f.path(key), "off", "should stand alone");
-    }
-    Some(Listen {
-        addrs: addrs.into_iter().flatten().collect(),
-        defaulted: false,
-    })
-}
-
-fn read_lease(text: &str) -> Result<Lease, String> {
-    match text {
-        "off" => Ok(Lease::Off),
-        _ => match read_duration(text)
-            .map_err(|e| format!("{e}, off, or 0 for one that is derived"))?
-        {
-            Duration::ZERO => Ok(Lease::Auto),
-            short if short < Duration::from_secs(5) => {
-                Err("should be at least 5s: it is renewed every third of that".to_owned())
-            }
-            long if long > LONGEST_LEASE => Err("should be at most 8760h".to_owned()),
-            fixed => Ok(Lease::Fixed(fixed)),
-        },
-    }
-}
-
-/// A year: the kernel counts in jiffies and seconds of 32 bits.
-const LONGEST_LEASE: Duration = Duration::from_secs(8760 * 3600);
-
-/// A token is sent in a header: visible characters only (RFC 6750 §2.1).
-fn api_token(cx: &mut Cx<'_>, f: &Fields<'_>) -> Option<Secret> {
-    let token = f.secret(cx, "api_token")?;
-    if !token.expose().bytes().all(|b| b.is_ascii_graphic()) {
-        let key = if f.has("api_token") {
-            "api_token"
-        } else {
-            "api_token_file"
-        };
-        let place = f.place_of(key).clone();
-        let message = "should be visible ASCII characters without spaces";
-        cx.problem(&place, &f.path(key), "", message);
-    }
-    Some(token)
-}
-
-fn allow_exec(cx: &mut Cx<'_>, f: &Fields<'_>) -> BTreeSet<Source> {
-    let sources = f.list(cx, "allow_exec", |text| match text {
-        "none" => Ok(None),
-        _ => parsed::<Source>(text).map(Some),
-    });
-    match sources {
-        Some(sources) => sources.into_iter().flatten().collect(),
-        None => BTreeSet::from([Source::Config, Source::Env]),
+        f.warn(cx, "listen_addr", message);
     }
 }
 
 fn consul(cx: &mut Cx<'_>, f: &Fields<'_>, env: &Env) -> Option<Consul> {
-    let (token, token_file) = consul_token(cx, f, env);
-    let node = env::value(env, "CONSUL_NODE").map(str::to_owned);
-    let written = f.has("consul_addr");
-    let consul = Consul {
-        addr: f
-            .read(cx, "consul_addr", read_consul_addr)
-            .unwrap_or_default(),
-        node,
-        token,
-        token_file,
+    let mut consul = Consul {
+        node: env::value(env, "CONSUL_NODE").map(str::to_owned),
         stale: env::value(env, "CONSUL_STALE") == Some("true"),
-        query_interval: f
-            .interval(cx, "consul_query_interval")
-            .unwrap_or(Duration::from_secs(300)),
-        ca_file: path_or(cx, f, "consul_ca_file", env, "CONSUL_CACERT"),
-        cert_file: path_or(cx, f, "consul_cert_file", env, "CONSUL_CLIENT_CERT"),
-        key_file: path_or(cx, f, "consul_key_file", env, "CONSUL_CLIENT_KEY"),
-        datacenter: f.string(cx, "consul_datacenter"),
-        namespace: f.string(cx, "consul_namespace"),
-        match_tag: f
-            .string(cx, "consul_match_tag")
-            .unwrap_or_else(|| "enable_gocast".to_owned()),
-        grace: f.read(cx, "consul_grace", read_interval).flatten(),
-        warning_passes: f
-            .read(cx, "consul_warning", |text| match text {
-                "fail" => Ok(false),
-                "pass" => Ok(true),
-                _ => Err("should be fail or pass".to_owned()),
-            })
-            .unwrap_or(false),
+        ..Consul::default()
     };
+    consul.read(cx, f);
+    consul_token(cx, f, env, &mut consul);
+    // Consul's own variables never win.
+    for (path, key, name) in [
+        (&mut consul.ca_file, "consul_ca_file", "CONSUL_CACERT"),
+        (
+            &mut consul.cert_file,
+            "consul_cert_file",
+            "CONSUL_CLIENT_CERT",
+        ),
+        (&mut consul.key_file, "consul_key_file", "CONSUL_CLIENT_KEY"),
+    ] {
+        if path.is_none() {
+            *path = variable(cx, f, key, env, name).map(PathBuf::from);
+        }
+    }
+    let written = f.has("consul_addr");
     if written && consul.node.is_none() && !consul.is_local() {
-        let place = f.place_of("consul_addr").clone();
         let message = "CONSUL_NODE, the name of this node in Consul, is not set, and only an agent on this host could be asked for it: nothing is discovered";
-        cx.warn(&place, message);
+        f.warn(cx, "consul_addr", message);
     }
     if consul.cert_file.is_some() != consul.key_file.is_some() {
-        let place = f.place_of("consul_cert_file").clone();
+        let place = f.place_of("consul_cert_file");
         let message = "agent.consul_cert_file and agent.consul_key_file go together";
         if place == Place::Default || !written {
             cx.warn(&place, message);
         } else {
-            cx.problem(&place, "agent.consul_cert_file", "", message);
+            f.problem(cx, "consul_cert_file", message);
         }
     }
     written.then_some(consul)
 }
 
 /// GoCast's variable, else what is configured, else Consul's own variable; and the file it is from.
-fn consul_token(cx: &mut Cx<'_>, f: &Fields<'_>, env: &Env) -> (Option<Secret>, Option<PathBuf>) {
-    let configured = f.secret(cx, "consul_token");
-    let first = variable(env, "CONSUL_TOKEN");
-    let chosen = match (first, configured) {
-        (None, Some(token)) => return (Some(token), f.path_buf(cx, "consul_token_file")),
-        (first, _) => first.or_else(|| variable(env, "CONSUL_HTTP_TOKEN")),
+fn consul_token(cx: &mut Cx<'_>, f: &Fields<'_>, env: &Env, consul: &mut Consul) {
+    let mut variable = |name| variable(cx, f, "consul_token", env, name).map(Secret::new);
+    let other = match variable("CONSUL_TOKEN") {
+        None if consul.token.is_none() => variable("CONSUL_HTTP_TOKEN"),
+        first => first,
     };
-    let Some((place, token)) = chosen else {
-        return (None, None);
-    };
-    cx.origins.insert(f.path("consul_token"), place);
-    (Some(Secret::new(token)), None)
-}
-
-/// What is configured, else Consul's own variable, which never wins.
-fn path_or(cx: &mut Cx<'_>, f: &Fields<'_>, key: &str, env: &Env, name: &str) -> Option<PathBuf> {
-    let configured = f.path_buf(cx, key);
-    configured.or_else(|| {
-        let (place, path) = variable(env, name)?;
-        cx.origins.insert(f.path(key), place);
-        Some(path.into())
-    })
-}
-
-fn variable<'e>(env: &'e Env, name: &str) -> Option<(Place, &'e str)> {
-    env::value(env, name).map(|value| (Place::Env(name.into()), value))
-}
-
-/// The address without a trailing `/v1`, which GoCast wants and people forget.
-fn read_consul_addr(text: &str) -> Result<String, String> {
-    const EXPECTED: &str = "should be a URL such as http://localhost:8500, or unix:///path";
-    if let Some(path) = text.strip_prefix("unix:") {
-        let path = path.strip_prefix("//").unwrap_or(path);
-        let absolute = path.starts_with('/') && path.len() > 1;
-        return absolute
-            .then(|| format!("unix:{path}"))
-            .ok_or_else(|| EXPECTED.to_owned());
+    if other.is_some() {
+        consul.token = other;
+    } else if !f.has("consul_token") {
+        let file = f.at(cx, "consul_token_file");
+        consul.token_file = file.and_then(|at| at.node.text().map(PathBuf::from));
     }
-    let mut url: HttpUrl = text.parse().map_err(|_| EXPECTED.to_owned())?;
-    if url.path.contains('?') {
-        return Err(EXPECTED.to_owned());
+}
+
+/// A variable of others that stands for a key.
+fn variable<'e>(
+    cx: &mut Cx<'_>,
+    f: &Fields<'_>,
+    key: &str,
+    env: &'e Env,
+    name: &str,
+) -> Option<&'e str> {
+    let value = env::value(env, name)?;
+    cx.origins.insert(f.path(key), Place::Env(name.into()));
+    Some(value)
+}
+
+impl Consul {
+    /// The socket of a local agent, where the address is one.
+    pub fn unix_path(&self) -> Option<&Path> {
+        self.addr.strip_prefix("unix:").map(Path::new)
     }
-    let path = url.path.trim_end_matches('/');
-    url.path = path.strip_suffix("/v1").unwrap_or(path).to_owned();
-    Ok(url.to_string())
+
+    /// Whether it is this host's own agent that is asked.
+    pub fn is_local(&self) -> bool {
+        let url = self.addr.parse::<HttpUrl>();
+        let host = url.map(|url| url.host).unwrap_or_default();
+        let addr: Option<std::net::IpAddr> = host.parse().ok();
+        self.unix_path().is_some()
+            || host.eq_ignore_ascii_case("localhost")
+            || addr.is_some_and(|addr| addr.is_loopback())
+    }
+}
+
+impl Kind for Listen {
+    type Value = Self;
+    const SHAPE: Shape = Shape::List(Split::Commas, &Shape::Text);
+
+    fn parse(text: &str) -> Result<Self, String> {
+        OrOff::<Parsed<ListenAddr>>::parse(text).map(|addr| Self::of(vec![addr]))
+    }
+
+    fn write(listen: &Self) -> Option<String> {
+        Some(match listen.is_off() {
+            true => quoted("off"),
+            false => list(&listen.addrs),
+        })
+    }
+
+    /// What cannot be read is no address, and so no default either: the problem was told.
+    fn read(cx: &mut Cx<'_>, at: &At<'_>) -> Option<Self> {
+        let addrs = read_list(cx, at, OrOff::<Parsed<ListenAddr>>::parse)?;
+        if addrs.len() > 1 && addrs.contains(&None) {
+            cx.problem(&at.place, &at.path, "off", "should stand alone");
+        }
+        Some(Self::of(addrs))
+    }
+}
+
+impl Listen {
+    fn of(addrs: Vec<Option<ListenAddr>>) -> Self {
+        Self {
+            addrs: addrs.into_iter().flatten().collect(),
+            defaulted: false,
+        }
+    }
+}
+
+impl Kind for Lease {
+    type Value = Self;
+    const SHAPE: Shape = OrOff::<Time>::SHAPE;
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self::Off),
+            _ => match Time::parse(text)
+                .map_err(|e| format!("{e}, off, or 0 for one that is derived"))?
+            {
+                Duration::ZERO => Ok(Self::Auto),
+                short if short < Duration::from_secs(5) => {
+                    Err("should be at least 5s: it is renewed every third of that".to_owned())
+                }
+                long if long > LONGEST_LEASE => Err("should be at most 8760h".to_owned()),
+                fixed => Ok(Self::Fixed(fixed)),
+            },
+        }
+    }
+
+    fn write(lease: &Self) -> Option<String> {
+        match lease {
+            Self::Auto => Some("0".to_owned()),
+            Self::Off => Some(quoted("off")),
+            Self::Fixed(lease) => Time::write(lease),
+        }
+    }
+}
+
+/// A year: the kernel counts in jiffies and seconds of 32 bits.
+const LONGEST_LEASE: Duration = Duration::from_secs(8760 * 3600);
+
+/// An interface, or none.
+pub struct Interface;
+
+impl Kind for Interface {
+    type Value = Option<String>;
+
+    fn parse(text: &str) -> Result<Option<String>, String> {
+        match text {
+            "none" => Ok(None),
+            _ if is_interface_name(text) => Ok(Some(text.to_owned())),
+            _ => Err("should be an interface such as lo, or none".to_owned()),
+        }
+    }
+
+    fn write(interface: &Option<String>) -> Option<String> {
+        Some(quoted(interface.as_deref().unwrap_or("none")))
+    }
+}
+
+/// A token is sent in a header: visible characters only (RFC 6750 §2.1).
+pub struct Token;
+
+impl Check for Token {
+    type Of = Secret;
+
+    fn check(token: &Secret) -> Result<(), String> {
+        let visible = token.expose().bytes().all(|b| b.is_ascii_graphic());
+        hold(visible, "should be visible ASCII characters without spaces")
+    }
+}
+
+/// Sources of apps, or the one word `none`.
+pub struct ExecSources;
+
+impl Kind for ExecSources {
+    type Value = BTreeSet<Source>;
+    const SHAPE: Shape = Shape::List(Split::Commas, &Shape::Text);
+
+    fn parse(text: &str) -> Result<BTreeSet<Source>, String> {
+        text.split(',').map(parsed).collect()
+    }
+
+    fn write(sources: &BTreeSet<Source>) -> Option<String> {
+        Some(list(sources))
+    }
+
+    fn read(cx: &mut Cx<'_>, at: &At<'_>) -> Option<BTreeSet<Source>> {
+        let sources = read_list(cx, at, |text| match text {
+            "none" => Ok(None),
+            _ => parsed(text).map(Some),
+        });
+        Some(sources?.into_iter().flatten().collect())
+    }
+}
+
+/// A part of the name of a table.
+pub struct Instance;
+
+impl Check for Instance {
+    type Of = Text;
+
+    fn check(name: &String) -> Result<(), String> {
+        let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        let message = "should be 1 to 32 letters, digits and underscores";
+        hold(plain && name.len() <= 32, message)
+    }
+}
+
+/// Scheme, host and port, and a path before `/v1` if there is one; without `/v1`, which GoCast wants and people
+/// forget. Or `unix:PATH`.
+pub struct ConsulAddr;
+
+impl Kind for ConsulAddr {
+    type Value = String;
+
+    fn parse(text: &str) -> Result<String, String> {
+        const EXPECTED: &str = "should be a URL such as http://localhost:8500, or unix:///path";
+        if text.is_empty() {
+            return Ok(String::new());
+        }
+        if let Some(path) = text.strip_prefix("unix:") {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            let absolute = path.starts_with('/') && path.len() > 1;
+            return absolute
+                .then(|| format!("unix:{path}"))
+                .ok_or_else(|| EXPECTED.to_owned());
+        }
+        let mut url: HttpUrl = text.parse().map_err(|_| EXPECTED.to_owned())?;
+        if url.path.contains('?') {
+            return Err(EXPECTED.to_owned());
+        }
+        let path = url.path.trim_end_matches('/');
+        url.path = path.strip_suffix("/v1").unwrap_or(path).to_owned();
+        Ok(url.to_string())
+    }
+
+    fn write(addr: &String) -> Option<String> {
+        Some(quoted(addr))
+    }
+}
+
+/// How long something lasts; 0: for ever.
+pub struct Grace;
+
+impl Kind for Grace {
+    type Value = Option<Duration>;
+    const SHAPE: Shape = Shape::Duration;
+
+    fn parse(text: &str) -> Result<Option<Duration>, String> {
+        Ok(Some(Interval::parse(text)?).filter(|grace| !grace.is_zero()))
+    }
+
+    fn write(grace: &Option<Duration>) -> Option<String> {
+        Time::write(&grace.unwrap_or_default())
+    }
+}
+
+/// Whether a check that warns counts as passing.
+pub struct WarningPasses;
+
+impl Kind for WarningPasses {
+    type Value = bool;
+    const SHAPE: Shape = Shape::Words(&["fail", "pass"]);
+
+    fn parse(text: &str) -> Result<bool, String> {
+        match text {
+            "fail" => Ok(false),
+            "pass" => Ok(true),
+            _ => Err("should be fail or pass".to_owned()),
+        }
+    }
+
+    fn write(passes: &bool) -> Option<String> {
+        Some(if *passes { "pass" } else { "fail" }.to_owned())
+    }
 }

@@ -6,22 +6,66 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::agent::warn_long_drain;
-use super::bgp::attributes;
-use super::fields::{Cx, Fields, Split, parsed, read_duration, shown};
-use super::policy::{Policy, check_size};
-use super::problem::Problem;
-use super::tree::{Node, Place, Tree};
-use super::{Agent, Config, keys, monitor};
+use super::monitor::Written;
+use super::policy::{Policy, Refusal, check_size};
+use super::{Agent, Config, tables};
 use crate::app::{
-    App, AppDefaults, AppName, Attributes, Damping, Monitor, NatSpec, Protocol, Reaction, Source,
-    Vip, VipError,
+    App, AppName, AppOptions, Monitor, NatSpec, Protocol, Source, Timing, Vip, VipConfig, VipError,
 };
+use crate::schema::kinds::{Each, Found, Opt, Parsed, Quoted, quoted, read_text};
+use crate::schema::tree::{Node, Place, Tree};
+use crate::schema::{
+    At, Cx, ENV, EVERYWHERE, FILE, Fields, HTTP, Key, Kind, Part, Problem, Section, shown,
+};
+use crate::section;
+
+section! {
+    /// An app as it is written.
+    pub struct AppSpec {
+        /// How it is called.
+        name: Opt<Quoted<AppName>>, required = true, scope = FILE | ENV | HTTP;
+        /// Its addresses with their lengths: `192.0.2.53/32`, `2001:db8::53/128`.
+        vip: Each<Vip, false>, required = true, aliases = &["vips"], params = &["vip", "vips"], scope = EVERYWHERE;
+        /// Checks that all have to pass; none: always healthy.
+        monitors: Each<Written, true>, params = &["monitor"], scope = EVERYWHERE;
+        /// `protocol:listenPort:destinationPort`, or `protocol:port`.
+        nats: Each<Parsed<NatSpec>, true>, params = &["nat"], scope = EVERYWHERE;
+        /// For all of its monitors.
+        timing: Part<Timing>;
+        /// What else it may set.
+        options: Part<AppOptions>;
+        /// How its routes look.
+        vip_config: VipConfig, scope = FILE;
+    }
+}
 
 /// What an app is read with.
 pub(super) struct Rules<'p> {
-    pub defaults: AppDefaults,
+    /// What it gets where it says nothing.
+    defaults: AppSpec,
+    keys: Vec<&'static Key>,
+    interval: Duration,
     /// `None`: whoever takes the app judges it.
-    pub policy: Option<&'p Policy>,
+    policy: Option<&'p Policy>,
+}
+
+impl<'p> Rules<'p> {
+    pub fn new(agent: &Agent, policy: Option<&'p Policy>) -> Self {
+        let options = AppOptions {
+            drain_time: agent.drain_time,
+            vip_presence: agent.vip_presence,
+            ..AppOptions::default()
+        };
+        Self {
+            defaults: AppSpec {
+                options,
+                ..AppSpec::default()
+            },
+            keys: AppSpec::keys(),
+            interval: agent.monitor_interval,
+            policy,
+        }
+    }
 }
 
 /// Every app of the file, then the one of the environment.
@@ -32,20 +76,13 @@ pub(super) fn apps(
     agent: &Agent,
     policy: &Policy,
 ) -> Vec<App> {
-    let rules = &Rules {
-        defaults: agent.app_defaults(),
-        policy: Some(policy),
-    };
+    let rules = &Rules::new(agent, Some(policy));
     let mut nodes: Vec<(Source, &Node)> = Vec::new();
     match list.map(|list| (list, &list.tree)) {
         Some((_, Tree::List(items))) => nodes.extend(items.iter().map(|i| (Source::Config, i))),
         Some((list, tree)) if !list.is_unset() => {
-            cx.problem(
-                &list.place,
-                "apps",
-                &shown(tree),
-                "should be a list of apps",
-            );
+            let message = "should be a list of apps";
+            cx.problem(&list.place, "apps", &shown(tree), message);
         }
         _ => {}
     }
@@ -58,44 +95,33 @@ pub(super) fn apps(
         let Some(app) = app(cx, &path, node, source, rules) else {
             continue;
         };
-        let line = |key: &str| node.entry(key).map_or(&node.place, |entry| &entry.place);
+        let mut taken = |key: &str, value: &str, message: String| {
+            let place = node.entry(key).map_or(&node.place, |entry| &entry.place);
+            cx.problem(place, &format!("{path}.{key}"), value, message);
+        };
         if !names.insert(app.name.clone()) {
-            let value = app.name.to_string();
-            cx.problem(
-                line("name"),
-                &format!("{path}.name"),
-                &value,
-                "is the name of two apps",
+            taken(
+                "name",
+                app.name.as_str(),
+                "is the name of two apps".to_owned(),
             );
         }
         for vip in &app.vips {
-            let Some(holder) = holders.insert(*vip, app.name.clone()) else {
-                continue;
-            };
-            let key = if node.entry("vip").is_some() {
-                "vip"
-            } else {
-                "vips"
-            };
-            let message = format!("is the VIP of two apps, {holder} and {}", app.name);
-            cx.problem(
-                line(key),
-                &format!("{path}.{key}"),
-                &vip.to_string(),
-                message,
-            );
+            if let Some(holder) = holders.insert(*vip, app.name.clone()) {
+                let key = node.entry("vip").map_or("vips", |_| "vip");
+                let message = format!("is the VIP of two apps, {holder} and {}", app.name);
+                taken(key, &vip.to_string(), message);
+            }
         }
         if let Err(refusal) = check_size(&app) {
-            cx.problem(line("name"), &path, app.name.as_str(), refusal);
+            let place = node.entry("name").map_or(&node.place, |entry| &entry.place);
+            cx.problem(place, &path, app.name.as_str(), refusal);
         }
         apps.push(app);
     }
     if holders.len() > policy.max_vips {
-        let message = format!(
-            "have {} VIPs in all, agent.max_vips allows {}",
-            holders.len(),
-            policy.max_vips
-        );
+        let (all, most) = (holders.len(), policy.max_vips);
+        let message = format!("have {all} VIPs in all, agent.max_vips allows {most}");
         let place = list.map_or(&Place::Default, |list| &list.place);
         cx.problem(place, "apps", "", message);
     }
@@ -120,230 +146,141 @@ pub(super) fn lone_app(
     config: &Config,
 ) -> (Option<App>, Vec<Problem>) {
     let mut nothing = |_: &Path| Err(io::ErrorKind::Unsupported.into());
-    let mut cx = Cx {
-        problems: Vec::new(),
-        warnings: Vec::new(),
-        origins: BTreeMap::new(),
-        read_file: &mut nothing,
-    };
-    let rules = Rules {
-        defaults: config.agent.app_defaults(),
-        policy: None,
-    };
+    let mut cx = Cx::new(tables::TABLES, &mut nothing);
+    let rules = Rules::new(&config.agent, None);
     let app = app(&mut cx, "", node, source, &rules);
     (app, cx.problems)
 }
 
 /// One app; `None` where name or VIP cannot be read, which was told then.
 fn app(cx: &mut Cx<'_>, path: &str, node: &Node, source: Source, rules: &Rules<'_>) -> Option<App> {
-    let f = &Fields::open(cx, path, Some(node), keys::APP);
-    let name: Option<AppName> = f.parse(cx, "name");
+    let f = &Fields::open(cx, path, Some(node), &rules.keys);
+    let mut spec = rules.defaults.clone();
+    spec.read(cx, f);
     if !f.has("name") {
         let message = match &f.place {
             Place::Env(_) => "is missing: SIDECAST_APP_NAME says what it is called",
             _ => "is missing",
         };
-        cx.problem(&f.place.clone(), &f.path("name"), "", message);
+        cx.problem(&f.place, &f.path("name"), "", message);
     }
-    let vips = vips(cx, f, source, rules);
-    let monitors = monitors(cx, f, source, rules);
-    let nats = nats(cx, f);
-    let drain_time = f.duration(cx, "drain_time");
-    warn_long_drain(cx, f, drain_time);
-    let (own, when_down, when_draining) = vip_config(cx, f);
-    let app = App {
-        name: name?,
+    let vips = vips(cx, f, &spec.vip, source, rules);
+    let monitors = monitors(cx, &spec, source, rules);
+    warn_long_drain(cx, f, spec.options.drain_time);
+    let nats = nats(cx, &spec.nats);
+    Some(App {
+        name: spec.name?,
         source,
         vips: vips?,
         monitors,
         nats,
-        attributes: own,
-        when_down,
-        when_draining,
-        start_delay: f.duration(cx, "start_delay").unwrap_or_default(),
-        drain_time: drain_time.unwrap_or(rules.defaults.drain_time),
-        damping: damping(cx, f),
-        maintenance_file: f.path_buf(cx, "maintenance_file"),
-        vip_presence: f
-            .parse(cx, "vip_presence")
-            .unwrap_or(rules.defaults.vip_presence),
+        attributes: spec.vip_config.attributes,
+        when_down: spec.vip_config.when_down,
+        when_draining: spec.vip_config.when_draining,
+        options: spec.options,
         instance_id: None,
-    };
-    Some(app)
+    })
 }
 
 fn vips(
     cx: &mut Cx<'_>,
     f: &Fields<'_>,
+    found: &[Found<Vip>],
     source: Source,
     rules: &Rules<'_>,
 ) -> Option<BTreeSet<Vip>> {
-    let mut vips = BTreeSet::new();
-    let mut complete = true;
-    for key in ["vip", "vips"] {
-        for (path, item) in f.items(cx, key, Split::Commas).unwrap_or_default() {
-            match vip(cx, &path, &item, source, rules) {
-                Some(vip) => {
-                    vips.insert(vip);
-                }
-                None => complete = false,
-            }
-        }
-    }
-    if vips.is_empty() && complete {
+    if found.is_empty() {
         let message = match &f.place {
             Place::Env(_) => {
                 "is missing: SIDECAST_APP_VIP holds an address with its length, such as 192.0.2.53/32"
             }
             _ => "is missing: an address with its length, such as 192.0.2.53/32",
         };
-        cx.problem(f.place_of("vip"), &f.path("vip"), "", message);
-        return None;
+        f.problem(cx, "vip", message);
+    }
+    let mut vips = BTreeSet::new();
+    for item in found {
+        let Some(vip) = item.value else { continue };
+        let judge = rules.policy.map(|policy| policy.permit_vip(source, vip));
+        refuse(cx, item, &item.text, judge);
+        vips.insert(vip);
     }
     (!vips.is_empty()).then_some(vips)
 }
 
-fn vip(cx: &mut Cx<'_>, path: &str, item: &Node, source: Source, rules: &Rules<'_>) -> Option<Vip> {
-    let text = shown(&item.tree);
-    match Vip::parse(&text) {
-        Ok((vip, masked)) => {
-            if masked {
-                let message =
-                    format!("{path}: {text} has bits behind its length, {vip} is announced");
-                cx.warn(&item.place, message);
-            }
-            let judge = rules.policy.map(|policy| policy.permit_vip(source, vip));
-            if let Some(Err(refusal)) = judge {
-                cx.problem(&item.place, path, &text, refusal);
-            }
-            Some(vip)
+fn refuse<T>(cx: &mut Cx<'_>, item: &Found<T>, value: &str, judge: Option<Result<(), Refusal>>) {
+    if let Some(Err(refusal)) = judge {
+        cx.problem(&item.place, &item.path, value, refusal);
+    }
+}
+
+fn monitors(
+    cx: &mut Cx<'_>,
+    spec: &AppSpec,
+    source: Source,
+    rules: &Rules<'_>,
+) -> BTreeSet<Monitor> {
+    let mut monitors = BTreeSet::new();
+    let mut names = BTreeSet::new();
+    for item in &spec.monitors {
+        let Some(written) = &item.value else { continue };
+        let policy = rules.policy;
+        let judge = policy.map(|policy| policy.permit_monitor(source, &written.spec));
+        refuse(cx, item, written.spec.kind(), judge);
+        if let Some(name) = &written.name
+            && !names.insert(name)
+        {
+            let path = format!("{}.name", item.path);
+            cx.problem(&item.place, &path, name, "is the name of two monitors");
         }
-        Err(error) => {
-            let message = match error {
+        monitors.insert(written.monitor(&spec.timing, rules.interval));
+    }
+    monitors
+}
+
+fn nats(cx: &mut Cx<'_>, found: &[Found<NatSpec>]) -> BTreeSet<NatSpec> {
+    let mut nats: BTreeMap<(Protocol, u16), NatSpec> = BTreeMap::new();
+    for item in found {
+        let Some(nat) = item.value else { continue };
+        let other = nats.insert((nat.protocol, nat.listen), nat);
+        if other.is_some_and(|other| other != nat) {
+            let message = "sends a port to a second destination";
+            cx.problem(&item.place, &item.path, &item.text, message);
+        }
+    }
+    nats.into_values().collect()
+}
+
+impl Kind for Vip {
+    type Value = Self;
+
+    fn parse(text: &str) -> Result<Self, String> {
+        Self::parse(text)
+            .map(|(vip, _)| vip)
+            .map_err(|error| match error {
                 VipError::Syntax(error) => format!("should be {}", error.expected),
                 VipError::NoMask(addr) => {
                     let host = crate::net::Prefix::host(addr);
                     format!("should be an address with its length: write {host}")
                 }
                 VipError::Never { what, .. } => format!("can be no VIP: {what}"),
-            };
-            cx.problem(&item.place, path, &text, message);
-            None
-        }
+            })
     }
-}
 
-fn monitors(
-    cx: &mut Cx<'_>,
-    f: &Fields<'_>,
-    source: Source,
-    rules: &Rules<'_>,
-) -> BTreeSet<Monitor> {
-    let timing = monitor::Timing::read(cx, f);
-    let mut monitors = BTreeSet::new();
-    let mut names = BTreeSet::new();
-    for (path, item) in f
-        .items(cx, "monitors", Split::Semicolons)
-        .unwrap_or_default()
-    {
-        let item = monitor::in_braces(cx, &path, item);
-        let Some(monitor) = monitor::monitor(cx, &path, &item, &timing, source, rules) else {
-            continue;
-        };
-        if let Some(name) = monitor
-            .name
-            .as_ref()
-            .filter(|name| !names.insert((*name).clone()))
-        {
-            cx.problem(
-                &item.place,
-                &format!("{path}.name"),
-                name,
-                "is the name of two monitors",
+    fn write(vip: &Self) -> Option<String> {
+        Some(quoted(vip))
+    }
+
+    fn read(cx: &mut Cx<'_>, at: &At<'_>) -> Option<Self> {
+        let vip = read_text(cx, at, <Self as Kind>::parse)?;
+        let text = at.node.text()?;
+        if let Ok((_, true)) = Self::parse(text) {
+            let message = format!(
+                "{}: {text} has bits behind its length, {vip} is announced",
+                at.path
             );
+            cx.warn(&at.place, message);
         }
-        monitors.insert(monitor);
-    }
-    monitors
-}
-
-fn nats(cx: &mut Cx<'_>, f: &Fields<'_>) -> BTreeSet<NatSpec> {
-    let mut nats: BTreeMap<(Protocol, u16), NatSpec> = BTreeMap::new();
-    for (path, item) in f.items(cx, "nats", Split::Semicolons).unwrap_or_default() {
-        let text = shown(&item.tree);
-        match parsed::<NatSpec>(&text) {
-            Ok(nat) => {
-                let other = nats.insert((nat.protocol, nat.listen), nat);
-                if other.is_some_and(|other| other != nat) {
-                    cx.problem(
-                        &item.place,
-                        &path,
-                        &text,
-                        "sends a port to a second destination",
-                    );
-                }
-            }
-            Err(message) => cx.problem(&item.place, &path, &text, message),
-        }
-    }
-    nats.into_values().collect()
-}
-
-fn damping(cx: &mut Cx<'_>, f: &Fields<'_>) -> Option<Damping> {
-    let default = Damping::default();
-    let hold_down = f.read(cx, "hold_down", |text| match text {
-        "off" => Ok(Duration::ZERO),
-        _ => match read_duration(text).map_err(|e| format!("{e}, or off"))? {
-            long if long > Damping::LONGEST => Err("should be at most 1m".to_owned()),
-            hold_down => Ok(hold_down),
-        },
-    });
-    let limit = f.read(cx, "flap_limit", |text| {
-        let error = || "should be a number and a duration such as 5/60s".to_owned();
-        let (limit, window) = text.split_once('/').ok_or_else(error)?;
-        let limit = crate::net::decimal::<u32>(limit).ok_or_else(error)?;
-        let window = read_duration(window)?;
-        match limit == 0 || window.is_zero() {
-            true => Err(error()),
-            false => Ok((limit, window)),
-        }
-    });
-    let hold_down = hold_down.unwrap_or(default.hold_down);
-    let (flap_limit, flap_window) = limit.unwrap_or((default.flap_limit, default.flap_window));
-    (!hold_down.is_zero()).then_some(Damping {
-        hold_down,
-        flap_limit,
-        flap_window,
-    })
-}
-
-fn vip_config(cx: &mut Cx<'_>, f: &Fields<'_>) -> (Attributes, Reaction, Reaction) {
-    let entry = f.entry(cx, "vip_config");
-    let node = entry.map(|entry| &entry.node);
-    let f = &Fields::open(cx, &f.path("vip_config"), node, &keys::vip_config());
-    let own = attributes(cx, f, "bgp_communities");
-    (
-        own,
-        reaction(cx, f, "when_down"),
-        reaction(cx, f, "when_draining"),
-    )
-}
-
-fn reaction(cx: &mut Cx<'_>, f: &Fields<'_>, key: &str) -> Reaction {
-    let Some(entry) = f.entry(cx, key) else {
-        return Reaction::Withdraw;
-    };
-    let path = f.path(key);
-    match &entry.node.tree {
-        Tree::Map(_) => {
-            let f = &Fields::open(cx, &path, Some(&entry.node), keys::REACTION);
-            Reaction::Announce(attributes(cx, f, "bgp_communities"))
-        }
-        Tree::Scalar(text) if text == "withdraw" => Reaction::Withdraw,
-        tree => {
-            let message = "should be withdraw, or a map such as {med: 1000}";
-            cx.problem(&entry.place, &path, &shown(tree), message);
-            Reaction::Withdraw
-        }
+        Some(vip)
     }
 }

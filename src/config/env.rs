@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::fields::{Cx, read_bool, read_value_file};
-use super::keys;
-use super::problem::nearest;
-use super::tree::{self, Node, Place};
+use super::tables;
+use crate::schema::kinds::Bool;
+use crate::schema::tree::{Node, Place, Tree};
+use crate::schema::{Cx, Key, Kind, nearest, read_value_file, yaml};
 
 pub(super) type Env = BTreeMap<String, String>;
 
@@ -66,28 +66,25 @@ pub(super) fn overlay(cx: &mut Cx<'_>, root: &mut Node, env: &Env) -> Option<Nod
             continue;
         }
         let place = Place::Env(Arc::from(name.as_str()));
-        let Some((path, text)) = variable(cx, &place, name, rest, text, env) else {
+        let Some((key, path, text)) = variable(cx, &place, name, rest, text, env) else {
             continue;
         };
-        let Some(node) = structured(cx, &place, &path, &text) else {
+        let Some(node) = structured(cx, &place, key, &path, &text) else {
             continue;
         };
         match path.split_first() {
             Some((&"app", path)) => {
-                let app = app.get_or_insert_with(|| Node {
-                    place: place.clone(),
-                    tree: tree::Tree::Map(Vec::new()),
-                });
-                put(app, path, node);
+                let app = app.get_or_insert_with(|| Node::map(place));
+                put(app, key, path, node);
             }
-            _ => put(root, &path, node),
+            _ => put(root, key, &path, node),
         }
     }
     app
 }
 
 fn is_other(name: &str) -> bool {
-    name == "SIDECAST_CONFIG_YAML_FILE" || keys::OTHER_VARIABLES.contains(&name)
+    name == "SIDECAST_CONFIG_YAML_FILE" || tables::OTHER_VARIABLES.contains(&name)
 }
 
 /// The key that a variable sets, and the value, read from a file where the name ends in `_FILE`.
@@ -98,13 +95,13 @@ fn variable(
     rest: &str,
     text: &str,
     env: &Env,
-) -> Option<(Vec<&'static str>, String)> {
-    if let Some(path) = keys::variable(rest) {
-        return Some((path, text.to_owned()));
+) -> Option<(&'static Key, Vec<&'static str>, String)> {
+    if let Some((key, path)) = tables::variable(rest) {
+        return Some((key, path, text.to_owned()));
     }
     let direct = rest.strip_suffix("_FILE");
-    let Some(path) = direct.and_then(keys::variable) else {
-        let known = keys::variables();
+    let Some((key, path)) = direct.and_then(tables::variable) else {
+        let known = tables::variables();
         let message = match nearest(name, known.iter().map(String::as_str)) {
             Some(near) => format!("is no known variable; did you mean {near}?"),
             None => "is no known variable".to_owned(),
@@ -120,7 +117,7 @@ fn variable(
     }
     match read_value_file(cx, text) {
         Ok(text) if text.is_empty() => None,
-        Ok(text) => Some((path, text)),
+        Ok(text) => Some((key, path, text)),
         Err(message) => {
             cx.problem(place, &path.join("."), text, message);
             None
@@ -129,71 +126,61 @@ fn variable(
 }
 
 /// Keys that hold maps take YAML in braces or brackets.
-fn structured(cx: &mut Cx<'_>, place: &Place, path: &[&str], text: &str) -> Option<Node> {
-    let last = path.last().copied().unwrap_or_default();
-    let maps = ["peers", "bfd", "when_down", "when_draining"].contains(&last);
-    if !maps || !text.trim_start().starts_with(['{', '[']) {
+fn structured(
+    cx: &mut Cx<'_>,
+    place: &Place,
+    key: &Key,
+    path: &[&str],
+    text: &str,
+) -> Option<Node> {
+    if !key.shape.is_map() || !text.trim_start().starts_with(['{', '[']) {
         return Some(Node::scalar(place.clone(), text));
     }
-    match tree::parse(text, &|_| place.clone()) {
-        Ok(node) => Some(node),
-        Err(error) => {
-            // The text is not told: a peer may hold a password.
-            cx.problem(place, &path.join("."), "", error.message);
-            None
-        }
-    }
+    // The text is not told: a peer may hold a password.
+    let told = |error: yaml::YamlError| cx.problem(place, &path.join("."), "", error.message);
+    yaml::parse(text, &|_| place.clone()).map_err(told).ok()
 }
 
 /// Sets a value, and removes what it stands against: a lower source must not win by another name.
 /// A section that is no map stays as it is, so that it is told.
-fn put(node: &mut Node, path: &[&str], value: Node) {
-    let Some((key, rest)) = path.split_first() else {
+fn put(node: &mut Node, key: &Key, path: &[&str], value: Node) {
+    let Some((name, rest)) = path.split_first() else {
         return;
     };
-    if !node.is_unset() && !matches!(node.tree, tree::Tree::Map(_)) {
+    if !node.is_unset() && !matches!(node.tree, Tree::Map(_)) {
         return;
     }
     if rest.is_empty() {
-        let against = AGAINST.iter().flat_map(|(a, b)| [(*a, *b), (*b, *a)]);
-        for (_, other) in against.filter(|(one, _)| one == key) {
-            let kept = |place: &Place| matches!(place, Place::Env(_));
-            node.entries_mut()
-                .retain(|entry| entry.key != other || kept(&entry.place));
-        }
-        node.set(key, value);
+        let kept = |place: &Place| matches!(place, Place::Env(_));
+        let against = |other: &str| {
+            let pairs = AGAINST.iter().flat_map(|(a, b)| [(*a, *b), (*b, *a)]);
+            let same = key.names_in("").any(|alias| alias == other);
+            other != *name && (same || pairs.into_iter().any(|pair| pair == (*name, other)))
+        };
+        node.entries_mut()
+            .retain(|entry| !against(&entry.key) || kept(&entry.place));
+        node.set(name, value);
         return;
     }
-    let place = value.place.clone();
-    let Some(index) = node.entries_mut().iter().position(|e| e.key == *key) else {
-        let mut section = Node {
-            place,
-            tree: tree::Tree::Map(Vec::new()),
-        };
-        put(&mut section, rest, value);
-        node.set(key, section);
+    let Some(index) = node.entries_mut().iter().position(|e| e.key == *name) else {
+        let mut section = Node::map(value.place.clone());
+        put(&mut section, key, rest, value);
+        node.set(name, section);
         return;
     };
     if let Some(entry) = node.entries_mut().get_mut(index) {
         // SIDECAST_BGP_BFD=false stays, whatever its details say; another truth value yields to them.
-        let word = entry.node.text().map(read_bool);
+        let word = entry.node.text().map(Bool::parse);
         let off = word == Some(Ok(false)) && matches!(entry.place, Place::Env(_));
         if matches!(word, Some(Ok(_))) && !off {
-            entry.node.tree = tree::Tree::Null;
+            entry.node.tree = Tree::Null;
         }
-        put(&mut entry.node, rest, value);
+        put(&mut entry.node, key, rest, value);
     }
 }
 
-const AGAINST: &[(&str, &str)] = &[
-    ("peer_as", "remote_as"),
-    ("peer_ip", "peers"),
-    ("password", "password_file"),
-    ("api_token", "api_token_file"),
-    ("consul_token", "consul_token_file"),
-    ("multihop", "ttl_security"),
-    ("vip", "vips"),
-];
+/// Beside the names of one key: what stands in place of another.
+const AGAINST: &[(&str, &str)] = &[("peer_ip", "peers"), ("multihop", "ttl_security")];
 
 /// Variables that Kubernetes and Docker make for a service that is called like us.
 fn is_injected(name: &str, value: &str) -> bool {

@@ -2,7 +2,7 @@
 //! YAML library. No aliases, tags or comments, two levels, one line of [`LONGEST`] bytes; what it takes
 //! means the same as in YAML, and JSON of that form is taken too.
 
-use super::tree::{Entry, Node, Place, Tree};
+use crate::schema::tree::{Entry, Node, Place, Tree};
 
 /// Bytes of such a value.
 const LONGEST: usize = 1024;
@@ -177,8 +177,8 @@ const UNENDED: &str = "has a quoted text without an end";
 
 #[cfg(test)]
 mod tests {
-    use super::super::tree;
     use super::*;
+    use crate::schema::yaml;
 
     #[test]
     fn it_reads_what_yaml_would() {
@@ -195,7 +195,7 @@ mod tests {
             "{a: {b: c}, d: [e]}",
             "[[a], {b: c}]",
         ] {
-            let yaml = tree::parse(text, &|_| Place::Default);
+            let yaml = yaml::parse(text, &|_| Place::Default);
             match read(text) {
                 Ok(node) => assert_eq!(yaml.as_ref(), Ok(&node), "{text}"),
                 Err(error) => panic!("{text}: {error}"),

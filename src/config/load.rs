@@ -6,11 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::env::{self, Env};
-use super::fields::{Cx, Fields};
 use super::policy::Policy;
-use super::problem::Problems;
-use super::tree::{self, Node, Place, Tree};
-use super::{Config, agent, apps, bgp};
+use super::{Config, agent, apps, bgp, tables};
+use crate::schema::tree::{Node, Place, Tree};
+use crate::schema::{Cx, Fields, Key, Problems, Shape, yaml};
 
 /// A configuration, and where its values came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,12 +31,7 @@ pub fn load(
     env: &BTreeMap<String, String>,
     read_file: &mut dyn FnMut(&Path) -> io::Result<String>,
 ) -> Result<Loaded, Problems> {
-    let mut cx = Cx {
-        problems: Vec::new(),
-        warnings: Vec::new(),
-        origins: BTreeMap::new(),
-        read_file,
-    };
+    let mut cx = Cx::new(tables::TABLES, read_file);
     let done = read(&mut cx, flag, env);
     cx.problems.sort();
     cx.problems.dedup();
@@ -60,10 +54,10 @@ fn read(cx: &mut Cx<'_>, flag: Option<&str>, env: &Env) -> Option<(Config, Optio
     let source = env::source(cx, flag, env).ok()?;
     let mut root = match &source {
         Some((name, text)) => file(cx, name, text)?,
-        None => nothing(),
+        None => Node::map(Place::Default),
     };
     if root.is_unset() {
-        root = nothing();
+        root = Node::map(Place::Default);
     }
     if let Tree::Map(entries) = &mut root.tree {
         // A place for anchors, as elsewhere in the world of containers.
@@ -74,17 +68,10 @@ fn read(cx: &mut Cx<'_>, flag: Option<&str>, env: &Env) -> Option<(Config, Optio
     Some((config, source.map(|(name, _)| name)))
 }
 
-fn nothing() -> Node {
-    Node {
-        place: Place::Default,
-        tree: Tree::Map(Vec::new()),
-    }
-}
-
 fn file(cx: &mut Cx<'_>, name: &str, text: &str) -> Option<Node> {
     let name: Arc<str> = name.into();
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    match tree::parse(text, &|line| Place::File(name.clone(), line)) {
+    match yaml::parse(text, &|line| Place::File(name.clone(), line)) {
         Ok(node) => Some(node),
         Err(error) => {
             let place = Place::File(name, error.line.unwrap_or(1));
@@ -95,15 +82,14 @@ fn file(cx: &mut Cx<'_>, name: &str, text: &str) -> Option<Node> {
 }
 
 fn sections(cx: &mut Cx<'_>, root: &Node, app: Option<&Node>, env: &Env) -> Config {
-    let f = &Fields::open(cx, "", Some(root), super::keys::ROOT);
-    let section = |cx: &mut Cx<'_>, key| f.entry(cx, key).map(|entry| &entry.node);
-    let node = section(cx, "agent");
-    let agent = agent::agent(cx, node, env);
-    let node = section(cx, "bgp");
-    let bgp = bgp::bgp(cx, node);
+    let key = |name| Key::new(name, Shape::Texts);
+    let known = ["agent", "bgp", "apps"].map(key);
+    let f = &Fields::open(cx, "", Some(root), &known.each_ref());
+    let [agent, bgp, apps] = ["agent", "bgp", "apps"].map(|name| f.at(cx, name).map(|at| at.node));
+    let agent = agent::agent(cx, agent.as_deref(), env);
+    let bgp = bgp::bgp(cx, bgp.as_deref());
     let policy = Policy::new(&agent, &bgp);
-    let node = section(cx, "apps");
-    let apps = apps::apps(cx, node, app, &agent, &policy);
+    let apps = apps::apps(cx, apps.as_deref(), app, &agent, &policy);
     Config {
         agent,
         bgp,

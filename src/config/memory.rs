@@ -8,11 +8,12 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::tree::{self, Entry, Node, Place, Tree};
 use super::{Config, Policy, apps};
-use crate::app::duration::Shown;
 use crate::app::{App, AppName, Attributes, Monitor, Reaction, Source};
 use crate::consul::Service;
+use crate::schema::duration::Shown;
+use crate::schema::tree::{Entry, Node, Place, Tree};
+use crate::schema::yaml;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
@@ -155,7 +156,7 @@ impl From<&Monitor> for StoredMonitor {
 
 impl From<&App> for StoredApp {
     fn from(app: &App) -> Self {
-        let (hold_down, flap_limit) = match app.damping {
+        let (hold_down, flap_limit) = match app.options.damping() {
             None => ("off".to_owned(), None),
             Some(damping) => {
                 let limit = format!("{}/{}", damping.flap_limit, Shown(damping.flap_window));
@@ -167,11 +168,11 @@ impl From<&App> for StoredApp {
             vips: texts(&app.vips),
             monitors: app.monitors.iter().map(StoredMonitor::from).collect(),
             nats: texts(&app.nats),
-            start_delay: Shown(app.start_delay).to_string(),
-            drain_time: Shown(app.drain_time).to_string(),
+            start_delay: Shown(app.options.start_delay).to_string(),
+            drain_time: Shown(app.options.drain_time).to_string(),
             hold_down,
             flap_limit,
-            vip_presence: app.vip_presence.to_string(),
+            vip_presence: app.options.vip_presence.to_string(),
             vip_config: VipConfig {
                 attributes: (&app.attributes).into(),
                 when_down: (&app.when_down).into(),
@@ -224,7 +225,7 @@ impl Memory {
         let stored: Stored = match Self::is_json(text) {
             true => serde_json::from_str(text).map_err(|error| error.to_string())?,
             false => {
-                let node = tree::parse(text, &|_| Place::Default).map_err(|error| error.message)?;
+                let node = yaml::parse(text, &|_| Place::Default).map_err(|error| error.message)?;
                 from_yaml(&node).ok_or("should be a map")?
             }
         };
@@ -490,7 +491,7 @@ mod tests {
         assert!(memory.drain_all && memory.drains.len() == 1 && memory.passed.len() == 1);
         assert_eq!((memory.apps.len(), memory.services.len()), (1, 1));
         let app = &memory.apps[0];
-        assert_eq!((app.attributes.med, app.damping), (Some(0), None));
+        assert_eq!((app.attributes.med, app.options.damping()), (Some(0), None));
         assert_eq!(app.monitors.first().unwrap().rise, 2);
         let again = memory.to_json();
         assert!(Memory::is_json(&again));

@@ -1,9 +1,9 @@
 //! An app from parameters: `/register`'s, and the tags of a service in Consul.
 
-use super::problem::{Problem, nearest};
-use super::tree::{Entry, Node, Place, Tree};
-use super::{Config, Refusal, apps, flow, keys};
+use super::{Config, Refusal, apps, flow, tables};
 use crate::app::{App, Source};
+use crate::schema::tree::{Entry, Node, Place, Tree};
+use crate::schema::{Key, Problem, Shape, Split, nearest};
 
 /// Reads `name`, `vip`…, `monitor`…, `nat`…, `vip_communities` and the options of an app. Empty values
 /// mean "not given", but for an empty `monitor`, which is refused: the app would go unchecked. Whether the
@@ -14,7 +14,10 @@ pub fn parse_app_from_params(
     config: &Config,
 ) -> Result<App, Refusal> {
     let node = node(params)?;
-    let (app, problems) = apps::lone_app(&node, source, config);
+    let (app, mut problems) = apps::lone_app(&node, source, config);
+    let rank =
+        |problem: &Problem| tables::parameters().position(|(key, _)| key.name == name_of(problem));
+    problems.sort_by_key(|problem| rank(problem).unwrap_or(usize::MAX));
     match (problems.into_iter().next(), app) {
         (Some(problem), _) => Err(refusal(problem)),
         (None, Some(app)) => Ok(app),
@@ -22,47 +25,39 @@ pub fn parse_app_from_params(
     }
 }
 
-/// Parameters that belong to the app itself; those of `keys::vip_config` are taken too.
-const PLAIN: &[&str] = &[
-    "name",
-    "interval",
-    "timeout",
-    "rise",
-    "fall",
-    "fast_interval",
-    "start_delay",
-    "drain_time",
-    "hold_down",
-    "flap_limit",
-    "vip_presence",
-];
-
 /// The same tree that a file would make.
 fn node(params: &[(String, String)]) -> Result<Node, Refusal> {
     bounded(params)?;
-    let mut node = map();
-    let mut vip_config = map();
-    let vip_keys = keys::vip_config();
-    for (key, value) in params {
-        let text = || Node::scalar(Place::Default, value.as_str());
-        match key.as_str() {
-            "monitor" => push(&mut node, "monitors", std::iter::once(value.as_str())),
-            "nat" => {
-                let given = Some(value.as_str()).filter(|value| !value.is_empty());
-                push(&mut node, "nats", given.into_iter());
+    let mut node = Node::map(Place::Default);
+    let mut vip_config = Node::map(Place::Default);
+    for (param, value) in params {
+        let Some((key, in_vip_config)) = of_parameter(param) else {
+            return Err(unknown(param));
+        };
+        let section = if in_vip_config {
+            &mut vip_config
+        } else {
+            &mut node
+        };
+        match key.shape {
+            Shape::List(Split::Commas, _) if !key.params.is_empty() => {
+                push(section, key, commas(value))
             }
-            "vip" | "vips" => push(&mut node, "vips", commas(value)),
-            "vip_communities" | "communities" | "bgp_communities" => {
-                push(&mut vip_config, "bgp_communities", commas(value));
+            // An empty monitor is refused: the app would go unchecked.
+            Shape::List(..) if !key.params.is_empty() => {
+                let given = !value.is_empty() || key.name == "monitors";
+                push(section, key, given.then_some(value.as_str()).into_iter());
             }
-            "when_down" | "when_draining" if flow::is_flow(value) => {
+            shape if shape.is_map() && flow::is_flow(value) => {
                 let value = flow::read(value)
-                    .map_err(|error| Refusal::Invalid(format!("{key}: {error}")))?;
-                add(&mut vip_config, key, value);
+                    .map_err(|error| Refusal::Invalid(format!("{param}: {error}")))?;
+                add(section, key.name, value);
             }
-            _ if PLAIN.contains(&key.as_str()) => add(&mut node, key, text()),
-            _ if vip_keys.contains(&key.as_str()) => add(&mut vip_config, key, text()),
-            _ => return Err(unknown(key, &vip_keys)),
+            _ => add(
+                section,
+                key.name,
+                Node::scalar(Place::Default, value.as_str()),
+            ),
         }
     }
     add(&mut node, "vip_config", vip_config);
@@ -93,20 +88,16 @@ fn bounded(params: &[(String, String)]) -> Result<(), Refusal> {
     }
 }
 
-fn unknown(key: &str, vip_keys: &[&'static str]) -> Refusal {
-    let others = ["vip", "monitor", "nat", "vip_communities"];
-    let known = PLAIN.iter().chain(vip_keys).chain(&others).copied();
-    Refusal::Invalid(match nearest(key, known) {
-        Some(near) => format!("{key}: is no known parameter; did you mean `{near}`?"),
-        None => format!("{key}: is no known parameter"),
-    })
+fn of_parameter(param: &str) -> Option<(&'static Key, bool)> {
+    tables::parameters().find(|(key, _)| key.params_of().contains(&param))
 }
 
-fn map() -> Node {
-    Node {
-        place: Place::Default,
-        tree: Tree::Map(Vec::new()),
-    }
+fn unknown(param: &str) -> Refusal {
+    let known = tables::parameters().flat_map(|(key, _)| key.params_of());
+    Refusal::Invalid(match nearest(param, known) {
+        Some(near) => format!("{param}: is no known parameter; did you mean `{near}`?"),
+        None => format!("{param}: is no known parameter"),
+    })
 }
 
 fn commas(value: &str) -> impl Iterator<Item = &str> {
@@ -120,10 +111,10 @@ fn add(node: &mut Node, key: &str, value: Node) {
     }
 }
 
-fn push<'a>(node: &mut Node, key: &str, values: impl Iterator<Item = &'a str>) {
+fn push<'a>(node: &mut Node, key: &Key, values: impl Iterator<Item = &'a str>) {
     let new = values.map(|value| Node::scalar(Place::Default, value));
     let entries = node.entries_mut();
-    if let Some(Entry { node, .. }) = entries.iter_mut().find(|entry| entry.key == key) {
+    if let Some(Entry { node, .. }) = entries.iter_mut().find(|entry| entry.key == key.name) {
         if let Tree::List(items) = &mut node.tree {
             items.extend(new);
         }
@@ -133,24 +124,22 @@ fn push<'a>(node: &mut Node, key: &str, values: impl Iterator<Item = &'a str>) {
         place: Place::Default,
         tree: Tree::List(new.collect()),
     };
-    node.set(key, list);
+    node.set(key.name, list);
+}
+
+/// The name of the key that a problem is about.
+fn name_of(problem: &Problem) -> &str {
+    let key = problem.key.split('[').next().unwrap_or_default();
+    key.strip_prefix("vip_config.").unwrap_or(key)
 }
 
 /// GoCast's words where it has some: scripts look for them.
 fn refusal(problem: Problem) -> Refusal {
-    let Problem {
-        key,
-        value,
-        message,
-        ..
-    } = problem;
-    let list = key.split('[').next().unwrap_or(&key);
-    let param = match list {
-        "vips" => "vip",
-        "monitors" => "monitor",
-        "nats" => "nat",
-        "vip_config.bgp_communities" => "vip_communities",
-        other => other.strip_prefix("vip_config.").unwrap_or(other),
+    let name = name_of(&problem).to_owned();
+    let Problem { value, message, .. } = problem;
+    let param = match tables::parameters().find(|(key, _)| key.name == name) {
+        Some((key, _)) => key.params_of()[0],
+        None => &name,
     };
     let colon = if value.is_empty() { "" } else { ": " };
     let full = format!("{param}: {}{colon}{message}", value.escape_debug());

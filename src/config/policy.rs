@@ -7,9 +7,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use super::{Agent, Bgp, Remote};
-use crate::app::duration::Shown;
 use crate::app::{App, MonitorSpec, Source, Vip};
 use crate::net::Prefix;
+use crate::schema::duration::Shown;
 
 /// What the agent's and the speaker's settings allow.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,10 +99,10 @@ impl Policy {
             self.permit_vip(app.source, *vip)
                 .map_err(|refusal| refusal.of(format_args!("vip: {vip}:")))?;
         }
-        if app.source.is_remote() && app.drain_time > self.max_drain {
+        if app.source.is_remote() && app.options.drain_time > self.max_drain {
             let message = format!(
                 "drain_time: {}: should be at most {} from {}",
-                Shown(app.drain_time),
+                Shown(app.options.drain_time),
                 Shown(self.max_drain),
                 app.source
             );
@@ -182,16 +182,16 @@ fn reserved(agent: &Agent, bgp: &Bgp) -> Vec<(IpAddr, &'static str)> {
             add(Some(*addr), "a BGP peer");
         }
         add(
-            peer.local_ip4.map(IpAddr::from),
+            peer.local_ip.v4.map(IpAddr::from),
             "the local address of a session",
         );
         add(
-            peer.local_ip6.map(IpAddr::from),
+            peer.local_ip.v6.map(IpAddr::from),
             "the local address of a session",
         );
     }
-    add(bgp.local_ip4.map(IpAddr::from), "bgp.local_ip");
-    add(bgp.local_ip6.map(IpAddr::from), "bgp.local_ip");
+    add(bgp.local_ip.v4.map(IpAddr::from), "bgp.local_ip");
+    add(bgp.local_ip.v6.map(IpAddr::from), "bgp.local_ip");
     add(bgp.router_id.map(|id| id.addr().into()), "bgp.router_id");
     let consul = agent.consul.as_ref();
     let consul = consul.and_then(|consul| consul.addr.parse::<crate::app::HttpUrl>().ok());

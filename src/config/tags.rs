@@ -129,7 +129,10 @@ mod tests {
             (monitor.rise, monitor.fall, monitor.interval.as_secs()),
             (3, 2, 1)
         );
-        assert_eq!((app.drain_time.as_secs(), app.attributes.med), (4, Some(7)));
+        assert_eq!(
+            (app.options.drain_time.as_secs(), app.attributes.med),
+            (4, Some(7))
+        );
     }
 
     #[test]

@@ -1,10 +1,11 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use super::*;
-use crate::app::{Monitor, MonitorSpec, Reaction};
+use crate::app::{App, Monitor, MonitorSpec, Reaction, Source};
+use crate::schema::Shape;
 
 mod golden;
 
@@ -84,7 +85,7 @@ fn every_documented_key_is_read() {
     assert_eq!(config.apps.len(), 2);
     assert!(matches!(config.apps[1].when_down, Reaction::Announce(_)));
     assert_eq!(config.apps[1].monitors.len(), 10);
-    assert_eq!(config.apps[1].damping, None);
+    assert_eq!(config.apps[1].options.damping(), None);
 
     let config = good(PEERS);
     assert_eq!(config.bgp.peers.len(), 4);
@@ -477,7 +478,7 @@ fn the_environment_alone_makes_a_sidecar() {
         (Source::Env, 2, 2)
     );
     assert_eq!(app.attributes.communities.len(), 2);
-    assert_eq!(app.drain_time, Duration::ZERO);
+    assert_eq!(app.options.drain_time, Duration::ZERO);
     let specs: Vec<String> = app.monitors.iter().map(|m| m.spec.to_string()).collect();
     assert_eq!(specs, ["port:udp:53", "exec:/bin/check a,b"]);
     assert!(matches!(&app.when_down, Reaction::Announce(a) if a.med == Some(1000)));
@@ -1124,23 +1125,51 @@ fn every_key_is_documented_and_has_a_variable() {
     let plain = |key: &&str| {
         !key.ends_with("token_file") && *key != "password_file" && !elsewhere.contains(key)
     };
+    let names = |name: &str| -> Vec<&str> {
+        let table = TABLES.iter().find(|table| table.name == name).unwrap();
+        (table.keys)()
+            .iter()
+            .flat_map(|key| key.names_in(name))
+            .collect()
+    };
     for (prefix, keys) in [
-        ("agent", keys::AGENT.to_vec()),
-        ("bgp", keys::bgp()),
-        ("bgp.peers[2].bfd", keys::BFD.to_vec()),
-        ("apps", keys::APP.to_vec()),
-        ("apps[0].vip_config", keys::vip_config()),
-        ("apps[1].monitors", keys::MONITOR.to_vec()),
+        ("agent", names("agent")),
+        ("bgp", names("bgp")),
+        ("bgp.peers[2].bfd", names("bgp.bfd")),
+        ("apps", names("apps")),
+        ("apps[0].vip_config", names("vip_config")),
+        ("apps[1].monitors", names("monitors")),
     ] {
         for key in keys.into_iter().filter(plain) {
             assert!(has(prefix, key), "{prefix} {key}");
         }
     }
-    for name in keys::variables() {
+    for name in tables::variables() {
         let rest = name.strip_prefix("SIDECAST_").unwrap();
-        let known = keys::OTHER_VARIABLES.contains(&name.as_str());
-        assert!(known || keys::variable(rest).is_some(), "{name}");
+        let known = tables::OTHER_VARIABLES.contains(&name.as_str());
+        assert!(known || tables::variable(rest).is_some(), "{name}");
     }
+}
+
+#[test]
+fn every_row_has_its_words_and_every_map_its_table() {
+    fn maps(shape: &Shape) -> Vec<&'static str> {
+        match shape {
+            Shape::Map(table) => vec![table],
+            Shape::List(_, of) => maps(of),
+            Shape::Either(one, other) => [maps(one), maps(other)].concat(),
+            _ => vec![],
+        }
+    }
+    let mut count = 0;
+    for key in TABLES.iter().flat_map(|table| (table.keys)()) {
+        assert!(!key.doc.trim().is_empty(), "{}", key.name);
+        for map in maps(&key.shape) {
+            assert!(TABLES.iter().any(|table| table.name == map), "{map}");
+            count += 1;
+        }
+    }
+    assert!(count > 4, "{count}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What a configuration says that has a mistake elsewhere.
 
-use super::tree::{self, Node, Place, Tree};
+use crate::schema::tree::{Node, Place, Tree};
+use crate::schema::yaml;
 
 /// A configuration as it is written, valid or not.
 pub struct Written(Node);
@@ -8,7 +9,7 @@ pub struct Written(Node);
 impl Written {
     /// `None` where the text is no YAML.
     pub fn read(text: &str) -> Option<Self> {
-        tree::parse(text, &|_| Place::Default).ok().map(Self)
+        yaml::parse(text, &|_| Place::Default).ok().map(Self)
     }
 
     /// The text of one key of a section; a list's items have commas between.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use log::{debug, info, warn};
 
 use super::Core;
-use crate::app::{App, AppName, Attributes, Reaction, Source, VipPresence};
+use crate::app::{App, AppName, AppOptions, Attributes, Reaction, Source};
 use crate::config::{Consul, Refusal, is_tagged, parse_app_from_tags};
 use crate::consul::{Catalog, Checks, Query, Service, Verdict, judge};
 use crate::health::Outcome;
@@ -484,11 +484,11 @@ fn nothing(name: AppName, id: &str) -> App {
         attributes: Attributes::default(),
         when_down: Reaction::Withdraw,
         when_draining: Reaction::Withdraw,
-        start_delay: Duration::ZERO,
-        drain_time: Duration::ZERO,
-        damping: None,
-        maintenance_file: None,
-        vip_presence: VipPresence::Healthy,
+        options: AppOptions {
+            drain_time: Duration::ZERO,
+            hold_down: Duration::ZERO,
+            ..AppOptions::default()
+        },
         instance_id: Some(id.to_owned()),
     }
 }

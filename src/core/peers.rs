@@ -115,7 +115,7 @@ impl Peers {
     /// Where the operator has chosen none, the one that a session is up with stays: the network offers
     /// another while a link is down, and the sessions over other links are not to end for that.
     fn router_id(&self, network: &Network, bgp: &Bgp) -> Option<RouterId> {
-        let configured = bgp.router_id.or(bgp.local_ip4.and_then(RouterId::new));
+        let configured = bgp.router_id.or(bgp.local_ip.v4.and_then(RouterId::new));
         let in_use = || {
             let up = |s: &&Session| s.is_established();
             self.sessions.values().find(up).map(|s| s.config.router_id)

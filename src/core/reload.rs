@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::app::{App, AppName};
-use crate::config::{Agent, Bgp, Config, Consul, Policy, Refusal, Secret};
+use crate::config::{Agent, Bgp, Config, Policy, Refusal};
 use crate::registry::{Configured, Registered, Registry};
+use crate::schema::Section;
 
 /// Brings the registry in line with `new` and lists what changed.
 pub(super) fn reload(
@@ -75,23 +76,18 @@ fn differences(old: &App, new: &App) -> String {
         ("vips", old.vips == new.vips),
         ("monitors", old.monitors == new.monitors),
         ("nats", old.nats == new.nats),
-        ("attributes", old.attributes == new.attributes),
         ("when_down", old.when_down == new.when_down),
         ("when_draining", old.when_draining == new.when_draining),
-        ("start_delay", old.start_delay == new.start_delay),
-        ("drain_time", old.drain_time == new.drain_time),
-        ("damping", old.damping == new.damping),
-        (
-            "maintenance_file",
-            old.maintenance_file == new.maintenance_file,
-        ),
-        ("vip_presence", old.vip_presence == new.vip_presence),
     ];
-    let changed = parts
+    let parts = parts
         .iter()
         .filter(|(_, same)| !same)
         .map(|(name, _)| *name);
-    let changed: Vec<&str> = changed.collect();
+    let attributes = old.attributes.changes(&new.attributes).into_iter();
+    let options = old.options.changes(&new.options).into_iter();
+    let changed: Vec<&str> = parts
+        .chain(attributes.chain(options).map(|key| key.name))
+        .collect();
     if changed.is_empty() {
         "tried again".to_owned()
     } else {
@@ -99,78 +95,25 @@ fn differences(old: &App, new: &App) -> String {
     }
 }
 
+/// What counts at once, then what the next start takes.
 fn agent(old: &Agent, new: &Agent) -> Vec<String> {
-    let live = [
-        ("cleanup_timer", old.cleanup_timer == new.cleanup_timer),
-        ("vip_linger", old.vip_linger == new.vip_linger),
-        ("vip_lease", old.vip_lease == new.vip_lease),
-        ("api_token", old.api_token == new.api_token),
-        ("api_allow", old.api_allow == new.api_allow),
-        ("consul_token", token(old) == token(new)),
-        ("allow_exec", old.allow_exec == new.allow_exec),
-        ("allowed_vips", old.allowed_vips == new.allowed_vips),
-        ("max_http_apps", old.max_http_apps == new.max_http_apps),
-        ("max_vips", old.max_vips == new.max_vips),
-        ("max_drain", old.max_drain == new.max_drain),
-        ("on_change", old.on_change == new.on_change),
-        ("exec_user", old.exec_user == new.exec_user),
-        (
-            "monitor_interval",
-            old.monitor_interval == new.monitor_interval,
-        ),
-        ("drain_time", old.drain_time == new.drain_time),
-        ("vip_presence", old.vip_presence == new.vip_presence),
-    ];
-    let at_start = [
-        ("listen_addr", old.listen == new.listen),
-        ("metrics_addr", old.metrics == new.metrics),
-        ("vip_interface", old.vip_interface == new.vip_interface),
-        (
-            "max_connections",
-            old.max_connections == new.max_connections,
-        ),
-        ("check_threads", old.check_threads == new.check_threads),
-        ("state_file", old.state_file == new.state_file),
-        ("instance", old.instance == new.instance),
-        ("user", old.user == new.user),
-        ("consul_*", old.consul == with_token_of(old, &new.consul)),
-    ];
-    let live = live.iter().filter(|(_, same)| !same);
-    let at_start = at_start.iter().filter(|(_, same)| !same);
-    live.map(|(name, _)| format!("agent.{name}: changed"))
-        .chain(at_start.map(|(name, _)| format!("agent.{name}: changed, taken at the next start")))
-        .collect()
-}
-
-fn token(agent: &Agent) -> Option<&Secret> {
-    agent.consul.as_ref()?.token.as_ref()
-}
-
-/// The new settings but for the token: what is left is taken at the next start only.
-fn with_token_of(old: &Agent, new: &Option<Consul>) -> Option<Consul> {
-    let old = old.consul.as_ref();
-    Some(Consul {
-        token: old.and_then(|consul| consul.token.clone()),
-        token_file: old.and_then(|consul| consul.token_file.clone()),
-        ..new.clone()?
-    })
+    let consul = |agent: &Agent| agent.consul.clone().unwrap_or_default();
+    let mut changed = old.changes(new);
+    changed.extend(consul(old).changes(&consul(new)));
+    changed.sort_by_key(|key| key.at_start);
+    let told = changed.into_iter().map(|key| match key.at_start {
+        true => format!("agent.{}: changed, taken at the next start", key.name),
+        false => format!("agent.{}: changed", key.name),
+    });
+    told.collect()
 }
 
 fn bgp(old: &Bgp, new: &Bgp) -> Vec<String> {
-    let mut changes = Vec::new();
-    let global = [
-        ("local_as", old.local_as == new.local_as),
-        ("router_id", old.router_id == new.router_id),
-        (
-            "local_ip",
-            (old.local_ip4, old.local_ip6) == (new.local_ip4, new.local_ip6),
-        ),
-        ("attributes", old.attributes == new.attributes),
-        ("origin", old.origin == new.origin),
-        ("listen", old.listen == new.listen),
-    ];
-    let changed = global.iter().filter(|(_, same)| !same);
-    changes.extend(changed.map(|(name, _)| format!("bgp.{name}: changed")));
+    let mut changes: Vec<String> = old
+        .changes(new)
+        .into_iter()
+        .map(|key| format!("bgp.{}: changed", key.name_in("bgp")))
+        .collect();
     let find = |bgp: &Bgp, remote: &_| bgp.peers.iter().find(|p| p.remote == *remote).cloned();
     for peer in &old.peers {
         if find(new, &peer.remote).is_none() {

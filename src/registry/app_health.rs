@@ -109,10 +109,10 @@ impl AppHealth {
     /// The monitors have come to pass: a first announcement waits for `start_delay`, a return for damping.
     fn rise(&mut self, now: Instant, app: &App) -> State {
         let (wait, by) = if self.started {
-            let hold = |damping| self.flaps.hold(now, damping);
-            (app.damping.as_ref().and_then(hold), HeldBy::Damping)
+            let hold = |damping| self.flaps.hold(now, &damping);
+            (app.options.damping().and_then(hold), HeldBy::Damping)
         } else {
-            (Some(app.start_delay), HeldBy::StartDelay)
+            (Some(app.options.start_delay), HeldBy::StartDelay)
         };
         match wait {
             Some(wait) if !wait.is_zero() => State::Held {
@@ -127,9 +127,9 @@ impl AppHealth {
     pub fn announced(&mut self, now: Instant, app: &App) {
         self.started = true;
         if std::mem::take(&mut self.returning)
-            && let Some(damping) = &app.damping
+            && let Some(damping) = app.options.damping()
         {
-            self.flaps.returned(now, damping);
+            self.flaps.returned(now, &damping);
         }
     }
 
@@ -224,7 +224,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::app::Damping;
+    use crate::app::{AppOptions, FlapLimit};
 
     const TIMERS: AppTimers = AppTimers {
         cleanup_timer: Duration::from_secs(60),
@@ -241,14 +241,14 @@ mod tests {
             attributes: crate::app::Attributes::default(),
             when_down: crate::app::Reaction::default(),
             when_draining: crate::app::Reaction::default(),
-            start_delay,
-            drain_time: Duration::ZERO,
-            damping: Some(Damping {
-                flap_limit: 0,
-                ..Damping::default()
-            }),
-            maintenance_file: None,
-            vip_presence: crate::app::VipPresence::default(),
+            options: AppOptions {
+                start_delay,
+                flap_limit: FlapLimit {
+                    limit: 0,
+                    window: Duration::from_secs(60),
+                },
+                ..AppOptions::default()
+            },
             instance_id: None,
         }
     }

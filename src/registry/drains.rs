@@ -82,7 +82,7 @@ impl Registry {
     /// The longest `drain_time` of what is announced.
     pub fn longest_drain(&self) -> Duration {
         let out = self.entries().filter(|entry| entry.is_announcing());
-        let times = out.map(|entry| entry.app.drain_time);
+        let times = out.map(|entry| entry.app.options.drain_time);
         times.max().unwrap_or_default()
     }
 

@@ -62,11 +62,11 @@ impl Entry {
         let both: BTreeSet<Prefix> = self.vips().filter(|vip| app.vips.contains(vip)).collect();
         self.health.replace(both, self.is_announcing());
         // Without a file nobody would ever end the maintenance.
-        if app.maintenance_file.is_none() {
+        if app.options.maintenance_file.is_none() {
             self.intent.set_maintenance(false);
         }
         // Its file is looked at anew if it is another one.
-        if self.app.maintenance_file != app.maintenance_file {
+        if self.app.options.maintenance_file != app.options.maintenance_file {
             self.maintenance_problem = None;
         }
         self.app = app;
@@ -86,7 +86,7 @@ impl Entry {
 
     /// Whether this VIP's address is wanted on the interface.
     pub fn is_addressed(&self, vip: &Prefix) -> bool {
-        let always = self.app.vip_presence == VipPresence::Always;
+        let always = self.app.options.vip_presence == VipPresence::Always;
         let life = self.vips.get(vip);
         self.refusal.is_none() && life.is_some_and(|life| life.is_addressed(always))
     }
@@ -97,7 +97,7 @@ impl Entry {
 
     /// Begins a drain; one that has begun goes on.
     pub fn drain(&mut self, now: Instant, leaving: bool) {
-        let announced = self.is_announcing().then_some(self.app.drain_time);
+        let announced = self.is_announcing().then_some(self.app.options.drain_time);
         self.intent.drain(now, leaving, announced);
     }
 
@@ -134,7 +134,7 @@ impl Entry {
         }
         self.vips.retain(|vip, _| self.app.vips.contains(vip));
         let (linger, cleaned_up) = (self.linger(timers), self.health.is_cleaned_up());
-        let always = self.app.vip_presence == VipPresence::Always;
+        let always = self.app.options.vip_presence == VipPresence::Always;
         for vip in self.app.vips.iter().map(|vip| vip.prefix()) {
             let wish = match &attributes {
                 Some(attributes) if self.health.covers(&vip) => {
@@ -244,7 +244,7 @@ impl Entry {
                 format!("came back {} times of late", self.health.flaps())
             }
             (Health::Up, Some((HeldBy::StartDelay, _))) => {
-                format!("healthy, start_delay is {:?}", self.app.start_delay)
+                format!("healthy, start_delay is {:?}", self.app.options.start_delay)
             }
             (Health::Up, None) if self.health.is_inherited() => {
                 "waiting for the new monitors".to_owned()
@@ -278,7 +278,9 @@ impl Entry {
     fn linger(&self, timers: &AppTimers) -> Linger {
         match timers.vip_linger {
             None => Linger::WhileNotCleanedUp(!self.health.is_cleaned_up()),
-            Some(stay) if self.intent.is_leaving() => Linger::For(stay.max(self.app.drain_time)),
+            Some(stay) if self.intent.is_leaving() => {
+                Linger::For(stay.max(self.app.options.drain_time))
+            }
             Some(stay) => Linger::For(stay),
         }
     }

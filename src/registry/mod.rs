@@ -223,7 +223,7 @@ impl Registry {
 
     pub fn set_maintenance(&mut self, name: &AppName, present: bool) {
         if let Some(entry) = self.apps.get_mut(name) {
-            let present = present && entry.app.maintenance_file.is_some();
+            let present = present && entry.app.options.maintenance_file.is_some();
             entry.intent.set_maintenance(present);
             self.queue.apps.insert(name.clone());
         }
@@ -436,7 +436,7 @@ impl Registry {
                 assert!(self.checks.members(*id).contains(name), "{name}: {id:?}");
             }
             let file = self.maintenance_files.get(name);
-            assert_eq!(file, entry.app.maintenance_file.as_ref(), "{name}");
+            assert_eq!(file, entry.app.options.maintenance_file.as_ref(), "{name}");
             let waits = entry.intent.is_unacknowledged();
             assert!(!waits || self.unacknowledged.contains(name), "{name}");
             let unannounced = self.unannounced.contains(name);

@@ -143,7 +143,7 @@ impl Registry {
                 entry.intent.undrain();
                 self.unacknowledged.remove(&name);
             }
-            self.watch_file(&name, entry.app.maintenance_file.clone());
+            self.watch_file(&name, entry.app.options.maintenance_file.clone());
             self.queue.apps.insert(name.clone());
             self.apps.insert(name, entry);
         }
@@ -258,7 +258,7 @@ impl Registry {
             entry.drain(now, self.exiting);
             self.unacknowledged.insert(name.clone());
         }
-        let file = entry.app.maintenance_file.clone();
+        let file = entry.app.options.maintenance_file.clone();
         self.apps.insert(name.clone(), entry);
         self.watch_file(&name, file);
         self.redefined = true;
@@ -297,7 +297,7 @@ impl Registry {
                 continue;
             }
             let wait = if entry.is_announcing() {
-                entry.app.drain_time
+                entry.app.options.drain_time
             } else {
                 Duration::ZERO
             };

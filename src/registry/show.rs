@@ -83,7 +83,7 @@ impl Registry {
             vips: entry.vips().map(|vip| vip_view(entry, vip)).collect(),
             monitors: monitors.collect(),
             nats: entry.app.nats.iter().map(nat_view).collect(),
-            drain_time: entry.app.drain_time,
+            drain_time: entry.app.options.drain_time,
             draining: entry.intent.is_leaving(),
             drained: entry.intent.is_leaving() && entry.intent.is_settled(),
             maintenance: entry.intent.is_maintenance(),

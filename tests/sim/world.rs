@@ -772,7 +772,7 @@ impl World {
             apps.any(|view| {
                 let definition = self.core.definition(&view.name).expect("it is there");
                 let holds = view.vips.iter().any(|vip| vip.prefix == *prefix);
-                holds && definition.vip_presence == VipPresence::Always
+                holds && definition.options.vip_presence == VipPresence::Always
             })
         };
         let stray = self.addresses.iter().find(|(prefix, address)| {

@@ -8,8 +8,7 @@ use std::fs;
 const JUNK: [&str; 6] = ["x y", "0", "7", "[a, 5s]", "{a: 1}", "''"];
 
 fn holds(name: &str, text: &str) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/config/golden");
-    let path = folder.join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
     if std::env::var_os("SIDECAST_GOLDEN").is_some() {
         fs::write(path, text).unwrap();
         return;
@@ -131,7 +130,7 @@ fn configurations_are_printed_as_before() {
         let outcome = outcome("", &env, &[("/run/secrets/bgp/password", "secret\n")]);
         write!(text, "==== {name}\n{outcome}").unwrap();
     }
-    holds("printed.txt", &text);
+    holds("tests/data/config/golden/printed.txt", &text);
 }
 
 #[test]
@@ -140,7 +139,7 @@ fn wrong_configurations_are_told_as_before() {
     for (yaml, _) in wrong_configurations() {
         write!(text, "==== {yaml}{}", outcome(&yaml, &[], &[])).unwrap();
     }
-    holds("problems.txt", &text);
+    holds("tests/data/config/golden/problems.txt", &text);
 }
 
 /// The line that was changed is told as `here`: a new key above it is no difference.
@@ -194,7 +193,7 @@ fn every_value_in_a_file_is_judged_as_before() {
             write!(text, "{name} {}\n{news}", typo.trim()).unwrap();
         }
     }
-    holds("values.txt", &text);
+    holds("tests/data/config/golden/values.txt", &text);
 }
 
 #[test]
@@ -211,7 +210,7 @@ fn every_variable_is_judged_as_before() {
         env.push((name, value));
         difference(&outcome("", &around, &[]), &outcome("", &env, files))
     };
-    let mut names = keys::variables();
+    let mut names = tables::variables();
     names.sort();
     for name in names.iter().filter(|name| name.matches('_').count() > 1) {
         for junk in JUNK.iter().chain(&["[x", "10.0.0.9, 10.0.0.8\n5s"]) {
@@ -225,7 +224,7 @@ fn every_variable_is_judged_as_before() {
         let slip = with(typo, "1", &[]);
         writeln!(text, "{file}: 5s\n{news}{none}{typo}\n{slip}").unwrap();
     }
-    holds("variables.txt", &text);
+    holds("tests/data/config/golden/variables.txt", &text);
 }
 
 #[test]
@@ -263,5 +262,10 @@ fn every_parameter_is_judged_as_before() {
         };
         write!(text, "{tag}\n{said}").unwrap();
     }
-    holds("parameters.txt", &text);
+    holds("tests/data/config/golden/parameters.txt", &text);
+}
+
+#[test]
+fn the_reference_is_that_of_the_tables() {
+    holds("docs/configuration.md", &reference());
 }

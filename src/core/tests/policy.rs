@@ -203,7 +203,7 @@ fn a_reload_tells_what_changed_and_touches_nothing_else() {
         .reload(bench.now, config_with("med: 7", "vip_linger: 1s", apps));
     let expected = [
         "agent.vip_linger: changed",
-        "bgp.attributes: changed",
+        "bgp.med: changed",
         "app c: removed",
         "app b: changed drain_time",
         "app d: added",
@@ -516,7 +516,7 @@ fn an_app_that_is_renamed_goes_on() {
     assert_eq!(bench.state("resolver"), AppState::Drained);
     let other = app("dns", ", vip_config: {med: 5}");
     let said = bench.core.reload(bench.now, config("", &other));
-    assert_eq!(said, ["app dns: was resolver before, changed attributes"]);
+    assert_eq!(said, ["app dns: was resolver before, changed med"]);
     bench.advance(secs(1));
     assert!(bench.is_announced(VIP));
 }

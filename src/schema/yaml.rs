@@ -1,120 +1,23 @@
-//! A configuration as a tree of texts, each with the place it came from.
+//! YAML that the operator writes, as nodes that know their lines.
 //!
-//! serde_yaml guesses types and forgets lines; yaml.v2, which GoCast uses, hands a string field the
-//! text as it was written (`name: 514`). So the file is read twice: once for its shape, once along that
-//! shape for texts. A place is only ever told in an error: each text is read by a visitor that keeps it
-//! and fails, and the error that comes back names the line.
+//! `serde_yaml::Error::location()` is right only for an error raised while a scalar is visited, and a pass ends
+//! with its first error. So every text is read by a visitor that keeps it and fails, and its line is taken out of
+//! the message; a test names the version of the crate whose messages these are. The shape (what is a list, a map,
+//! a text) is found by a pass before that one: whoever asks for a text of what is a map gets an error.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::sync::Arc;
 
 use serde::de::{
     DeserializeSeed, Deserializer, EnumAccess, Error as _, MapAccess, SeqAccess, VariantAccess,
     Visitor,
 };
 
-/// Where a value was written, in the order in which problems are told.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Place {
-    /// The file's name and the line, from 1.
-    File(Arc<str>, usize),
-    /// The variable's name.
-    Env(Arc<str>),
-    Flag,
-    Default,
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File(file, line) => write!(f, "{file}:{line}"),
-            Self::Env(name) => write!(f, "environment {name}"),
-            Self::Flag => f.write_str("flag"),
-            Self::Default => f.write_str("configuration"),
-        }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Node {
-    pub place: Place,
-    pub tree: Tree,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Tree {
-    Null,
-    Scalar(String),
-    List(Vec<Node>),
-    Map(Vec<Entry>),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub key: String,
-    pub place: Place,
-    pub node: Node,
-}
-
-impl Node {
-    pub fn scalar(place: Place, text: impl Into<String>) -> Self {
-        Self {
-            place,
-            tree: Tree::Scalar(text.into()),
-        }
-    }
-
-    /// The text, where it is one that says something: nothing and an empty text mean "not set".
-    pub fn text(&self) -> Option<&str> {
-        match &self.tree {
-            Tree::Scalar(text) if !text.is_empty() => Some(text),
-            _ => None,
-        }
-    }
-
-    pub fn is_unset(&self) -> bool {
-        match &self.tree {
-            Tree::Null => true,
-            Tree::Scalar(text) => text.is_empty(),
-            Tree::List(_) | Tree::Map(_) => false,
-        }
-    }
-
-    pub fn entry(&self, key: &str) -> Option<&Entry> {
-        match &self.tree {
-            Tree::Map(entries) => entries.iter().find(|entry| entry.key == key),
-            _ => None,
-        }
-    }
-
-    /// The map's entries; whatever else was there becomes an empty map.
-    pub fn entries_mut(&mut self) -> &mut Vec<Entry> {
-        if !matches!(self.tree, Tree::Map(_)) {
-            self.tree = Tree::Map(Vec::new());
-        }
-        match &mut self.tree {
-            Tree::Map(entries) => entries,
-            _ => unreachable!("it was just made a map"),
-        }
-    }
-
-    /// Puts a value under a key, in place of the one that is there.
-    pub fn set(&mut self, key: &str, node: Node) {
-        let place = node.place.clone();
-        let entries = self.entries_mut();
-        entries.retain(|entry| entry.key != key);
-        entries.push(Entry {
-            key: key.to_owned(),
-            place,
-            node,
-        });
-    }
-}
+use super::tree::{Entry, Node, Place, Tree};
 
 /// A text that is no YAML, or YAML that no configuration is written in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct YamlError {
+pub struct YamlError {
     pub line: Option<usize>,
     pub message: String,
 }
@@ -129,7 +32,7 @@ impl From<serde_yaml::Error> for YamlError {
 }
 
 /// Reads a text; `place` says where a line of it lies.
-pub(super) fn parse(text: &str, place: &dyn Fn(usize) -> Place) -> Result<Node, YamlError> {
+pub fn parse(text: &str, place: &dyn Fn(usize) -> Place) -> Result<Node, YamlError> {
     within_limits(text)?;
     let seen = Seen::default();
     let seed = Shapes {
@@ -258,6 +161,15 @@ impl Shapes<'_> {
     }
 }
 
+/// Whatever a scalar is taken for: its text is read by the other pass.
+macro_rules! scalars {
+    ($($visit:ident: $value:ty),*) => {
+        $(fn $visit<E>(self, _: $value) -> Result<Shape, E> {
+            Ok(Shape::Scalar)
+        })*
+    };
+}
+
 impl<'de> Visitor<'de> for Shapes<'_> {
     type Value = Shape;
 
@@ -274,32 +186,9 @@ impl<'de> Visitor<'de> for Shapes<'_> {
         Ok(Shape::Null)
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Shape, E> {
-        Ok(Shape::Scalar)
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Shape, E> {
-        Ok(Shape::Scalar)
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Shape, E> {
-        Ok(Shape::Scalar)
-    }
-
-    fn visit_i128<E>(self, _: i128) -> Result<Shape, E> {
-        Ok(Shape::Scalar)
-    }
-
-    fn visit_u128<E>(self, _: u128) -> Result<Shape, E> {
-        Ok(Shape::Scalar)
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Shape, E> {
-        Ok(Shape::Scalar)
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Shape, E> {
-        Ok(Shape::Scalar)
+    scalars! {
+        visit_bool: bool, visit_i64: i64, visit_u64: u64, visit_i128: i128, visit_u128: u128,
+        visit_f64: f64, visit_str: &str
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Shape, A::Error> {
@@ -521,6 +410,20 @@ mod tests {
             ]
         );
         assert!(at(&read("a:\nb: ~").unwrap(), &["a"]).node.is_unset());
+    }
+
+    /// What the lines rest on: look at this, and at the test below, before another version is taken.
+    #[test]
+    fn serde_yaml_0_9_34_ends_its_message_with_the_place() {
+        let lock = include_str!("../../Cargo.lock");
+        let version = "name = \"serde_yaml\"\nversion = \"0.9.34+deprecated\"\n";
+        assert!(lock.contains(version), "another version of serde_yaml");
+        let kept = RefCell::new(None);
+        let text = serde_yaml::Deserializer::from_str("# x\n\n  text");
+        let Err(error) = text.deserialize_str(Keep(&kept));
+        assert_eq!(kept.into_inner().as_deref(), Some("text"));
+        assert_eq!(error.to_string(), " at line 3 column 3");
+        assert_eq!(line_in(&error.to_string()), 3);
     }
 
     #[test]

@@ -57,10 +57,7 @@ impl fmt::Display for Problems {
 impl std::error::Error for Problems {}
 
 /// The known word that `written` was probably meant to be.
-pub(super) fn nearest<'a>(
-    written: &str,
-    known: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (written.chars().count() / 3).max(2);
     let written = written.to_ascii_lowercase();
     known

@@ -1,0 +1,306 @@
+//! The keys of an app, wherever it is written, as tables.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::net::{Community, ExtCommunity, LargeCommunity, ParseError, decimal};
+use crate::schema::kinds::{
+    FilePath, Interval, Number, Opt, OrOff, Parsed, Quoted, Set, Time, quoted,
+};
+use crate::schema::{At, Cx, EVERYWHERE, Kind, Part, Section, Shape, duration};
+use crate::section;
+
+section! {
+    /// How often and how patiently monitors ask, as far as it is written: for all of an app, or for one.
+    #[derive(Copy)]
+    pub struct Timing {
+        /// Between two checks; default: the agent's `monitor_interval`.
+        interval: Opt<Interval>, scope = EVERYWHERE;
+        /// A check that takes longer fails; default: the smaller of interval and 2 s, for `exec:` the interval.
+        timeout: Opt<Interval>, scope = EVERYWHERE;
+        /// Passes in a row until it counts as up; default 1.
+        rise: Opt<Number<u32, 1, 1000>>, scope = EVERYWHERE;
+        /// Failures in a row until it counts as down; default 1.
+        fall: Opt<Number<u32, 1, 1000>>, scope = EVERYWHERE;
+        /// The interval while the result is changing; default: the interval.
+        fast_interval: Opt<Interval>, scope = EVERYWHERE;
+    }
+}
+
+section! {
+    /// What an app may set for itself.
+    #[derive(PartialOrd, Ord)]
+    pub struct AppOptions {
+        /// How long it must have been healthy after start before the first announcement.
+        start_delay: Time, default = "0", scope = EVERYWHERE;
+        /// How long the service goes on after its routes were withdrawn; default: the agent's.
+        drain_time: Time, default = "2s", scope = EVERYWHERE;
+        /// While this file exists the app is in maintenance.
+        maintenance_file: Opt<FilePath>;
+        /// Damping: how long the first return too many is held, doubled with each up to 1 m; `off`: never.
+        hold_down: HoldDown, default = "1s", scope = EVERYWHERE;
+        /// Damping: so many returns within this time are at once.
+        flap_limit: Quoted<FlapLimit>, default = "5/60s", scope = EVERYWHERE;
+        /// `always`: the address is there from start to exit; default: the agent's.
+        vip_presence: Parsed<VipPresence>, default = "healthy", scope = EVERYWHERE;
+    }
+}
+
+impl AppOptions {
+    /// `None`: coming back is never delayed.
+    pub fn damping(&self) -> Option<Damping> {
+        (!self.hold_down.is_zero()).then_some(Damping {
+            hold_down: self.hold_down,
+            flap_limit: self.flap_limit.limit,
+            flap_window: self.flap_limit.window,
+        })
+    }
+}
+
+section! {
+    /// How an app's routes look.
+    pub struct VipConfig {
+        /// The app's own path attributes.
+        attributes: Part<Attributes>;
+        /// What happens to the routes while the app is down: `withdraw`, or attributes that are laid over its own.
+        when_down: Reaction, default = "withdraw", scope = EVERYWHERE;
+        /// The same while it drains.
+        when_draining: Reaction, default = "withdraw", scope = EVERYWHERE;
+    }
+}
+
+section! {
+    /// Path attributes that an operator may set. `None` and empty: not set.
+    #[derive(PartialOrd, Ord)]
+    pub struct Attributes {
+        /// Communities (RFC 1997): `65001:100`, `no-export`, `graceful-shutdown`…; an app's are added to the global ones.
+        communities: Set<Parsed<Community>>, name = "bgp_communities", in_bgp = Some("communities"),
+            params = &["vip_communities", "communities", "bgp_communities"], scope = EVERYWHERE;
+        /// Large communities (RFC 8092): `65001:1:2`; added likewise.
+        large_communities: Set<Parsed<LargeCommunity>>, scope = EVERYWHERE;
+        /// Extended communities (RFC 4360): `rt:65001:1`; added likewise.
+        ext_communities: Set<Parsed<ExtCommunity>>, scope = EVERYWHERE;
+        /// MULTI_EXIT_DISC.
+        med: Opt<Number<u32, 0, { u32::MAX }>>, scope = EVERYWHERE;
+        /// LOCAL_PREF, sent on iBGP only; 100 there.
+        local_pref: Opt<Number<u32, 0, { u32::MAX }>>, scope = EVERYWHERE;
+        /// How many times our AS number is put in front, beyond what eBGP does anyway.
+        as_path_prepend: Opt<Number<u8, 0, 100>>, scope = EVERYWHERE;
+        /// Default: the session's IPv4 address, else that of the interface to the peer.
+        next_hop: Opt<NextHop4>, scope = EVERYWHERE;
+        /// Default: the session's IPv6 address, else the global one of the interface to the peer.
+        next_hop6: Opt<NextHop6>, scope = EVERYWHERE;
+    }
+}
+
+impl Kind for VipConfig {
+    type Value = Self;
+    const SHAPE: Shape = Shape::Map("vip_config");
+
+    fn parse(_: &str) -> Result<Self, String> {
+        Ok(Self::default())
+    }
+
+    fn write(_: &Self) -> Option<String> {
+        None
+    }
+
+    fn read(cx: &mut Cx<'_>, at: &At<'_>) -> Option<Self> {
+        at.section(cx, Self::default())
+    }
+}
+
+impl Attributes {
+    /// These with `over` laid on top: communities add up, whatever else it sets wins.
+    pub fn overlaid(&self, over: &Self) -> Self {
+        Self {
+            communities: &self.communities | &over.communities,
+            large_communities: &self.large_communities | &over.large_communities,
+            ext_communities: &self.ext_communities | &over.ext_communities,
+            med: over.med.or(self.med),
+            local_pref: over.local_pref.or(self.local_pref),
+            as_path_prepend: over.as_path_prepend.or(self.as_path_prepend),
+            next_hop: over.next_hop.or(self.next_hop),
+            next_hop6: over.next_hop6.or(self.next_hop6),
+        }
+    }
+}
+
+/// An IPv4 address that routers can reach.
+pub struct NextHop4;
+
+impl Kind for NextHop4 {
+    type Value = Ipv4Addr;
+
+    fn parse(text: &str) -> Result<Ipv4Addr, String> {
+        match text.parse::<IpAddr>() {
+            Ok(IpAddr::V4(addr)) if is_next_hop(addr.into()) => Ok(addr),
+            Ok(IpAddr::V6(_)) => {
+                Err("should be an IPv4 address; an IPv6 one belongs into next_hop6".to_owned())
+            }
+            _ => Err("should be an IPv4 address that routers can reach".to_owned()),
+        }
+    }
+
+    fn write(addr: &Ipv4Addr) -> Option<String> {
+        Some(quoted(addr))
+    }
+}
+
+/// A global IPv6 address.
+pub struct NextHop6;
+
+impl Kind for NextHop6 {
+    type Value = Ipv6Addr;
+
+    fn parse(text: &str) -> Result<Ipv6Addr, String> {
+        match text.parse::<IpAddr>() {
+            Ok(IpAddr::V6(addr)) if addr.is_unicast_link_local() => {
+                Err("is link-local: should be a global IPv6 address (RFC 2545)".to_owned())
+            }
+            Ok(IpAddr::V6(addr)) if is_next_hop(addr.into()) => Ok(addr),
+            Ok(IpAddr::V4(_)) => {
+                Err("should be an IPv6 address; an IPv4 one belongs into next_hop".to_owned())
+            }
+            _ => Err("should be an IPv6 address that routers can reach".to_owned()),
+        }
+    }
+
+    fn write(addr: &Ipv6Addr) -> Option<String> {
+        Some(quoted(addr))
+    }
+}
+
+fn is_next_hop(addr: IpAddr) -> bool {
+    !addr.is_unspecified() && !addr.is_multicast() && !addr.is_loopback()
+}
+
+/// What happens to an app's routes while it is down or draining.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reaction {
+    #[default]
+    Withdraw,
+    /// They stay, with these laid over the app's own attributes.
+    Announce(Attributes),
+}
+
+impl Kind for Reaction {
+    type Value = Self;
+    const SHAPE: Shape = Shape::Either(&Shape::Words(&["withdraw"]), &Shape::Map("when_down"));
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "withdraw" => Ok(Self::Withdraw),
+            _ => Err("should be withdraw, or a map such as {med: 1000}".to_owned()),
+        }
+    }
+
+    fn write(reaction: &Self) -> Option<String> {
+        Some(match reaction {
+            Self::Withdraw => "withdraw".to_owned(),
+            Self::Announce(attributes) => attributes.in_braces("vip_config"),
+        })
+    }
+
+    fn read(cx: &mut Cx<'_>, at: &At<'_>) -> Option<Self> {
+        if at.is_map() {
+            return at.section(cx, Attributes::default()).map(Self::Announce);
+        }
+        let reaction = Self::parse(at.node.text().unwrap_or_default());
+        reaction.map_err(|message| at.problem(cx, message)).ok()
+    }
+}
+
+/// When the VIP is on the interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum VipPresence {
+    /// While the app is healthy, and a little longer.
+    #[default]
+    Healthy,
+    /// From start to exit, for services that bind to it.
+    Always,
+}
+
+impl fmt::Display for VipPresence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Healthy => "healthy",
+            Self::Always => "always",
+        })
+    }
+}
+
+impl FromStr for VipPresence {
+    type Err = ParseError;
+
+    fn from_str(s: &str) -> Result<Self, ParseError> {
+        match s {
+            "healthy" => Ok(Self::Healthy),
+            "always" => Ok(Self::Always),
+            _ => Err(ParseError::new(s, "healthy or always")),
+        }
+    }
+}
+
+/// Limits how often an app may come back: `flap_limit` times in `flap_window` at once, then after
+/// `hold_down`, which doubles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Damping {
+    pub hold_down: Duration,
+    pub flap_limit: u32,
+    pub flap_window: Duration,
+}
+
+impl Damping {
+    /// `hold_down` doubles up to this.
+    pub const LONGEST: Duration = Duration::from_secs(60);
+}
+
+/// The first wait of damping; zero: off.
+pub struct HoldDown;
+
+impl Kind for HoldDown {
+    type Value = Duration;
+    const SHAPE: Shape = OrOff::<Time>::SHAPE;
+
+    fn parse(text: &str) -> Result<Duration, String> {
+        match OrOff::<Time>::parse(text)?.unwrap_or_default() {
+            long if long > Damping::LONGEST => Err("should be at most 1m".to_owned()),
+            hold_down => Ok(hold_down),
+        }
+    }
+
+    fn write(hold_down: &Duration) -> Option<String> {
+        OrOff::<Time>::write(&Some(*hold_down).filter(|time| !time.is_zero()))
+    }
+}
+
+/// A number of returns in a time: `5/60s`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FlapLimit {
+    pub limit: u32,
+    pub window: Duration,
+}
+
+impl fmt::Display for FlapLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.limit, duration::Shown(self.window))
+    }
+}
+
+impl FromStr for FlapLimit {
+    type Err = ParseError;
+
+    fn from_str(s: &str) -> Result<Self, ParseError> {
+        let error = || ParseError::new(s, "a number and a duration such as 5/60s");
+        let (limit, window) = s.split_once('/').ok_or_else(error)?;
+        let limit = decimal(limit).ok_or_else(error)?;
+        let window = duration::parse(window)?;
+        match limit == 0 || window.is_zero() {
+            true => Err(error()),
+            false => Ok(Self { limit, window }),
+        }
+    }
+}

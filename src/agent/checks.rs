@@ -1,7 +1,7 @@
 //! Performs checks when the core says so, and passes on what the kernel tells of sockets.
 
 use super::Executor;
-use crate::app::{MonitorSpec, Protocol};
+use crate::app::{AcceptQueue, MonitorSpec, Protocol};
 use crate::core::Event;
 use crate::health::Outcome;
 use crate::io::launch::Launcher;
@@ -30,9 +30,19 @@ pub struct Checks {
     turns: Rc<RefCell<BTreeMap<MonitorId, Arc<Semaphore>>>>,
     /// The checks under way that run commands: one that is dropped kills what it runs.
     commands: BTreeMap<MonitorId, smol::Task<()>>,
+    /// Checks of ports that have been asked for and not been made.
+    ports: Vec<PortCheck>,
     /// `None`: this kernel tells nothing of sockets, ports are only polled.
     sockets: Option<Rc<SocketEvents>>,
     _watch: Option<smol::Task<()>>,
+}
+
+struct PortCheck {
+    monitor: MonitorId,
+    protocol: Protocol,
+    port: u16,
+    accept_queue: AcceptQueue,
+    timeout: Duration,
 }
 
 /// Starts collecting the exit statuses of children.
@@ -76,13 +86,80 @@ impl Checks {
             places,
             turns: Rc::default(),
             commands: BTreeMap::new(),
+            ports: Vec::new(),
             sockets,
             _watch: watch,
         }
     }
 
-    /// Performs one check and answers it with its result.
+    /// Performs one check and answers it with its result; those of ports wait for
+    /// [`Checks::look_at_ports`].
     pub fn start(
+        &mut self,
+        monitor: MonitorId,
+        owner: Option<Owner>,
+        spec: MonitorSpec,
+        timeout: Duration,
+    ) {
+        if let MonitorSpec::Port {
+            protocol,
+            port,
+            accept_queue,
+        } = spec
+        {
+            return self.ports.push(PortCheck {
+                monitor,
+                protocol,
+                port,
+                accept_queue,
+                timeout,
+            });
+        }
+        self.begin(monitor, owner, spec, timeout);
+    }
+
+    /// Looks up all ports that checks have asked for since, at once and without waiting: the look comes
+    /// after the question, so no answer is older than it.
+    pub fn look_at_ports(&mut self) -> Vec<Event> {
+        if self.ports.is_empty() {
+            return Vec::new();
+        }
+        let asked = std::mem::take(&mut self.ports);
+        let began = Instant::now();
+        let wanted = asked.iter().map(|asked| (asked.protocol, asked.port));
+        let states = self.checker.ports(&wanted.collect());
+        let took = began.elapsed();
+        let mut answers = Vec::with_capacity(asked.len());
+        for asked in asked {
+            let PortCheck {
+                monitor,
+                protocol,
+                port,
+                accept_queue,
+                timeout,
+            } = asked;
+            let state = states.get(&(protocol, port));
+            let judged = state.map(|state| self.checker.judge_port(port, accept_queue, state));
+            match judged.flatten() {
+                Some(outcome) => answers.push(Event::Checked {
+                    monitor,
+                    outcome,
+                    took,
+                }),
+                None => {
+                    let spec = MonitorSpec::Port {
+                        protocol,
+                        port,
+                        accept_queue,
+                    };
+                    self.begin(monitor, None, spec, timeout);
+                }
+            }
+        }
+        answers
+    }
+
+    fn begin(
         &mut self,
         monitor: MonitorId,
         owner: Option<Owner>,

@@ -126,12 +126,6 @@ impl Inbox {
         wake
     }
 
-    /// An event that is there already, once everybody who can go on has gone on.
-    pub async fn soon(&self) -> Option<Event> {
-        future::yield_now().await;
-        self.events.try_recv().ok()
-    }
-
     /// What else has arrived, but no more than a handful.
     pub fn rest(&self) -> impl Iterator<Item = Event> {
         let events = std::iter::from_fn(|| self.events.try_recv().ok()).take(BATCH);

@@ -102,8 +102,6 @@ struct Agent {
     dry_run: bool,
     exit: Option<u8>,
     counting: Counting,
-    /// Checks were begun since the loop last slept.
-    looking: bool,
     state_file: Option<StateFile>,
     consul: Option<Follower>,
     _servers: smol::Task<()>,
@@ -172,7 +170,6 @@ impl Agent {
             dry_run: start.dry_run,
             exit: None,
             counting: Counting::new(executor),
-            looking: false,
             state_file,
             consul,
             _servers: servers,
@@ -208,13 +205,6 @@ impl Agent {
     }
 
     async fn wait(&mut self) -> Wake {
-        if std::mem::take(&mut self.looking) {
-            // Ports are looked up without waiting: their answers come before the timer is set, for
-            // nothing else moves a deadline as often.
-            if let Some(event) = self.inbox.soon().await {
-                return Wake::Event(event);
-            }
-        }
         let deadline = self.deadline();
         self.inbox
             .next(deadline, &self.bfd, &mut self.counting)
@@ -308,8 +298,15 @@ impl Agent {
     }
 
     fn perform_outputs(&mut self) {
-        while let Some(output) = self.core.poll_output() {
-            self.perform(output);
+        loop {
+            while let Some(output) = self.core.poll_output() {
+                self.perform(output);
+            }
+            let answers = self.checks.look_at_ports();
+            if answers.is_empty() {
+                break;
+            }
+            self.core.handle_all(Instant::now(), answers);
         }
         self.calls.answer_drained(&self.core);
     }
@@ -329,7 +326,6 @@ impl Agent {
                     monitor,
                 });
                 self.checks.start(monitor, owner, spec, timeout);
-                self.looking = true;
             }
             Output::Abandon { monitor } => self.checks.abandon(monitor),
             Output::PortsChanged => self.checks.watch_ports(&self.core.ports()),

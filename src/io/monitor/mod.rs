@@ -21,13 +21,12 @@ use crate::timer::Jitter;
 use port::Ports;
 use queue::{Queues, Verdict};
 use smol::Timer;
-use smol::future::{self, FutureExt};
-use std::cell::{OnceCell, RefCell};
+use smol::future::FutureExt;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -45,8 +44,6 @@ pub struct Owner {
 pub struct Checker {
     commands: exec::Commands,
     ports: Ports,
-    /// Port checks that begin together share one look-up.
-    round: RefCell<Rc<Round>>,
     queues: RefCell<Queues>,
     chance: RefCell<Jitter>,
     verifying: Arc<Client>,
@@ -67,7 +64,6 @@ impl Checker {
         Self {
             commands: exec::Commands::new(reaper),
             ports: Ports::default(),
-            round: RefCell::default(),
             queues: RefCell::default(),
             chance: RefCell::new(Jitter::new(seed)),
             verifying: client(false),
@@ -147,6 +143,26 @@ impl Checker {
         self.ports.look(ports)
     }
 
+    /// What a look at a port means to a check; `None`: its accept queue is full, and the check has to go
+    /// on as [`Checker::check`] does.
+    pub fn judge_port(
+        &self,
+        port: u16,
+        accept_queue: AcceptQueue,
+        state: &PortState,
+    ) -> Option<Outcome> {
+        if let PortState::Open { full, .. } = state
+            && accept_queue != AcceptQueue::Ignore
+        {
+            if !full.is_empty() {
+                return None;
+            }
+            let now = Instant::now();
+            self.queues.borrow_mut().sample(now, port, full, QUEUE_TIME);
+        }
+        Some(state.outcome())
+    }
+
     /// Looks once, unless the accept queue is found full: then until the timeout, for a crowd to pass.
     async fn port(
         &self,
@@ -159,7 +175,7 @@ impl Checker {
         let deadline = began + timeout;
         let mut now = began;
         loop {
-            let state = self.look(protocol, port).await;
+            let state = self.look(protocol, port);
             let outcome = state.outcome();
             let PortState::Open { full, .. } = state else {
                 return outcome;
@@ -182,29 +198,11 @@ impl Checker {
         }
     }
 
-    /// Looks a port up together with all others that are asked for before this thread is idle again. The
-    /// look comes after the question, so the answer is never older than it.
-    async fn look(&self, protocol: Protocol, port: u16) -> PortState {
-        let round = self.round.borrow().clone();
-        round.ports.borrow_mut().insert((protocol, port));
-        future::yield_now().await;
-        let states = round.states.get_or_init(|| {
-            self.round.replace(Rc::default());
-            self.ports.look(&round.ports.borrow())
-        });
+    fn look(&self, protocol: Protocol, port: u16) -> PortState {
+        let states = self.ports.look(&BTreeSet::from([(protocol, port)]));
         let unknown = || PortState::Unknown("not looked at".to_owned());
-        states
-            .get(&(protocol, port))
-            .cloned()
-            .unwrap_or_else(unknown)
+        states.into_values().next().unwrap_or_else(unknown)
     }
-}
-
-/// Ports that are looked up together, and what was found.
-#[derive(Debug, Default)]
-struct Round {
-    ports: RefCell<BTreeSet<(Protocol, u16)>>,
-    states: OnceCell<BTreeMap<(Protocol, u16), PortState>>,
 }
 
 /// The outcome of `check`, or a failure at the timeout.

@@ -436,6 +436,28 @@ fn a_snapshot_holds_what_discovery_reads() {
     });
 }
 
+/// One message of 13 KB, where the socket expects a page or two.
+#[test]
+fn a_link_with_a_hundred_names_is_read_all_the_same() {
+    in_namespace(|| {
+        let names: Vec<String> = (0..100).map(|n| format!("altname {n:0>120}")).collect();
+        run(&format!("ip link property add dev lo {}", names.join(" ")));
+        run("ip link set lo up");
+        let links = smol::block_on(async {
+            let mut kernel = Kernel::open().unwrap();
+            let mut links = Vec::new();
+            for _ in 0..2 {
+                links.push(kernel.links().await.unwrap());
+            }
+            links
+        });
+        assert_eq!(links.len(), 2);
+        for found in links {
+            assert!(found.iter().any(|link| link.name == "lo"), "{found:?}");
+        }
+    });
+}
+
 fn nat(name: &str, rules: &[(&str, u8, u16, u16)]) -> NatTable {
     let rule = |&(vip, protocol, listen, destination): &(&str, u8, u16, u16)| NatRule {
         vip: vip.parse().unwrap(),

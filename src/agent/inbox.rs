@@ -147,11 +147,11 @@ async fn receive<T>(from: &Receiver<T>, wake: impl FnOnce(T) -> Wake) -> Wake {
 
 /// Accepted connections waiting for the loop; the others wait in the kernel.
 const ACCEPTED: usize = 16;
-/// Events waiting for the loop; whoever has more to say waits too.
-const EVENTS: usize = 128;
+/// Events waiting for the loop, as many as one turn takes; whoever has more to say waits too.
+const EVENTS: usize = 32;
 /// Pieces of what the peers sent, up to 16 KiB each, waiting for the loop, and taken in one turn.
 const FROM_PEERS: usize = 4;
-/// Requests waiting for the loop.
-const CALLS: usize = 64;
+/// Requests to one listener waiting for the loop; others wait in their connections.
+const CALLS: usize = 16;
 /// Events taken in one turn before deadlines are looked at.
 const BATCH: usize = 32;

@@ -76,12 +76,16 @@ pub struct Start {
 /// Runs until told to stop; the exit code.
 pub fn run(start: Start) -> io::Result<u8> {
     let executor = Executor::default();
-    smol::block_on(executor.run(async {
+    // Not on the stack, where a frame of this size is touched from end to end.
+    let agent = Box::pin(async {
         let mut agent = Agent::open(&executor, start).await?;
         let code = agent.run().await;
         agent.close().await;
         Ok(code)
-    }))
+    });
+    // Sockets and timers are waited for by async-io's thread alone. `smol::block_on` would take turns with it, and
+    // wake both for each event.
+    smol::future::block_on(executor.run(agent))
 }
 
 struct Agent {

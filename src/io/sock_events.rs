@@ -112,18 +112,19 @@ impl SocketEvents {
 
     /// Waits for the next event. Dropping the future loses none.
     pub async fn next(&self) -> io::Result<SocketEvent> {
-        let mut buf = vec![0; DATAGRAM];
         loop {
             if let Some(event) = self.pending.borrow_mut().pop_front() {
                 return Ok(event);
             }
-            let received = self
-                .socket
-                .read_with(|fd| Ok(recv(fd.as_raw_fd(), &mut buf, MsgFlags::MSG_DONTWAIT)?))
-                .await;
-            match received {
-                Ok(count) => {
-                    if self.read(buf.get(..count).unwrap_or_default()) {
+            let receive = |fd: &OwnedFd| {
+                let mut datagram = vec![0; DATAGRAM];
+                let count = recv(fd.as_raw_fd(), &mut datagram, MsgFlags::MSG_DONTWAIT)?;
+                datagram.truncate(count);
+                Ok(datagram)
+            };
+            match self.socket.read_with(receive).await {
+                Ok(datagram) => {
+                    if self.read(&datagram) {
                         self.filter()?;
                     }
                 }

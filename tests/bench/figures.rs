@@ -50,13 +50,10 @@ fn measure(runs: u32) {
         println!("{figure}");
     }
     let size = fs::metadata(binary()).expect("the binary").len();
-    println!(
-        "| size of the binary | {:.2} MiB | | |",
-        mebibytes(size / 1024)
-    );
+    println!("| size of the binary | {size} bytes | | |");
 }
 
-fn one_app(runs: u32) -> [Figure; 6] {
+fn one_app(runs: u32) -> [Figure; 8] {
     let mut starts = Figure::new("cold start to route in the router's FIB", "ms");
     let mut resident = Figure::new("RSS with one app", "MiB");
     let mut private = Figure::new("… of it private dirty", "MiB");
@@ -68,7 +65,12 @@ fn one_app(runs: u32) -> [Figure; 6] {
     flaps(runs, &mut gone, &mut back);
     let mut crash = Figure::new("`kill -9` of sidecast to route gone, with NAT", "ms");
     crashes(runs, &mut crash);
-    [starts, gone, back, crash, resident, private]
+    let mut spent = Figure::new("an idle minute with one app: CPU", "ms");
+    let mut switches = Figure::new("… context switches", "");
+    idle_minute(IDLING, &mut spent, &mut switches);
+    [
+        starts, gone, back, crash, resident, private, spent, switches,
+    ]
 }
 
 /// A site without sidecast, and the time from its start until the router's kernel has both routes; then,
@@ -92,10 +94,66 @@ fn cold_start(starts: &mut Figure, resident: &mut Figure, private: &mut Figure) 
     nix::unistd::sync();
     let memory = fs::read_to_string(format!("/proc/{}/smaps_rollup", sidecast.id()));
     let memory = memory.expect("the process runs");
-    resident.add(mebibytes(kibibytes(&memory, "Rss:")));
-    private.add(mebibytes(kibibytes(&memory, "Private_Dirty:")));
+    resident.add(mebibytes(number(&memory, "Rss:")));
+    private.add(mebibytes(number(&memory, "Private_Dirty:")));
     sidecast.signal(Signal::SIGTERM);
     assert!(sidecast.wait(PATIENCE).success(), "{}", sidecast.log());
+}
+
+/// What a minute costs in which nothing happens, as several of them spend it at the same time, each with one app, one
+/// monitor and a session with default timers.
+fn idle_minute(sites: usize, spent: &mut Figure, switches: &mut Figure) {
+    let lives: Vec<_> = (0..sites)
+        .map(|_| {
+            let site = Site::new();
+            let services = site.a.services();
+            let router = Bird::router(&site.router, &[site.a.session("a")]);
+            let routes = Routes::listen(&site.router);
+            let config = format!(
+                "bgp: {{local_as: 65001, peer_as: 65000, peer_ip: {}}}\n\
+                 apps: [{{name: dns, vip: {VIP4}/32, monitors: [\"port:tcp:{}\"], interval: 10s}}]\n",
+                site.a.addresses.router4,
+                Site::TCP_PORT,
+            );
+            let sidecast = Sidecast::start(&site.a.network, &config);
+            routes.wait(Change::Added, address(VIP4), PATIENCE);
+            (sidecast, router, services, site)
+        })
+        .collect();
+    // What starting leaves to do.
+    std::thread::sleep(Duration::from_secs(6));
+    let cost = || lives.iter().map(|(sidecast, ..)| Cost::of(sidecast.id()));
+    let before: Vec<Cost> = cost().collect();
+    std::thread::sleep(Duration::from_secs(60));
+    for (before, after) in before.iter().zip(cost()) {
+        spent.add(millis(after.spent - before.spent));
+        let more = after.switches - before.switches;
+        switches.add(f64::from(u32::try_from(more).expect("few")));
+    }
+}
+
+/// What all threads of a process have used so far.
+struct Cost {
+    spent: Duration,
+    switches: u64,
+}
+
+impl Cost {
+    fn of(process: u32) -> Self {
+        let (mut spent, mut switches) = (Duration::ZERO, 0);
+        let tasks = fs::read_dir(format!("/proc/{process}/task")).expect("the process runs");
+        for task in tasks.flatten().map(|task| task.path()) {
+            let file = |name| fs::read_to_string(task.join(name)).expect("the thread runs");
+            // Nanoseconds; /proc/PID/stat counts in hundredths of a second.
+            let run = file("schedstat");
+            let run = run.split_whitespace().next().and_then(|n| n.parse().ok());
+            spent += Duration::from_nanos(run.expect("the kernel has it"));
+            let status = file("status");
+            switches += number(&status, "voluntary_ctxt_switches:");
+            switches += number(&status, "nonvoluntary_ctxt_switches:");
+        }
+        Self { spent, switches }
+    }
 }
 
 /// The service killed and started again, each time at another moment of the interval.
@@ -274,7 +332,7 @@ fn cpu(sidecast: &Sidecast) -> [f64; 2] {
 /// KiB of memory that a process has now.
 fn rss(sidecast: &Sidecast) -> f64 {
     let memory = fs::read_to_string(format!("/proc/{}/smaps_rollup", sidecast.id()));
-    mebibytes(kibibytes(&memory.expect("the process runs"), "Rss:")) * 1024.0
+    mebibytes(number(&memory.expect("the process runs"), "Rss:")) * 1024.0
 }
 
 /// The usual configuration of the lab, but for `interval`, which an app may name only once.
@@ -313,7 +371,11 @@ impl std::fmt::Display for Figure {
         let runs = self.values.len();
         let median = self.values.get(runs / 2).copied().unwrap_or(f64::NAN);
         let worst = self.values.last().copied().unwrap_or(f64::NAN);
-        let digits = if self.unit == "ms" { 1 } else { 2 };
+        let digits = match self.unit {
+            "ms" => 1,
+            "" => 0,
+            _ => 2,
+        };
         let Self { name, unit, .. } = self;
         write!(
             f,
@@ -348,9 +410,9 @@ fn machine() -> String {
     )
 }
 
-/// The number of a line of smaps_rollup, as `Rss:  1234 kB`.
-fn kibibytes(memory: &str, name: &str) -> u64 {
-    let line = memory.lines().find_map(|line| line.strip_prefix(name));
+/// The number of a line of smaps_rollup or status, as `Rss:  1234 kB`.
+fn number(lines: &str, name: &str) -> u64 {
+    let line = lines.lines().find_map(|line| line.strip_prefix(name));
     let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
     number.expect("the kernel has it")
 }
@@ -367,5 +429,7 @@ fn address(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
+/// How many spend the idle minute.
+const IDLING: usize = 5;
 /// How long anything may take before the bench gives up.
 const PATIENCE: Duration = Duration::from_secs(30);

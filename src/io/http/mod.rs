@@ -67,6 +67,9 @@ impl Default for Limits {
 /// Serves until it is dropped, or until the channel's other end is. Each request is answered by
 /// [`Call::answer`]; a call that is dropped unanswered gets 503.
 pub async fn serve(listeners: Vec<Listener>, limits: Limits, calls: Sender<Call>) {
+    if listeners.is_empty() {
+        return calls.closed().await;
+    }
     let executor = Rc::new(LocalExecutor::new());
     let shared = Shared {
         executor: Rc::downgrade(&executor),

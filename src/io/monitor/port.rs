@@ -134,6 +134,7 @@ impl Ports {
         };
         let mut sockets = Vec::new();
         let mut split = false;
+        let room = (ports.len() * BYTES_OF_A_PORT).clamp(DATAGRAM, DATAGRAM_MAX);
         let requests = match protocol {
             Protocol::Tcp => vec![sock_diag::dump_tcp_listeners(ports)],
             Protocol::Udp => Family::ALL
@@ -142,7 +143,7 @@ impl Ports {
         };
         for request in requests {
             let request = request.map_err(|_| Errno::EMSGSIZE)?;
-            split |= self.ask(&request, &mut sockets)? > 1;
+            split |= self.ask(&request, room, &mut sockets)? > 1;
         }
         sockets.retain(|s| s.state == state && ports.contains(&s.source_port));
         let new = |socket: &Socket| !self.ours.borrow().contains_key(&socket.cookie);
@@ -154,14 +155,19 @@ impl Ports {
 
     /// Sends one request and reads its answers; says in how many datagrams they came. After an error the
     /// next request has a new socket, so that no late answer is taken for another's.
-    fn ask(&self, request: &Request, sockets: &mut Vec<Socket>) -> Result<usize, Errno> {
+    fn ask(
+        &self,
+        request: &Request,
+        room: usize,
+        sockets: &mut Vec<Socket>,
+    ) -> Result<usize, Errno> {
         let fd = match self.socket.take() {
             Some(fd) => fd,
             None => open()?,
         };
         let seq = self.seq.get().wrapping_add(1);
         self.seq.set(seq);
-        let datagrams = exchange(&fd, &request.encode(seq), seq, sockets)?;
+        let datagrams = exchange(&fd, &request.encode(seq), seq, room, sockets)?;
         self.socket.replace(Some(fd));
         Ok(datagrams)
     }
@@ -289,11 +295,12 @@ fn open() -> Result<OwnedFd, Errno> {
     Ok(fd)
 }
 
-/// Says in how many datagrams the sockets came.
+/// Says in how many datagrams, of `room` bytes at most, the sockets came.
 fn exchange(
     fd: &OwnedFd,
     bytes: &[u8],
     seq: u32,
+    room: usize,
     sockets: &mut Vec<Socket>,
 ) -> Result<usize, Errno> {
     sendto(
@@ -302,7 +309,7 @@ fn exchange(
         &NetlinkAddr::new(0, 0),
         MsgFlags::empty(),
     )?;
-    let mut buf = vec![0; DATAGRAM];
+    let mut buf = vec![0; room];
     let mut datagrams = 0;
     loop {
         let count = match recv(fd.as_raw_fd(), &mut buf, MsgFlags::empty()) {
@@ -398,8 +405,12 @@ fn try_bind(protocol: Protocol, family: Family, port: u16) -> Result<(), Errno> 
     bind(fd.as_raw_fd(), addr.as_ref())
 }
 
-/// Bytes of one answer; the kernel makes none larger than 32 KiB.
-const DATAGRAM: usize = 1 << 15;
+/// Bytes of one answer. The kernel fills none further than the largest buffer it has seen, or than 8 KiB, less 320 bytes
+/// of its own, before it has seen one; and none further than 32 KiB.
+const DATAGRAM: usize = 8 * 1024 - 256;
+const DATAGRAM_MAX: usize = 32 * 1024;
+/// What the sockets of a port take in an answer, mostly.
+const BYTES_OF_A_PORT: usize = 256;
 /// Ports in one look-up: so few that the kernel chooses, and mostly answers in one piece.
 const PORTS_AT_ONCE: usize = 128;
 /// How long the result of binding is good for.

@@ -104,15 +104,15 @@ impl Changes {
                 return Ok(change);
             }
             match self.socket.receive().await {
-                Ok(length) => self.read(length),
+                Ok(datagram) => self.read(&datagram),
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => self.overrun()?,
                 Err(error) => return Err(failed(&error, REQUEST)),
             }
         }
     }
 
-    fn read(&mut self, length: usize) {
-        for message in Messages::new(self.socket.received(length)) {
+    fn read(&mut self, datagram: &[u8]) {
+        for message in Messages::new(datagram) {
             let change = match message {
                 // It may have been anything.
                 Err(_) => Some(Change::Overrun),
@@ -130,7 +130,7 @@ impl Changes {
     fn overrun(&mut self) -> Result<(), NetlinkError> {
         for _ in 0..QUEUED_MAX {
             match self.socket.try_receive() {
-                Ok(length) => self.read(length),
+                Ok(datagram) => self.read(&datagram),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
                 Err(error) => return Err(failed(&error, REQUEST)),

@@ -10,6 +10,7 @@ use nix::sys::socket::{
 };
 use nix::{libc, setsockopt_impl, sockopt_impl};
 use smol::future::FutureExt;
+use std::cell::Cell;
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -53,7 +54,8 @@ pub struct Socket {
     seq: u32,
     /// A request failed: more answers to it may be queued, or lost.
     stale: bool,
-    buffer: Vec<u8>,
+    /// Bytes of the largest datagram that is read whole.
+    room: Cell<usize>,
 }
 
 impl Socket {
@@ -72,7 +74,7 @@ impl Socket {
             fd: open().map_err(|error| failed(&error, REQUEST))?,
             seq: 0,
             stale: false,
-            buffer: vec![0; BUFFER],
+            room: Cell::new(ROOM),
         })
     }
 
@@ -83,7 +85,7 @@ impl Socket {
             fd: Async::new(fd).expect("a descriptor"),
             seq: 0,
             stale: false,
-            buffer: vec![0; BUFFER],
+            room: Cell::new(ROOM),
         }
     }
 
@@ -123,7 +125,7 @@ impl Socket {
     }
 
     /// Performs a request and hands every message of its answer to `each`. A dump that the kernel calls
-    /// inconsistent is made again, and `each` then sees everything anew.
+    /// inconsistent, or that did not fit, is made again, and `each` then sees everything anew.
     pub async fn collect<T>(
         &mut self,
         request: &Request,
@@ -132,14 +134,18 @@ impl Socket {
         for _ in 0..DUMP_ATTEMPTS {
             let mut all = Vec::new();
             let mut interrupted = false;
-            self.exchange(request, |message| {
+            let room = self.room.get();
+            let read = |message: &Message<'_>| {
                 interrupted |= message.dump_interrupted();
                 all.extend(each(message.kind, message.payload)?);
                 Ok(())
-            })
-            .await?;
-            if !interrupted {
-                return Ok(all);
+            };
+            match self.exchange(request, read).await {
+                Ok(()) if interrupted => {}
+                Ok(()) => return Ok(all),
+                // The next one has room for what was larger.
+                Err(_) if self.room.get() > room => {}
+                Err(error) => return Err(error),
             }
         }
         Err(NetlinkError::Changing {
@@ -252,15 +258,14 @@ impl Socket {
         let request = expects.name(expects.last);
         let deadline = Instant::now() + TIME_LIMIT;
         loop {
-            let length = match self.receive().or(expired(deadline)).await {
-                Ok(length) => length,
+            let datagram = match self.receive().or(expired(deadline)).await {
+                Ok(datagram) => datagram,
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                     return Err(NetlinkError::Timeout { request });
                 }
                 Err(error) => return Err(failed(&error, request)),
             };
-            let datagram = self.buffer.get(..length).unwrap_or_default();
-            for message in Messages::new(datagram) {
+            for message in Messages::new(&datagram) {
                 let message = message.map_err(|error| malformed(error, request))?;
                 if expects.ended_by(&message, each)? {
                     return Ok(());
@@ -269,27 +274,24 @@ impl Socket {
         }
     }
 
-    /// The next datagram from the kernel, into the buffer.
-    pub(super) async fn receive(&mut self) -> io::Result<usize> {
-        let Self { fd, buffer, .. } = self;
-        fd.read_with(|fd| receive_from_kernel(fd, buffer)).await
+    /// The next datagram from the kernel, whole. Nothing is kept for it while none is there: a socket waits most of
+    /// its life.
+    pub(super) async fn receive(&self) -> io::Result<Vec<u8>> {
+        let read = |fd: &OwnedFd| receive_from_kernel(fd, &self.room);
+        self.fd.read_with(read).await
     }
 
     /// As [`Socket::receive`], but `WouldBlock` where there is none.
-    pub(super) fn try_receive(&mut self) -> io::Result<usize> {
-        let Self { fd, buffer, .. } = self;
-        receive_from_kernel(fd.get_ref(), buffer)
-    }
-
-    pub(super) fn received(&self, length: usize) -> &[u8] {
-        self.buffer.get(..length).unwrap_or_default()
+    pub(super) fn try_receive(&self) -> io::Result<Vec<u8>> {
+        receive_from_kernel(self.fd.get_ref(), &self.room)
     }
 }
 
 /// Reads one datagram, whole; what other processes send is dropped.
-fn receive_from_kernel(fd: &OwnedFd, buffer: &mut Vec<u8>) -> io::Result<usize> {
+fn receive_from_kernel(fd: &OwnedFd, room: &Cell<usize>) -> io::Result<Vec<u8>> {
+    let mut datagram = vec![0; room.get()];
     for _ in 0..FOREIGN_DATAGRAMS {
-        let mut slices = [IoSliceMut::new(buffer)];
+        let mut slices = [IoSliceMut::new(&mut datagram)];
         let received =
             recvmsg::<NetlinkAddr>(fd.as_raw_fd(), &mut slices, None, MsgFlags::empty())?;
         if received.address.is_some_and(|from| from.pid() != 0) {
@@ -299,10 +301,11 @@ fn receive_from_kernel(fd: &OwnedFd, buffer: &mut Vec<u8>) -> io::Result<usize> 
         let length = received.bytes;
         if truncated {
             // Lost in part: as good as an overrun, and the next one shall fit.
-            buffer.resize((buffer.len() * 2).min(BUFFER_MAX), 0);
+            room.set((room.get() * 2).min(ROOM_MAX));
             return Err(io::Error::from_raw_os_error(libc::ENOBUFS));
         }
-        return Ok(length);
+        datagram.truncate(length);
+        return Ok(datagram);
     }
     Err(io::ErrorKind::WouldBlock.into())
 }
@@ -398,9 +401,11 @@ fn malformed(error: WireError, request: &'static str) -> NetlinkError {
 
 /// The kernel answers within microseconds, but not while somebody holds the rtnl lock.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
-/// The kernel fills dumps up to 32 KiB.
-const BUFFER: usize = 32 * 1024;
-const BUFFER_MAX: usize = 1024 * 1024;
+/// The kernel fills a dump's datagrams as far as the largest buffer it has seen on the socket, but not over 32 KiB;
+/// the first one, when it has seen none, as far as a page or 8 KiB, whichever is less (`NLMSG_GOODSIZE`). Only a single
+/// message can be larger. Of the 8 KiB the kernel takes 320 bytes for itself, and an allocator some.
+const ROOM: usize = 8 * 1024 - 256;
+const ROOM_MAX: usize = 1024 * 1024;
 /// The least that every system grants, doubled by the kernel.
 const SEND_BUFFER: usize = 128 * 1024;
 /// More than fit any receive buffer that we ask for.

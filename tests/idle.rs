@@ -81,4 +81,4 @@ fn threads(id: u32) -> usize {
     tasks.expect("a process of ours").count()
 }
 
-const WATCHED: Duration = Duration::from_secs(30);
+const WATCHED: Duration = Duration::from_secs(15);

@@ -21,7 +21,10 @@ use nix::unistd::Pid;
 use sidecast_lab::{
     Bird, Change, Child, Lab, Namespace, Routes, Site, ask_tcp, ask_udp, binary, expect, get, until,
 };
-use stages::{a_shell_in_the_image_for_exec_monitors, every_stage_by_either_builder};
+use stages::{
+    a_shell_in_the_image_for_exec_monitors, every_stage_by_either_builder,
+    the_builder_stage_compiles_what_ships,
+};
 
 sidecast_lab::tests! {
     needs ["bird", "birdc", "ip", "dnsmasq", "setcap", "ldd"]:
@@ -31,6 +34,9 @@ sidecast_lab::tests! {
         it_ends_with_the_network_it_lived_in;
     needs ["/var/run/docker.sock", "docker", "docker-buildx", "setcap", "getcap", "ldd"]:
         every_stage_by_either_builder;
+    needs ["/var/run/docker.sock", "docker", "docker-buildx", "setcap", "ldd", "bash", "dig", "nc",
+           "../sidecast/zig/bin/cargo-zigbuild"]:
+        the_builder_stage_compiles_what_ships;
     needs ["/var/run/docker.sock", "docker", "docker-buildx", "bird", "dnsmasq", "ip", "setcap",
            "ldd", "bash", "dig", "nc"]:
         a_shell_in_the_image_for_exec_monitors;

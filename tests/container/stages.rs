@@ -1,12 +1,13 @@
 //! The Dockerfile's stages, each made by both builders. There is no registry to take the base images from,
 //! so stand-ins take their place: they have the programs that the stages ask for, an `apk` that installs
-//! nothing, and a `cargo` that brings the binary under test instead of compiling for minutes.
+//! nothing, and a `cargo` that brings the binary under test instead of compiling for minutes, but in the one
+//! test of what it compiles.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use sidecast_lab::{Lab, binary, expect, until};
+use sidecast_lab::{Lab, binary, cache, expect, until};
 
 use crate::death::among_others;
 use crate::docker::{Builder, Container, Docker, finish};
@@ -45,6 +46,27 @@ pub fn every_stage_by_either_builder() {
             assert!(begun.starts_with("sidecast "), "{begun}");
         }
     }
+}
+
+/// The builder stage with a real compiler: this machine's, and cargo's cache, in place of the base image.
+pub fn the_builder_stage_compiles_what_ships() {
+    let _others = among_others();
+    let lab = Lab::new();
+    let docker = Docker::new();
+    let (bases, folders) = Bases::compiling(&docker, lab.dir());
+    let image = bases.stage(&docker, Builder::BuildKit, LAST);
+    let program = lab.dir().join("taken");
+    docker.take(&image, "/sidecast", &program);
+    assert!(tree::is_static(&program.display().to_string()));
+    let bytes = fs::read(&program).expect("a file");
+    println!("compiled in the image: {} bytes", bytes.len());
+    assert!(bytes.len() <= PROGRAM, "{}", bytes.len());
+    for folder in folders {
+        let named = bytes.windows(folder.len()).any(|w| w == folder.as_bytes());
+        assert!(!named, "it names {folder}");
+    }
+    let begun = docker.once(&image, &["--version"]);
+    assert!(begun.starts_with("sidecast "), "{begun}");
 }
 
 pub fn a_shell_in_the_image_for_exec_monitors() {
@@ -86,18 +108,82 @@ pub fn a_shell_in_the_image_for_exec_monitors() {
 /// The stand-ins for the base images.
 struct Bases {
     args: [String; 2],
-    /// Bytes of the binary that the stand-in for cargo brings.
+    /// Bytes of the binary that the stand-in for cargo brings, if there is one.
     program: u64,
 }
 
 impl Bases {
+    /// With a `cargo` that brings the binary under test.
     fn make(docker: &Docker, dir: &Path) -> Self {
-        let rust = dir.join("rust");
-        tree::plant_by_name(&rust, &["sh", "cp", "mkdir", "sed", "setcap"]);
+        let rust = Self::rust(dir);
         tree::plant(&rust, &[(&binary(), "/under-test")]);
-        tree::script(&rust, "usr/bin/apk", APK);
         tree::script(&rust, "usr/bin/cargo", CARGO);
         tree::script(&rust, "usr/bin/rustc", RUSTC);
+        Self::import(docker, dir, &rust, &[])
+    }
+
+    /// With this machine's compiler and cargo's cache, each where it lies here, and what `tests/musl` fetched. Also the
+    /// folders of the builder.
+    fn compiling(docker: &Docker, dir: &Path) -> (Self, [String; 3]) {
+        let rust = Self::rust(dir);
+        let said = |program: &str, args: &[&str]| {
+            let mut command = Command::new(program);
+            command.args(args);
+            finish(command).trim().to_owned()
+        };
+        let sysroot = said("rustc", &["--print", "sysroot"]);
+        let host = said("rustc", &["--print", "host-tuple"]);
+        let home = std::env::var("HOME").expect("a home");
+        let cargo_home = std::env::var("CARGO_HOME").unwrap_or(format!("{home}/.cargo"));
+        let musl = cache().with_file_name("sidecast/zig").display().to_string();
+        let find = "import ziglang; print(ziglang.__path__[0])";
+        let zig = said(&format!("{musl}/bin/python3"), &["-c", find]);
+        let cargo = format!("{sysroot}/bin/cargo");
+        let rustc = format!("{sysroot}/bin/rustc");
+        tree::plant(&rust, &[(&cargo, &cargo), (&rustc, &rustc)]);
+        for folder in [
+            format!("{sysroot}/lib/rustlib/{host}"),
+            format!("{sysroot}/lib/rustlib/src/rust/library"),
+            format!("{cargo_home}/registry/index"),
+            format!("{cargo_home}/registry/cache"),
+            format!("{musl}/bin"),
+            zig.clone(),
+        ] {
+            tree::plant_folder(&rust, &folder);
+        }
+        let cargo = format!(
+            "export CARGO={cargo} RUSTC_BOOTSTRAP=1 RUSTFLAGS=\"$RUSTFLAGS -C link-self-contained=no -C link-arg=-pie\"\n\
+             [ \"$1\" = build ]; shift\n\
+             exec cargo-zigbuild zigbuild -Z build-std=std,panic_abort \"$@\"\n"
+        );
+        tree::script(&rust, "usr/local/bin/cargo", &cargo);
+        let cc = format!(
+            "exec cargo-zigbuild zig cc -- -target {} \"$@\"\n",
+            host.replace("-unknown", "")
+        );
+        tree::script(&rust, "usr/local/bin/cc", &cc);
+        let environment = [
+            format!(
+                "ENV CARGO_HOME={cargo_home} CARGO_NET_OFFLINE=true CARGO_ZIGBUILD_ZIG_PATH={zig}/zig"
+            ),
+            format!(
+                "ENV PATH=/usr/local/bin:{musl}/bin:{sysroot}/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+            ),
+        ];
+        let changes = environment.each_ref().map(|line| &**line);
+        let bases = Self::import(docker, dir, &rust, &changes);
+        (bases, [sysroot, cargo_home, "/src/src/".to_owned()])
+    }
+
+    /// What either has.
+    fn rust(dir: &Path) -> PathBuf {
+        let rust = dir.join("rust");
+        tree::plant_by_name(&rust, &["sh", "cp", "mkdir", "uname", "setcap"]);
+        tree::script(&rust, "usr/bin/apk", APK);
+        rust
+    }
+
+    fn import(docker: &Docker, dir: &Path, rust: &Path, changes: &[&str]) -> Self {
         let alpine = dir.join("alpine");
         tree::plant_by_name(&alpine, &["sh", "bash", "dig", "nc", "grep"]);
         // Only its libraries are wanted here, where it has any.
@@ -105,12 +191,13 @@ impl Bases {
         fs::remove_file(alpine.join("tmp/under-test")).expect("a file of ours");
         tree::script(&alpine, "usr/bin/apk", APK);
         let path = "ENV PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-        let import = |name, tree: &Path| docker.import(name, tree, &[path]);
-        let program = fs::metadata(rust.join("under-test")).expect("a file");
+        let changes = [&[path], changes].concat();
+        let import = |name, tree: &Path| docker.import(name, tree, &changes);
+        let program = fs::metadata(rust.join("under-test")).map_or(0, |file| file.len());
         Self {
-            program: program.len(),
+            program,
             args: [
-                format!("RUST={}", import("rust", &rust)),
+                format!("RUST={}", import("rust", rust)),
                 format!("ALPINE={}", import("alpine", &alpine)),
             ],
         }
@@ -170,13 +257,15 @@ fn healthy(container: &Container) {
 const LAST: &str = "";
 /// Bytes.
 const CONTEXT: u64 = 10_000_000;
+/// What `tests/musl` allows the binary. Bytes.
+const PROGRAM: usize = 3_600_000;
 const MONITORS: &str = "exec:[[ -n $BASH_VERSION ]] && dig +short +time=1 @127.0.0.1 host.example | \
                         grep -qx 198.51.100.7;exec:nc -z 127.0.0.1 53";
 const APK: &str = "[ \"$1 $2\" = 'add --no-cache' ]\n";
-const RUSTC: &str = "echo 'host: x86_64-unknown-linux-musl'\n";
+const RUSTC: &str = "[ \"$*\" = '--print sysroot' ]\necho /usr/local/rust\n";
 const CARGO: &str = "\
-[ \"$*\" = 'build --release --locked --target x86_64-unknown-linux-musl' ]
-[ \"$RUSTFLAGS\" = '-C target-feature=+crt-static' ]
-mkdir -p target/x86_64-unknown-linux-musl/release
-cp /under-test target/x86_64-unknown-linux-musl/release/sidecast
+target=$(uname -m)-unknown-linux-musl
+[ \"$*\" = \"build --release --locked --target $target\" ]
+mkdir -p target/$target/release
+cp /under-test target/$target/release/sidecast
 ";

@@ -32,6 +32,18 @@ pub fn plant(tree: &Path, programs: &[(&str, &str)]) {
     fs::write(tree.join("etc/passwd"), users).expect("a file");
 }
 
+/// Puts a folder where it lies here, as it is.
+#[track_caller]
+pub fn plant_folder(tree: &Path, folder: &str) {
+    let to = tree.join(folder.trim_start_matches('/'));
+    fs::create_dir_all(&to).expect("a folder");
+    let mut copy = Command::new("cp");
+    copy.args(["-a", "-T", "--reflink=auto"])
+        .arg(folder)
+        .arg(&to);
+    assert!(copy.status().expect("cp").success(), "{folder}");
+}
+
 /// Puts programs by name, installed here or in the tests' cache, where Debian has them.
 #[track_caller]
 pub fn plant_by_name(tree: &Path, names: &[&str]) {

@@ -267,5 +267,5 @@ fn every_parameter_is_judged_as_before() {
 
 #[test]
 fn the_reference_is_that_of_the_tables() {
-    holds("docs/configuration.md", &reference());
+    holds("examples/reference.md", &reference());
 }

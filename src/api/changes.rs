@@ -69,8 +69,14 @@ pub(super) fn drain(
     Ok(Reply::WhenDrained { name, response })
 }
 
+/// A drain belongs to the name: one that has no app at the moment can be undrained too.
 pub(super) fn undrain(core: &mut Core, now: Instant, name: Option<&str>) -> Result<(), Refused> {
-    let name = name.map(|name| known(core, now, name)).transpose()?;
+    let drained = |name: &str| {
+        let name = name.parse().ok();
+        name.filter(|name| core.is_drained_by_name(name))
+    };
+    let find = |name| known(core, now, name).or_else(|unknown| drained(name).ok_or(unknown));
+    let name = name.map(find).transpose()?;
     core.undrain(now, name.as_ref());
     Ok(())
 }

@@ -330,6 +330,19 @@ fn methods_are_checked_where_gocast_had_no_such_call() {
 }
 
 #[test]
+fn a_drain_without_an_app_can_be_undone() {
+    let mut f = Fixture::new();
+    let register = "/register?name=web&vip=203.0.113.7/32";
+    assert_eq!(f.get(register), ok());
+    assert_eq!(f.get("/drain?name=web&wait=0"), ok());
+    assert_eq!(f.get("/unregister?name=web"), ok());
+    assert_eq!(f.get("/apps/web").0, 404);
+    assert_eq!(f.get("/undrain?name=web"), ok());
+    assert_eq!(f.get(register), ok());
+    assert_ne!(f.json("/apps/web")["state"], "drained");
+}
+
+#[test]
 fn a_drain_waits_unless_told_not_to() {
     let mut f = Fixture::new();
     f.pass();
@@ -346,6 +359,7 @@ fn a_drain_waits_unless_told_not_to() {
     let reply = f.reply(&request(Method::Post, "/apps/dns/drain", &[]));
     assert!(matches!(reply, Reply::WhenDrained { name: Some(_), .. }));
     assert_eq!(f.get("/drain?name=nobody").0, 404);
+    assert_eq!(f.get("/undrain?name=nobody").0, 404);
     assert_eq!(f.get("/drain?wait=maybe").0, 400);
 }
 

@@ -47,6 +47,11 @@ impl Core {
         self.settle(now);
     }
 
+    /// Whether this very name is drained, also where no app has it now.
+    pub fn is_drained_by_name(&self, name: &AppName) -> bool {
+        self.registry.drains().names.contains(name)
+    }
+
     /// Whether the drains asked for are over: withdrawn, acknowledged, `drain_time` passed.
     pub fn drained(&self, name: Option<&AppName>) -> bool {
         self.registry.is_drained(name)

@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use log::warn;
+
 use super::Registry;
 use super::entry::Entry;
 use crate::app::{App, AppName};
@@ -20,9 +22,15 @@ pub struct Drains {
 
 impl Drains {
     fn mean(&self, app: &App) -> bool {
+        // Once for all names, of which there may be many.
+        let service = app.service();
+        let instance = app.instance_id.as_ref();
+        let instance = instance.map(|id| AppName::of_instance(service, id));
         let said = |names: &BTreeSet<AppName>, of_service: bool| {
-            let mut names = names.iter();
-            names.any(|name| (name.as_str() == app.service()) == of_service && app.is_called(name))
+            names.iter().any(|name| match name.as_str() == service {
+                true => of_service,
+                false => !of_service && (*name == app.name || instance.as_ref() == Some(name)),
+            })
         };
         for of_service in [false, true] {
             if said(&self.names, of_service) {
@@ -36,10 +44,10 @@ impl Drains {
     }
 
     /// The latest word on a service is one on its instances.
-    fn forget<'a>(&mut self, name: &AppName, apps: impl Iterator<Item = &'a App> + Clone) {
-        let instances = apps.filter(|app| app.service() == name.as_str());
+    fn forget<'a>(&mut self, name: &AppName, apps: impl Iterator<Item = &'a App>) {
+        let instances: Vec<&App> = apps.filter(|app| app.service() == name.as_str()).collect();
         let stays =
-            |other: &AppName| other != name && !instances.clone().any(|app| app.is_called(other));
+            |other: &AppName| other != name && !instances.iter().any(|app| app.is_called(other));
         self.names.retain(stays);
         self.spared.retain(stays);
     }
@@ -61,6 +69,7 @@ impl Registry {
         }
         let chosen = |entry: &Entry| name.is_none_or(|name| entry.app.is_called(name));
         self.start_drains(now, false, chosen);
+        self.forget_surplus();
     }
 
     /// Drains all because the process is about to end.
@@ -105,6 +114,24 @@ impl Registry {
                 self.queue.apps.insert(name.clone());
             }
         }
+        self.forget_surplus();
+    }
+
+    /// Names whose app is gone are remembered up to a bound: a client may go through any number of them.
+    fn forget_surplus(&mut self) {
+        let most = self.apps.len() + REMEMBERED;
+        for names in [&mut self.drains.names, &mut self.drains.spared] {
+            if names.len() <= most {
+                continue;
+            }
+            let is_gone = |name: &&AppName| !self.apps.values().any(|e| e.app.is_called(name));
+            if let Some(gone) = names.iter().find(is_gone).cloned() {
+                warn!(
+                    "the drain of {gone}, which has no app, is forgotten: there are {REMEMBERED} others"
+                );
+                names.remove(&gone);
+            }
+        }
     }
 
     /// Whether somebody waits for the peers' acknowledgement; from now on they count as asked.
@@ -147,3 +174,6 @@ impl Registry {
         &self.drains
     }
 }
+
+/// Drains of names without an app. Together they fit into a state file.
+const REMEMBERED: usize = 1000;

@@ -650,6 +650,30 @@ fn a_drain_survives_registering_again_and_cleanup() {
     assert!(bench.is_announced(VIP));
 }
 
+/// Whoever registers, drains and unregisters one name after the other costs no memory without bound.
+#[test]
+fn drains_of_names_without_an_app_are_remembered_up_to_a_bound() {
+    let mut bench = Bench::with_outcomes(config("", &dns("")), &[(MONITOR, true)]);
+    bench.core.drain(bench.now, Some(&name("dns")));
+    for number in 0..1200 {
+        let gone = name(&format!("a{number}"));
+        bench.core.drain(bench.now, Some(&gone));
+    }
+    let drains = bench.core.memory().drains;
+    assert_eq!(drains.len(), 1001);
+    assert!(drains.contains(&name("dns")), "it has an app");
+    assert!(
+        drains.contains(&name("a1199")),
+        "the latest is not the one that goes"
+    );
+    bench.core.drain(bench.now, None);
+    for number in 0..1200 {
+        let gone = name(&format!("a{number}"));
+        bench.core.undrain(bench.now, Some(&gone));
+    }
+    assert_eq!(bench.core.memory().undrained.len(), 1001);
+}
+
 #[test]
 fn one_of_all_that_are_drained_can_come_back_alone() {
     let mut bench = Bench::with_outcomes(config("cleanup_timer: 30s", ""), &[("port:tcp:1", true)]);

@@ -89,7 +89,7 @@ async fn follow(
     changes: Receiver<()>,
     events: Sender<Event>,
 ) {
-    let lane = Lane::default();
+    let lane = Lane::of_many();
     let (mut known, mut told) = (false, None);
     loop {
         let (file, folders) = (path.clone(), folders.clone());

@@ -1,5 +1,8 @@
-//! Calls that may block for ever, such as those for files of a file server that is away: on threads of
-//! smol's pool, never on the loop.
+//! Calls for files, which may block for ever where the file server is away: on threads of smol's pool,
+//! never on the loop.
+//!
+//! They have no place among [`super::places`], those of `agent.check_threads`: checks that hang, which others
+//! may have registered, must not keep the operator from a reload, nor a drain from being remembered.
 
 use smol::Timer;
 use smol::future::FutureExt;
@@ -10,19 +13,38 @@ use std::time::Duration;
 
 /// The calls for one file, one after the other: where it hangs, it holds one thread and no more.
 #[derive(Clone, Debug)]
-pub struct Lane(Arc<Semaphore>);
+pub struct Lane {
+    turn: Arc<Semaphore>,
+    /// Of [`MANY`].
+    is_one_of_many: bool,
+}
 
 impl Default for Lane {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(1)))
+        Self {
+            turn: Arc::new(Semaphore::new(1)),
+            is_one_of_many: false,
+        }
     }
 }
 
 impl Lane {
+    /// For one of as many files as there are apps: they share some threads, and where all of those hang
+    /// they wait, but nobody else does.
+    pub fn of_many() -> Self {
+        Self {
+            is_one_of_many: true,
+            ..Self::default()
+        }
+    }
+
     /// Runs the call when its turn has come. It goes on also when nobody waits for it any more.
     pub async fn run<T: Send + 'static>(&self, call: impl FnOnce() -> T + Send + 'static) -> T {
-        let turn = self.0.acquire_arc().await;
-        let place = PLACES.acquire().await;
+        let turn = self.turn.acquire_arc().await;
+        let place = match self.is_one_of_many {
+            true => Some(MANY.acquire().await),
+            false => None,
+        };
         smol::unblock(move || {
             let result = call();
             drop((turn, place));
@@ -49,8 +71,10 @@ impl Lane {
     }
 }
 
-/// All lanes together: the pool would grow to 500 threads.
-static PLACES: Semaphore = Semaphore::new(64);
+/// All lanes of many files together. With 400 of `agent.check_threads` at most, 64 commands that start and a
+/// few lanes by themselves this stays below the 500 threads of the pool: there is always one left.
+static MANY: Semaphore = Semaphore::new(SHARED);
+const SHARED: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -69,6 +93,24 @@ mod tests {
             assert_eq!(Lane::default().run(|| 7).await, 7);
             go.send(()).unwrap();
             assert_eq!(lane.run(|| 8).await, 8);
+        });
+    }
+
+    #[test]
+    fn where_all_of_many_hang_a_file_by_itself_is_read() {
+        let soon = Duration::from_millis(5);
+        smol::block_on(async {
+            let mut held = Vec::new();
+            for _ in 0..SHARED {
+                let (go, wait) = mpsc::channel::<()>();
+                let hangs = move || wait.recv().map_err(io::Error::other);
+                assert!(Lane::of_many().run_within(soon, hangs).await.is_err());
+                held.push(go);
+            }
+            assert!(Lane::of_many().run_within(soon, || Ok(())).await.is_err());
+            assert_eq!(Lane::default().run(|| 7).await, 7);
+            drop(held);
+            assert_eq!(Lane::of_many().run(|| 8).await, 8);
         });
     }
 }

@@ -84,6 +84,11 @@ fn a_state_file_that_hangs_holds_nothing_up() {
     }
     stage.withdraws_at_once();
     assert!(threads(&sidecast, "blocking-") <= 1, "one call at a time");
+    let metrics = sidecast.get(&stage.site.a.network, "/metrics").body;
+    assert!(
+        metrics.contains("\nsidecast_state_file_written 0\n"),
+        "{metrics}"
+    );
     let begun = Instant::now();
     sidecast.signal(Signal::SIGTERM);
     let status = sidecast.wait(PATIENCE);

@@ -17,6 +17,7 @@ pub struct Calls {
     waiting: Vec<Waiting>,
     reload: Reload,
     longest_turn: Duration,
+    state_file_written: Option<bool>,
 }
 
 struct Waiting {
@@ -92,6 +93,7 @@ impl Calls {
             waiting: Vec::new(),
             reload,
             longest_turn: Duration::ZERO,
+            state_file_written: None,
         }
     }
 
@@ -138,6 +140,7 @@ impl Calls {
             reload: self.reload,
             longest_turn: self.longest_turn,
             log_lines_dropped: stderr::dropped(),
+            state_file_written: self.state_file_written,
             consul_up: core.consul_up(),
             nat,
         }
@@ -154,6 +157,11 @@ impl Calls {
     /// Notes how long a turn of the loop took, for the metrics.
     pub fn turned(&mut self, took: Duration) {
         self.longest_turn = self.longest_turn.max(took);
+    }
+
+    /// Notes whether the state file is as it should be, for the metrics.
+    pub fn remembered(&mut self, written: Option<bool>) {
+        self.state_file_written = written;
     }
 
     /// Answers the calls whose drains are done.

@@ -8,8 +8,10 @@ use crate::io::state_file;
 use smol::Timer;
 use smol::channel::{self, Receiver, Sender};
 use smol::future::FutureExt;
+use std::cell::Cell;
 use std::io;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// The state file, where one is configured.
@@ -17,6 +19,8 @@ pub struct StateFile {
     /// What is to be written; of two the newer one.
     texts: Sender<String>,
     writer: smol::Task<()>,
+    /// It could be neither read nor written the last time, or did not answer.
+    failing: Rc<Cell<bool>>,
     /// When it is to be written.
     due: Option<Instant>,
     not_before: Instant,
@@ -31,6 +35,7 @@ impl StateFile {
         let text = lane
             .run_within(READ, move || state_file::read(&file, Memory::LONGEST))
             .await;
+        let failing = Rc::new(Cell::new(text.is_err()));
         let written = text.unwrap_or_else(|error| {
             log::warn!("agent.state_file: {}: {error}", path.display());
             None
@@ -50,7 +55,8 @@ impl StateFile {
         let (texts, queue) = channel::bounded(1);
         Some(Self {
             texts,
-            writer: executor.spawn(write_all(lane, path, written, queue)),
+            writer: executor.spawn(write_all(lane, path, written, queue, failing.clone())),
+            failing,
             due,
             not_before: now,
         })
@@ -64,6 +70,11 @@ impl StateFile {
         if self.due.is_some_and(|due| due <= now) {
             self.write(core, now);
         }
+    }
+
+    /// Whether what changed since is remembered as well.
+    pub fn is_written(&self) -> bool {
+        !self.failing.get()
     }
 
     pub fn deadline(&self) -> Option<Instant> {
@@ -91,8 +102,14 @@ impl StateFile {
 }
 
 /// Writes what comes, and again what could not be written.
-async fn write_all(lane: Lane, path: PathBuf, mut written: String, texts: Receiver<String>) {
-    let mut failing = false;
+async fn write_all(
+    lane: Lane,
+    path: PathBuf,
+    mut written: String,
+    texts: Receiver<String>,
+    failing: Rc<Cell<bool>>,
+) {
+    let mut told = false;
     let mut next = texts.recv().await;
     while let Ok(text) = next {
         let failed = if text == written {
@@ -105,11 +122,13 @@ async fn write_all(lane: Lane, path: PathBuf, mut written: String, texts: Receiv
             lane.run_within(WRITE, write).await.err()
         };
         let Some(error) = failed else {
-            (written, failing) = (text, false);
+            (written, told) = (text, false);
+            failing.set(false);
             next = texts.recv().await;
             continue;
         };
-        if !std::mem::replace(&mut failing, true) {
+        failing.set(true);
+        if !std::mem::replace(&mut told, true) {
             log::warn!("agent.state_file: {}: {error}", path.display());
         }
         let again = async {

@@ -191,6 +191,8 @@ impl Agent {
             self.calls.turned(now.elapsed());
             let wake = self.wait().await;
             now = Instant::now();
+            let written = self.state_file.as_ref().map(StateFile::is_written);
+            self.calls.remembered(written);
             self.take(now, wake);
             // What else has arrived goes along, but no more than a handful before deadlines and outputs.
             let rest: Vec<Event> = self.inbox.rest().collect();

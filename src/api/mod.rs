@@ -36,6 +36,8 @@ pub struct World<'a> {
     pub longest_turn: Duration,
     /// Lines of the log that nobody took.
     pub log_lines_dropped: u64,
+    /// `None`: there is no state file.
+    pub state_file_written: Option<bool>,
     /// `None`: Consul is not configured.
     pub consul_up: Option<bool>,
     /// What the kernel's NAT counters say; empty where nobody asked it.

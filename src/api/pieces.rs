@@ -114,6 +114,7 @@ impl Rest {
             reload: world.reload,
             longest_turn: world.longest_turn,
             log_lines_dropped: world.log_lines_dropped,
+            state_file_written: world.state_file_written,
         };
         page.end(&core.peers(world.now), &extra);
         (page.into_bytes(), None)

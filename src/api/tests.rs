@@ -53,6 +53,7 @@ impl Fixture {
             },
             longest_turn: Duration::ZERO,
             log_lines_dropped: 0,
+            state_file_written: None,
             consul_up: None,
             nat: &Rc::default(),
         };
@@ -472,6 +473,7 @@ fn the_metrics_listener_knows_three_paths() {
         },
         longest_turn: Duration::ZERO,
         log_lines_dropped: 0,
+        state_file_written: None,
         consul_up: Some(false),
         nat: &Rc::default(),
     };

@@ -33,6 +33,8 @@ pub struct Extra {
     pub longest_turn: Duration,
     /// Lines of the log that nobody took.
     pub log_lines_dropped: u64,
+    /// `None`: there is no state file.
+    pub state_file_written: Option<bool>,
 }
 
 /// How the last reading of the configuration ended; the one at start counts.
@@ -348,6 +350,14 @@ impl Page {
             "Lines of the log that nobody took from standard error.",
         );
         self.sample(&[], extra.log_lines_dropped);
+        if let Some(written) = extra.state_file_written {
+            self.family(
+                "sidecast_state_file_written",
+                GAUGE,
+                "Whether the state file has what is to outlive a restart.",
+            );
+            self.sample(&[], u8::from(written));
+        }
         if let Some(process) = &extra.process {
             of_process(self, process);
         }
@@ -430,6 +440,7 @@ mod tests {
                 succeeded_at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
             },
             log_lines_dropped: 3,
+            state_file_written: Some(false),
         };
         let peers = [sample::established(), sample::connecting()];
         let mut page = Page::default();
@@ -444,6 +455,7 @@ mod tests {
         for line in [
             "sidecast_loop_longest_seconds 0.0015".to_owned(),
             "sidecast_log_lines_dropped_total 3".to_owned(),
+            "sidecast_state_file_written 0".to_owned(),
             format!("sidecast_app_healthy{{{app}}} 1"),
             format!("sidecast_app_state{{{app},state=\"held_down\"}} 1"),
             format!("sidecast_app_announced{{{app},vip=\"192.0.2.53/32\"}} 0"),

@@ -17,6 +17,7 @@ sidecast_lab::tests! {
         yaml_in_parameters_costs_neither_memory_nor_time,
         a_configuration_beyond_the_limits_is_a_sentence,
         a_state_file_is_not_believed,
+        a_check_changes_nothing,
         every_writer_escapes_names;
     needs ["bird", "birdc", "ip"]:
         a_vip_that_belongs_to_the_network_is_refused;
@@ -190,6 +191,24 @@ fn every_writer_escapes_names() {
         assert_eq!(ask(&query).status, 400, "{refused:?}");
     }
     sidecast.has_whole_lines();
+}
+
+/// Its connection comes from this very host, which may change things, but its URL from somebody who may not:
+/// in a tag of Consul, `/drain` would take every service away.
+fn a_check_changes_nothing() {
+    let lab = Lab::new();
+    let host = lab.namespace("host");
+    let sidecast = Limited::start(&host, "");
+    let url = format!("http://{ADDR}/register%3fname=x%26vip=192.0.2.9/32");
+    let query = format!("/register?name=a&vip=192.0.2.1/32&interval=100ms&monitor={url}");
+    let reply = sidecast.ask("GET", &query, "").expect("an answer");
+    assert_eq!(reply.status, 200, "{}", reply.body);
+    until(PATIENCE, "the check is refused", || {
+        let app = sidecast.ask("GET", "/apps/a", "").expect("an answer");
+        expect(app.body.contains("status 403"), app.body)
+    });
+    let other = sidecast.ask("GET", "/apps/x", "").expect("an answer");
+    assert_eq!(other.status, 404, "{}", other.body);
 }
 
 fn a_configuration_beyond_the_limits_is_a_sentence() {

@@ -15,7 +15,7 @@ use serde_json::json;
 
 pub use message::{JSON, Method, Request, RequestError, Response, TEXT, Via, asks_for_json};
 pub use pieces::{Rest, go_on};
-pub use policy::Denied;
+pub use policy::{CHECK, Denied};
 
 use crate::app::AppName;
 use crate::core::{AppView, Core, Counted};

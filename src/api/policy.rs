@@ -19,6 +19,8 @@ pub enum Denied {
     CrossSite,
     /// What calls is a browser, and nothing says that no page made it.
     Browser,
+    /// A check of ours, or of another sidecast: whoever wrote its URL may not change anything by it.
+    Check,
     /// This address may not change anything.
     Caller(IpAddr),
     /// No token, or not the right one.
@@ -52,6 +54,7 @@ impl fmt::Display for Denied {
                 "a browser changes nothing here without a token: set agent.api_token, or use \
                  another client",
             ),
+            Self::Check => f.write_str("a check changes nothing here without a token"),
             Self::Caller(addr) => {
                 let addr = Prefix::host(*addr);
                 write!(
@@ -133,11 +136,15 @@ fn check_page(request: &Request) -> Result<(), Denied> {
     let agent = request.header("user-agent").unwrap_or_default();
     let is_browser = agent.starts_with("Mozilla/") && !agent.contains("PowerShell");
     match site {
+        _ if agent.starts_with("sidecast/") && agent.ends_with(CHECK) => Err(Denied::Check),
         Some("same-origin" | "none") => Ok(()),
         _ if is_browser => Err(Denied::Browser),
         _ => Ok(()),
     }
 }
+
+/// Behind program and version, what a check says of itself. Its address is ours, its URL may be a tag's.
+pub const CHECK: &str = " (check)";
 
 /// The header, where it is there, names this very origin.
 fn check_origin(request: &Request, header: &str) -> Result<(), Denied> {
@@ -447,6 +454,7 @@ mod tests {
             ("cookie", "a=b"),
             ("sec-fetch-mode", "cors"),
             ("user-agent", "curl/8.0 (like Mozilla/5.0)"),
+            ("user-agent", "sidecast/1.2.3"),
             ("referer", "http://h/page"),
             ("origin", "http://h"),
         ] {
@@ -454,6 +462,7 @@ mod tests {
         }
         for header in [
             ("user-agent", "Mozilla/5.0 (X11; Linux x86_64)"),
+            ("user-agent", "sidecast/1.2.3 (check)"),
             ("referer", "http://evil.example/page"),
             ("referer", "http://h.evil.example/h"),
             ("origin", "null"),

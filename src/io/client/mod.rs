@@ -300,7 +300,7 @@ fn explained(error: io::Error) -> io::Error {
     }
 }
 
-const USER_AGENT: &str = concat!("sidecast/", env!("CARGO_PKG_VERSION"));
+pub const USER_AGENT: &str = concat!("sidecast/", env!("CARGO_PKG_VERSION"));
 /// Bytes of a buffer: as many checks as there are places have four of them at once.
 const BUFFER: usize = 4 * 1024;
 const LARGE_HEAD: usize = 64 * 1024;

@@ -1,9 +1,10 @@
 //! `http:` and `https:` — what to ask, and which answer is good.
 
 use super::is_own_want;
+use crate::api::CHECK;
 use crate::app::{HttpUrl, StatusRanges};
 use crate::health::Outcome;
-use crate::io::client::{Answer, Ask, Client, Error};
+use crate::io::client::{Answer, Ask, Client, Error, USER_AGENT};
 use std::io;
 use std::time::Duration;
 
@@ -18,8 +19,12 @@ pub(super) struct Want {
 impl Want {
     /// Asks, and blocks meanwhile.
     pub(super) fn check(&self, client: &Client, timeout: Duration) -> Outcome {
-        let headers = self.headers.iter();
-        let headers: Vec<_> = headers.map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        let agent = format!("{USER_AGENT}{CHECK}");
+        let written = self.headers.iter().map(|(n, v)| (n.as_str(), v.as_str()));
+        // What is written replaces ours.
+        let headers: Vec<_> = std::iter::once(("user-agent", &*agent))
+            .chain(written)
+            .collect();
         let answer = client.ask(&Ask {
             url: &self.url.to_string(),
             headers: &headers,

@@ -20,6 +20,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use crate::net::{ParseError, Prefix, decimal, parse_cidr};
 use crate::text::misleads;
@@ -72,9 +73,10 @@ impl App {
     }
 }
 
-/// An app's name: 1 to 255 bytes, whatever can be seen in a line; no space at either end.
+/// An app's name: 1 to 255 bytes, whatever can be seen in a line; no space at either end. Kept in many places,
+/// and in memory once.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AppName(String);
+pub struct AppName(Arc<str>);
 
 impl AppName {
     pub fn as_str(&self) -> &str {
@@ -92,7 +94,7 @@ impl AppName {
         if name.is_empty() {
             name.push('_');
         }
-        Self(name)
+        Self(name.into())
     }
 
     /// The name of one instance of a service beside others.
@@ -103,11 +105,11 @@ impl AppName {
     /// For one more that would be called `name`.
     pub fn numbered(name: &Self, number: usize) -> Self {
         let end = format!("~{number}");
-        let mut text = name.0.clone();
+        let mut text = name.0.to_string();
         while text.len() + end.len() > 255 {
             text.pop();
         }
-        Self(text + &end)
+        Self((text + &end).into())
     }
 }
 
@@ -127,7 +129,7 @@ impl FromStr for AppName {
 
     fn from_str(s: &str) -> Result<Self, ParseError> {
         let fits = (1..=255).contains(&s.len()) && !s.contains(misleads) && s.trim() == s;
-        fits.then(|| Self(s.to_owned())).ok_or_else(|| {
+        fits.then(|| Self(s.into())).ok_or_else(|| {
             ParseError::new(
                 s,
                 "a name of 1 to 255 bytes without control or invisible characters and without a space at \

@@ -112,10 +112,13 @@ pub struct Network {
 
 /// Reads the snapshot with the configuration's eyes. `our_vips` are never a source or a next hop.
 pub fn network(snapshot: &Snapshot, bgp: &Bgp, our_vips: &BTreeSet<Prefix>) -> Network {
+    let addresses = snapshot.addresses.iter();
+    let marked = addresses.filter(|a| a.proto == Some(IFAPROT_SIDECAST));
     let view = View {
         snapshot,
         bgp,
         vips: our_vips,
+        marked: marked.map(|a| a.addr).collect(),
     };
     let mut peers = BTreeMap::new();
     for (settings_index, settings) in bgp.peers.iter().enumerate() {
@@ -164,6 +167,8 @@ struct View<'a> {
     snapshot: &'a Snapshot,
     bgp: &'a Bgp,
     vips: &'a BTreeSet<Prefix>,
+    /// Addresses with the mark of an earlier run, or of this one.
+    marked: BTreeSet<IpAddr>,
 }
 
 impl<'a> View<'a> {
@@ -432,8 +437,7 @@ impl<'a> View<'a> {
 
     /// Ours by the configuration, or by the mark of an earlier run whose lease has not ended yet.
     fn is_vip(&self, addr: IpAddr) -> bool {
-        let marked = |a: &Address| a.addr == addr && a.proto == Some(IFAPROT_SIDECAST);
-        self.vips.iter().any(|vip| vip.contains(addr)) || self.snapshot.addresses.iter().any(marked)
+        self.marked.contains(&addr) || Prefix::around(addr).any(|vip| self.vips.contains(&vip))
     }
 
     fn link(&self, index: u32) -> Option<&'a Link> {

@@ -170,6 +170,12 @@ impl Prefix {
         self.family() == Family::of(addr) && Self::masked(addr, self.len) == Ok(*self)
     }
 
+    /// All prefixes that contain an address, the longest first.
+    pub fn around(addr: IpAddr) -> impl Iterator<Item = Self> {
+        let lengths = (0..=Family::of(addr).width()).rev();
+        lengths.filter_map(move |len| Self::masked(addr, len).ok())
+    }
+
     /// Whether every address of `other` lies in this one.
     pub fn covers(&self, other: &Prefix) -> bool {
         self.len <= other.len && self.contains(other.addr)
@@ -565,6 +571,8 @@ mod tests {
         let v4: Prefix = "192.0.2.0/24".parse().unwrap();
         assert!(v4.contains("192.0.2.9".parse().unwrap()));
         assert!(!v4.contains("192.0.3.9".parse().unwrap()));
+        let around: Vec<Prefix> = Prefix::around("192.0.2.9".parse().unwrap()).collect();
+        assert_eq!((around.len(), around[8], around[32].len()), (33, v4, 0));
         let all6: Prefix = "::/0".parse().unwrap();
         assert!(!all6.contains("192.0.2.9".parse().unwrap()));
         assert!(v4.covers(&"192.0.2.128/25".parse().unwrap()));

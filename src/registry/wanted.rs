@@ -114,7 +114,7 @@ impl Registry {
 
     /// Whether this address is one of our VIPs.
     pub fn is_vip(&self, addr: std::net::IpAddr) -> bool {
-        let mut vips = self.claims.vips().chain(self.leaving.keys());
-        vips.any(|vip| vip.contains(addr))
+        let known = |vip| self.claims.holder(&vip).is_some() || self.leaving.contains_key(&vip);
+        Prefix::around(addr).any(known)
     }
 }

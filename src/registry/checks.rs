@@ -57,19 +57,23 @@ impl Checks {
         now: Instant,
         app: &AppName,
         monitors: &BTreeSet<Monitor>,
-        mut known: Vec<MonitorId>,
+        known: Vec<MonitorId>,
     ) -> Vec<MonitorId> {
         let mut ids = Vec::with_capacity(monitors.len());
+        let mut free = known.clone();
         for monitor in monitors {
-            let equal = known.iter().position(|id| {
+            let equal = free.iter().position(|id| {
                 let check = self.get(*id);
                 check.is_some_and(|check| check.monitor.spec == monitor.spec)
             });
-            let before = equal.map(|index| known.swap_remove(index));
+            let before = equal.map(|index| free.swap_remove(index));
             ids.push(self.join(now, app, monitor, before));
         }
+        // Last, since two monitors may share a check, or have changed theirs with each other.
         for id in known {
-            self.leave(app, id);
+            if !ids.contains(&id) {
+                self.leave(app, id);
+            }
         }
         ids
     }
@@ -91,9 +95,6 @@ impl Checks {
             if before != Some(id) {
                 self.add_member(id, app);
                 self.look_again(now, id);
-                before
-                    .into_iter()
-                    .for_each(|before| self.leave(app, before));
             }
             return id;
         }
@@ -123,9 +124,6 @@ impl Checks {
         if is_port {
             self.shared.insert(nameless, id);
             self.index_port(id, true);
-            before
-                .into_iter()
-                .for_each(|before| self.leave(app, before));
         }
         id
     }

@@ -245,3 +245,39 @@ fn what_the_queue_forgets_is_put_right_by_the_next_full_pass() {
         assert_eq!(run(true), run(false), "seed {seed}");
     }
 }
+
+/// Two monitors of an app may share a check, and change theirs with each other.
+#[test]
+fn monitors_of_one_port_that_come_and_go_keep_their_checks() {
+    let with = |monitors: &[&str]| {
+        let text = monitors.join(", ");
+        config(
+            "",
+            &format!("{{name: a, vip: 192.0.2.1/32, monitors: [{text}]}}"),
+        )
+    };
+    let of = |more: &str| format!("{{monitor: \"port:tcp:1\", {more}}}");
+    let all = [
+        "name: x",
+        "name: y",
+        "interval: 1s",
+        "interval: 2s",
+        "interval: 3s",
+    ]
+    .map(of);
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    let mut chance = Jitter::new(5);
+    let mut bench = Bench::with_outcomes(with(&all), &[("port:tcp:1", true)]);
+    for step in 0..100 {
+        let some: Vec<&str> = all
+            .iter()
+            .copied()
+            .filter(|_| chance.below(2) == 0)
+            .collect();
+        bench.core.reload(bench.now, with(&some));
+        bench.advance(secs(1));
+        bench.core.assert_indexes();
+        assert!(bench.is_announced("192.0.2.1/32"), "step {step}: {some:?}");
+        assert_eq!(bench.app("a").monitors.len(), some.len());
+    }
+}

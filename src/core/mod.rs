@@ -154,6 +154,8 @@ impl Core {
             forwarding_preserved: before.is_some_and(|before| before.forwarding),
         });
         self.first_round_by = before.map(|_| now + FIRST_ROUND);
+        // The first look at the network makes the sessions: by then they know what is waited for.
+        self.settle(now);
         self
     }
 

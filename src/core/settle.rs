@@ -59,10 +59,11 @@ impl Core {
         }
     }
 
-    /// Peers that kept a predecessor's routes drop what End-of-RIB does not leave: it waits for Consul's
-    /// services, for the checks, and for the addresses of what they found healthy.
+    /// Peers that kept a predecessor's routes drop what End-of-RIB does not leave: it waits for the network,
+    /// for Consul's services, for the checks, and for the addresses of what they found healthy.
     fn waits_for_first_round(&mut self) -> bool {
         if self.first_round_by.is_some()
+            && self.network.is_some()
             && self.knows_services()
             && self.registry.is_known()
             && self.kernel.is_finished()
@@ -103,11 +104,10 @@ impl Core {
 
     /// Takes note of the apps that a peer has heard of by now.
     fn note_announced(&mut self) {
-        if self.peers.take_sent() {
-            let peers = &self.peers;
-            self.registry
-                .note_announced(|prefix| peers.is_announced(prefix));
-        }
+        let sent = self.peers.take_sent();
+        let peers = &self.peers;
+        self.registry
+            .note_announced(sent, |prefix| peers.is_announced(prefix));
     }
 
     /// Asks the peers' kernels whether all has arrived, where somebody waits for it; `true` where there is

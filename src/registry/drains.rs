@@ -82,7 +82,7 @@ impl Registry {
         for (name, entry) in &mut self.apps {
             if chosen(entry) {
                 entry.drain(now, leaving);
-                self.unacknowledged.insert(name.clone());
+                self.index.note(entry);
                 self.queue.apps.insert(name.clone());
             }
         }
@@ -95,7 +95,7 @@ impl Registry {
         times.max().unwrap_or_default()
     }
 
-    /// Ends drains; without a name all of them.
+    /// Ends drains; without a name all of them. While the process ends that is only remembered.
     pub fn undrain(&mut self, name: Option<&AppName>) {
         match name {
             Some(name) => {
@@ -107,10 +107,13 @@ impl Registry {
             }
             None => self.drains = Drains::default(),
         }
+        if self.exiting {
+            return;
+        }
         for (name, entry) in &mut self.apps {
             if !self.drains.mean(&entry.app) {
                 entry.intent.undrain();
-                self.unacknowledged.remove(name);
+                self.index.note(entry);
                 self.queue.apps.insert(name.clone());
             }
         }
@@ -137,7 +140,7 @@ impl Registry {
     /// Whether somebody waits for the peers' acknowledgement; from now on they count as asked.
     pub fn ask_acknowledgement(&mut self) -> bool {
         let mut any = false;
-        for name in &self.unacknowledged {
+        for name in self.index.unacknowledged() {
             let entry = self.apps.get_mut(name);
             any |= entry.is_some_and(|entry| entry.intent.asked());
         }
@@ -146,15 +149,13 @@ impl Registry {
 
     /// The peers have what was sent before `ask_acknowledgement`.
     pub fn acknowledged(&mut self) {
-        for name in std::mem::take(&mut self.unacknowledged) {
-            let Some(entry) = self.apps.get_mut(&name) else {
-                continue;
-            };
-            entry.intent.acknowledged();
-            if entry.intent.is_unacknowledged() {
-                self.unacknowledged.insert(name.clone());
+        for name in self.index.unacknowledged().clone() {
+            if let Some(entry) = self.apps.get_mut(&name)
+                && entry.intent.acknowledged()
+            {
+                self.index.note(entry);
+                self.queue.apps.insert(name);
             }
-            self.queue.apps.insert(name);
         }
     }
 

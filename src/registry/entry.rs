@@ -91,6 +91,11 @@ impl Entry {
         self.refusal.is_none() && life.is_some_and(|life| life.is_addressed(always))
     }
 
+    /// Its state when it was last settled.
+    pub fn shown(&self) -> AppState {
+        self.shown
+    }
+
     pub fn since(&self) -> Instant {
         self.since
     }

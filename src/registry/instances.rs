@@ -66,22 +66,18 @@ impl Registry {
         let gone = held.is_some_and(|held| {
             are_instances(held, app) && id(held).is_some_and(|id| !there.contains(id))
         });
-        if gone && self.entries().any(|entry| id(&entry.app) == id(app)) {
+        if gone && id(app).is_some_and(|id| self.index.instance(id).is_some()) {
             self.unregister(now, &app.name);
         }
     }
 
     /// An instance that goes by another name now, since others came or went, stays what it is.
     fn rename_instance(&mut self, now: Instant, app: &App) {
-        if app.instance_id.is_none() || self.apps.contains_key(&app.name) {
+        let Some(id) = id(app).filter(|_| !self.apps.contains_key(&app.name)) else {
             return;
-        }
-        let same = |held: &App| {
-            held.source == app.source
-                && held.instance_id == app.instance_id
-                && held.service() == app.service()
         };
-        let old = self.entries().find(|entry| same(&entry.app));
+        let old = self.index.instance(id).and_then(|name| self.apps.get(name));
+        let old = old.filter(|entry| are_instances(&entry.app, app));
         if let Some(old) = old.map(|entry| entry.app.name.clone()) {
             self.rename(now, &BTreeMap::from([(&old, &app.name)]));
         }

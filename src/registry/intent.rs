@@ -6,7 +6,7 @@
 //! Run          Drain     Leave    -                    Maintenance  -               -      -             -
 //! Maintenance  Drain     Leave    -                    -            Run             -      -             -
 //! Drain        -         -        Run or Maintenance   (kept for after the drain)   Asked  Waiting       Done
-//! Leave        -         -        Run or Maintenance   (kept for after the drain)   Asked  Waiting       Done
+//! Leave        -         -        -                    (kept for after the drain)   Asked  Waiting       Done
 //! ```
 
 use std::time::{Duration, Instant};
@@ -67,9 +67,9 @@ impl Intent {
         };
     }
 
-    /// Ends a drain.
+    /// Ends a drain; the process ends all the same.
     pub fn undrain(&mut self) {
-        if let Self::Drain(drain) | Self::Leave(drain) = *self {
+        if let Self::Drain(drain) = *self {
             *self = if drain.maintenance {
                 Self::Maintenance
             } else {
@@ -269,6 +269,6 @@ drain withdrawn: undrain -> run; file -> drain withdrawn, file; asked -> drain a
 drain asked: undrain -> run; file -> drain asked, file; acknowledged -> drain acknowledged;
 drain acknowledged: undrain -> run; file -> drain acknowledged, file; deadline -> drain done;
 drain done: undrain -> run; file -> drain done, file;
-leave withdrawn: undrain -> run; file -> leave withdrawn, file; asked -> leave asked;
+leave withdrawn: file -> leave withdrawn, file; asked -> leave asked;
 ";
 }

@@ -9,6 +9,7 @@ mod damping;
 mod drains;
 mod entry;
 mod facts;
+mod index;
 mod instances;
 mod intent;
 mod register;
@@ -40,6 +41,7 @@ use app_health::AppTimers;
 use checks::Checks;
 use claims::Claims;
 use entry::Entry;
+use index::Index;
 
 /// What is shown of an app's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -133,10 +135,9 @@ pub struct Registry {
     facts: Facts,
     queue: Queue,
     deadlines: Deadlines<Subject>,
-    /// Apps with a drain whose withdraw the peers have not acknowledged.
-    unacknowledged: BTreeSet<AppName>,
-    /// Apps of which no route was out yet.
-    unannounced: BTreeSet<AppName>,
+    index: Index,
+    /// Apps that have come to want a route: one may be out already.
+    announcing: Vec<AppName>,
     outputs: VecDeque<Output>,
     /// What a restart has to know may have changed.
     redefined: bool,
@@ -191,8 +192,8 @@ impl Registry {
             facts: Facts::default(),
             queue: Queue::default(),
             deadlines: Deadlines::default(),
-            unacknowledged: BTreeSet::new(),
-            unannounced: BTreeSet::new(),
+            index: Index::default(),
+            announcing: Vec::new(),
             outputs: VecDeque::new(),
             redefined: false,
             maintenance_files: BTreeMap::new(),
@@ -270,6 +271,18 @@ impl Registry {
         if self.checks.wait(now, monitor) && log::log_enabled!(log::Level::Debug) {
             self.log_answer(monitor);
         }
+    }
+
+    /// The only ways in and out of the map.
+    fn put(&mut self, entry: Box<Entry>) {
+        self.index.add(&entry);
+        self.apps.insert(entry.app.name.clone(), entry);
+    }
+
+    fn take(&mut self, name: &AppName) -> Option<Box<Entry>> {
+        let entry = self.apps.remove(name)?;
+        self.index.remove(&entry);
+        Some(entry)
     }
 
     fn entries(&self) -> impl Iterator<Item = &Entry> {
@@ -379,6 +392,10 @@ impl Registry {
         };
         let change = entry.settle(now, &self.checks, &timers, problems);
         self.outputs.extend(change.map(Output::Changed));
+        self.index.note(entry);
+        if self.index.unannounced().contains(name) {
+            self.announcing.push(name.clone());
+        }
         let deadline = entry.deadline(&timers);
         let kept = entry.app.source != Source::Http || entry.refusal.is_some();
         let forgotten = !kept && entry.health.is_cleaned_up();
@@ -417,6 +434,10 @@ impl Queue {
 
 #[cfg(test)]
 impl Registry {
+    pub fn unacknowledged(&self) -> usize {
+        self.index.unacknowledged().len()
+    }
+
     pub fn forget_one_in_ten(&mut self, seed: u64) {
         self.queue.forgetful = Some(crate::timer::Jitter::new(seed));
     }
@@ -437,11 +458,10 @@ impl Registry {
             }
             let file = self.maintenance_files.get(name);
             assert_eq!(file, entry.app.options.maintenance_file.as_ref(), "{name}");
-            let waits = entry.intent.is_unacknowledged();
-            assert!(!waits || self.unacknowledged.contains(name), "{name}");
-            let unannounced = self.unannounced.contains(name);
-            assert_eq!(unannounced, !entry.was_announced, "{name}");
         }
+        let mut index = Index::default();
+        self.entries().for_each(|entry| index.add(entry));
+        self.index.assert_equals(&index);
         for (vip, names) in &wanted_by {
             assert_eq!(self.claims.wanted_by(vip), names.as_slice(), "{vip}");
             let holder = self.claims.holder(vip);

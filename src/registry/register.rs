@@ -117,7 +117,7 @@ impl Registry {
     pub(super) fn rename(&mut self, now: Instant, names: &BTreeMap<&AppName, &AppName>) {
         let mut entries = Vec::new();
         for (old, new) in names {
-            let Some(mut entry) = self.apps.remove(*old) else {
+            let Some(mut entry) = self.take(old) else {
                 continue;
             };
             entry.rename((*new).clone());
@@ -128,24 +128,18 @@ impl Registry {
         }
         let checks = entries.iter().flat_map(|entry| &entry.monitors);
         self.checks.rename(names, checks.copied().collect());
-        for set in [&mut self.unacknowledged, &mut self.unannounced] {
-            let new = |name: AppName| names.get(&name).map_or(name, |new| (*new).clone());
-            *set = std::mem::take(set).into_iter().map(new).collect();
-        }
         self.redefined |= !entries.is_empty();
         for mut entry in entries {
             let name = entry.app.name.clone();
             // A drain belongs to the name.
             if self.exiting || self.is_draining(&entry.app) {
                 entry.drain(now, self.exiting);
-                self.unacknowledged.insert(name.clone());
             } else {
                 entry.intent.undrain();
-                self.unacknowledged.remove(&name);
             }
             self.watch_file(&name, entry.app.options.maintenance_file.clone());
-            self.queue.apps.insert(name.clone());
-            self.apps.insert(name, entry);
+            self.queue.apps.insert(name);
+            self.put(entry);
         }
     }
 
@@ -168,11 +162,10 @@ impl Registry {
 
     /// How many there may be. What is there stays, whatever is allowed now.
     pub(super) fn find_room(&self, app: &App) -> Result<(), Refusal> {
-        let of_http = |entry: &&Entry| entry.app.source == Source::Http;
         let most = self.policy.max_http_apps;
         if app.source == Source::Http
             && !self.apps.contains_key(&app.name)
-            && self.entries().filter(of_http).count() >= most
+            && self.index.count(Source::Http) >= most
         {
             let message = format!("{most} apps are registered already");
             return Err(Refusal::policy("agent.max_http_apps", message));
@@ -213,7 +206,7 @@ impl Registry {
     /// Puts an app in the place of the one of its name, if there is one.
     pub(super) fn place(&mut self, now: Instant, app: App, refusal: Option<Refusal>) -> Registered {
         let name = app.name.clone();
-        let mut old = self.apps.remove(&name);
+        let mut old = self.take(&name);
         if let Some(old) = &old {
             self.leave(now, old, Some(&app).filter(|_| refusal.is_none()));
         }
@@ -245,7 +238,6 @@ impl Registry {
                 if app.monitors.is_empty() && refusal.is_none() && !told {
                     warn!("app {name} has no monitors: it counts as healthy");
                 }
-                self.unannounced.insert(name.clone());
                 let entry = Box::new(Entry::new(app, monitors, now));
                 (entry, Registered::Added)
             }
@@ -256,10 +248,9 @@ impl Registry {
         }
         if self.exiting || self.is_draining(&entry.app) {
             entry.drain(now, self.exiting);
-            self.unacknowledged.insert(name.clone());
         }
         let file = entry.app.options.maintenance_file.clone();
-        self.apps.insert(name.clone(), entry);
+        self.put(entry);
         self.watch_file(&name, file);
         self.redefined = true;
         self.queue.apps.insert(name);
@@ -268,15 +259,13 @@ impl Registry {
 
     /// Forgets an app; its routes go at once, its addresses after `drain_time`.
     pub fn unregister(&mut self, now: Instant, name: &AppName) -> bool {
-        let Some(entry) = self.apps.remove(name) else {
+        let Some(entry) = self.take(name) else {
             return false;
         };
         info!("app {name}: unregistered");
         self.leave(now, &entry, None);
         self.checks.remove(name, &entry.monitors);
         self.deadlines.set(Subject::App(name.clone()), None);
-        self.unacknowledged.remove(name);
-        self.unannounced.remove(name);
         self.watch_file(name, None);
         self.redefined = true;
         true

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::app_health::HeldBy;
 use super::check::Check;
 use super::entry::Entry;
-use super::{AppState, AppView, MonitorId, MonitorView, NatView, Registry, VipView};
+use super::{AppView, MonitorId, MonitorView, NatView, Registry, VipView};
 use crate::app::{App, AppName, MonitorSpec, NatSpec, Source};
 use crate::config::Refusal;
 use crate::health::Health;
@@ -36,9 +36,10 @@ impl Registry {
 
     /// The names that these sources registered.
     pub fn of_sources(&self, sources: &[Source]) -> Vec<AppName> {
-        let apps = self.entries().map(|entry| &entry.app);
-        let of_them = apps.filter(|app| sources.contains(&app.source));
-        of_them.map(|app| app.name.clone()).collect()
+        let names = sources
+            .iter()
+            .flat_map(|source| self.index.of_source(*source));
+        names.cloned().collect()
     }
 
     /// Apps of HTTP and Consul that are kept away, and why.
@@ -101,26 +102,30 @@ impl Registry {
 
     /// How many apps there are, and how many of them are up.
     pub fn count(&self) -> (usize, usize) {
-        let up = |entry: &&Entry| entry.state() == AppState::Up;
-        (self.apps.len(), self.entries().filter(up).count())
+        (self.apps.len(), self.index.up())
     }
 
     /// Every monitor has answered at least once.
     pub fn is_known(&self) -> bool {
-        let known =
-            |entry: &Entry| entry.health.health() != Health::Unknown || entry.refusal.is_some();
-        self.entries().all(known)
+        self.index.all_known()
     }
 
-    /// Remembers which apps have a route out; `out` says it of a prefix.
-    pub fn note_announced(&mut self, out: impl Fn(&Prefix) -> bool) {
-        self.unannounced.retain(|name| {
-            let Some(entry) = self.apps.get_mut(name) else {
-                return false;
-            };
-            entry.was_announced = entry.is_announcing() && entry.vips().any(|vip| out(&vip));
-            !entry.was_announced
-        });
+    /// Remembers which apps have a route out; `out` says it of a prefix. `sent`: of all that wait for it, since
+    /// something was sent, else of those that have come to want one, which may be that of another instance.
+    pub fn note_announced(&mut self, sent: bool, out: impl Fn(&Prefix) -> bool) {
+        let mut names = std::mem::take(&mut self.announcing);
+        if sent {
+            names = self.index.unannounced().iter().cloned().collect();
+        }
+        for name in names {
+            if let Some(entry) = self.apps.get_mut(&name)
+                && entry.is_announcing()
+                && entry.vips().any(|vip| out(&vip))
+            {
+                entry.was_announced = true;
+                self.index.note(entry);
+            }
+        }
     }
 
     /// `Ok` where every app was announced at least once and not all are leaving.

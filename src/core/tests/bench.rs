@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::app::{App, AppName};
+use crate::bgp::peer;
 use crate::config::{self, Config};
 use crate::core::{
     AppState, AppView, Core, Event, MonitorId, NatTable, Output, Refusal, Registered, Step,
@@ -108,6 +109,34 @@ pub fn network() -> Network {
         links_present: true,
         interfaces: Interfaces::default(),
     }
+}
+
+/// What a router sends to bring a session up.
+pub fn session_events() -> [Event; 3] {
+    let conn = peer::ConnId::accepted(1);
+    let accepted = peer::Event::Accepted {
+        conn,
+        local: "10.0.0.2:179".parse().unwrap(),
+        remote: "10.0.0.1:50000".parse().unwrap(),
+    };
+    let received = |bytes| peer::Event::Received { conn, bytes };
+    [accepted, received(open()), received(keepalive())].map(|event| Event::Bgp {
+        peer: PeerName::new("10.0.0.1".parse().unwrap(), None),
+        event,
+    })
+}
+
+/// AS 65000, hold time 90, router id 10.0.0.1, no capabilities.
+pub fn open() -> Vec<u8> {
+    let mut bytes = vec![0xff; 16];
+    bytes.extend([0, 29, 1, 4, 0xfd, 0xe8, 0, 90, 10, 0, 0, 1, 0]);
+    bytes
+}
+
+pub fn keepalive() -> Vec<u8> {
+    let mut bytes = vec![0xff; 16];
+    bytes.extend([0, 19, 4]);
+    bytes
 }
 
 impl Bench {

@@ -1,13 +1,11 @@
 //! BFD beside BGP: which session a packet is for, and what BGP hears of it.
 
-use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
-use super::bench::{config_with, network};
+use super::bench::{config_with, network, session_events};
 use crate::bfd::{self, Packet, Session, State};
 use crate::bgp::Negotiated;
-use crate::bgp::peer;
 use crate::core::{BfdPath, Core, Event, Output};
 use crate::discovery::{Network, PeerName};
 
@@ -117,22 +115,9 @@ impl Link {
 
     /// Brings BGP up by the bytes a router would send.
     fn establish(&mut self) {
-        let peer = PeerName::new("10.0.0.1".parse().unwrap(), None);
-        let conn = peer::ConnId::accepted(1);
-        let bgp = |event| Event::Bgp {
-            peer: peer.clone(),
-            event,
-        };
-        let local: SocketAddr = "10.0.0.2:179".parse().unwrap();
-        let remote: SocketAddr = "10.0.0.1:50000".parse().unwrap();
-        self.event(bgp(peer::Event::Accepted {
-            conn,
-            local,
-            remote,
-        }));
-        for bytes in [open(), keepalive()] {
-            self.event(bgp(peer::Event::Received { conn, bytes }));
-        }
+        session_events()
+            .into_iter()
+            .for_each(|event| self.event(event));
         assert!(self.negotiated().is_some());
         self.wire.clear();
     }
@@ -140,19 +125,6 @@ impl Link {
     fn negotiated(&self) -> Option<Negotiated> {
         self.core.peers(self.now)[0].negotiated.clone()
     }
-}
-
-/// AS 65000, hold time 90, router id 10.0.0.1, no capabilities.
-fn open() -> Vec<u8> {
-    let mut bytes = vec![0xff; 16];
-    bytes.extend([0, 29, 1, 4, 0xfd, 0xe8, 0, 90, 10, 0, 0, 1, 0]);
-    bytes
-}
-
-fn keepalive() -> Vec<u8> {
-    let mut bytes = vec![0xff; 16];
-    bytes.extend([0, 19, 4]);
-    bytes
 }
 
 /// A NOTIFICATION of Cease with this subcode.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::bench::{Bench, config, config_with, secs};
+use super::bench::{Bench, config, config_with, secs, session_events};
 use crate::config::Config;
 use crate::consul::{Catalog, Check, Checks, Query, Service, Status};
 use crate::core::{AppState, Core, Event, Report};
@@ -546,4 +546,20 @@ fn higher_sources_keep_their_names_and_vips() {
     assert!(
         bench.core.ready().is_ok() || bench.core.ready().is_err_and(|why| !why.contains("bad"))
     );
+}
+
+/// Its service's route is out, whichever instance holds it; no other UPDATE tells of that.
+#[test]
+fn a_standby_that_comes_up_later_keeps_nobody_unready() {
+    let mut bench = Bench::new(settings(""));
+    for event in session_events() {
+        bench.event(event);
+    }
+    bench.services(&[web("web-1")]);
+    bench.passing(&["web-1"]);
+    assert_eq!(bench.core.ready(), Ok(()));
+    bench.services(&[web("web-1"), web("web-2")]);
+    bench.passing(&["web-1", "web-2"]);
+    assert_eq!(bench.state("web@web-2"), AppState::Up);
+    assert_eq!(bench.core.ready(), Ok(()));
 }

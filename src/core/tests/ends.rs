@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::bench::{Bench, config, network, secs};
-use crate::core::{Event, NotAdmitted, Predecessor, StepError};
+use crate::core::{AppState, Event, NotAdmitted, Predecessor, StepError};
 use crate::health::Outcome;
 
 const DNS: &str = "{name: dns, vip: 192.0.2.53/32, nats: [\"udp:53:8053\"]}";
@@ -165,6 +165,10 @@ fn after_a_quiet_restart_the_routes_are_not_whole_before_the_first_checks() {
         crate::core::Core::new(config("", app), 1, bench.now).on_host(bench.now, None, before)
     };
     bench.core = restarted(&bench);
+    assert!(
+        !bench.core.peers.is_complete(),
+        "nor before the network is known"
+    );
     bench.event(Event::Network(network()));
     bench.advance(secs(1));
     assert!(!bench.core.peers.is_complete());
@@ -203,4 +207,22 @@ fn an_address_on_its_way_out_stays_for_whoever_comes_next() {
     bench.answer_all(Outcome::fail("refused"));
     bench.advance(secs(5));
     assert!(!bench.has_address(VIP), "drain_time is over");
+}
+
+/// Whoever asks for it while the process ends has it from the next start on.
+#[test]
+fn an_undrain_while_the_process_ends_announces_nothing_anew() {
+    let app =
+        "{name: dns, vip: 192.0.2.53/32, drain_time: 5s, vip_config: {when_draining: {med: 9}}}";
+    let mut bench = Bench::new(config("", app));
+    bench.core.drain(bench.now, None);
+    bench.advance(secs(1));
+    bench.event(Event::Stop);
+    bench.core.undrain(bench.now, None);
+    bench.settle();
+    let routes = bench.core.kernel.applied().routes.values();
+    assert!(routes.map(|route| route.med).eq([Some(9)]));
+    assert_eq!(bench.state("dns"), AppState::Draining);
+    bench.advance(secs(10));
+    assert_eq!(bench.exit.as_ref().map(|(code, _)| *code), Some(0));
 }

@@ -93,3 +93,16 @@ fn an_idle_minute_of_a_thousand_apps_is_one_full_pass() {
     assert!(done.iter().all(|step| step.starts_with("renew")));
     assert!(done.len() <= APPS, "{} renewals", done.len());
 }
+
+/// What waits for an acknowledgement is what has something to be acknowledged.
+#[test]
+fn apps_that_come_while_all_drain_wait_for_no_acknowledgement() {
+    let mut bench = Bench::new(config("max_http_apps: 5000", ""));
+    bench.core.drain(bench.now, None);
+    bench.acknowledges = false;
+    for number in 0..10 {
+        register(&mut bench, number, 1000);
+    }
+    assert!(bench.core.drained(None));
+    assert_eq!(bench.core.registry.unacknowledged(), 0);
+}

@@ -132,31 +132,26 @@ pub enum Verdict {
     Unknown(&'static str),
 }
 
-/// What these checks say of the service that `is_own` picks: all of its own and all of the node must
-/// pass, and it must have one of its own. `complete`: there are no others.
+/// What these checks, a service's own and the node's, say of the service: all must pass, and it must have
+/// one of its own. `complete`: there are no others.
 pub fn judge<'c>(
     checks: impl Iterator<Item = &'c Check>,
     complete: bool,
     warning_passes: bool,
-    is_own: impl Fn(&Check) -> bool,
 ) -> Verdict {
     let (mut own, mut node, mut not_run) = (false, false, false);
     for check in checks {
         let of_node = check.service_id.is_empty();
-        let of_service = !of_node && is_own(check);
-        if !of_node && !of_service {
-            continue;
-        }
         let word = match check.status {
             Status::Warning if !warning_passes => "warning",
             Status::Critical => "critical",
             Status::NotRun => {
                 not_run = true;
-                own |= of_service;
+                own |= !of_node;
                 continue;
             }
             Status::Passing | Status::Warning => {
-                own |= of_service;
+                own |= !of_node;
                 node |= of_node;
                 continue;
             }
@@ -305,9 +300,9 @@ mod tests {
             .iter()
             .map(|(service, status)| check(service, *status))
             .collect();
-        judge(checks.iter(), complete, warning_passes, |c| {
-            c.service_id == "w1"
-        })
+        let concern = |c: &&Check| c.service_id.is_empty() || c.service_id == "w1";
+        let concerning = checks.iter().filter(concern);
+        judge(concerning, complete, warning_passes)
     }
 
     #[test]

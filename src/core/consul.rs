@@ -1,18 +1,23 @@
-//! What Consul says: which apps there are because of it, and what its checks say of them. Where it says
-//! nothing, what is known stays: for ever, or for `consul_grace`.
+//! What Consul says: which services there are, and what its checks say of them. Where it says nothing,
+//! what is known stays: for ever, or for `consul_grace`.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod heard;
+mod names;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
 
-use super::Core;
-use crate::app::{App, AppName, AppOptions, Attributes, Reaction, Source};
-use crate::config::{Consul, Refusal, is_tagged, parse_app_from_tags};
+pub(super) use names::Named;
+
+use crate::app::{App, AppName};
+use crate::config::{Consul, is_tagged};
 use crate::consul::{Catalog, Checks, Query, Service, Verdict, judge};
 use crate::health::Outcome;
-use crate::registry::{Found, MonitorId};
 use crate::timer::Soonest;
+use heard::Heard;
+use names::Names;
 
 /// What came of a query.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,37 +34,49 @@ pub enum Report {
     },
 }
 
+pub(super) enum Event {
+    Report(Report),
+    /// What was known before a restart, until Consul says otherwise: the services, each with whether it
+    /// passed, and the other apps that did.
+    Recalled {
+        services: Vec<(Service, bool)>,
+        passed_apps: BTreeSet<AppName>,
+    },
+    /// What apps are made with may be another: the services are told again.
+    Reconfigured,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Output {
+    /// Exactly these ask for an announcement. `expired`: `consul_grace` is over for them.
+    Services { all: Vec<Named>, expired: bool },
+    /// What [`Discovery::outcome`] says may be another.
+    Rechecked,
+}
+
 /// All that is known from Consul.
-#[derive(Default)]
 pub(super) struct Discovery {
+    settings: Consul,
     /// Those that ask for an announcement, by their ids.
-    pub(super) services: BTreeMap<String, Service>,
+    services: BTreeMap<String, Service>,
     /// When those were first seen that are new: their checks may be on the way still.
     new: BTreeMap<String, Instant>,
     /// The services were heard of from Consul itself, not only from the state file.
-    pub(super) confirmed: bool,
-    /// Which instance goes by which name.
-    names: BTreeMap<AppName, String>,
-    node: Option<Checks>,
-    agent: Option<Checks>,
+    confirmed: bool,
+    names: Names,
+    node: Option<Heard>,
+    agent: Option<Heard>,
     failures: BTreeMap<Query, Failure>,
     outage: Option<Instant>,
     /// What passed before a restart, by the services' ids: counts while Consul has not answered since.
-    pub(super) passed: BTreeSet<String>,
+    passed: BTreeSet<String>,
     /// The same of apps that are no services of Consul's.
-    pub(super) passed_apps: BTreeSet<AppName>,
+    passed_apps: BTreeSet<AppName>,
     /// Until when Consul's own word is waited for before what is remembered counts.
-    pub(super) first_word_by: Option<Instant>,
+    first_word_by: Option<Instant>,
     /// `consul_grace` is over.
     expired: bool,
-}
-
-/// A service and what its app is called.
-struct Named {
-    name: AppName,
-    service: Service,
-    /// The name it would have, and the id of the service that has it.
-    taken_by: Option<(AppName, String)>,
+    outputs: VecDeque<Output>,
 }
 
 struct Failure {
@@ -69,211 +86,185 @@ struct Failure {
     partial: bool,
 }
 
-impl Core {
-    /// Whether Consul answers; `None` where it is not configured.
-    pub fn consul_up(&self) -> Option<bool> {
-        self.config.agent.consul.as_ref()?;
-        Some(self.discovery.confirmed && self.discovery.failures.is_empty())
+impl Discovery {
+    /// Follows Consul with these settings until the end.
+    pub fn new(settings: Consul) -> Self {
+        Self {
+            settings,
+            services: BTreeMap::new(),
+            new: BTreeMap::new(),
+            confirmed: false,
+            names: Names::default(),
+            node: None,
+            agent: None,
+            failures: BTreeMap::new(),
+            outage: None,
+            passed: BTreeSet::new(),
+            passed_apps: BTreeSet::new(),
+            first_word_by: None,
+            expired: false,
+            outputs: VecDeque::new(),
+        }
     }
 
-    pub(super) fn take_report(&mut self, now: Instant, report: Report) {
-        if self.config.agent.consul.is_none() {
-            return;
-        }
-        let state = &mut self.discovery;
-        match report {
-            Report::Node(name) => {
-                info!("Consul: this node is {name}");
-                state.succeed(Query::Node);
+    pub fn handle(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::Report(report) => {
+                self.take_report(now, report);
+                self.note_outage(now);
+                self.handle_timeout(now);
             }
-            Report::Services(catalog) => {
-                state.answered(now, Query::Services, catalog.complete);
-                self.take_services(now, catalog);
-            }
-            Report::NodeChecks(checks) => {
-                state.answered(now, Query::NodeChecks, checks.complete);
-                self.discovery.node = Some(checks);
-                self.recheck_consul(now);
-            }
-            Report::AgentChecks(checks) => {
-                state.answered(now, Query::AgentChecks, checks.complete);
-                self.discovery.agent = Some(checks);
-                self.recheck_consul(now);
-            }
-            Report::Failed { query, why } => {
-                if state.fail(now, query, why, false) {
-                    self.recheck_consul(now);
+            Event::Recalled {
+                services,
+                passed_apps,
+            } => {
+                if !self.confirmed {
+                    self.recall(now, services, passed_apps);
                 }
             }
+            Event::Reconfigured => self.tell_services(),
         }
-        self.discovery.note_outage(now);
-        self.time_out_consul(now);
     }
 
-    /// Which services there are has been said, by Consul or before a restart.
-    pub(super) fn knows_services(&self) -> bool {
-        let Discovery {
-            confirmed,
-            services,
-            ..
-        } = &self.discovery;
-        self.config.agent.consul.is_none() || *confirmed || !services.is_empty()
-    }
-
-    fn take_services(&mut self, now: Instant, catalog: Catalog) {
-        let Some(settings) = &self.config.agent.consul else {
+    /// Does what is due at `now`.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.first_word_by.is_some_and(|by| by <= now) {
+            self.first_word_by = None;
+            self.outputs.push_back(Output::Rechecked);
+        }
+        let Some(grace) = self.settings.grace else {
             return;
         };
-        let Catalog { services, complete } = catalog;
-        let seen: BTreeSet<String> = services.iter().map(|s| s.id.clone()).collect();
-        let tagged = services
-            .into_iter()
-            .filter(|service| is_tagged(&service.tags, &settings.match_tag));
-        let mut new: BTreeMap<String, Service> = tagged.map(|s| (s.id.clone(), s)).collect();
-        if !complete {
-            // What cannot be seen may be there all the same.
-            let known = self.discovery.services.iter();
-            let hidden = known.filter(|(id, _)| !seen.contains(*id));
-            new.extend(hidden.map(|(id, service)| (id.clone(), service.clone())));
-        }
-        let news = self.discovery.services != new || !self.discovery.confirmed;
-        let known = &self.discovery.services;
-        let first = new.keys().filter(|id| !known.contains_key(*id));
-        let first: Vec<String> = first.cloned().collect();
-        let recent = |at: &Instant| *at + ON_THE_WAY > now;
-        self.discovery.new.retain(|_, at| recent(at));
-        self.discovery
-            .new
-            .extend(first.into_iter().map(|id| (id, now)));
-        self.discovery.services = new;
-        self.discovery.confirmed = true;
-        if news {
-            self.sync_consul(now);
-        }
-    }
-
-    /// Brings the apps in line with the services known.
-    pub(super) fn sync_consul(&mut self, now: Instant) {
-        if self.config.agent.consul.is_none() {
-            return;
-        }
-        let names = self.discovery.name_all();
-        let found = names.into_iter().map(|named| self.found(named));
-        let found = found.collect();
-        self.registry.discover(now, found);
-        self.recheck_consul(now);
-    }
-
-    fn found(&self, named: Named) -> Found {
-        let Named {
-            name,
-            service,
-            taken_by,
-        } = named;
-        let Service { id, tags, .. } = &service;
-        if let Some((wanted, holder)) = taken_by {
-            let why = format!(
-                "service {id} in Consul: its name {wanted} is that of service {holder} already"
-            );
-            return Found {
-                app: nothing(name, id),
-                refusal: Some(Refusal::Invalid(why)),
-            };
-        }
-        let app = parse_app_from_tags(name.clone(), id, tags, &self.config);
-        let away = self
-            .discovery
-            .expired
-            .then(|| Refusal::Invalid(AWAY.to_owned()));
-        match app {
-            Ok(app) => Found { app, refusal: away },
-            Err(why) => Found {
-                app: nothing(name, id),
-                refusal: Some(Refusal::Invalid(format!("service {id} in Consul: {why}"))),
-            },
-        }
-    }
-
-    fn recheck_consul(&mut self, now: Instant) {
-        self.remembers = true;
-        self.registry.recheck_consul(now);
-    }
-
-    /// What Consul's checks say of an app.
-    pub(super) fn ask_consul(&self, now: Instant, monitor: MonitorId) -> Outcome {
-        let owner = self.registry.owner(monitor);
-        let app = owner.map(|(app, _)| app);
-        let (Some(settings), Some(app)) = (&self.config.agent.consul, app) else {
-            return Outcome::unavailable("Consul is not configured");
-        };
-        self.discovery.outcome(now, app, settings)
-    }
-
-    /// Takes what was known before a restart, until Consul says otherwise: the services, each with whether
-    /// it passed, and the other apps that did.
-    pub(super) fn recall_consul(
-        &mut self,
-        now: Instant,
-        services: Vec<(Service, bool)>,
-        passed_apps: BTreeSet<AppName>,
-    ) {
-        let state = &mut self.discovery;
-        if self.config.agent.consul.is_none() || state.confirmed {
-            return;
-        }
-        let passed = services.iter().filter(|(_, passed)| *passed);
-        state.passed = passed.map(|(service, _)| service.id.clone()).collect();
-        let services = services.into_iter().map(|(service, _)| service);
-        state.services = services.map(|s| (s.id.clone(), s)).collect();
-        state.passed_apps = passed_apps;
-        state.first_word_by = Some(now + FIRST_WORD);
-        self.sync_consul(now);
-    }
-
-    /// When Consul's first word is not waited for any longer, or `consul_grace` is over for what has not
-    /// been heard of since.
-    pub(super) fn consul_deadline(&self) -> Option<Instant> {
-        let settings = self.config.agent.consul.as_ref()?;
-        let failing = self.discovery.away_since();
-        let failing = failing.filter(|_| !self.discovery.expired);
-        let over = settings.grace.and_then(|grace| Some(failing? + grace));
-        let mut soonest = Soonest::new();
-        soonest.add(self.discovery.first_word_by, ());
-        soonest.add(over, ());
-        soonest.get().map(|(at, ())| at)
-    }
-
-    pub(super) fn time_out_consul(&mut self, now: Instant) {
-        if self.discovery.first_word_by.is_some_and(|by| by <= now) {
-            self.discovery.first_word_by = None;
-            self.recheck_consul(now);
-        }
-        let Some(grace) = self.config.agent.consul.as_ref().and_then(|c| c.grace) else {
-            return;
-        };
-        let since = self.discovery.away_since();
+        let since = self.away_since();
         let expired = since.is_some_and(|since| since + grace <= now);
-        if expired != self.discovery.expired {
+        if expired != self.expired {
             if expired {
                 warn!(
                     "Consul has been away for {grace:?}: what it said is not announced any longer"
                 );
             }
-            self.discovery.expired = expired;
-            self.sync_consul(now);
+            self.expired = expired;
+            self.tell_services();
         }
     }
-}
 
-impl Discovery {
-    fn succeed(&mut self, query: Query) {
-        self.failures.remove(&query);
+    /// When Consul's first word is not waited for any longer, or `consul_grace` is over for what has not
+    /// been heard of since.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let failing = self.away_since().filter(|_| !self.expired);
+        let grace = self.settings.grace;
+        let over = grace.and_then(|grace| Some(failing? + grace));
+        let mut soonest = Soonest::new();
+        soonest.add(self.first_word_by, ());
+        soonest.add(over, ());
+        soonest.get().map(|(at, ())| at)
+    }
+
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    fn take_report(&mut self, now: Instant, report: Report) {
+        match report {
+            Report::Node(name) => {
+                info!("Consul: this node is {name}");
+                self.failures.remove(&Query::Node);
+            }
+            Report::Services(catalog) => {
+                self.answered(now, Query::Services, catalog.complete);
+                self.take_services(now, catalog);
+            }
+            Report::NodeChecks(checks) => {
+                self.answered(now, Query::NodeChecks, checks.complete);
+                self.node = Some(Heard::new(checks));
+                self.outputs.push_back(Output::Rechecked);
+            }
+            Report::AgentChecks(checks) => {
+                self.answered(now, Query::AgentChecks, checks.complete);
+                self.agent = Some(Heard::new(checks));
+                self.outputs.push_back(Output::Rechecked);
+            }
+            Report::Failed { query, why } => {
+                if self.fail(now, query, why, false) {
+                    self.outputs.push_back(Output::Rechecked);
+                }
+            }
+        }
+    }
+
+    fn take_services(&mut self, now: Instant, catalog: Catalog) {
+        let Catalog { services, complete } = catalog;
+        let seen: BTreeSet<String> = services.iter().map(|s| s.id.clone()).collect();
+        let tagged = services
+            .into_iter()
+            .filter(|service| is_tagged(&service.tags, &self.settings.match_tag));
+        let mut new: BTreeMap<String, Service> = tagged.map(|s| (s.id.clone(), s)).collect();
+        if !complete {
+            // What cannot be seen may be there all the same.
+            let known = self.services.iter();
+            let hidden = known.filter(|(id, _)| !seen.contains(*id));
+            new.extend(hidden.map(|(id, service)| (id.clone(), service.clone())));
+        }
+        let news = self.services != new || !self.confirmed;
+        let first = new.keys().filter(|id| !self.services.contains_key(*id));
+        self.new.retain(|_, at| *at + ON_THE_WAY > now);
+        self.new.extend(first.map(|id| (id.clone(), now)));
+        self.services = new;
+        self.confirmed = true;
+        if news {
+            self.tell_services();
+        }
+    }
+
+    fn tell_services(&mut self) {
+        let all = self.names.give(self.services.values());
+        let expired = self.expired;
+        self.outputs.push_back(Output::Services { all, expired });
+        self.outputs.push_back(Output::Rechecked);
+    }
+
+    fn recall(
+        &mut self,
+        now: Instant,
+        services: Vec<(Service, bool)>,
+        passed_apps: BTreeSet<AppName>,
+    ) {
+        let passed = services.iter().filter(|(_, passed)| *passed);
+        self.passed = passed.map(|(service, _)| service.id.clone()).collect();
+        let services = services.into_iter().map(|(service, _)| service);
+        self.services = services.map(|s| (s.id.clone(), s)).collect();
+        self.passed_apps = passed_apps;
+        self.first_word_by = Some(now + FIRST_WORD);
+        self.tell_services();
+    }
+
+    /// Whether Consul answers.
+    pub fn is_up(&self) -> bool {
+        self.confirmed && self.failures.is_empty()
+    }
+
+    /// Which services there are has been said, by Consul or before a restart.
+    pub fn knows_services(&self) -> bool {
+        self.confirmed || !self.services.is_empty()
+    }
+
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.services.values()
+    }
+
+    /// What passed before a restart counts still, since nothing was ever said of checks: by the services'
+    /// ids, and other apps.
+    pub fn still_passed(&self) -> (BTreeSet<String>, BTreeSet<AppName>) {
+        match self.hears_no_checks() {
+            true => (self.passed.clone(), self.passed_apps.clone()),
+            false => Default::default(),
+        }
     }
 
     /// There was an answer; one that is not complete is only half of one.
     fn answered(&mut self, now: Instant, query: Query, complete: bool) {
         if complete {
-            self.succeed(query);
+            self.failures.remove(&query);
         } else {
             self.fail(now, query, PARTIAL.to_owned(), true);
         }
@@ -323,7 +314,7 @@ impl Discovery {
     }
 
     /// Whether nothing was ever said of checks since the start.
-    pub(super) fn hears_no_checks(&self) -> bool {
+    fn hears_no_checks(&self) -> bool {
         self.node.is_none() && self.agent.is_none()
     }
 
@@ -342,94 +333,28 @@ impl Discovery {
         soonest.get().map(|(since, ())| since)
     }
 
-    /// Every service with the name its app has: the service's own where it is the only one or the first
-    /// that was there, `SERVICE@ID` for the others. Of two that would have the same one, it stays with
-    /// the one that has it, else goes to the one with the smaller id.
-    fn name_all(&mut self) -> Vec<Named> {
-        let before = std::mem::take(&mut self.names);
-        let held = |name: &AppName, service: &Service| before.get(name) == Some(&service.id);
-        let mut groups: BTreeMap<&str, Vec<&Service>> = BTreeMap::new();
-        for service in self.services.values() {
-            groups.entry(&service.name).or_default().push(service);
-        }
-        let mut wanted: Vec<(AppName, &Service)> = Vec::new();
-        let mut spoken_for = BTreeSet::new();
-        for (name, group) in groups {
-            let own = AppName::resembling(name);
-            let holder = group.iter().find(|service| held(&own, service));
-            let holder = holder.or(group.first()).map(|service| &service.id);
-            for service in &group {
-                // Another service may resemble this one.
-                let plain = holder == Some(&service.id) && !spoken_for.contains(&own);
-                let app = match plain {
-                    true => own.clone(),
-                    false => AppName::of_instance(name, &service.id),
-                };
-                spoken_for.insert(app.clone());
-                wanted.push((app, service));
-            }
-        }
-        wanted.sort_by_key(|(name, service)| !held(name, service));
-        let (mut named, mut clashing) = (Vec::new(), Vec::new());
-        for (name, service) in wanted {
-            if let Some(holder) = self.names.get(&name) {
-                clashing.push((name, holder.clone(), service.clone()));
-                continue;
-            }
-            self.names.insert(name.clone(), service.id.clone());
-            named.push(Named {
-                name,
-                service: service.clone(),
-                taken_by: None,
-            });
-        }
-        for (wanted, holder, service) in clashing {
-            let mut others = (2..).map(|number| AppName::numbered(&wanted, number));
-            let free = others.find(|name| !self.names.contains_key(name));
-            let name = free.unwrap_or_else(|| wanted.clone());
-            self.names.insert(name.clone(), service.id.clone());
-            named.push(Named {
-                name,
-                service,
-                taken_by: Some((wanted, holder)),
-            });
-        }
-        named
-    }
-
-    fn outcome(&self, now: Instant, app: &App, settings: &Consul) -> Outcome {
+    /// What Consul's checks say of an app.
+    pub fn outcome(&self, now: Instant, app: &App) -> Outcome {
         if self.expired {
             return Outcome::fail(AWAY);
         }
-        let is_own = |check: &crate::consul::Check| match &app.instance_id {
-            Some(id) => check.service_id == *id,
-            None => check.service_name == app.service(),
-        };
         let node = self.node.as_ref().filter(|_| self.hears(Query::NodeChecks));
         let agent = self
             .agent
             .as_ref()
             .filter(|_| self.hears(Query::AgentChecks));
         // One that the agent does not know of is as the cluster says: the agent may just have started.
-        let agent = agent.filter(|agent| agent.all.iter().any(is_own));
+        let agent = agent.filter(|agent| agent.knows(app));
+        let warning_passes = self.settings.warning_passes;
         let verdict = match (agent, node) {
             (Some(agent), node) => {
                 // The agent does not know whether the cluster sees its node.
-                let of_cluster = node.into_iter().flat_map(|node| &node.all);
+                let of_cluster = node.into_iter().flat_map(Heard::of_node);
                 let alive = of_cluster.filter(|check| check.id == SERF);
-                judge(
-                    agent.all.iter().chain(alive),
-                    agent.complete,
-                    settings.warning_passes,
-                    is_own,
-                )
+                let all = agent.concerning(app).chain(alive);
+                judge(all, agent.is_complete(), warning_passes)
             }
-            (None, Some(node)) => judge(
-                node.all.iter(),
-                node.complete,
-                settings.warning_passes,
-                is_own,
-            ),
+            (None, Some(node)) => judge(node.concerning(app), node.is_complete(), warning_passes),
             (None, None) => return self.unheard(app),
         };
         let seen = app.instance_id.as_ref().and_then(|id| self.new.get(id));
@@ -473,32 +398,12 @@ fn what(query: Query) -> &'static str {
     }
 }
 
-/// What is shown of a service whose tags are no app.
-fn nothing(name: AppName, id: &str) -> App {
-    App {
-        name,
-        source: Source::Consul,
-        vips: BTreeSet::new(),
-        monitors: BTreeSet::new(),
-        nats: BTreeSet::new(),
-        attributes: Attributes::default(),
-        when_down: Reaction::Withdraw,
-        when_draining: Reaction::Withdraw,
-        options: AppOptions {
-            drain_time: Duration::ZERO,
-            hold_down: Duration::ZERO,
-            ..AppOptions::default()
-        },
-        instance_id: Some(id.to_owned()),
-    }
-}
-
 /// How long a Consul that says nothing is waited for after a restart. An agent on this host answers in
 /// milliseconds, a cluster far away within this.
 const FIRST_WORD: Duration = Duration::from_millis(300);
 /// How much later a service's checks may come than the service.
 const ON_THE_WAY: Duration = Duration::from_secs(2);
-const AWAY: &str = "Consul has been away for longer than agent.consul_grace";
+pub(super) const AWAY: &str = "Consul has been away for longer than agent.consul_grace";
 const PARTIAL: &str = "the token may not see all of it (node:read, service:read); what is missing is believed to be there";
 /// The cluster's own check of a node.
 const SERF: &str = "serfHealth";

@@ -6,6 +6,7 @@ use std::time::Instant;
 use log::{info, warn};
 
 use super::Core;
+use super::consul::{Discovery, Event};
 use crate::app::{AppName, MonitorSpec, Source};
 use crate::config::Memory;
 use crate::consul::Service;
@@ -58,7 +59,12 @@ impl Core {
             self.undrain(now, Some(&name));
         }
         // Consul wins over HTTP.
-        self.recall_consul(now, services, passed);
+        let passed_apps = passed;
+        let recalled = Event::Recalled {
+            services,
+            passed_apps,
+        };
+        self.tell_consul(now, recalled);
         self.settle(now);
         for app in apps {
             let name = app.name.clone();
@@ -70,29 +76,27 @@ impl Core {
 
     /// What a restart while Consul is away has to know: its services, and whether they passed.
     fn consul_memory(&self) -> Vec<(Service, bool)> {
-        // Until Consul says something of checks, what was known before the restart holds.
-        let mut passing = match self.discovery.hears_no_checks() {
-            true => self.discovery.passed.clone(),
-            false => BTreeSet::new(),
+        let Some(consul) = &self.discovery else {
+            return Vec::new();
         };
+        // Until Consul says something of checks, what was known before the restart holds.
+        let (mut passing, _) = consul.still_passed();
         for name in self.registry.of_sources(&[Source::Consul]) {
             if self.registry.monitor_is_up(&name, &MonitorSpec::Consul) {
                 let app = self.registry.definition(&name);
                 passing.extend(app.and_then(|app| app.instance_id.clone()));
             }
         }
-        let services = self.discovery.services.values();
-        services
+        consul
+            .services()
             .map(|service| (service.clone(), passing.contains(&service.id)))
             .collect()
     }
 
     /// The apps of other sources whose `consul` monitor passes.
     fn consul_passed(&self) -> BTreeSet<AppName> {
-        let mut passed = match self.discovery.hears_no_checks() {
-            true => self.discovery.passed_apps.clone(),
-            false => BTreeSet::new(),
-        };
+        let consul = self.discovery.as_ref();
+        let (_, mut passed) = consul.map(Discovery::still_passed).unwrap_or_default();
         let others = [Source::Config, Source::Env, Source::Http];
         let names = self.registry.of_sources(&others).into_iter();
         passed.extend(names.filter(|name| self.registry.monitor_is_up(name, &MonitorSpec::Consul)));

@@ -14,6 +14,7 @@ mod memory;
 mod peers;
 mod reload;
 mod routes;
+mod services;
 mod settle;
 mod show;
 mod verbs;
@@ -57,7 +58,8 @@ pub struct Core {
     bfd: Bfds,
     kernel: Kernel,
     life: Life,
-    discovery: Discovery,
+    /// `None`: Consul is not configured.
+    discovery: Option<Discovery>,
     network: Option<Network>,
     /// Interfaces that have carried a session or a default route.
     uplinks: BTreeSet<String>,
@@ -113,7 +115,7 @@ impl Core {
             bfd: Bfds::new(seed.rotate_left(11)),
             kernel: Kernel::new(seed.rotate_left(42)),
             life: Life::Running,
-            discovery: Discovery::default(),
+            discovery: config.agent.consul.clone().map(Discovery::new),
             network: None,
             uplinks: BTreeSet::new(),
             nat_targets: BTreeMap::new(),
@@ -224,7 +226,7 @@ impl Core {
             Event::MaintenanceUnclear { app, problem } => {
                 self.registry.set_maintenance_problem(&app, problem);
             }
-            Event::Consul(report) => self.take_report(now, report),
+            Event::Consul(report) => self.tell_consul(now, consul::Event::Report(report)),
         }
     }
 
@@ -285,7 +287,8 @@ impl Core {
         soonest.add(self.bfd.poll_timeout(), ());
         soonest.add(self.kernel.poll_timeout(), ());
         soonest.add(self.life.poll_timeout(), ());
-        soonest.add(self.consul_deadline(), ());
+        let consul = self.discovery.as_ref();
+        soonest.add(consul.and_then(|consul| consul.poll_timeout()), ());
         soonest.add(self.first_round_by, ());
         soonest.add(Some(self.full_pass_at), ());
         soonest.add(self.network_at, ());

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use super::{Core, NotAdmitted, Output, Refusal, Registered, Transport, reload};
+use super::{Core, NotAdmitted, Output, Refusal, Registered, Transport, consul, reload};
 use crate::app::{App, AppName, Protocol, Source};
 use crate::config::Config;
 use crate::discovery::PeerName;
@@ -81,7 +81,7 @@ impl Core {
         }
         self.config = config;
         self.config.agent.consul = consul;
-        self.sync_consul(now);
+        self.tell_consul(now, consul::Event::Reconfigured);
         // What is not announced any more stands first.
         let mut said = reload::judged(&refused, &self.registry.refused(), &self.registry);
         said.extend(changes);

@@ -563,3 +563,76 @@ fn a_standby_that_comes_up_later_keeps_nobody_unready() {
     assert_eq!(bench.state("web@web-2"), AppState::Up);
     assert_eq!(bench.core.ready(), Ok(()));
 }
+
+/// The machine alone: what each event and each deadline brings.
+#[test]
+fn what_is_remembered_has_its_first_word_and_what_is_away_its_grace() {
+    use crate::core::consul::{Discovery, Event, Output};
+    let settings = settings("consul_grace: 40s").agent.consul.unwrap();
+    let mut machine = Discovery::new(settings);
+    let start = std::time::Instant::now();
+    let step = |machine: &mut Discovery, at: Duration, event: Option<Event>| {
+        match event {
+            Some(event) => machine.handle(start + at, event),
+            None => machine.handle_timeout(start + at),
+        }
+        let outputs = std::iter::from_fn(|| machine.poll_output());
+        let outputs = outputs.map(|output| match output {
+            Output::Services { all, expired } => {
+                let names = all.iter().map(|named| named.name.as_str());
+                let names: Vec<&str> = names.collect();
+                format!("{names:?}{}", if expired { " expired" } else { "" })
+            }
+            Output::Rechecked => "rechecked".to_owned(),
+        });
+        let outputs: Vec<String> = outputs.collect();
+        let due = machine.poll_timeout().map(|at| at - start);
+        (outputs.join(", "), due)
+    };
+    let failed = || {
+        Event::Report(Report::Failed {
+            query: Query::Services,
+            why: "refused".to_owned(),
+        })
+    };
+    let (at, ms) = (secs, Duration::from_millis);
+    let recalled = Event::Recalled {
+        services: vec![(web("web-1"), true)],
+        passed_apps: [].into(),
+    };
+    let told = |text: &str, due: Option<Duration>| (text.to_owned(), due);
+    assert_eq!(machine.poll_timeout(), None);
+    assert_eq!(
+        step(&mut machine, at(0), Some(recalled)),
+        told("[\"web\"], rechecked", Some(ms(300)))
+    );
+    assert_eq!(step(&mut machine, ms(300), None), told("rechecked", None));
+    assert_eq!(
+        step(&mut machine, at(1), Some(failed())),
+        told("rechecked", Some(at(41)))
+    );
+    assert_eq!(
+        step(&mut machine, at(2), Some(failed())),
+        told("", Some(at(41))),
+        "no news, and no new grace"
+    );
+    assert_eq!(
+        step(&mut machine, at(41), None),
+        told("[\"web\"] expired, rechecked", None)
+    );
+    let catalog = || {
+        Event::Report(Report::Services(Catalog {
+            services: vec![web("web-1")],
+            complete: true,
+        }))
+    };
+    assert_eq!(
+        step(&mut machine, at(50), Some(catalog())).0,
+        "[\"web\"] expired, rechecked, [\"web\"], rechecked"
+    );
+    assert_eq!(step(&mut machine, at(51), Some(catalog())), told("", None));
+    assert_eq!(
+        step(&mut machine, at(52), Some(Event::Reconfigured)),
+        told("[\"web\"], rechecked", None)
+    );
+}

@@ -73,12 +73,12 @@ pub struct Core {
     acknowledgement: Acknowledgement,
     /// Until when routes wait for the first round of checks, after a quiet restart.
     first_round_by: Option<Instant>,
-    /// When the network is looked at again, since VIPs came or went.
-    network_at: Option<Instant>,
+    /// When the network is looked at again.
+    network_at: Instant,
     transitions: VecDeque<Transition>,
     transition_seq: u64,
-    /// When everything is looked at again, whether or not it is queued.
-    full_pass_at: Instant,
+    /// When everything is looked at again, whether or not it is queued; tests have it switched off.
+    full_pass_at: Option<Instant>,
     /// What a restart has to know may have changed.
     remembers: bool,
     outputs: VecDeque<Output>,
@@ -124,10 +124,10 @@ impl Core {
             links: Links::NeverSeen,
             acknowledgement: Acknowledgement::Idle,
             first_round_by: None,
-            network_at: None,
+            network_at: now + FULL_PASS,
             transitions: VecDeque::new(),
             transition_seq: 0,
-            full_pass_at: now + FULL_PASS,
+            full_pass_at: Some(now + FULL_PASS),
             remembers: false,
             outputs: VecDeque::from([Output::NetworkWanted]),
             config,
@@ -194,7 +194,9 @@ impl Core {
             Event::AddressLost(prefix) => self.lose(now, prefix),
             Event::Done { step, result } => {
                 if result.is_err() {
-                    self.look_at_everything();
+                    // Many may fail, again and again.
+                    let soon = self.full_pass_at.map(|at| at.min(now + AFTER_FAILURE));
+                    self.full_pass_at = soon;
                 }
                 let vips = self.kernel.done(now, step, result);
                 self.look_at(vips);
@@ -259,13 +261,12 @@ impl Core {
         if self.first_round_by.is_some_and(|by| by <= now) {
             self.first_round_by = None;
         }
-        if self.full_pass_at <= now {
-            self.full_pass_at = now + FULL_PASS;
+        if self.full_pass_at.is_some_and(|at| at <= now) {
+            self.full_pass_at = Some(now + FULL_PASS);
             self.look_at_everything();
-            self.network_at = Some(now);
         }
-        if self.network_at.is_some_and(|at| at <= now) {
-            self.network_at = None;
+        if self.network_at <= now {
+            self.network_at = now + FULL_PASS;
             self.outputs.push_back(Output::NetworkWanted);
         }
         self.settle(now);
@@ -290,8 +291,8 @@ impl Core {
         let consul = self.discovery.as_ref();
         soonest.add(consul.and_then(|consul| consul.poll_timeout()), ());
         soonest.add(self.first_round_by, ());
-        soonest.add(Some(self.full_pass_at), ());
-        soonest.add(self.network_at, ());
+        soonest.add(self.full_pass_at, ());
+        soonest.add(Some(self.network_at), ());
         if let Links::Gone { since } = self.links {
             soonest.add(Some(since + LINKS_GONE), ());
         }
@@ -376,7 +377,7 @@ impl Core {
         }
         self.remembers |= self.registry.take_redefined();
         if self.registry.take_vips_changed() {
-            self.network_at.get_or_insert(now + VIPS_TOGETHER);
+            self.network_at = self.network_at.min(now + VIPS_TOGETHER);
         }
     }
 
@@ -514,7 +515,9 @@ const LINKS_GONE: Duration = Duration::from_secs(3);
 /// How long the network is not looked at after a VIP came: others may come with it. A VIP decides only on
 /// which addresses are not to be spoken from.
 const VIPS_TOGETHER: Duration = Duration::from_secs(1);
-/// How often everything is looked at, whether or not it is queued.
+/// How often everything is looked at, the network too, whether or not it is queued.
 const FULL_PASS: Duration = Duration::from_secs(60);
+/// How soon after a step failed.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// How long routes wait for the first checks after a quiet restart.
 const FIRST_ROUND: Duration = Duration::from_secs(5);

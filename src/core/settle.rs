@@ -219,7 +219,7 @@ impl Core {
 impl Core {
     /// The minutely look at everything does not come.
     pub fn without_full_passes(&mut self) {
-        self.full_pass_at += Duration::from_secs(1_000_000);
+        self.full_pass_at = None;
     }
 
     pub fn full_pass(&mut self, now: Instant) {

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::bench::{Bench, config, secs};
+use super::bench::{Bench, config, prefix, secs};
 use crate::app::Protocol;
-use crate::core::Event;
+use crate::core::{Event, StepError};
 
 const APPS: usize = 1000;
 
@@ -105,4 +105,27 @@ fn apps_that_come_while_all_drain_wait_for_no_acknowledgement() {
     }
     assert!(bench.core.drained(None));
     assert_eq!(bench.core.registry.unacknowledged(), 0);
+}
+
+/// Steps that go on failing are tried again for themselves; all is looked at once a second at most.
+#[test]
+fn a_hundred_addresses_that_cannot_be_added_cost_a_full_pass_a_second() {
+    let mut bench = Bench::new(config("max_http_apps: 5000", ""));
+    bench.says("port:tcp:1000", true);
+    let message = "no buffer space".to_owned();
+    let permanent = false;
+    for number in 0..100 {
+        let vip = prefix(&format!("198.18.0.{}/32", number + 1));
+        let message = message.clone();
+        bench.failing.insert(vip, StepError { message, permanent });
+        register(&mut bench, number, 1000);
+    }
+    bench.advance(secs(60));
+    let looks = bench.core.registry.looks;
+    bench.advance(secs(60));
+    let looks = bench.core.registry.looks - looks;
+    assert!(looks <= 62 * 100, "{looks} looks in a minute");
+    bench.failing.clear();
+    bench.advance(secs(11));
+    assert_eq!(bench.announced().len(), 100);
 }

@@ -63,14 +63,17 @@ impl Registry {
         }
         let mut configured = Vec::new();
         for app in apps {
-            let refusal = self.policy.permit(app).and_then(|()| self.check_reach(app));
-            let refusal = refusal.err();
-            let held = self.apps.get(&app.name).map(|held| &held.app);
+            let refusal = self.policy.permit(app).err();
+            let held = self.apps.get(&app.name);
+            let same = held.is_some_and(|held| held.app == *app && held.refusal == refusal);
+            let held = held.map(|held| &held.app);
             let before = renamed.get(&app.name).or(held).cloned();
-            let done = match held {
-                Some(held) if held == app && refusal.is_none() => Registered::Unchanged,
-                _ => self.place(now, app.clone(), refusal.clone()),
+            let done = match same && refusal.is_none() {
+                true => Registered::Unchanged,
+                false => self.place(now, app.clone(), refusal.clone()),
             };
+            // What the network forbids it may allow at any moment: that is said, and seen to by the VIPs.
+            let refusal = refusal.or_else(|| self.check_reach(app).err());
             configured.push(Configured {
                 name: app.name.clone(),
                 before,

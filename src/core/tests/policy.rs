@@ -563,3 +563,34 @@ fn names_that_are_exchanged_or_taken_over_move_no_route() {
     );
     assert!(of("192.0.2.1/32").is_empty());
 }
+
+/// What stands against an app of the configuration is judged anew with each reload, and by the network as it is.
+#[test]
+fn an_app_of_the_configuration_comes_back_when_what_stood_against_it_is_gone() {
+    let app = "{name: dns, vip: 192.0.2.53/32}";
+    let settings = |allowed: &str| config(&format!("allowed_vips: [{allowed}]"), app);
+    let mut bench = Bench::new(config("", app));
+    bench.advance(secs(1));
+    let mut narrow = config("", app);
+    narrow.agent.allowed_vips = Some([prefix("198.51.100.0/24")].into());
+    bench.core.reload(bench.now, narrow);
+    bench.advance(secs(1));
+    assert_eq!(bench.state("dns"), AppState::Invalid);
+    bench.core.reload(bench.now, settings("192.0.2.0/24"));
+    bench.advance(secs(1));
+    assert_eq!(bench.state("dns"), AppState::Up);
+    let mut network = network();
+    network.gateways.insert("192.0.2.53".parse().unwrap());
+    bench.event(Event::Network(network));
+    bench.advance(secs(1));
+    assert_eq!(bench.state("dns"), AppState::Invalid);
+    let said = bench.core.reload(bench.now, settings("192.0.2.0/25"));
+    assert!(
+        said.iter()
+            .any(|line| line.contains("dns: not announced: ")),
+        "{said:?}"
+    );
+    bench.event(Event::Network(super::bench::network()));
+    bench.advance(secs(1));
+    assert_eq!(bench.state("dns"), AppState::Up);
+}

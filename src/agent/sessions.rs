@@ -116,13 +116,19 @@ impl Sessions {
         }
     }
 
-    /// One full round of reading: gives the core what has arrived on every connection.
+    /// One full round of reading: gives the core what has arrived on every connection, and who has
+    /// acknowledged all, since a probe may have been answered while nobody looked.
     pub fn receive(&self, core: &mut Core, now: Instant) {
         for ((peer, conn), link) in self.links.borrow().iter() {
             let bytes = link.receive();
             if !bytes.is_empty() {
                 let (peer, conn) = (peer.clone(), *conn);
                 let event = peer::Event::Received { conn, bytes };
+                core.handle(now, Event::Bgp { peer, event });
+            }
+            if link.is_answered() {
+                let (peer, conn) = (peer.clone(), *conn);
+                let event = peer::Event::Acknowledged { conn };
                 core.handle(now, Event::Bgp { peer, event });
             }
         }

@@ -439,14 +439,17 @@ impl Peer {
             return self.enter(now, State::Connect(attempt));
         }
         self.give_up_attempt();
-        let probed = matches!(self.state, State::Established { dead_at, .. } if dead_at.is_some());
+        // It did not end the session now: it had none any more when it was asked.
+        let forgotten = matches!(end, End::Lost(_))
+            && matches!(self.state, State::Established { dead_at, .. } if dead_at.is_some());
+        let by = if forgotten { By::Us } else { end.by() };
         let uptime = self.uptime(now).filter(|_| was_up);
         if was_up || !matches!(end, End::Lost(_)) {
             self.enter(now, State::Idle { restart_at: None });
         }
         let unfinished = !was_up && end.may_mean_an_old_session() && self.retry.is_aftermath();
         let delay = match uptime {
-            Some(uptime) => self.retry.after_session(now, uptime, end.by()),
+            Some(uptime) => self.retry.after_session(now, uptime, by),
             None if less => self.retry.after_refusal(now),
             None => self.retry.after_connection(),
         };
@@ -462,7 +465,7 @@ impl Peer {
         } else if !was_up && self.retry.is_news(&end.to_string()) {
             log::info!("peer {}: no session: {end}", self.config.name);
         }
-        if matches!(end, End::Reset(_)) || (probed && matches!(end, End::Lost(_))) {
+        if forgotten || matches!(end, End::Reset(_)) {
             return self.restart(now);
         }
         if sent_away.is_some() {

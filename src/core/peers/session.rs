@@ -24,6 +24,7 @@ pub(super) struct Session {
     pub state_since: Instant,
     /// The network does not show it any more.
     pub gone_at: Option<Instant>,
+    configured_local: bool,
     local: Local,
     path: Path,
 }
@@ -107,6 +108,7 @@ impl Session {
             number,
             state_since: now,
             gone_at: None,
+            configured_local: setup.configured_local,
             local: Local::default(),
             path: setup.path,
         };
@@ -143,6 +145,7 @@ impl Session {
         self.gone_at = None;
         self.transport = setup.transport;
         self.settings_index = setup.settings_index;
+        self.configured_local = setup.configured_local;
         self.follow_path(now, setup.path);
         let changed = self.routing != setup.routing;
         self.routing = setup.routing;
@@ -184,13 +187,17 @@ impl Session {
 
     /// Leaves the session on the address that it runs from, as long as the kernel has that.
     pub fn keep_local(&mut self, now: Instant, name: &PeerName, network: &mut Network) {
-        let Some(peer) = network.peers.get_mut(name) else {
+        let peer = network.peers.get_mut(name);
+        // The address may have taken the route to the peer with it.
+        let configured = peer
+            .as_ref()
+            .map_or(self.configured_local, |peer| peer.configured_local);
+        let Some(kept) = self.local.kept.filter(|_| !configured) else {
             return;
         };
-        let Some(kept) = self.local.kept.filter(|_| !peer.configured_local) else {
-            return;
-        };
-        let chosen = peer.local.replace(kept).filter(|addr| *addr != kept);
+        let chosen = peer
+            .and_then(|peer| peer.local.replace(kept))
+            .filter(|addr| *addr != kept);
         if network.addresses.contains(&kept) {
             self.local.gone_at = None;
         } else {

@@ -7,5 +7,6 @@ mod ends;
 mod full_pass;
 mod kernel;
 mod lives;
+mod path;
 mod policy;
 mod proportion;

@@ -849,6 +849,10 @@ fn a_probe_answered_by_a_reset_connects_at_once() {
         reason,
     });
     assert_eq!(end[2..], ["connect #2", "idle -> connect"]);
+    // A router that has just started may refuse us once, until its daemon has seen the link.
+    script.connect(ConnId(2));
+    script.hear(ConnId(2), &notification(6, 5));
+    assert_eq!(script.until(2200).len(), 2, "the first step");
 }
 
 /// A flap in the middle of a probe: nobody could answer.

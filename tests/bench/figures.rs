@@ -1,7 +1,7 @@
 //! The figures the README quotes, measured on the same labs as the tests: BIRD as the router, its
 //! kernel's table as the judge. Prints a table. `SIDECAST_BIN` names the binary, `RUNS` how often each
-//! figure is taken (at least 5, else it is no median). `APPS` says how many make a crowd, `ONLY=crowd` that the
-//! crowd is all.
+//! figure is taken (at least 5, else it is no median). `APPS` says how many make a crowd; `ONLY` that
+//! `one` app, the `outages` or the `crowd` are all.
 
 mod outages;
 
@@ -39,11 +39,17 @@ fn measure(runs: u32) {
     let apps = std::env::var("APPS").ok();
     let apps = apps.map_or(1000, |text| text.parse().expect("APPS is a number"));
     let mut figures = Vec::new();
-    if std::env::var("ONLY").is_err() {
+    let only = std::env::var("ONLY").ok();
+    let wanted = |what: &str| only.as_ref().is_none_or(|only| only == what);
+    if wanted("one") {
         figures.extend(one_app(runs));
+    }
+    if wanted("outages") {
         figures.extend(outages::measure(runs));
     }
-    figures.extend(crowd_of_apps(apps));
+    if wanted("crowd") {
+        figures.extend(crowd_of_apps(apps));
+    }
     println!("{}\n", machine());
     println!("| figure | median | worst | runs |\n| --- | ---: | ---: | ---: |");
     for figure in figures {

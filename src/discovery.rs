@@ -75,6 +75,8 @@ pub struct PeerNetwork {
     pub interface: Option<String>,
     /// That interface has carrier (`IFF_LOWER_UP`), or is not known.
     pub carrier: bool,
+    /// How often it came or went: once and back may be over before anybody looks.
+    pub carrier_changes: u32,
     /// The next router on the way; `None`: the peer is on the link.
     pub gateway: Option<IpAddr>,
     /// `local` is the operator's choice.
@@ -280,6 +282,7 @@ impl<'a> View<'a> {
             scope_id: oif.filter(|_| link_local).unwrap_or(0),
             interface: link.map(|link| link.name.clone()),
             carrier: link.is_none_or(|link| link.running),
+            carrier_changes: link.map_or(0, |link| link.carrier_changes),
             gateway: route.and_then(|route| route.gateway),
             configured_local: configured.is_some(),
             local,
@@ -527,6 +530,7 @@ mod tests {
             name: name.to_owned(),
             up: true,
             running: true,
+            carrier_changes: 0,
             loopback: index == LO,
         }
     }

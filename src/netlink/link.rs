@@ -20,6 +20,8 @@ pub struct Link {
     /// Switched on and with a carrier (`IFF_LOWER_UP`).
     pub running: bool,
     pub loopback: bool,
+    /// How often the carrier came or went; 0 where the kernel does not count.
+    pub carrier_changes: u32,
 }
 
 impl Link {
@@ -36,11 +38,14 @@ impl Link {
             up: flags & IFF_UP != 0,
             running: flags & IFF_UP != 0 && flags & IFF_LOWER_UP != 0,
             loopback: flags & IFF_LOOPBACK != 0,
+            carrier_changes: 0,
         };
         for attr in Attrs::new(r.rest()) {
             let attr = attr?;
-            if attr.kind == IFLA_IFNAME {
-                link.name = attr.text();
+            match attr.kind {
+                IFLA_IFNAME => link.name = attr.text(),
+                IFLA_CARRIER_CHANGES => link.carrier_changes = attr.u32()?,
+                _ => {}
             }
         }
         Ok(link)
@@ -78,6 +83,7 @@ pub const RTM_NEWLINK: u16 = 16;
 pub const RTM_DELLINK: u16 = 17;
 pub const RTM_GETLINK: u16 = 18;
 const IFLA_IFNAME: u16 = 3;
+const IFLA_CARRIER_CHANGES: u16 = 35;
 const IFLA_EXT_MASK: u16 = 29;
 /// Statistics make the largest part of a dump and are not wanted.
 const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
@@ -127,6 +133,7 @@ mod tests {
         assert!(lo.loopback && lo.up && lo.running && lo.index == 1);
         let v0 = links.iter().find(|l| l.name == "v0").unwrap();
         assert!(!v0.loopback && v0.running);
+        assert_eq!((lo.carrier_changes, v0.carrier_changes), (0, 2));
         for message in golden.answers() {
             truncations(message.payload, Link::decode);
         }

@@ -41,6 +41,7 @@ pub struct BadNetwork {
 /// What the kernel knows of the way to the router.
 struct Way {
     carrier: bool,
+    carrier_changes: u32,
     addresses: BTreeSet<IpAddr>,
     /// The source that a route look-up answers with.
     chosen: Option<IpAddr>,
@@ -80,6 +81,13 @@ enum Pending {
     Report,
     Probe(ConnId, Instant),
     Evict(ConnId),
+}
+
+impl Way {
+    fn set_carrier(&mut self, carrier: bool) {
+        self.carrier_changes += u32::from(self.carrier != carrier);
+        self.carrier = carrier;
+    }
 }
 
 impl Router {
@@ -128,6 +136,7 @@ impl BadNetwork {
             chance: Jitter::new(seed ^ 0xbad),
             way: Way {
                 carrier: true,
+                carrier_changes: 0,
                 addresses: BTreeSet::from([addr(FIRST)]),
                 chosen: Some(addr(FIRST)),
             },
@@ -244,11 +253,11 @@ impl BadNetwork {
     fn lose_carrier(&mut self) {
         let time = self.millis(20, 20_000);
         self.tell(format!("no carrier for {time:?}"));
-        self.way.carrier = false;
+        self.way.set_carrier(false);
         self.report();
         // What was heard last was a KEEPALIVE at most a third of the hold time ago.
         self.must_be_down(time, HOLD_AT_LEAST);
-        self.way.carrier = true;
+        self.way.set_carrier(true);
         self.report();
         self.resend();
         // The router's hold timer may be over before ours.
@@ -260,12 +269,12 @@ impl BadNetwork {
     fn reboot_with_carrier_loss(&mut self) {
         let time = self.millis(500, 40_000);
         self.tell(format!("the router reboots, without carrier for {time:?}"));
-        self.way.carrier = false;
+        self.way.set_carrier(false);
         self.held.clear();
         self.report();
         self.must_be_down(time, HOLD_AT_LEAST);
         self.reboot();
-        self.way.carrier = true;
+        self.way.set_carrier(true);
         self.report();
         self.resend();
         self.excuse(SOON);
@@ -448,6 +457,7 @@ impl BadNetwork {
             scope_id: 0,
             interface: Some("eth0".to_owned()),
             carrier: self.way.carrier,
+            carrier_changes: self.way.carrier_changes,
             gateway: None,
             configured_local: false,
             local: self.way.chosen,

@@ -439,10 +439,9 @@ impl Peer {
             return self.enter(now, State::Connect(attempt));
         }
         self.give_up_attempt();
-        // It did not end the session now: it had none any more when it was asked.
-        let forgotten = matches!(end, End::Lost(_))
-            && matches!(self.state, State::Established { dead_at, .. } if dead_at.is_some());
-        let by = if forgotten { By::Us } else { end.by() };
+        // What the peer says while it is probed comes from before, or says that it has forgotten us.
+        let probed = matches!(self.state, State::Established { dead_at, .. } if dead_at.is_some());
+        let by = if probed { By::Us } else { end.by() };
         let uptime = self.uptime(now).filter(|_| was_up);
         if was_up || !matches!(end, End::Lost(_)) {
             self.enter(now, State::Idle { restart_at: None });
@@ -465,7 +464,7 @@ impl Peer {
         } else if !was_up && self.retry.is_news(&end.to_string()) {
             log::info!("peer {}: no session: {end}", self.config.name);
         }
-        if forgotten || matches!(end, End::Reset(_)) {
+        if matches!(end, End::Reset(_)) || (probed && matches!(end, End::Lost(_))) {
             return self.restart(now);
         }
         if sent_away.is_some() {

@@ -50,6 +50,7 @@ struct Path {
     /// The kernel has `local`.
     present: bool,
     carrier: bool,
+    carrier_changes: u32,
 }
 
 /// What a peer should be.
@@ -91,6 +92,7 @@ impl Setup {
                     .local
                     .is_none_or(|addr| network.addresses.contains(&addr)),
                 carrier: peer.carrier,
+                carrier_changes: peer.carrier_changes,
             },
         }
     }

@@ -85,6 +85,7 @@ pub fn network() -> Network {
         scope_id: 0,
         interface: Some("eth0".to_owned()),
         carrier: true,
+        carrier_changes: 0,
         gateway: None,
         configured_local: false,
         local: Some("10.0.0.2".parse().unwrap()),

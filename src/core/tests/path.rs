@@ -69,6 +69,27 @@ fn establish(bench: &mut Bench, (remote, local): (&str, &str), number: u64) {
     assert!(is_up(bench, remote));
 }
 
+/// A carrier that is back before anybody has looked was gone all the same: the peer may have seen it.
+#[test]
+fn a_flap_that_nobody_saw_is_probed() {
+    let mut bench = Bench::new(config("", NAT));
+    establish(&mut bench, ONE, 1);
+    let flapped = |changes| {
+        let mut network = network();
+        let peer = network.peers.values_mut().next().unwrap();
+        peer.carrier_changes = changes;
+        network
+    };
+    bench.event(Event::Network(flapped(2)));
+    acknowledge(&mut bench, ONE.0);
+    bench.event(Event::Network(flapped(2)));
+    bench.advance(secs(1));
+    assert!(is_up(&bench, ONE.0), "it is not probed again");
+    bench.event(Event::Network(flapped(4)));
+    bench.advance(secs(1));
+    assert!(!is_up(&bench, ONE.0), "it was not asked");
+}
+
 /// The answer to a probe.
 fn acknowledge(bench: &mut Bench, remote: &str) {
     let peer = PeerName::new(addr(remote), None);

@@ -855,6 +855,19 @@ fn a_probe_answered_by_a_reset_connects_at_once() {
     assert_eq!(script.until(2200).len(), 2, "the first step");
 }
 
+/// BIRD says farewell when its link goes, and is heard once the link is back.
+#[test]
+fn a_farewell_from_before_is_no_refusal() {
+    let mut script = Script::established(config());
+    script.until(seconds(2));
+    script.event(Event::PathChanged);
+    script.hear(FIRST, &notification(6, 0));
+    assert_eq!(script.until(2200).len(), 2);
+    script.connect(ConnId(2));
+    script.hear(ConnId(2), &notification(6, 5));
+    assert_eq!(script.until(2400).len(), 2, "the first step");
+}
+
 /// A flap in the middle of a probe: nobody could answer.
 #[test]
 fn a_probe_ends_when_the_carrier_goes_again() {

@@ -179,8 +179,8 @@ fn a_killed_announcer_is_gone_in_milliseconds() {
             sidecast.kill();
         }
         print_times("announcer killed to gone from the FIB", &mut times);
-        // The best says what the kernel does, the median how busy the machine is.
-        assert!(times[0] < Duration::from_millis(4), "{times:?}");
+        // What the machine does besides shows in the worst.
+        assert!(times[2] < Duration::from_millis(2), "{times:?}");
     }
 }
 

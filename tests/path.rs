@@ -21,6 +21,7 @@ sidecast_lab::tests! {
         without_carrier_nothing_is_tried_and_its_return_is_answered_at_once,
         a_router_with_another_mac_is_found_at_once,
         a_rebooted_router_is_found_at_once,
+        what_the_host_sends_without_carrier_delays_nothing,
         a_default_route_that_goes_for_a_moment_is_not_missed_beside_its_session,
         two_speakers_behind_one_address_do_not_evict_each_other_for_ever;
     needs ["bird", "birdc", "ip", "nft"]:
@@ -238,6 +239,35 @@ fn a_rebooted_router_is_found_at_once() {
         "{took:?}\n{}",
         sidecast.log()
     );
+}
+
+/// The kernel asks for the router's MAC once a second, and would go on at that pace when the carrier is back.
+fn what_the_host_sends_without_carrier_delays_nothing() {
+    let site = Site::new();
+    let _router = Bird::router(&site.router, &[passive(&site)]);
+    site.plug(&site.a, Cable::Out);
+    let routes = Routes::listen(&site.router);
+    let config = plain(&site.a, site.a.addresses.router4, "");
+    let mut sidecast = Sidecast::start(&site.a.network, &config);
+    sidecast.wait_for_api(&site.a.network);
+    let host = &site.a.network;
+    let socket = host.enter(|| UdpSocket::bind("0.0.0.0:0"));
+    let socket = socket.expect("a socket");
+    let router = site.a.addresses.router4;
+    pass(Duration::from_secs(1), || sidecast.must_run());
+    socket
+        .send_to(b"answer", (router, 9))
+        .expect("it is queued");
+    let neighbor = || host.ip_json(&format!("neigh show {router}"));
+    until(PATIENCE, "the router is asked for its MAC", || {
+        let known = neighbor();
+        expect(known[0]["state"][0] == "INCOMPLETE", known)
+    });
+    let begun = Instant::now();
+    site.plug(&site.a, Cable::In);
+    let took = routes.wait(Change::Added, addr(VIP4), PATIENCE) - begun;
+    println!("link up to route, after other packets: {took:.0?}");
+    assert!(took < Duration::from_millis(400), "{took:?}");
 }
 
 /// The power of the router behind the switch goes, and another one of its address takes its place: our

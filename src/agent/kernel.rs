@@ -1,6 +1,7 @@
 //! The kernel's side: steps performed strictly in order, and a look at its tables whenever they change.
 
 use super::Executor;
+use super::carriers::Carriers;
 use crate::api::NatCounters;
 use crate::config::{Bgp, Config, Remote};
 use crate::core::{Event, Predecessor, StepError, StepId, StepResult};
@@ -370,6 +371,7 @@ async fn look_all(
     let Ok(mut current) = wanted.recv().await else {
         return;
     };
+    let mut carriers = Carriers::default();
     loop {
         while let Ok(newer) = wanted.try_recv() {
             current = newer;
@@ -382,8 +384,9 @@ async fn look_all(
                     bring_up(&mut kernel, &snapshot, interface).await;
                 }
                 let mut network = discovery::network(&snapshot, &current.bgp, &current.vips);
-                if let Addresses::Pretended = addresses {
-                    network.on_loopback.extend(current.vips.iter().copied());
+                match addresses {
+                    Addresses::Real => carriers.follow(&mut kernel, &snapshot, &network).await,
+                    Addresses::Pretended => network.on_loopback.extend(&current.vips),
                 }
                 let peers = network.peers.values();
                 let hops = peers.map(|peer| peer.gateway.unwrap_or(peer.remote));

@@ -4,6 +4,7 @@
 
 mod bfd;
 mod calls;
+mod carriers;
 mod checks;
 mod consul;
 mod hooks;

@@ -8,8 +8,8 @@
 //! ```
 
 use super::attr::Attrs;
-use super::message::{NLM_F_DUMP, Request};
-use super::{AF_INET6, NetlinkError};
+use super::message::{NLM_F_ACK, NLM_F_DUMP, Request};
+use super::{AF_INET, AF_INET6, NetlinkError};
 use crate::wire::{Reader, WireError};
 use std::net::IpAddr;
 
@@ -70,6 +70,35 @@ pub fn dump() -> Result<Request, NetlinkError> {
     Request::new("list the neighbours", RTM_GETNEIGH, NLM_F_DUMP, |w| {
         w.raw(&[AF_INET6]);
         w.raw(&[0; 11]);
+    })
+}
+
+/// One neighbour.
+pub fn by_addr(index: u32, addr: IpAddr) -> Result<Request, NetlinkError> {
+    one("find the neighbour", RTM_GETNEIGH, 0, index, addr)
+}
+
+/// Forgets a neighbour: the next packet to it asks for its MAC.
+pub fn remove(index: u32, addr: IpAddr) -> Result<Request, NetlinkError> {
+    one("forget the neighbour", RTM_DELNEIGH, NLM_F_ACK, index, addr)
+}
+
+fn one(
+    name: &'static str,
+    kind: u16,
+    flags: u16,
+    index: u32,
+    addr: IpAddr,
+) -> Result<Request, NetlinkError> {
+    let family = match addr {
+        IpAddr::V4(_) => AF_INET,
+        IpAddr::V6(_) => AF_INET6,
+    };
+    Request::new(name, kind, flags, |w| {
+        w.raw(&[family, 0, 0, 0]);
+        w.raw(&index.to_ne_bytes());
+        w.raw(&[0; 4]);
+        w.addr(NDA_DST, addr);
     })
 }
 

@@ -192,6 +192,28 @@ impl Kernel {
         Ok(true)
     }
 
+    /// Forgets a neighbour that is being asked for its MAC, in vain so far: what is sent to it next asks
+    /// anew. True if there was one.
+    pub async fn forget_unanswered(
+        &mut self,
+        index: u32,
+        addr: IpAddr,
+    ) -> Result<bool, NetlinkError> {
+        let each = |_, payload: &[u8]| Neighbour::decode(payload);
+        match self
+            .route
+            .collect(&neighbour::by_addr(index, addr)?, each)
+            .await
+        {
+            Ok(known) if known.iter().any(Neighbour::is_failed) => {}
+            Ok(_) => return Ok(false),
+            Err(error) if error.errno() == Some(ENOENT) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        let removed = self.remove(&neighbour::remove(index, addr)?).await?;
+        Ok(removed == Removed::Done)
+    }
+
     /// Adds a VIP, or renews its lease when it is there and ours.
     pub async fn add_address(&mut self, vip: &VipAddress) -> Result<Added, NetlinkError> {
         let link = self.interface(&vip.interface).await?;

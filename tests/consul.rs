@@ -146,7 +146,7 @@ fn a_dead_agent_takes_nothing_with_it() {
     let log = sidecast.log();
     let count = |text: &str| log.matches(text).count();
     assert_eq!(
-        (count("Consul does not say"), count("Consul answers again")),
+        (count("Consul query for "), count("Consul answers again")),
         (1, 1),
         "{log}"
     );
@@ -544,7 +544,7 @@ fn tls_with_a_private_ca_and_a_client_certificate() {
         let sidecast = town.sidecast(agent);
         until(SOON, "it is said", || {
             let log = sidecast.log();
-            expect(log.contains("Consul does not say"), log)
+            expect(log.contains("Consul query for "), log)
         });
     }
     let sidecast = town.sidecast(&format!(

@@ -218,7 +218,9 @@ fn an_upgrade_takes_the_rules_over() {
     first.signal(Signal::SIGUSR2);
     assert!(first.wait(Duration::from_secs(10)).success());
     assert!(
-        !first.log().contains("the NAT rules go with this process"),
+        !first
+            .log()
+            .contains("NAT rules will not outlive this process"),
         "Linux 6.9 keeps them"
     );
     assert_eq!(rules(host, "sidecast"), 4, "they stay");

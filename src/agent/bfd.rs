@@ -50,7 +50,7 @@ impl Bfd {
 
     /// Sends what the core wanted to say at its end. This comes after the connections are closed, since
     /// a peer that hears of AdminDown before the Cease may take it for the reason why the session ends.
-    pub fn say_goodbye(&mut self) {
+    pub fn send_admin_down(&mut self) {
         for (peer, path, bytes) in self.last_words.drain(..) {
             self.sockets.send(&peer, path, &bytes);
         }

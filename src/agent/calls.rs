@@ -29,14 +29,14 @@ struct Waiting {
 
 /// Which listener a call came to.
 #[derive(Clone, Copy)]
-pub enum Door {
+pub enum ListenerKind {
     Api,
     Metrics,
 }
 
 /// A call whose answer shows what the kernel has counted, and what that is.
 pub struct Counted {
-    pub door: Door,
+    pub listener: ListenerKind,
     pub call: Call,
     pub nat: Rc<NatCounters>,
 }
@@ -60,14 +60,20 @@ impl Counting {
 
     pub fn start(
         &self,
-        door: Door,
+        listener: ListenerKind,
         call: Call,
         counters: impl Future<Output = NatCounters> + 'static,
     ) {
         let out = self.out.clone();
         let task = self.executor.spawn(async move {
             let nat = Rc::new(counters.await);
-            let _ = out.send(Counted { door, call, nat }).await;
+            let _ = out
+                .send(Counted {
+                    listener,
+                    call,
+                    nat,
+                })
+                .await;
         });
         task.detach();
     }

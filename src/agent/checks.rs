@@ -52,9 +52,7 @@ pub fn reaper(executor: &Executor, launcher: Launcher) -> Reaper {
     executor
         .spawn(async move {
             if let Err(error) = running.run().await {
-                log::error!(
-                    "exit statuses of children cannot be had, exec monitors will time out: {error}"
-                );
+                log::error!("cannot reap child processes: {error}; exec monitors will time out");
             }
         })
         .detach();

@@ -1,7 +1,7 @@
 //! Everything the loop waits for, in order of urgency, and the one timer.
 
 use super::bfd::Bfd;
-use super::calls::{Counted, Counting, Door};
+use super::calls::{Counted, Counting, ListenerKind};
 use super::rereading::Reread;
 use crate::core::Event;
 use crate::io::bgp_listen::Accepted;
@@ -15,7 +15,7 @@ use std::time::Instant;
 /// What woke the loop.
 pub enum Wake {
     Event(Event),
-    Call(Door, Call),
+    Call(ListenerKind, Call),
     Counted(Counted),
     Accepted(Accepted),
     Signal(signal::Request),
@@ -39,7 +39,7 @@ pub struct Inbox {
 }
 
 /// The other ends.
-pub struct Letters {
+pub struct InboxSenders {
     pub events: Sender<Event>,
     pub from_peers: Sender<Event>,
     pub calls: Sender<Call>,
@@ -49,7 +49,7 @@ pub struct Letters {
     pub reread: Sender<Box<Reread>>,
 }
 
-pub fn open() -> (Letters, Inbox) {
+pub fn open() -> (InboxSenders, Inbox) {
     let (events_in, events) = channel::bounded(EVENTS);
     let (peers_in, from_peers) = channel::bounded(FROM_PEERS);
     let (calls_in, calls) = channel::bounded(CALLS);
@@ -57,7 +57,7 @@ pub fn open() -> (Letters, Inbox) {
     let (accepted_in, accepted) = channel::bounded(ACCEPTED);
     let (signals_in, signals) = channel::unbounded();
     let (reread_in, reread) = channel::bounded(1);
-    let letters = Letters {
+    let senders = InboxSenders {
         events: events_in,
         from_peers: peers_in,
         calls: calls_in,
@@ -77,7 +77,7 @@ pub fn open() -> (Letters, Inbox) {
         timer: Timer::never(),
         timer_at: None,
     };
-    (letters, inbox)
+    (senders, inbox)
 }
 
 impl Inbox {
@@ -95,8 +95,10 @@ impl Inbox {
         let signal = receive(&self.signals, Wake::Signal);
         let accepted = receive(&self.accepted, Wake::Accepted);
         let event = receive(&self.events, Wake::Event);
-        let call = receive(&self.calls, |call| Wake::Call(Door::Api, call));
-        let metrics = receive(&self.metrics, |call| Wake::Call(Door::Metrics, call));
+        let call = receive(&self.calls, |call| Wake::Call(ListenerKind::Api, call));
+        let metrics = receive(&self.metrics, |call| {
+            Wake::Call(ListenerKind::Metrics, call)
+        });
         let from_peers = receive(&self.from_peers, Wake::Event);
         let reread = receive(&self.reread, Wake::Reread);
         let counted = async {

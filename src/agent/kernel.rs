@@ -227,7 +227,7 @@ async fn see_to_nat(kernel: &mut Kernel, names: &Names, work: Work) {
     match work {
         Work::PersistNat => {
             if let Err(error) = kernel.persist_nat().await {
-                log::warn!("the NAT rules go with this process: {error}");
+                log::warn!("NAT rules will not outlive this process: {error}");
             }
         }
         Work::CountNat(reply) => {

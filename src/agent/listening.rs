@@ -1,4 +1,4 @@
-//! Sessions that peers open to us: the sockets they reach, and what becomes of strangers.
+//! Sessions that peers open to us: the sockets they reach, and what becomes of unknown_peers.
 
 use super::Executor;
 use crate::bgp::{Cease, Notification};
@@ -21,8 +21,8 @@ pub struct Listening {
     /// Addresses with more than one password, of which the log has heard.
     unlike: BTreeSet<IpAddr>,
     /// Those that the log has heard of.
-    strangers: BTreeSet<IpAddr>,
-    farewells: Vec<smol::Task<()>>,
+    unknown_peers: BTreeSet<IpAddr>,
+    notifications: Vec<smol::Task<()>>,
 }
 
 impl Listening {
@@ -34,8 +34,8 @@ impl Listening {
             at: None,
             acceptor: None,
             unlike: BTreeSet::new(),
-            strangers: BTreeSet::new(),
-            farewells: Vec::new(),
+            unknown_peers: BTreeSet::new(),
+            notifications: Vec::new(),
         }
     }
 
@@ -84,19 +84,19 @@ impl Listening {
     /// Tells a stranger that it is one; where there are many, they are dropped without a word.
     pub fn refuse(&mut self, accepted: Accepted, why: NotAdmitted) {
         let from = accepted.remote.ip();
-        let known = self.strangers.len() >= STRANGERS || !self.strangers.insert(from);
+        let known = self.unknown_peers.len() >= STRANGERS || !self.unknown_peers.insert(from);
         let level = if known {
             log::Level::Debug
         } else {
             log::Level::Warn
         };
         log::log!(level, "connection from {from} refused: {why}");
-        self.farewells.retain(|task| !task.is_finished());
-        if self.farewells.len() < FAREWELLS {
+        self.notifications.retain(|task| !task.is_finished());
+        if self.notifications.len() < FAREWELLS {
             let limit = async {
                 Timer::after(FAREWELL).await;
             };
-            self.farewells
+            self.notifications
                 .push(self.executor.spawn(dismiss(accepted).or(limit)));
         }
     }

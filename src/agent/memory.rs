@@ -1,7 +1,7 @@
 //! What outlives a restart: read when the agent starts, written some time after it changed.
 
 use super::Executor;
-use crate::config::{Config, Memory};
+use crate::config::{Config, SavedState};
 use crate::core::Core;
 use crate::io::blocking::Lane;
 use crate::io::state_file;
@@ -33,7 +33,7 @@ impl StateFile {
         let lane = Lane::default();
         let file = path.clone();
         let text = lane
-            .run_within(READ, move || state_file::read(&file, Memory::LONGEST))
+            .run_within(READ, move || state_file::read(&file, SavedState::LONGEST))
             .await;
         let failing = Rc::new(Cell::new(text.is_err()));
         let written = text.unwrap_or_else(|error| {
@@ -47,7 +47,7 @@ impl StateFile {
                 Ok(memory) => {
                     core.remember(now, memory);
                     // A version of before wrote YAML, which is read this once.
-                    due = (!Memory::is_json(&written)).then_some(now);
+                    due = (!SavedState::is_json(&written)).then_some(now);
                 }
                 Err(error) => log::warn!("agent.state_file: {}: {error}", path.display()),
             }
@@ -114,7 +114,7 @@ async fn write_all(
     while let Ok(text) = next {
         let failed = if text == written {
             None
-        } else if text.len() > Memory::LONGEST {
+        } else if text.len() > SavedState::LONGEST {
             Some(io::Error::from(io::ErrorKind::FileTooLarge))
         } else {
             let (file, bytes) = (path.clone(), text.clone());
@@ -139,8 +139,8 @@ async fn write_all(
     }
 }
 
-fn read(text: &str, config: &Config) -> Result<Memory, String> {
-    let (memory, problems) = Memory::read(text, config)?;
+fn read(text: &str, config: &Config) -> Result<SavedState, String> {
+    let (memory, problems) = SavedState::read(text, config)?;
     for problem in problems {
         log::warn!("agent.state_file: not taken: {problem}");
     }

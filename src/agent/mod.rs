@@ -31,7 +31,7 @@ use crate::io::places::Places;
 use crate::io::router_advert::Advertiser;
 use crate::io::{process, signal};
 use bfd::Bfd;
-use calls::{Calls, Counted, Counting, Door};
+use calls::{Calls, Counted, Counting, ListenerKind};
 use checks::Checks;
 use consul::Follower;
 use hooks::Hooks;
@@ -118,7 +118,7 @@ impl Agent {
         // First, so that no thread or child begins with a signal blocked.
         let requests = signal::Requests::open()?;
         let now = Instant::now();
-        let (letters, inbox) = inbox::open();
+        let (senders, inbox) = inbox::open();
         let launcher = start.launcher;
         launcher.run_as(start.config.agent.exec_user.clone());
         let reaper = checks::reaper(executor, launcher.clone());
@@ -135,25 +135,25 @@ impl Agent {
             .warnings
             .iter()
             .for_each(|warning| log::warn!("{warning}"));
-        let kernel = KernelTasks::open(executor, letters.events.clone(), &config, start.dry_run)?;
+        let kernel = KernelTasks::open(executor, senders.events.clone(), &config, start.dry_run)?;
         let checks = Checks::open(
             executor,
-            letters.events.clone(),
+            senders.events.clone(),
             reaper.clone(),
             Places::new(config.agent.check_threads),
             start.seed,
         );
         let hooks = Hooks::new(executor, reaper, &config.agent.on_change);
-        let api = http::serve(start.api, limits, letters.calls);
-        let metrics = http::serve(start.metrics, limits, letters.metrics);
+        let api = http::serve(start.api, limits, senders.calls);
+        let metrics = http::serve(start.metrics, limits, senders.metrics);
         let servers = executor.spawn(api.or(metrics));
-        let mut listening = Listening::new(executor, letters.accepted);
+        let mut listening = Listening::new(executor, senders.accepted);
         listening.move_to(config.bgp.listen)?;
         let mut advertiser = Advertiser::new(executor);
         if !start.dry_run {
             advertiser.set(&unnumbered(&config));
         }
-        let consul = Follower::open(executor, &letters.events, &config.agent, start.seed);
+        let consul = Follower::open(executor, &senders.events, &config.agent, start.seed);
         let before = kernel::predecessor(&config).await;
         let mut core = Core::new(config, start.seed, now).on_host(now, process::hostname(), before);
         let state_file = StateFile::open(executor, &mut core, now).await;
@@ -161,24 +161,24 @@ impl Agent {
             core,
             inbox,
             calls: Calls::new(),
-            sessions: Sessions::new(executor, letters.from_peers),
+            sessions: Sessions::new(executor, senders.from_peers),
             bfd: Bfd::new(start.seed),
             listening,
             advertiser,
             kernel,
             checks,
             launcher,
-            maintenance: Maintenance::new(executor, letters.events),
+            maintenance: Maintenance::new(executor, senders.events),
             hooks,
             manager: Manager::new(now, start.notify, start.watchdog),
-            rereading: Rereading::new(executor, start.reload, letters.reread),
+            rereading: Rereading::new(executor, start.reload, senders.reread),
             dry_run: start.dry_run,
             exit: None,
             counting: Counting::new(executor),
             state_file,
             consul,
             _servers: servers,
-            _signals: executor.spawn(forward_signals(requests, letters.signals)),
+            _signals: executor.spawn(forward_signals(requests, senders.signals)),
         })
     }
 
@@ -231,11 +231,16 @@ impl Agent {
             Wake::Event(event) => self.handle(now, vec![event]),
             Wake::Accepted(accepted) => self.admit(now, accepted),
             // The kernel is asked first for what the answer shows of it.
-            Wake::Call(door, call) if self.kernel.has_nat() && call.asks(api::shows_nat) => {
-                self.counting.start(door, call, self.kernel.nat_counters());
+            Wake::Call(listener, call) if self.kernel.has_nat() && call.asks(api::shows_nat) => {
+                self.counting
+                    .start(listener, call, self.kernel.nat_counters());
             }
-            Wake::Call(door, call) => self.answer(now, door, call, &Rc::default()),
-            Wake::Counted(Counted { door, call, nat }) => self.answer(now, door, call, &nat),
+            Wake::Call(listener, call) => self.answer(now, listener, call, &Rc::default()),
+            Wake::Counted(Counted {
+                listener,
+                call,
+                nat,
+            }) => self.answer(now, listener, call, &nat),
             Wake::Signal(signal::Request::Stop) => {
                 self.manager.stopping();
                 self.core.handle(now, Event::Stop);
@@ -269,15 +274,15 @@ impl Agent {
         }
     }
 
-    fn answer(&mut self, now: Instant, door: Door, call: Call, nat: &Rc<NatCounters>) {
-        match door {
-            Door::Api => {
+    fn answer(&mut self, now: Instant, listener: ListenerKind, call: Call, nat: &Rc<NatCounters>) {
+        match listener {
+            ListenerKind::Api => {
                 if let Some(call) = self.calls.take(&mut self.core, now, call, nat) {
                     self.manager.reloading();
                     self.rereading.ask(Some(call));
                 }
             }
-            Door::Metrics => self.calls.take_metrics(&self.core, now, call, nat),
+            ListenerKind::Metrics => self.calls.take_metrics(&self.core, now, call, nat),
         }
     }
 
@@ -300,7 +305,7 @@ impl Agent {
                 };
                 self.core.handle(now, Event::Bgp { peer, event });
             }
-            Err(error) => log::warn!("peer {peer}: its connection is not taken: {error}"),
+            Err(error) => log::warn!("peer {peer}: cannot accept its connection: {error}"),
         }
     }
 
@@ -452,7 +457,7 @@ impl Agent {
         let sessions = self.sessions.finish().or(self.inbox.forget_peers());
         future::zip(state_file, sessions).await;
         self.kernel.finish().await;
-        self.bfd.say_goodbye();
+        self.bfd.send_admin_down();
     }
 }
 

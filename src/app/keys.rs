@@ -9,7 +9,7 @@ use crate::net::{Community, ExtCommunity, LargeCommunity, ParseError, decimal};
 use crate::schema::kinds::{
     FilePath, Interval, Number, Opt, OrOff, Parsed, Quoted, Set, Time, quoted,
 };
-use crate::schema::{At, Cx, EVERYWHERE, Kind, Part, Section, Shape, duration};
+use crate::schema::{At, Context, EVERYWHERE, Kind, Part, Section, Shape, duration};
 use crate::section;
 
 section! {
@@ -107,7 +107,7 @@ impl Kind for VipConfig {
         None
     }
 
-    fn read(cx: &mut Cx<'_>, at: &At<'_>) -> Option<Self> {
+    fn read(cx: &mut Context<'_>, at: &At<'_>) -> Option<Self> {
         at.section(cx, Self::default())
     }
 }
@@ -204,7 +204,7 @@ impl Kind for Reaction {
         })
     }
 
-    fn read(cx: &mut Cx<'_>, at: &At<'_>) -> Option<Self> {
+    fn read(cx: &mut Context<'_>, at: &At<'_>) -> Option<Self> {
         if at.is_map() {
             return at.section(cx, Attributes::default()).map(Self::Announce);
         }

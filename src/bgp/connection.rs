@@ -32,7 +32,7 @@ pub(super) struct Connection {
 
 /// Who a connection is between.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ends {
+pub(super) struct Endpoints {
     pub(super) local: SocketAddr,
     pub(super) remote: SocketAddr,
 }
@@ -60,7 +60,7 @@ impl Connection {
     pub(super) fn new(
         id: ConnId,
         outgoing: bool,
-        ends: Ends,
+        endpoints: Endpoints,
         ours: Open,
         context: DecodeContext,
         now: Instant,
@@ -68,8 +68,8 @@ impl Connection {
         Self {
             id,
             outgoing,
-            local: ends.local,
-            remote: ends.remote,
+            local: endpoints.local,
+            remote: endpoints.remote,
             supersedes: false,
             ours,
             phase: Phase::OpenSent {
@@ -170,16 +170,16 @@ impl Connection {
     }
 
     /// A message that proves the peer alive: the hold timer starts anew.
-    pub(super) fn heard(&mut self, now: Instant) {
+    pub(super) fn restart_hold_timer(&mut self, now: Instant) {
         if let Some(session) = self.session_mut() {
-            session.liveness.heard(now);
+            session.liveness.restart_hold_timer(now);
         }
     }
 
     /// A KEEPALIVE or UPDATE was sent: the keepalive timer starts anew (RFC 4271 §8.2.2).
-    pub(super) fn said(&mut self, now: Instant) {
+    pub(super) fn restart_keepalive_timer(&mut self, now: Instant) {
         if let Some(session) = self.session_mut() {
-            session.liveness.said(now);
+            session.liveness.restart_keepalive_timer(now);
         }
     }
 
@@ -258,13 +258,13 @@ impl Liveness {
         }))
     }
 
-    fn heard(&mut self, now: Instant) {
+    fn restart_hold_timer(&mut self, now: Instant) {
         if let Some(deadlines) = &mut self.0 {
             deadlines.hold_at = now + deadlines.hold_time;
         }
     }
 
-    fn said(&mut self, now: Instant) {
+    fn restart_keepalive_timer(&mut self, now: Instant) {
         if let Some(deadlines) = &mut self.0 {
             deadlines.keepalive_at = now + deadlines.keepalive;
         }

@@ -45,10 +45,10 @@ impl Packer {
             let classic = *family == Family::Ipv4 && !negotiated.extended_next_hop;
             let of_family = withdrawn.iter().filter(|p| p.family() == *family);
             batches.push_back(Batch {
-                carrier: if classic {
-                    Carrier::Withdrawn
+                field: if classic {
+                    NlriField::Withdrawn
                 } else {
-                    Carrier::Unreach(*family)
+                    NlriField::Unreach(*family)
                 },
                 attributes: Vec::new(),
                 prefixes: of_family.copied().collect(),
@@ -56,16 +56,16 @@ impl Packer {
         }
         let mut groups = BTreeMap::<_, VecDeque<Prefix>>::new();
         for (prefix, attributes) in announced {
-            if let Some(carrier) = carrier(prefix, attributes, negotiated) {
-                let group = groups.entry((attributes, carrier)).or_default();
+            if let Some(field) = field(prefix, attributes, negotiated) {
+                let group = groups.entry((attributes, field)).or_default();
                 group.push_back(*prefix);
             }
         }
         let announcements = groups
             .into_iter()
-            .map(|((attributes, carrier), prefixes)| Batch {
-                carrier,
-                attributes: carrier.attributes(attributes, &cx),
+            .map(|((attributes, field), prefixes)| Batch {
+                field,
+                attributes: field.attributes(attributes, &cx),
                 prefixes,
             });
         batches.extend(announcements);
@@ -108,9 +108,9 @@ pub fn sendable(
     negotiated: &Negotiated,
     max_len: usize,
 ) -> bool {
-    carrier(prefix, attributes, negotiated).is_some_and(|carrier| {
-        let attributes = carrier.attributes(attributes, &negotiated.into());
-        let length = carrier.overhead(&attributes) + wire_len(prefix);
+    field(prefix, attributes, negotiated).is_some_and(|field| {
+        let attributes = field.attributes(attributes, &negotiated.into());
+        let length = field.overhead(&attributes) + wire_len(prefix);
         length <= max_len.min(negotiated.max_len())
     })
 }
@@ -132,7 +132,7 @@ fn encode(body: &Body) -> Option<Vec<u8>> {
 /// Routes that can share a message.
 #[derive(Debug)]
 struct Batch {
-    carrier: Carrier,
+    field: NlriField,
     /// All but MP_REACH_NLRI.
     attributes: Vec<u8>,
     prefixes: VecDeque<Prefix>,
@@ -140,7 +140,7 @@ struct Batch {
 
 /// The part of an UPDATE that the routes go into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Carrier {
+enum NlriField {
     Withdrawn,
     Unreach(Family),
     Nlri(Ipv4Addr),
@@ -148,24 +148,24 @@ enum Carrier {
 }
 
 /// How to announce a route; `None` where the session cannot.
-fn carrier(
+fn field(
     prefix: &Prefix,
     attributes: &PathAttributes,
     negotiated: &Negotiated,
-) -> Option<Carrier> {
+) -> Option<NlriField> {
     let family = prefix.family();
     if !negotiated.families.contains(&family) || attributes.next_hop.is_unspecified() {
         return None;
     }
     match (family, attributes.next_hop) {
-        (Family::Ipv4, IpAddr::V4(addr)) => Some(Carrier::Nlri(addr)),
+        (Family::Ipv4, IpAddr::V4(addr)) => Some(NlriField::Nlri(addr)),
         (Family::Ipv4, IpAddr::V6(_)) if !negotiated.extended_next_hop => None,
-        (_, IpAddr::V6(addr)) => Some(Carrier::Reach(family, addr)),
+        (_, IpAddr::V6(addr)) => Some(NlriField::Reach(family, addr)),
         (Family::Ipv6, IpAddr::V4(_)) => None,
     }
 }
 
-impl Carrier {
+impl NlriField {
     fn attributes(self, attributes: &PathAttributes, cx: &EncodeContext) -> Vec<u8> {
         let next_hop = match self {
             Self::Nlri(addr) => Some(addr),
@@ -192,7 +192,7 @@ impl Carrier {
 impl Batch {
     /// As many routes as fit; `None` when none is left or the next one never fits.
     fn next_message(&mut self, max_len: usize) -> Option<Packed> {
-        let mut room = max_len.checked_sub(self.carrier.overhead(&self.attributes))?;
+        let mut room = max_len.checked_sub(self.field.overhead(&self.attributes))?;
         let mut prefixes = Vec::new();
         let mut bytes = Vec::new();
         while let Some(prefix) = self.prefixes.front() {
@@ -211,18 +211,18 @@ impl Batch {
             ..Body::default()
         };
         let mut withdrawal = false;
-        match self.carrier {
-            Carrier::Withdrawn => {
+        match self.field {
+            NlriField::Withdrawn => {
                 withdrawal = true;
                 body.withdrawn = bytes;
             }
-            Carrier::Unreach(family) => {
+            NlriField::Unreach(family) => {
                 withdrawal = true;
                 body.unreach_family = Some(family);
                 body.unreach = bytes;
             }
-            Carrier::Nlri(_) => body.nlri = bytes,
-            Carrier::Reach(family, addr) => body.reach = reach_value(family, addr, &bytes),
+            NlriField::Nlri(_) => body.nlri = bytes,
+            NlriField::Reach(family, addr) => body.reach = reach_value(family, addr, &bytes),
         }
         let bytes = encode(&body)?;
         let (withdrawn, announced) = if withdrawal {

@@ -16,6 +16,7 @@ mod offer;
 mod path;
 mod retry;
 mod session;
+mod teardown;
 #[cfg(test)]
 mod tests;
 
@@ -27,7 +28,8 @@ pub use interface::{ConnId, Counters, Event, MessageCounts, Output, PeerConfig, 
 
 use self::offer::Offer;
 use self::retry::Retry;
-use super::connection::{Connection, Ends};
+use self::teardown::TeardownCause;
+use super::connection::{Connection, Endpoints};
 use super::rib::AdjRibOut;
 use super::{Negotiated, Notification, Open, PathAttributes, ProtocolError, RouteRefresh, Type};
 use crate::net::Prefix;
@@ -62,7 +64,7 @@ pub struct Peer {
     turned_away: u32,
     flaps: u64,
     /// How many routes the log has last said cannot be announced in this session.
-    told_unsendable: usize,
+    logged_unsendable: usize,
 }
 
 /// A state owns its deadlines; those of connections are theirs.
@@ -113,12 +115,12 @@ enum Fsm {
     ProbeExpires,
     LocalAddressGone,
     BfdDown,
-    On(ConnId, Happened),
+    On(ConnId, ConnectionEvent),
 }
 
 /// Those that belong to one connection.
 #[derive(Debug)]
-enum Happened {
+enum ConnectionEvent {
     /// 10.
     HoldTimerExpires,
     /// The peer took the connection and says nothing.
@@ -126,9 +128,9 @@ enum Happened {
     /// 11.
     KeepaliveTimerExpires,
     /// 16: ours.
-    TcpCrAcked(Ends),
+    TcpCrAcked(Endpoints),
     /// 17: the peer's.
-    TcpConnectionConfirmed(Ends),
+    TcpConnectionConfirmed(Endpoints),
     /// 18.
     TcpConnectionFails(String),
     /// 19.
@@ -147,21 +149,6 @@ enum Happened {
     SendHoldTimerExpires,
     /// All that was sent.
     Acknowledged,
-}
-
-/// Why a connection ends.
-#[derive(Debug)]
-enum End {
-    /// We say why.
-    Error(ProtocolError),
-    /// The peer said why; that is never answered (§6.4).
-    Told(Notification),
-    /// TCP is gone.
-    Lost(String),
-    /// Nothing can be said: the peer does not read, or must not know.
-    Silent(String),
-    /// Nothing can be said, for there is no way to the peer: it keeps what it has.
-    Reset(&'static str),
 }
 
 impl Peer {
@@ -185,16 +172,16 @@ impl Peer {
             unanswered: 0,
             turned_away: 0,
             flaps: 0,
-            told_unsendable: 0,
+            logged_unsendable: 0,
             config,
         }
     }
 
     pub fn handle(&mut self, now: Instant, event: Event) {
-        use Happened::*;
+        use ConnectionEvent::*;
         match event {
             Event::Start => self.step(now, Fsm::ManualStart),
-            Event::Stop(farewell) => self.step(now, Fsm::ManualStop(Some(farewell))),
+            Event::Stop(notification) => self.step(now, Fsm::ManualStop(Some(notification))),
             Event::StopQuietly => self.step(now, Fsm::ManualStop(None)),
             Event::RetryNow => self.step(now, Fsm::RetryNow),
             Event::NetworkChanged if self.retry.is_damped() => {}
@@ -213,16 +200,16 @@ impl Peer {
                 local,
                 remote,
             } => {
-                let ends = Ends { local, remote };
-                self.step(now, Fsm::On(conn, TcpConnectionConfirmed(ends)));
+                let endpoints = Endpoints { local, remote };
+                self.step(now, Fsm::On(conn, TcpConnectionConfirmed(endpoints)));
             }
             Event::Connected {
                 conn,
                 local,
                 remote,
             } if self.attempts(conn) => {
-                let ends = Ends { local, remote };
-                self.step(now, Fsm::On(conn, TcpCrAcked(ends)));
+                let endpoints = Endpoints { local, remote };
+                self.step(now, Fsm::On(conn, TcpCrAcked(endpoints)));
             }
             Event::ConnectFailed { conn, error: why } | Event::Closed { conn, reason: why }
                 if self.attempts(conn) || self.connections.contains_key(&conn) =>
@@ -252,10 +239,10 @@ impl Peer {
                     Timer::ConnectRetry => Fsm::ConnectRetryTimerExpires,
                     Timer::IdleHold => Fsm::IdleHoldTimerExpires,
                     Timer::Probe => Fsm::ProbeExpires,
-                    Timer::Hold(conn) => Fsm::On(conn, Happened::HoldTimerExpires),
-                    Timer::Silence(conn) => Fsm::On(conn, Happened::OpenIsLate),
-                    Timer::Keepalive(conn) => Fsm::On(conn, Happened::KeepaliveTimerExpires),
-                    Timer::SendHold(conn) => Fsm::On(conn, Happened::SendHoldTimerExpires),
+                    Timer::Hold(conn) => Fsm::On(conn, ConnectionEvent::HoldTimerExpires),
+                    Timer::Silence(conn) => Fsm::On(conn, ConnectionEvent::OpenIsLate),
+                    Timer::Keepalive(conn) => Fsm::On(conn, ConnectionEvent::KeepaliveTimerExpires),
+                    Timer::SendHold(conn) => Fsm::On(conn, ConnectionEvent::SendHoldTimerExpires),
                 },
             );
         }
@@ -304,14 +291,14 @@ impl Peer {
     pub fn advertise_some(&mut self, now: Instant, routes: BTreeMap<Prefix, PathAttributes>) {
         self.rib.replace(routes);
         self.send_routes(now);
-        self.tell_unsendable();
+        self.log_unsendable();
     }
 
     /// Changes of the set that [`Peer::advertise`] describes: `None` withdraws.
     pub fn update(&mut self, now: Instant, changes: BTreeMap<Prefix, Option<PathAttributes>>) {
         self.rib.update(changes);
         self.send_routes(now);
-        self.tell_unsendable();
+        self.log_unsendable();
     }
 
     /// Nothing is missing from the set any more: End-of-RIB may follow it.
@@ -378,39 +365,47 @@ impl Peer {
 
     /// §8.2.2. A connection's events meet the state of that connection, all others that of the peer.
     fn step(&mut self, now: Instant, event: Fsm) {
+        use ConnectionEvent::*;
         use Fsm::*;
-        use Happened::*;
         use StateName::*;
         let state = match &event {
             On(conn, _) => self.connections.get(conn).map(Connection::state),
             _ => None,
         };
         match (state.unwrap_or(self.shown), event) {
-            (_, ManualStop(farewell)) => self.stop(now, farewell),
+            (_, ManualStop(notification)) => self.stop(now, notification),
 
             (Idle, ManualStart) => self.start(now),
             (Idle, IdleHoldTimerExpires) => self.restart(now),
             (_, NoCarrier) => self.lose_carrier(now),
             (Idle | Connect | Active, RetryNow | PathChanged) => self.retry_soon(now),
             // It sent us away and is here again: that is as good as a start.
-            (Idle, On(conn, TcpConnectionConfirmed(ends))) if self.is_waiting() => {
-                self.open(now, conn, ends);
+            (Idle, On(conn, TcpConnectionConfirmed(endpoints))) if self.is_waiting() => {
+                self.open(now, conn, endpoints);
             }
             (Idle, On(conn, TcpConnectionConfirmed(_))) => self.refuse(conn),
 
             (Connect, ConnectRetryTimerExpires) => self.attempt_unanswered(now),
             (Active, ConnectRetryTimerExpires) => self.connect(now),
-            (Connect | Active, On(conn, TcpCrAcked(ends) | TcpConnectionConfirmed(ends))) => {
-                self.open(now, conn, ends);
+            (
+                Connect | Active,
+                On(conn, TcpCrAcked(endpoints) | TcpConnectionConfirmed(endpoints)),
+            ) => {
+                self.open(now, conn, endpoints);
             }
             (Connect, On(_, TcpConnectionFails(error))) => self.attempt_failed(now, error),
 
             // A second connection, or the end of the attempt to make one.
-            (OpenSent | OpenConfirm, On(conn, TcpCrAcked(ends) | TcpConnectionConfirmed(ends))) => {
-                self.open(now, conn, ends);
+            (
+                OpenSent | OpenConfirm,
+                On(conn, TcpCrAcked(endpoints) | TcpConnectionConfirmed(endpoints)),
+            ) => {
+                self.open(now, conn, endpoints);
             }
-            (Established, On(conn, TcpConnectionConfirmed(ends))) if self.may_supersede(now) => {
-                self.open(now, conn, ends);
+            (Established, On(conn, TcpConnectionConfirmed(endpoints)))
+                if self.may_supersede(now) =>
+            {
+                self.open(now, conn, endpoints);
             }
             (Established, On(conn, TcpConnectionConfirmed(_))) => self.reject(conn),
             (OpenSent | OpenConfirm, ConnectRetryTimerExpires) => self.abandon_attempt(now),
@@ -426,7 +421,7 @@ impl Peer {
 
             // The session.
             // Routes are checked by the codec and kept nowhere.
-            (Established, On(conn, KeepAliveMsg | UpdateMsg)) => self.heard(now, conn),
+            (Established, On(conn, KeepAliveMsg | UpdateMsg)) => self.restart_hold_timer(now, conn),
             (Established, On(conn, RouteRefreshMsg(refresh))) => {
                 self.receive_route_refresh(now, conn, refresh);
             }
@@ -439,14 +434,18 @@ impl Peer {
 
             // The ends of a connection.
             (OpenSent | OpenConfirm | Established, On(conn, HoldTimerExpires)) => {
-                self.end(now, conn, End::Error(ProtocolError::HoldTimerExpired));
+                self.end(
+                    now,
+                    conn,
+                    TeardownCause::Error(ProtocolError::HoldTimerExpired),
+                );
             }
             (OpenConfirm | Established, On(conn, SendHoldTimerExpires)) => {
                 let error = ProtocolError::SendHoldTimerExpired.to_string();
-                self.end(now, conn, End::Silent(error));
+                self.end(now, conn, TeardownCause::Silent(error));
             }
             (OpenSent | OpenConfirm | Established, On(conn, TcpConnectionFails(reason))) => {
-                self.end(now, conn, End::Lost(reason));
+                self.end(now, conn, TeardownCause::Lost(reason));
             }
             // §8.2.2 has no error of an OPEN (event 22) in Established, and none of an UPDATE (28) before.
             (Established, On(conn, MsgErr(ProtocolError::Open(_)))) => {
@@ -456,10 +455,10 @@ impl Peer {
                 self.unexpected(now, conn, Type::Update);
             }
             (OpenSent | OpenConfirm | Established, On(conn, MsgErr(error))) => {
-                self.end(now, conn, End::Error(error));
+                self.end(now, conn, TeardownCause::Error(error));
             }
             (OpenSent | OpenConfirm | Established, On(conn, NotifMsg(notification))) => {
-                self.end(now, conn, End::Told(notification));
+                self.end(now, conn, TeardownCause::NotificationReceived(notification));
             }
             (Established, BfdDown) => self.bfd_down(now),
             (OpenSent | OpenConfirm | Established, LocalAddressGone) => {

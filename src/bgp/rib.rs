@@ -1,4 +1,4 @@
-//! Adj-RIB-Out (RFC 4271 §3.2): what a peer shall know, what it has been told, and the messages that
+//! Adj-RIB-Out (RFC 4271 §3.2): what a peer shall know, what it has been advertised, and the messages that
 //! lead from one to the other. End-of-RIB (RFC 4724 §2), route refresh (RFC 2918, RFC 7313).
 //!
 //! Left out: MinRouteAdvertisementIntervalTimer (RFC 4271 §9.2.1.1): it limits routes that pass through
@@ -98,7 +98,7 @@ impl AdjRibOut {
         self.session = Some(session);
     }
 
-    /// The session is over, and with it all that the peer was told.
+    /// The session is over, and with it all that the peer was advertised.
     pub fn end(&mut self) {
         self.session = None;
     }
@@ -141,11 +141,12 @@ impl AdjRibOut {
 
     /// How many prefixes the peer has been told of.
     pub fn announced(&self) -> usize {
-        self.tables().map(|table| table.told.len()).sum()
+        self.tables().map(|table| table.advertised.len()).sum()
     }
 
     pub fn is_announced(&self, prefix: &Prefix) -> bool {
-        self.tables().any(|table| table.told.contains_key(prefix))
+        self.tables()
+            .any(|table| table.advertised.contains_key(prefix))
     }
 
     /// Wanted routes that this session cannot carry: its families or the next hop do not allow it.
@@ -199,7 +200,7 @@ struct Session {
 /// One family's routes.
 #[derive(Debug)]
 struct Table {
-    told: BTreeMap<Prefix, Told>,
+    advertised: BTreeMap<Prefix, Advertised>,
     withdraw: BTreeSet<Prefix>,
     /// Ordered by attributes, so that neighbours share an UPDATE.
     announce: BTreeSet<(Arc<PathAttributes>, Prefix)>,
@@ -208,7 +209,7 @@ struct Table {
 }
 
 #[derive(Debug)]
-struct Told {
+struct Advertised {
     attributes: Arc<PathAttributes>,
     /// Before the refresh that runs; it has to be said again though it did not change.
     stale: bool,
@@ -227,7 +228,7 @@ enum Refresh {
 impl Session {
     fn new(negotiated: Negotiated, hold_end_of_rib: bool) -> Self {
         let table = || Table {
-            told: BTreeMap::new(),
+            advertised: BTreeMap::new(),
             withdraw: BTreeSet::new(),
             announce: BTreeSet::new(),
             end_of_rib_due: true,
@@ -269,8 +270,9 @@ impl Session {
             table.announce.remove(&(Arc::clone(before), prefix));
         }
         table.withdraw.remove(&prefix);
-        match (table.told.get(&prefix), after) {
-            (Some(told), Some(after)) if !told.stale && told.attributes == *after => {}
+        match (table.advertised.get(&prefix), after) {
+            (Some(advertised), Some(after))
+                if !advertised.stale && advertised.attributes == *after => {}
             (_, Some(after)) => {
                 table.announce.insert((Arc::clone(after), prefix));
             }
@@ -304,7 +306,7 @@ impl Session {
             for prefix in &packed.withdrawn {
                 if let Some(table) = self.tables.get_mut(&prefix.family()) {
                     table.withdraw.remove(prefix);
-                    table.told.remove(prefix);
+                    table.advertised.remove(prefix);
                 }
             }
         }
@@ -351,8 +353,8 @@ impl Table {
             return false;
         }
         self.refresh = Refresh::Running { again: false };
-        for (prefix, told) in &mut self.told {
-            told.stale = true;
+        for (prefix, advertised) in &mut self.advertised {
+            advertised.stale = true;
             let kept = wanted.get(prefix);
             if let Some(attributes) = kept.filter(|_| !self.withdraw.contains(prefix)) {
                 self.announce.insert((Arc::clone(attributes), *prefix));
@@ -375,7 +377,8 @@ impl Table {
                 if let Some(attributes) = waiting.remove(&prefix) {
                     self.announce.remove(&(Arc::clone(&attributes), prefix));
                     let stale = false;
-                    self.told.insert(prefix, Told { attributes, stale });
+                    self.advertised
+                        .insert(prefix, Advertised { attributes, stale });
                 }
             }
         }

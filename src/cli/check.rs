@@ -5,7 +5,7 @@ use super::args::Global;
 use super::client::{Client, Found};
 use super::{Failure, run};
 use crate::app::Source;
-use crate::config::{self, Config, Loaded, Memory, Policy, parse_app_from_params};
+use crate::config::{self, Config, Loaded, Policy, SavedState, parse_app_from_params};
 use crate::io::state_file;
 use serde_json::Value;
 use std::io::{self, Write};
@@ -43,8 +43,8 @@ fn forbidden(global: &Global, config: &Config) -> Vec<String> {
         return apps.filter_map(|app| judge(app, config, &policy)).collect();
     }
     let path = config.agent.state_file.as_deref();
-    let text = path.and_then(|path| state_file::read(path, Memory::LONGEST).ok().flatten());
-    let memory = text.and_then(|text| Memory::read(&text, config).ok());
+    let text = path.and_then(|path| state_file::read(path, SavedState::LONGEST).ok().flatten());
+    let memory = text.and_then(|text| SavedState::read(&text, config).ok());
     let problems = memory.map(|(_, problems)| problems).unwrap_or_default();
     let not_taken = |why| format!("agent.state_file: not taken at the next start: {why}");
     problems.into_iter().map(not_taken).collect()

@@ -13,7 +13,7 @@ use crate::schema::kinds::{
     parsed, quoted, read_list,
 };
 use crate::schema::tree::{Node, Place};
-use crate::schema::{At, Beside, ByRule, Cx, Fields, Kind, Section, Shape, Split};
+use crate::schema::{At, Beside, ByRule, Context, Fields, Kind, Section, Shape, Split};
 use crate::section;
 
 section! {
@@ -109,7 +109,7 @@ section! {
 /// The pool of threads grows to 500, and others have theirs there too.
 const MAX_CHECK_THREADS: u32 = 400;
 
-pub(super) fn agent(cx: &mut Cx<'_>, node: Option<&Node>, env: &Env) -> Agent {
+pub(super) fn agent(cx: &mut Context<'_>, node: Option<&Node>, env: &Env) -> Agent {
     let f = &Fields::open(cx, "agent", node, &tables::agent());
     let mut agent = Agent::default();
     agent.read(cx, f);
@@ -128,7 +128,7 @@ pub(super) fn agent(cx: &mut Cx<'_>, node: Option<&Node>, env: &Env) -> Agent {
 }
 
 /// Container engines kill ten seconds after they asked to stop.
-pub(super) fn warn_long_drain(cx: &mut Cx<'_>, f: &Fields<'_>, drain_time: Duration) {
+pub(super) fn warn_long_drain(cx: &mut Context<'_>, f: &Fields<'_>, drain_time: Duration) {
     if f.has("drain_time") && drain_time > Duration::from_secs(8) {
         let key = f.path("drain_time");
         let message = format!(
@@ -139,7 +139,7 @@ pub(super) fn warn_long_drain(cx: &mut Cx<'_>, f: &Fields<'_>, drain_time: Durat
 }
 
 /// Others reach the API, and there is no token to tell them by.
-fn warn_open(cx: &mut Cx<'_>, f: &Fields<'_>, listen: &Listen) {
+fn warn_open(cx: &mut Context<'_>, f: &Fields<'_>, listen: &Listen) {
     let is_open = |addr: &&ListenAddr| match addr {
         ListenAddr::Any(_) => true,
         ListenAddr::Tcp(addr) => !addr.ip().to_canonical().is_loopback(),
@@ -155,7 +155,7 @@ fn warn_open(cx: &mut Cx<'_>, f: &Fields<'_>, listen: &Listen) {
     }
 }
 
-fn consul(cx: &mut Cx<'_>, f: &Fields<'_>, env: &Env) -> Option<Consul> {
+fn consul(cx: &mut Context<'_>, f: &Fields<'_>, env: &Env) -> Option<Consul> {
     let mut consul = Consul {
         node: env::value(env, "CONSUL_NODE").map(str::to_owned),
         stale: env::value(env, "CONSUL_STALE") == Some("true"),
@@ -195,7 +195,7 @@ fn consul(cx: &mut Cx<'_>, f: &Fields<'_>, env: &Env) -> Option<Consul> {
 }
 
 /// GoCast's variable, else what is configured, else Consul's own variable; and the file it is from.
-fn consul_token(cx: &mut Cx<'_>, f: &Fields<'_>, env: &Env, consul: &mut Consul) {
+fn consul_token(cx: &mut Context<'_>, f: &Fields<'_>, env: &Env, consul: &mut Consul) {
     let mut variable = |name| variable(cx, f, "consul_token", env, name).map(Secret::new);
     let other = match variable("CONSUL_TOKEN") {
         None if consul.token.is_none() => variable("CONSUL_HTTP_TOKEN"),
@@ -211,7 +211,7 @@ fn consul_token(cx: &mut Cx<'_>, f: &Fields<'_>, env: &Env, consul: &mut Consul)
 
 /// A variable of others that stands for a key.
 fn variable<'e>(
-    cx: &mut Cx<'_>,
+    cx: &mut Context<'_>,
     f: &Fields<'_>,
     key: &str,
     env: &'e Env,
@@ -255,7 +255,7 @@ impl Kind for Listen {
     }
 
     /// What cannot be read is no address, and so no default either: the problem was told.
-    fn read(cx: &mut Cx<'_>, at: &At<'_>) -> Option<Self> {
+    fn read(cx: &mut Context<'_>, at: &At<'_>) -> Option<Self> {
         let addrs = read_list(cx, at, OrOff::<Parsed<ListenAddr>>::parse)?;
         if addrs.len() > 1 && addrs.contains(&None) {
             cx.problem(&at.place, &at.path, "off", "should stand alone");
@@ -351,7 +351,7 @@ impl Kind for ExecSources {
         Some(list(sources))
     }
 
-    fn read(cx: &mut Cx<'_>, at: &At<'_>) -> Option<BTreeSet<Source>> {
+    fn read(cx: &mut Context<'_>, at: &At<'_>) -> Option<BTreeSet<Source>> {
         let sources = read_list(cx, at, |text| match text {
             "none" => Ok(None),
             _ => parsed(text).map(Some),

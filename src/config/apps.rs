@@ -15,7 +15,7 @@ use crate::app::{
 use crate::schema::kinds::{Each, Found, Opt, Parsed, Quoted, quoted, read_text};
 use crate::schema::tree::{Node, Place, Tree};
 use crate::schema::{
-    At, Cx, ENV, EVERYWHERE, FILE, Fields, HTTP, Key, Kind, Part, Problem, Section, shown,
+    At, Context, ENV, EVERYWHERE, FILE, Fields, HTTP, Key, Kind, Part, Problem, Section, shown,
 };
 use crate::section;
 
@@ -70,7 +70,7 @@ impl<'p> Rules<'p> {
 
 /// Every app of the file, then the one of the environment.
 pub(super) fn apps(
-    cx: &mut Cx<'_>,
+    cx: &mut Context<'_>,
     list: Option<&Node>,
     env: Option<&Node>,
     agent: &Agent,
@@ -130,7 +130,7 @@ pub(super) fn apps(
 }
 
 /// As in GoCast, but said.
-fn warn_unchecked(cx: &mut Cx<'_>, apps: &[App]) {
+fn warn_unchecked(cx: &mut Context<'_>, apps: &[App]) {
     let unchecked = apps.iter().filter(|app| app.monitors.is_empty());
     let names: Vec<&str> = unchecked.map(|app| app.name.as_str()).collect();
     if !names.is_empty() {
@@ -146,14 +146,20 @@ pub(super) fn lone_app(
     config: &Config,
 ) -> (Option<App>, Vec<Problem>) {
     let mut nothing = |_: &Path| Err(io::ErrorKind::Unsupported.into());
-    let mut cx = Cx::new(tables::TABLES, &mut nothing);
+    let mut cx = Context::new(tables::TABLES, &mut nothing);
     let rules = Rules::new(&config.agent, None);
     let app = app(&mut cx, "", node, source, &rules);
     (app, cx.problems)
 }
 
 /// One app; `None` where name or VIP cannot be read, which was told then.
-fn app(cx: &mut Cx<'_>, path: &str, node: &Node, source: Source, rules: &Rules<'_>) -> Option<App> {
+fn app(
+    cx: &mut Context<'_>,
+    path: &str,
+    node: &Node,
+    source: Source,
+    rules: &Rules<'_>,
+) -> Option<App> {
     let f = &Fields::open(cx, path, Some(node), &rules.keys);
     let mut spec = rules.defaults.clone();
     spec.read(cx, f);
@@ -183,7 +189,7 @@ fn app(cx: &mut Cx<'_>, path: &str, node: &Node, source: Source, rules: &Rules<'
 }
 
 fn vips(
-    cx: &mut Cx<'_>,
+    cx: &mut Context<'_>,
     f: &Fields<'_>,
     found: &[Found<Vip>],
     source: Source,
@@ -208,14 +214,19 @@ fn vips(
     (!vips.is_empty()).then_some(vips)
 }
 
-fn refuse<T>(cx: &mut Cx<'_>, item: &Found<T>, value: &str, judge: Option<Result<(), Refusal>>) {
+fn refuse<T>(
+    cx: &mut Context<'_>,
+    item: &Found<T>,
+    value: &str,
+    judge: Option<Result<(), Refusal>>,
+) {
     if let Some(Err(refusal)) = judge {
         cx.problem(&item.place, &item.path, value, refusal);
     }
 }
 
 fn monitors(
-    cx: &mut Cx<'_>,
+    cx: &mut Context<'_>,
     spec: &AppSpec,
     source: Source,
     rules: &Rules<'_>,
@@ -238,7 +249,7 @@ fn monitors(
     monitors
 }
 
-fn nats(cx: &mut Cx<'_>, found: &[Found<NatSpec>]) -> BTreeSet<NatSpec> {
+fn nats(cx: &mut Context<'_>, found: &[Found<NatSpec>]) -> BTreeSet<NatSpec> {
     let mut nats: BTreeMap<(Protocol, u16), NatSpec> = BTreeMap::new();
     for item in found {
         let Some(nat) = item.value else { continue };
@@ -271,7 +282,7 @@ impl Kind for Vip {
         Some(quoted(vip))
     }
 
-    fn read(cx: &mut Cx<'_>, at: &At<'_>) -> Option<Self> {
+    fn read(cx: &mut Context<'_>, at: &At<'_>) -> Option<Self> {
         let vip = read_text(cx, at, <Self as Kind>::parse)?;
         let text = at.node.text()?;
         if let Ok((_, true)) = Self::parse(text) {

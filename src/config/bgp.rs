@@ -12,7 +12,7 @@ use crate::schema::kinds::{
     read_text, should_be,
 };
 use crate::schema::tree::Node;
-use crate::schema::{At, Beside, ByRule, Cx, Fields, Kind, Part, Section, Shape, Split};
+use crate::schema::{At, Beside, ByRule, Context, Fields, Kind, Part, Section, Shape, Split};
 use crate::section;
 
 section! {
@@ -95,7 +95,7 @@ pub struct LocalIp {
     pub v6: Option<Ipv6Addr>,
 }
 
-pub(super) fn bgp(cx: &mut Cx<'_>, node: Option<&Node>) -> Bgp {
+pub(super) fn bgp(cx: &mut Context<'_>, node: Option<&Node>) -> Bgp {
     let f = &Fields::open(cx, "bgp", node, &tables::bgp());
     let mut bgp = Bgp::default();
     bgp.read(cx, f);
@@ -135,7 +135,7 @@ fn own_of(peer: PeerSettings, own: PeerSettings) -> PeerSettings {
 }
 
 /// The peers that are written; `None`: none is.
-fn peers(cx: &mut Cx<'_>, f: &Fields<'_>, model: &PeerSettings) -> Option<Vec<PeerSettings>> {
+fn peers(cx: &mut Context<'_>, f: &Fields<'_>, model: &PeerSettings) -> Option<Vec<PeerSettings>> {
     let before = cx.problems.len();
     let key = if f.has("peers") { "peers" } else { "peer_ip" };
     if key == "peers" && f.has("peer_ip") {
@@ -172,7 +172,7 @@ fn peers(cx: &mut Cx<'_>, f: &Fields<'_>, model: &PeerSettings) -> Option<Vec<Pe
     Some(peers)
 }
 
-fn address(cx: &mut Cx<'_>, item: &At<'_>) -> Option<Remote> {
+fn address(cx: &mut Context<'_>, item: &At<'_>) -> Option<Remote> {
     let parsed = match item.node.text() {
         Some(text) => parsed(text),
         None => Err(should_be("an address")),
@@ -181,7 +181,7 @@ fn address(cx: &mut Cx<'_>, item: &At<'_>) -> Option<Remote> {
 }
 
 /// One entry of `peers`.
-fn peer(cx: &mut Cx<'_>, item: &At<'_>, model: &PeerSettings) -> Option<PeerSettings> {
+fn peer(cx: &mut Context<'_>, item: &At<'_>, model: &PeerSettings) -> Option<PeerSettings> {
     let f = &Fields::open(cx, &item.path, Some(&item.node), &PeerSettings::keys());
     let mut peer = model.clone();
     session(cx, f, &mut peer);
@@ -200,7 +200,7 @@ fn peer(cx: &mut Cx<'_>, item: &At<'_>, model: &PeerSettings) -> Option<PeerSett
 }
 
 /// The session options in a section, over those of the section around it.
-fn session(cx: &mut Cx<'_>, f: &Fields<'_>, peer: &mut PeerSettings) {
+fn session(cx: &mut Context<'_>, f: &Fields<'_>, peer: &mut PeerSettings) {
     peer.read(cx, f);
     // How far the peer may be: what we send may go that far, or what comes must not come from further.
     if f.has("ttl_security") {
@@ -215,7 +215,7 @@ fn session(cx: &mut Cx<'_>, f: &Fields<'_>, peer: &mut PeerSettings) {
 }
 
 /// Whoever writes a peer's own `local_ip` wants its session to come from there.
-fn check_source(cx: &mut Cx<'_>, f: &Fields<'_>, peer: &PeerSettings) {
+fn check_source(cx: &mut Context<'_>, f: &Fields<'_>, peer: &PeerSettings) {
     // The source of a session to a link-local peer is the interface's.
     let Remote::Addr(remote, None) = &peer.remote else {
         return;
@@ -253,7 +253,7 @@ impl Kind for LocalIp {
         Some(list(v4.chain(addrs.v6.map(IpAddr::V6)))).filter(|text| text != "[]")
     }
 
-    fn read(cx: &mut Cx<'_>, at: &At<'_>) -> Option<Self> {
+    fn read(cx: &mut Context<'_>, at: &At<'_>) -> Option<Self> {
         let addrs = read_list(cx, at, local_ip)?;
         let told = |message| cx.problem(&at.place, &at.path, "", message);
         Self::of(addrs).map_err(told).ok()
@@ -376,7 +376,7 @@ impl Kind for Families {
         Set::<Parsed<Family>>::write(families)
     }
 
-    fn read(cx: &mut Cx<'_>, at: &At<'_>) -> Option<BTreeSet<Family>> {
+    fn read(cx: &mut Context<'_>, at: &At<'_>) -> Option<BTreeSet<Family>> {
         let families = Set::<Parsed<Family>>::read(cx, at)?;
         if families.is_empty() {
             cx.problem(&at.place, &at.path, "", "should name ipv4, ipv6 or both");
@@ -399,7 +399,7 @@ impl Kind for Bfd {
         Some(bfd.map_or_else(|| "false".to_owned(), |bfd| bfd.in_braces("bgp.bfd")))
     }
 
-    fn read(cx: &mut Cx<'_>, at: &At<'_>) -> Option<Option<Self>> {
+    fn read(cx: &mut Context<'_>, at: &At<'_>) -> Option<Option<Self>> {
         match at.is_map() {
             true => at.section(cx, Self::default()).map(Some),
             false => read_text(cx, at, Self::parse),

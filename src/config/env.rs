@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::tables;
 use crate::schema::kinds::Bool;
 use crate::schema::tree::{Node, Place, Tree};
-use crate::schema::{Cx, Key, Kind, nearest, read_value_file, yaml};
+use crate::schema::{Context, Key, Kind, nearest, read_value_file, yaml};
 
 pub(super) type Env = BTreeMap<String, String>;
 
@@ -18,7 +18,7 @@ pub(super) fn value<'e>(env: &'e Env, name: &str) -> Option<&'e str> {
 
 /// The file's name and text: the flag's, else the environment's. `Err`: it was said why not.
 pub(super) fn source(
-    cx: &mut Cx<'_>,
+    cx: &mut Context<'_>,
     flag: Option<&str>,
     env: &Env,
 ) -> Result<Option<(String, String)>, ()> {
@@ -56,7 +56,7 @@ pub(super) fn source(
 }
 
 /// Lays the variables over the tree. What they say of the one app of a sidecar is handed back.
-pub(super) fn overlay(cx: &mut Cx<'_>, root: &mut Node, env: &Env) -> Option<Node> {
+pub(super) fn overlay(cx: &mut Context<'_>, root: &mut Node, env: &Env) -> Option<Node> {
     let mut app: Option<Node> = None;
     for (name, text) in env {
         let Some(rest) = name.strip_prefix("SIDECAST_") else {
@@ -89,7 +89,7 @@ fn is_other(name: &str) -> bool {
 
 /// The key that a variable sets, and the value, read from a file where the name ends in `_FILE`.
 fn variable(
-    cx: &mut Cx<'_>,
+    cx: &mut Context<'_>,
     place: &Place,
     name: &str,
     rest: &str,
@@ -127,7 +127,7 @@ fn variable(
 
 /// Keys that hold maps take YAML in braces or brackets.
 fn structured(
-    cx: &mut Cx<'_>,
+    cx: &mut Context<'_>,
     place: &Place,
     key: &Key,
     path: &[&str],

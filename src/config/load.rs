@@ -9,7 +9,7 @@ use super::env::{self, Env};
 use super::policy::Policy;
 use super::{Config, agent, apps, bgp, tables};
 use crate::schema::tree::{Node, Place, Tree};
-use crate::schema::{Cx, Fields, Key, Problems, Shape, yaml};
+use crate::schema::{Context, Fields, Key, Problems, Shape, yaml};
 
 /// A configuration, and where its values came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub fn load(
     env: &BTreeMap<String, String>,
     read_file: &mut dyn FnMut(&Path) -> io::Result<String>,
 ) -> Result<Loaded, Problems> {
-    let mut cx = Cx::new(tables::TABLES, read_file);
+    let mut cx = Context::new(tables::TABLES, read_file);
     let done = read(&mut cx, flag, env);
     cx.problems.sort();
     cx.problems.dedup();
@@ -50,7 +50,7 @@ pub fn load(
 }
 
 /// `None`: there is nothing to read further, and it was told why.
-fn read(cx: &mut Cx<'_>, flag: Option<&str>, env: &Env) -> Option<(Config, Option<String>)> {
+fn read(cx: &mut Context<'_>, flag: Option<&str>, env: &Env) -> Option<(Config, Option<String>)> {
     let source = env::source(cx, flag, env).ok()?;
     let mut root = match &source {
         Some((name, text)) => file(cx, name, text)?,
@@ -68,7 +68,7 @@ fn read(cx: &mut Cx<'_>, flag: Option<&str>, env: &Env) -> Option<(Config, Optio
     Some((config, source.map(|(name, _)| name)))
 }
 
-fn file(cx: &mut Cx<'_>, name: &str, text: &str) -> Option<Node> {
+fn file(cx: &mut Context<'_>, name: &str, text: &str) -> Option<Node> {
     let name: Arc<str> = name.into();
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     match yaml::parse(text, &|line| Place::File(name.clone(), line)) {
@@ -81,7 +81,7 @@ fn file(cx: &mut Cx<'_>, name: &str, text: &str) -> Option<Node> {
     }
 }
 
-fn sections(cx: &mut Cx<'_>, root: &Node, app: Option<&Node>, env: &Env) -> Config {
+fn sections(cx: &mut Context<'_>, root: &Node, app: Option<&Node>, env: &Env) -> Config {
     let key = |name| Key::new(name, Shape::Texts);
     let known = ["agent", "bgp", "apps"].map(key);
     let f = &Fields::open(cx, "", Some(root), &known.each_ref());

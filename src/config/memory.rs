@@ -16,7 +16,7 @@ use crate::schema::tree::{Entry, Node, Place, Tree};
 use crate::schema::yaml;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Memory {
+pub struct SavedState {
     pub drain_all: bool,
     pub drains: BTreeSet<AppName>,
     /// Excepted from drains that mean more than them.
@@ -182,7 +182,7 @@ impl From<&App> for StoredApp {
     }
 }
 
-impl Memory {
+impl SavedState {
     /// More is neither written nor read.
     pub const LONGEST: usize = 4 << 20;
 
@@ -405,7 +405,7 @@ mod tests {
         parse_app_from_params(&params, Source::Http, &config("")).unwrap()
     }
 
-    fn memory() -> Memory {
+    fn memory() -> SavedState {
         let full = app(&[
             ("name", "full"),
             ("vip", "192.0.2.1/32,2001:db8::1/128"),
@@ -443,7 +443,7 @@ mod tests {
             name: "web: x\n".to_owned(),
             tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
         };
-        Memory {
+        SavedState {
             drain_all: true,
             drains: BTreeSet::from(["dns".parse().unwrap(), "a{b}".parse().unwrap()]),
             undrained: BTreeSet::from(["web".parse().unwrap()]),
@@ -458,9 +458,9 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_again() {
-        for memory in [memory(), Memory::default()] {
+        for memory in [memory(), SavedState::default()] {
             let text = memory.to_json();
-            let read = Memory::read(&text, &config(""));
+            let read = SavedState::read(&text, &config(""));
             assert_eq!(read, Ok((memory, vec![])), "{text}");
         }
     }
@@ -469,7 +469,7 @@ mod tests {
     fn what_is_not_allowed_any_more_does_not_come_back() {
         let text = memory().to_json();
         let config = config("allowed_vips: [192.0.2.2/32]");
-        let (read, problems) = Memory::read(&text, &config).unwrap();
+        let (read, problems) = SavedState::read(&text, &config).unwrap();
         assert_eq!(read.apps.len(), 1);
         assert_eq!(problems.len(), 1, "{problems:?}");
         assert!(problems[0].contains("agent.allowed_vips"), "{problems:?}");
@@ -485,8 +485,8 @@ mod tests {
                     nats: [\"udp:53:8053\"]\n    hold_down: \"off\"\n    vip_config:\n      med: 0\n      \
                     when_down: {med: 1000}\nconsul:\n  \
                     - {id: \"1\", service: \"web\", passing: true, tags: [\"a: b # c\"]}\n";
-        assert!(!Memory::is_json(text));
-        let (memory, problems) = Memory::read(text, &config("")).unwrap();
+        assert!(!SavedState::is_json(text));
+        let (memory, problems) = SavedState::read(text, &config("")).unwrap();
         assert_eq!(problems, Vec::<String>::new());
         assert!(memory.drain_all && memory.drains.len() == 1 && memory.passed.len() == 1);
         assert_eq!((memory.apps.len(), memory.services.len()), (1, 1));
@@ -494,11 +494,11 @@ mod tests {
         assert_eq!((app.attributes.med, app.options.damping()), (Some(0), None));
         assert_eq!(app.monitors.first().unwrap().rise, 2);
         let again = memory.to_json();
-        assert!(Memory::is_json(&again));
-        assert_eq!(Memory::read(&again, &config("")), Ok((memory, vec![])));
+        assert!(SavedState::is_json(&again));
+        assert_eq!(SavedState::read(&again, &config("")), Ok((memory, vec![])));
         for bomb in ["[".repeat(64_000), "a: ".to_owned() + &"[".repeat(64_000)] {
             assert!(
-                Memory::read(&bomb, &config(""))
+                SavedState::read(&bomb, &config(""))
                     .unwrap_err()
                     .contains("brackets")
             );
@@ -521,18 +521,18 @@ mod tests {
             (large.as_str(), "too large"),
             (deep.as_str(), "should be"),
         ] {
-            let (memory, problems) = Memory::read(&app(more), &config("")).unwrap();
+            let (memory, problems) = SavedState::read(&app(more), &config("")).unwrap();
             assert_eq!(memory.apps, []);
             assert!(problems[0].contains(why), "{problems:?}");
         }
         let deeper = app(&format!("\"nats\": {}{}", "[".repeat(200), "]".repeat(200)));
-        assert!(Memory::read(&deeper, &config("")).is_err());
+        assert!(SavedState::read(&deeper, &config("")).is_err());
     }
 
     #[test]
     fn a_broken_file_is_an_error_and_half_of_one_no_harm() {
         let config = config("");
-        let long = format!("{{\"drains\": [\"{}\"]}}", "x".repeat(Memory::LONGEST));
+        let long = format!("{{\"drains\": [\"{}\"]}}", "x".repeat(SavedState::LONGEST));
         for text in [
             "",
             "7",
@@ -543,7 +543,7 @@ mod tests {
             "{\"apps\": 7}",
             &long,
         ] {
-            assert!(Memory::read(text, &config).is_err(), "{text:?}");
+            assert!(SavedState::read(text, &config).is_err(), "{text:?}");
         }
         for text in [
             "{}",
@@ -552,14 +552,14 @@ mod tests {
             "apps: 7\ndrains: {a: b}\nconsul: [1, {id: x}]\ndrain_all: maybe",
         ] {
             assert_eq!(
-                Memory::read(text, &config),
-                Ok((Memory::default(), vec![])),
+                SavedState::read(text, &config),
+                Ok((SavedState::default(), vec![])),
                 "{text:?}"
             );
         }
         let whole = memory().to_json();
         for end in whole.char_indices().map(|(end, _)| end) {
-            let _ = Memory::read(&whole[..end], &config);
+            let _ = SavedState::read(&whole[..end], &config);
         }
     }
 }

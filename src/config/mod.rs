@@ -21,7 +21,7 @@ mod written;
 pub use agent::{Agent, Consul};
 pub use bgp::{Bfd, Bgp, LocalIp, PeerSettings};
 pub use load::{Loaded, load};
-pub use memory::Memory;
+pub use memory::SavedState;
 pub use params::parse_app_from_params;
 pub use policy::{Policy, Refusal};
 pub use render::render;

@@ -7,7 +7,7 @@ use crate::schema::kinds::{
     Bool, Check, MASK, Opt, Parsed, Quoted, Text, hold, list, parsed, quoted,
 };
 use crate::schema::tree::{Node, Place, Tree};
-use crate::schema::{At, Cx, Fields, Kind, Part, Section, Shape, Split, shown, yaml};
+use crate::schema::{At, Context, Fields, Kind, Part, Section, Shape, Split, shown, yaml};
 use crate::section;
 
 section! {
@@ -91,7 +91,7 @@ impl Kind for Written {
         None
     }
 
-    fn read(cx: &mut Cx<'_>, at: &At<'_>) -> Option<Self> {
+    fn read(cx: &mut Context<'_>, at: &At<'_>) -> Option<Self> {
         let braces = in_braces(cx, at)?;
         let node = braces.as_ref().unwrap_or(&at.node);
         let read = match &node.tree {
@@ -105,7 +105,7 @@ impl Kind for Written {
 }
 
 /// A variable may hold maps too: an item in braces is read as one. `None`: it was told why it cannot be.
-fn in_braces(cx: &mut Cx<'_>, at: &At<'_>) -> Option<Option<Node>> {
+fn in_braces(cx: &mut Context<'_>, at: &At<'_>) -> Option<Option<Node>> {
     let text = at.node.text().filter(|text| text.starts_with('{'));
     let (Some(text), Place::Env(_)) = (text, &at.place) else {
         return Some(None);
@@ -116,7 +116,7 @@ fn in_braces(cx: &mut Cx<'_>, at: &At<'_>) -> Option<Option<Node>> {
     node.map_err(told).ok().map(Some)
 }
 
-fn from_map(cx: &mut Cx<'_>, path: &str, node: &Node) -> Option<Written> {
+fn from_map(cx: &mut Context<'_>, path: &str, node: &Node) -> Option<Written> {
     let f = &Fields::open(cx, path, Some(node), &MonitorKeys::keys());
     let mut keys = MonitorKeys::default();
     keys.read(cx, f);
@@ -230,7 +230,7 @@ impl Kind for ExecCommand {
         }
     }
 
-    fn read(cx: &mut Cx<'_>, at: &At<'_>) -> Option<Self> {
+    fn read(cx: &mut Context<'_>, at: &At<'_>) -> Option<Self> {
         let command = match &at.node.tree {
             Tree::List(items) => {
                 let word = |item: &Node| match &item.tree {
@@ -263,7 +263,7 @@ impl Kind for StatusRanges {
         Some(quoted(status))
     }
 
-    fn read(cx: &mut Cx<'_>, at: &At<'_>) -> Option<Self> {
+    fn read(cx: &mut Context<'_>, at: &At<'_>) -> Option<Self> {
         let parts = at.items(cx, Split::Commas)?;
         let texts: Vec<&str> = parts.iter().filter_map(|item| item.node.text()).collect();
         let text = texts.join(",");
@@ -291,7 +291,7 @@ impl Kind for Headers {
         (!names.is_empty()).then(|| format!("{{{}}}", names.join(", ")))
     }
 
-    fn read(cx: &mut Cx<'_>, at: &At<'_>) -> Option<Self::Value> {
+    fn read(cx: &mut Context<'_>, at: &At<'_>) -> Option<Self::Value> {
         let Tree::Map(entries) = &at.node.tree else {
             cx.problem(
                 &at.place,

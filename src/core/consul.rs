@@ -296,7 +296,9 @@ impl Discovery {
                 self.outage = Some(now);
                 let what = what(*query);
                 let why = &failure.why;
-                warn!("Consul does not say {what}: {why}; what is known stays, trying again");
+                warn!(
+                    "Consul query for {what} failed: {why}; keeping the last known state and retrying"
+                );
             }
             (Some(since), None) => {
                 self.outage = None;

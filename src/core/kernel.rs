@@ -253,7 +253,7 @@ impl Kernel {
         {
             self.end_lease(prefix);
             if result == StepResult::Foreign {
-                info!("{prefix} was there before us: used, and left alone");
+                info!("{prefix} exists and was added by someone else: using it as it is");
                 self.applied.adopt_foreign(*prefix);
                 self.settle_doubt(prefix);
                 return;

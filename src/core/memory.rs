@@ -8,7 +8,7 @@ use log::{info, warn};
 use super::Core;
 use super::consul::{Discovery, Event};
 use crate::app::{AppName, MonitorSpec, Source};
-use crate::config::Memory;
+use crate::config::SavedState;
 use crate::consul::Service;
 
 impl Core {
@@ -17,13 +17,13 @@ impl Core {
         std::mem::take(&mut self.remembers)
     }
 
-    pub fn memory(&self) -> Memory {
+    pub fn memory(&self) -> SavedState {
         let drains = self.registry.drains();
         let names = self.registry.of_sources(&[Source::Http]);
         let apps = names
             .iter()
             .filter_map(|name| self.registry.definition(name));
-        Memory {
+        SavedState {
             drain_all: drains.all,
             drains: drains.names.clone(),
             undrained: drains.spared.clone(),
@@ -34,8 +34,8 @@ impl Core {
     }
 
     /// Takes what was remembered; to be said right after the start.
-    pub fn remember(&mut self, now: Instant, memory: Memory) {
-        let Memory {
+    pub fn remember(&mut self, now: Instant, memory: SavedState) {
+        let SavedState {
             drain_all,
             drains,
             undrained,
@@ -44,7 +44,7 @@ impl Core {
             passed,
         } = memory;
         info!(
-            "remembered: {} apps of HTTP, {} services of Consul, {} drains",
+            "restored {} HTTP-registered apps, {} Consul services and {} drains from the state file",
             apps.len(),
             services.len(),
             drains.len()

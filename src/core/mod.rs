@@ -9,7 +9,6 @@ mod bfd;
 mod consul;
 mod event;
 mod kernel;
-mod life;
 mod memory;
 mod peers;
 mod reload;
@@ -17,6 +16,7 @@ mod routes;
 mod services;
 mod settle;
 mod show;
+mod shutdown;
 mod verbs;
 mod view;
 
@@ -47,8 +47,8 @@ use crate::timer::Soonest;
 use bfd::{Bfds, Verdict};
 use consul::Discovery;
 use kernel::Kernel;
-use life::Life;
 use peers::{Host, Peers};
+use shutdown::Shutdown;
 
 /// All of sidecast's state.
 pub struct Core {
@@ -57,7 +57,7 @@ pub struct Core {
     peers: Peers,
     bfd: Bfds,
     kernel: Kernel,
-    life: Life,
+    shutdown: Shutdown,
     /// `None`: Consul is not configured.
     discovery: Option<Discovery>,
     network: Option<Network>,
@@ -114,7 +114,7 @@ impl Core {
             peers: Peers::new(seed.rotate_left(21)),
             bfd: Bfds::new(seed.rotate_left(11)),
             kernel: Kernel::new(seed.rotate_left(42)),
-            life: Life::Running,
+            shutdown: Shutdown::Running,
             discovery: config.agent.consul.clone().map(Discovery::new),
             network: None,
             uplinks: BTreeSet::new(),
@@ -168,7 +168,7 @@ impl Core {
     /// Takes several inputs and settles once.
     pub fn handle_all(&mut self, now: Instant, events: impl IntoIterator<Item = Event>) {
         for event in events {
-            if self.life.is_over() {
+            if self.shutdown.is_over() {
                 return;
             }
             self.route(now, event);
@@ -234,7 +234,7 @@ impl Core {
 
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
-        if self.life.is_over() {
+        if self.shutdown.is_over() {
             return;
         }
         self.registry.handle_timeout(now);
@@ -279,7 +279,7 @@ impl Core {
 
     /// The next deadline.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        if self.life.is_over() {
+        if self.shutdown.is_over() {
             return None;
         }
         let mut soonest = Soonest::new();
@@ -287,7 +287,7 @@ impl Core {
         soonest.add(self.peers.poll_timeout(), ());
         soonest.add(self.bfd.poll_timeout(), ());
         soonest.add(self.kernel.poll_timeout(), ());
-        soonest.add(self.life.poll_timeout(), ());
+        soonest.add(self.shutdown.poll_timeout(), ());
         let consul = self.discovery.as_ref();
         soonest.add(consul.and_then(|consul| consul.poll_timeout()), ());
         soonest.add(self.first_round_by, ());

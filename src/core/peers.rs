@@ -106,7 +106,7 @@ impl Peers {
         for remote in unseen.difference(&self.unseen) {
             match remote {
                 Remote::Gateway => info!("no peer yet: there is no default route through a router"),
-                _ => info!("peer {remote}: no router is seen there yet"),
+                _ => info!("peer {remote}: no router discovered yet"),
             }
         }
         self.unseen = unseen;

@@ -9,7 +9,7 @@ use crate::app::{App, AppName, AppOptions, Attributes, Reaction, Source};
 use crate::config::{Config, Refusal, parse_app_from_tags};
 use crate::consul::Service;
 use crate::health::Outcome;
-use crate::registry::{Found, MonitorId};
+use crate::registry::{DiscoveredApp, MonitorId};
 
 impl Core {
     /// Whether Consul answers; `None` where it is not configured.
@@ -65,13 +65,13 @@ impl Core {
     }
 }
 
-fn found(named: Named, expired: bool, config: &Config) -> Found {
+fn found(named: Named, expired: bool, config: &Config) -> DiscoveredApp {
     let Named {
         name,
         service: Service { id, tags, .. },
         taken_by,
     } = named;
-    let refused = |name, why| Found {
+    let refused = |name, why| DiscoveredApp {
         app: nothing(name, &id),
         refusal: Some(Refusal::Invalid(format!("service {id} in Consul: {why}"))),
     };
@@ -80,7 +80,7 @@ fn found(named: Named, expired: bool, config: &Config) -> Found {
         return refused(name, why);
     }
     match parse_app_from_tags(name.clone(), &id, &tags, config) {
-        Ok(app) => Found {
+        Ok(app) => DiscoveredApp {
             app,
             refusal: expired.then(|| Refusal::Invalid(AWAY.to_owned())),
         },

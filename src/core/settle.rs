@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use log::{info, warn};
 
 use super::kernel::Plan;
-use super::life::{ACKNOWLEDGE, Life};
+use super::shutdown::{ACKNOWLEDGE, Shutdown};
 use super::{Acknowledgement, Core, Output};
 use crate::bgp::{Cease, Notification};
 use crate::config::Lease;
@@ -16,7 +16,7 @@ impl Core {
     /// Looks at all that is queued: computes what is wanted, compares it with what is applied and gives
     /// out the difference. The end of every input.
     pub(super) fn settle(&mut self, now: Instant) {
-        if self.life.is_over() {
+        if self.shutdown.is_over() {
             return;
         }
         self.take_checks(now);
@@ -36,11 +36,11 @@ impl Core {
             self.outputs
                 .extend(steps.map(|(id, step)| Output::Step { id, step }));
             self.take_checks(now);
-            // Each round ends here, or moves a drain or life on, which never go back.
+            // Each round ends here, or moves a drain or the shutdown on, which never go back.
             let acknowledged = self.ask_acknowledgement(now);
-            if self.step_life(now) {
+            if self.step_shutdown(now) {
                 self.look_at_everything();
-            } else if self.life.is_over() {
+            } else if self.shutdown.is_over() {
                 return;
             } else if !acknowledged {
                 break;
@@ -74,13 +74,13 @@ impl Core {
     }
 
     fn wanted(&self, vip: &Prefix, lease: Option<Duration>) -> Wanted {
-        match self.life {
-            Life::Running | Life::Draining { .. } => self.registry.wanted(vip, lease),
-            Life::Withdrawing { .. } => Wanted {
+        match self.shutdown {
+            Shutdown::Running | Shutdown::Draining { .. } => self.registry.wanted(vip, lease),
+            Shutdown::Withdrawing { .. } => Wanted {
                 route: None,
                 ..self.registry.wanted(vip, lease)
             },
-            Life::Removing { .. } | Life::Over => Wanted::default(),
+            Shutdown::Removing { .. } | Shutdown::Over => Wanted::default(),
         }
     }
 
@@ -137,13 +137,13 @@ impl Core {
     pub(super) fn take_acknowledgement(&mut self) {
         self.acknowledgement = Acknowledgement::Idle;
         self.registry.acknowledged();
-        self.life.acknowledge();
+        self.shutdown.acknowledge();
     }
 
     pub(super) fn stop(&mut self, now: Instant) {
-        if !self.life.is_running() {
-            info!("told to stop again: not waiting any longer");
-            self.life = Life::removing(now);
+        if !self.shutdown.is_running() {
+            info!("second stop signal: skipping the rest of the drain");
+            self.shutdown = Shutdown::removing(now);
             self.look_at_everything();
             return;
         }
@@ -151,10 +151,10 @@ impl Core {
         let drain_time = self.registry.longest_drain();
         let out = !self.kernel.applied().routes.is_empty();
         self.registry.drain_for_exit(now);
-        self.life = if out {
-            Life::draining(now, drain_time)
+        self.shutdown = if out {
+            Shutdown::draining(now, drain_time)
         } else {
-            Life::removing(now)
+            Shutdown::removing(now)
         };
         self.look_at_everything();
         self.want_acknowledgement(now);
@@ -167,24 +167,24 @@ impl Core {
         };
     }
 
-    /// The only place where life goes on; whether it did, and the process lives still.
-    fn step_life(&mut self, now: Instant) -> bool {
-        let due = self.life.is_due(now);
-        match self.life {
-            Life::Draining { .. } if due => {
+    /// The only place where the shutdown goes on; whether it did and is not over.
+    fn step_shutdown(&mut self, now: Instant) -> bool {
+        let due = self.shutdown.is_due(now);
+        match self.shutdown {
+            Shutdown::Draining { .. } if due => {
                 if self.kernel.applied().routes.is_empty() {
-                    self.life = Life::removing(now);
+                    self.shutdown = Shutdown::removing(now);
                 } else {
-                    self.life = Life::withdrawing(now);
+                    self.shutdown = Shutdown::withdrawing(now);
                     self.want_acknowledgement(now);
                 }
                 true
             }
-            Life::Withdrawing { .. } if due => {
-                self.life = Life::removing(now);
+            Shutdown::Withdrawing { .. } if due => {
+                self.shutdown = Shutdown::removing(now);
                 true
             }
-            Life::Removing { .. } if due || self.is_clean() => {
+            Shutdown::Removing { .. } if due || self.is_clean() => {
                 if !self.is_clean() {
                     warn!("the kernel still holds addresses or NAT rules of ours");
                 }
@@ -206,7 +206,7 @@ impl Core {
 
     pub(super) fn exit(&mut self, code: u8, why: &str) {
         self.take_sessions_outputs();
-        self.life = Life::Over;
+        self.shutdown = Shutdown::Over;
         self.outputs.push_back(Output::Exit {
             code,
             why: why.to_owned(),

@@ -98,7 +98,7 @@ impl Core {
         local: SocketAddr,
         remote: SocketAddr,
     ) -> Result<(PeerName, Transport), NotAdmitted> {
-        if self.life.is_over() {
+        if self.shutdown.is_over() {
             return Err(NotAdmitted::Stopping);
         }
         if self.registry.is_vip(local.ip()) {
@@ -144,11 +144,11 @@ impl Core {
 
     /// [`Output::Exit`] has been given, or is about to be.
     pub fn is_over(&self) -> bool {
-        self.life.is_over()
+        self.shutdown.is_over()
     }
 
     /// Stopping, since SIGTERM or for another reason.
     pub fn is_stopping(&self) -> bool {
-        !self.life.is_running()
+        !self.shutdown.is_running()
     }
 }

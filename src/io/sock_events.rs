@@ -44,13 +44,13 @@ pub struct SocketEvents {
     ports: RefCell<BTreeSet<(Protocol, u16)>>,
     /// Whether the next end of a connection is to be told.
     clients: Cell<bool>,
-    sieve: Cell<Sieve>,
+    sieve: Cell<SocketFilter>,
     pending: RefCell<VecDeque<SocketEvent>>,
 }
 
 /// What the kernel keeps from us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sieve {
+enum SocketFilter {
     /// All but our ports.
     Ports,
     /// Connections.
@@ -73,7 +73,7 @@ impl SocketEvents {
         setsockopt(&fd, RcvBufForce, &RECEIVE_BUFFER)
             .or_else(|_| setsockopt(&fd, RcvBuf, &RECEIVE_BUFFER))?;
         // The filter comes first: a busy host would fill the buffer before it.
-        let sieve = sift(&fd, &BTreeSet::new(), false, Sieve::Ports)?;
+        let sieve = sift(&fd, &BTreeSet::new(), false, SocketFilter::Ports)?;
         let groups = DESTROY_GROUPS
             .iter()
             .fold(0, |mask, group| mask | 1 << (group - 1));
@@ -205,19 +205,27 @@ fn protocol_of(socket: &Socket) -> Protocol {
 }
 
 /// Attaches the finest filter that the kernel takes, and says once that it is another sort than before.
-fn sift(fd: &OwnedFd, ports: &BTreeSet<u16>, clients: bool, before: Sieve) -> io::Result<Sieve> {
+fn sift(
+    fd: &OwnedFd,
+    ports: &BTreeSet<u16>,
+    clients: bool,
+    before: SocketFilter,
+) -> io::Result<SocketFilter> {
     let Err(refused) = attach(fd, &destroy_filter(ports, clients)) else {
-        return Ok(Sieve::Ports);
+        return Ok(SocketFilter::Ports);
     };
     let (sieve, wakes) = match attach(fd, &unconnected_filter()) {
-        Ok(()) => (Sieve::Connections, "every listener that closes wakes us"),
+        Ok(()) => (
+            SocketFilter::Connections,
+            "every listener that closes wakes us",
+        ),
         Err(_) => {
             // The filter before lets the wrong ports through.
             match setsockopt(fd, DetachFilter, &0) {
                 Ok(()) | Err(Errno::ENOENT) => {}
                 Err(error) => return Err(error.into()),
             }
-            (Sieve::Nothing, "every socket that closes wakes us")
+            (SocketFilter::Nothing, "every socket that closes wakes us")
         }
     };
     if sieve != before {

@@ -25,7 +25,7 @@ pub struct MonitorId(pub u64);
 
 /// The last answer of a monitor.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub struct CheckResult {
     pub outcome: Outcome,
     pub at: Instant,
     pub took: Duration,
@@ -34,7 +34,7 @@ pub struct Seen {
 #[derive(Clone, Debug)]
 pub(super) struct Check {
     pub monitor: Monitor,
-    pub last: Option<Seen>,
+    pub last: Option<CheckResult>,
     counter: Counter,
     phase: Phase,
     /// A port that is up was found closed just now.
@@ -269,7 +269,7 @@ impl Check {
 
     fn record(&mut self, now: Instant, outcome: Outcome, took: Duration) -> Due {
         let changed = self.counter.record(&outcome);
-        self.last = Some(Seen {
+        self.last = Some(CheckResult {
             outcome,
             at: now,
             took,

@@ -246,7 +246,10 @@ impl Entry {
     fn why_healthy(&self, checks: &Checks) -> String {
         match (self.health.health(), self.health.held()) {
             (Health::Up, Some((HeldBy::Damping, _))) => {
-                format!("came back {} times of late", self.health.flaps())
+                format!(
+                    "held down after {} announcements within flap_window",
+                    self.health.flaps()
+                )
             }
             (Health::Up, Some((HeldBy::StartDelay, _))) => {
                 format!("healthy, start_delay is {:?}", self.app.options.start_delay)

@@ -14,7 +14,7 @@ use crate::net::Prefix;
 
 /// An app that was discovered, and what stands against it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct DiscoveredApp {
     pub app: App,
     /// Shown instead of announcing it.
     pub refusal: Option<Refusal>,
@@ -22,9 +22,9 @@ pub struct Found {
 
 impl Registry {
     /// From now on exactly these are Consul's apps. What did not change goes on undisturbed.
-    pub fn discover(&mut self, now: Instant, found: Vec<Found>) {
+    pub fn discover(&mut self, now: Instant, found: Vec<DiscoveredApp>) {
         let ids: BTreeSet<&str> = found.iter().filter_map(|found| id(&found.app)).collect();
-        for Found { app, .. } in &found {
+        for DiscoveredApp { app, .. } in &found {
             self.make_way(now, app, &ids);
             self.rename_instance(now, app);
         }
@@ -40,8 +40,8 @@ impl Registry {
         }
     }
 
-    fn find(&mut self, now: Instant, found: Found) {
-        let Found { app, refusal } = found;
+    fn find(&mut self, now: Instant, found: DiscoveredApp) {
+        let DiscoveredApp { app, refusal } = found;
         let judge = || self.policy.permit(&app).and_then(|()| self.find_room(&app));
         let refusal = refusal.or_else(|| judge().err());
         if let Some(held) = self.apps.get(&app.name) {

@@ -25,10 +25,10 @@ use std::time::{Duration, Instant};
 
 use log::{debug, info};
 
-pub use check::{MonitorId, Seen};
+pub use check::{CheckResult, MonitorId};
 pub use drains::Drains;
 pub use facts::{Facts, Problem};
-pub use instances::Found;
+pub use instances::DiscoveredApp;
 pub use register::Configured;
 pub use view::{AppView, Counted, MonitorView, NatView, VipView};
 

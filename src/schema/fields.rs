@@ -11,7 +11,7 @@ use super::tree::{Entry, Node, Place, Tree};
 use super::{Key, Section, Split, Table};
 
 /// What reading a configuration gathers besides its values.
-pub struct Cx<'a> {
+pub struct Context<'a> {
     pub problems: Vec<Problem>,
     pub warnings: Vec<String>,
     /// The place of every value that was written, by path.
@@ -21,7 +21,7 @@ pub struct Cx<'a> {
     pub tables: &'static [Table],
 }
 
-impl<'a> Cx<'a> {
+impl<'a> Context<'a> {
     pub fn new(
         tables: &'static [Table],
         read_file: &'a mut dyn FnMut(&Path) -> io::Result<String>,
@@ -63,7 +63,7 @@ pub struct At<'t> {
 }
 
 impl At<'_> {
-    pub fn problem(&self, cx: &mut Cx<'_>, message: impl Display) {
+    pub fn problem(&self, cx: &mut Context<'_>, message: impl Display) {
         let value = match self.secret {
             true => String::new(),
             false => shown(&self.node.tree),
@@ -76,14 +76,14 @@ impl At<'_> {
     }
 
     /// Reads a section, laid over `base`; `None`: it is no map.
-    pub fn section<S: Section>(&self, cx: &mut Cx<'_>, mut base: S) -> Option<S> {
+    pub fn section<S: Section>(&self, cx: &mut Context<'_>, mut base: S) -> Option<S> {
         let f = Fields::open(cx, &self.path, Some(&self.node), &S::keys());
         base.read(cx, &f);
         self.is_map().then_some(base)
     }
 
     /// The one text that it should be.
-    pub fn text(&self, cx: &mut Cx<'_>) -> Option<&str> {
+    pub fn text(&self, cx: &mut Context<'_>) -> Option<&str> {
         let text = self.node.text();
         if text.is_none() {
             self.problem(cx, "should be a single value");
@@ -92,7 +92,7 @@ impl At<'_> {
     }
 
     /// The items of a list. A single text is split as `split` says.
-    pub fn items(&self, cx: &mut Cx<'_>, split: Split) -> Option<Vec<At<'_>>> {
+    pub fn items(&self, cx: &mut Context<'_>, split: Split) -> Option<Vec<At<'_>>> {
         let item = |path: String, place: &Place, node| At {
             path,
             place: place.clone(),
@@ -148,7 +148,7 @@ pub struct Fields<'t> {
 
 impl<'t> Fields<'t> {
     /// Reports unknown and repeated keys. Nothing at all is an empty section.
-    pub fn open(cx: &mut Cx<'_>, path: &str, node: Option<&'t Node>, known: &[&Key]) -> Self {
+    pub fn open(cx: &mut Context<'_>, path: &str, node: Option<&'t Node>, known: &[&Key]) -> Self {
         let mut fields = Self {
             path: path.to_owned(),
             place: node.map_or(Place::Default, |node| node.place.clone()),
@@ -202,17 +202,17 @@ impl<'t> Fields<'t> {
     }
 
     /// What is wrong with a key, but for its value.
-    pub fn problem(&self, cx: &mut Cx<'_>, key: &str, message: impl Display) {
+    pub fn problem(&self, cx: &mut Context<'_>, key: &str, message: impl Display) {
         cx.problem(&self.place_of(key), &self.path(key), "", message);
     }
 
     /// What is hardly meant, about a key.
-    pub fn warn(&self, cx: &mut Cx<'_>, key: &str, message: impl Display) {
+    pub fn warn(&self, cx: &mut Context<'_>, key: &str, message: impl Display) {
         cx.warn(&self.place_of(key), message);
     }
 
     /// The value under a name, where it says something.
-    pub fn at(&self, cx: &mut Cx<'_>, name: &str) -> Option<At<'t>> {
+    pub fn at(&self, cx: &mut Context<'_>, name: &str) -> Option<At<'t>> {
         let entry = self.entries.get(name).filter(|e| !e.node.is_unset())?;
         cx.origins.insert(self.path(name), entry.place.clone());
         Some(At {
@@ -224,7 +224,7 @@ impl<'t> Fields<'t> {
     }
 
     /// The value under each name of a key.
-    pub fn written(&self, cx: &mut Cx<'_>, key: &Key) -> Vec<At<'t>> {
+    pub fn written(&self, cx: &mut Context<'_>, key: &Key) -> Vec<At<'t>> {
         if let Some(file) = key.file {
             return self.secret(cx, key.name, file).into_iter().collect();
         }
@@ -233,7 +233,7 @@ impl<'t> Fields<'t> {
     }
 
     /// A secret, here or in the file that another key names.
-    fn secret(&self, cx: &mut Cx<'_>, key: &str, file: &str) -> Option<At<'t>> {
+    fn secret(&self, cx: &mut Context<'_>, key: &str, file: &str) -> Option<At<'t>> {
         if self.has(key) && self.has(file) {
             self.problem(cx, file, format!("set either this or {key}, not both"));
         }
@@ -262,7 +262,7 @@ impl<'t> Fields<'t> {
 }
 
 /// A value that lies in a file of its own, without one trailing newline.
-pub fn read_value_file(cx: &mut Cx<'_>, name: &str) -> Result<String, String> {
+pub fn read_value_file(cx: &mut Context<'_>, name: &str) -> Result<String, String> {
     match (cx.read_file)(Path::new(name)) {
         Ok(text) => Ok(value_in_file(&text).to_owned()),
         Err(error) => Err(format!("the file cannot be read: {error}")),
@@ -286,7 +286,7 @@ pub fn shown(tree: &Tree) -> String {
 }
 
 /// What to say about an unknown key.
-fn unknown(cx: &Cx<'_>, path: &str, key: &str, known: &[&Key]) -> String {
+fn unknown(cx: &Context<'_>, path: &str, key: &str, known: &[&Key]) -> String {
     let names: Vec<&str> = known.iter().flat_map(|key| key.names_in(path)).collect();
     // In `vip_config` they are called so, in `bgp` they are not.
     let prefixed = format!("bgp_{key}");

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::duration::{self, Shown};
-use super::fields::{At, Cx, shown, value_in_file};
+use super::fields::{At, Context, shown, value_in_file};
 use super::tree::Place;
 use super::{Shape, Split};
 use crate::net::{ParseError, decimal};
@@ -29,7 +29,7 @@ pub trait Kind {
     fn write(value: &Self::Value) -> Option<String>;
 
     /// Reads what is written; `None`: it was told what is wrong, or it stands for what is there.
-    fn read(cx: &mut Cx<'_>, at: &At<'_>) -> Option<Self::Value> {
+    fn read(cx: &mut Context<'_>, at: &At<'_>) -> Option<Self::Value> {
         read_text(cx, at, Self::parse)
     }
 
@@ -41,7 +41,7 @@ pub trait Kind {
 
 /// Reads the one text that a value should be.
 pub fn read_text<T>(
-    cx: &mut Cx<'_>,
+    cx: &mut Context<'_>,
     at: &At<'_>,
     parse: impl FnOnce(&str) -> Result<T, String>,
 ) -> Option<T> {
@@ -51,7 +51,7 @@ pub fn read_text<T>(
 
 /// Reads a list of such texts. An item that is wrong is left out.
 pub fn read_list<T>(
-    cx: &mut Cx<'_>,
+    cx: &mut Context<'_>,
     at: &At<'_>,
     parse: impl Fn(&str) -> Result<T, String>,
 ) -> Option<Vec<T>> {
@@ -159,7 +159,7 @@ impl<C: Check> Kind for C {
         C::Of::write(value)
     }
 
-    fn read(cx: &mut Cx<'_>, at: &At<'_>) -> Option<Self::Value> {
+    fn read(cx: &mut Context<'_>, at: &At<'_>) -> Option<Self::Value> {
         read_text(cx, at, Self::parse).filter(|value| !C::is_default(value))
     }
 }
@@ -190,7 +190,7 @@ impl<K: Kind> Kind for Opt<K> {
         value.as_ref().and_then(K::write)
     }
 
-    fn read(cx: &mut Cx<'_>, at: &At<'_>) -> Option<Self::Value> {
+    fn read(cx: &mut Context<'_>, at: &At<'_>) -> Option<Self::Value> {
         K::read(cx, at).map(Some)
     }
 }
@@ -233,7 +233,7 @@ impl<K: Kind<Value: Display>> Kind for List<K> {
         Some(list(values))
     }
 
-    fn read(cx: &mut Cx<'_>, at: &At<'_>) -> Option<Self::Value> {
+    fn read(cx: &mut Context<'_>, at: &At<'_>) -> Option<Self::Value> {
         read_list(cx, at, K::parse)
     }
 }
@@ -253,7 +253,7 @@ impl<K: Kind<Value: Display + Ord>> Kind for Set<K> {
         (!values.is_empty()).then(|| list(values))
     }
 
-    fn read(cx: &mut Cx<'_>, at: &At<'_>) -> Option<Self::Value> {
+    fn read(cx: &mut Context<'_>, at: &At<'_>) -> Option<Self::Value> {
         Some(List::<K>::read(cx, at)?.into_iter().collect())
     }
 }
@@ -392,7 +392,7 @@ impl<K: Kind, const SEMICOLONS: bool> Kind for Each<K, SEMICOLONS> {
         None
     }
 
-    fn read(cx: &mut Cx<'_>, at: &At<'_>) -> Option<Self::Value> {
+    fn read(cx: &mut Context<'_>, at: &At<'_>) -> Option<Self::Value> {
         let mut all = Vec::new();
         for item in at.items(cx, Self::SPLIT)? {
             all.push(Found {

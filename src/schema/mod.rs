@@ -11,7 +11,7 @@ mod problem;
 pub mod tree;
 pub mod yaml;
 
-pub use fields::{At, Cx, Fields, read_value_file, shown, value_in_file};
+pub use fields::{At, Context, Fields, read_value_file, shown, value_in_file};
 pub use kinds::Kind;
 pub use problem::{Problem, Problems, nearest};
 
@@ -174,7 +174,7 @@ impl Table {
 pub struct Row<S: 'static> {
     pub key: Key,
     pub keys: fn(&'static Key) -> Vec<&'static Key>,
-    pub read: fn(&mut S, &mut Cx<'_>, &Fields<'_>, &Key),
+    pub read: fn(&mut S, &mut Context<'_>, &Fields<'_>, &Key),
     pub write: fn(&S, &'static Key) -> Vec<Line>,
     pub changes: fn(&S, &S, &'static Key) -> Vec<&'static Key>,
 }
@@ -195,7 +195,7 @@ pub trait Section: Default + 'static {
     }
 
     /// Lays what is written over what is there.
-    fn read(&mut self, cx: &mut Cx<'_>, f: &Fields<'_>) {
+    fn read(&mut self, cx: &mut Context<'_>, f: &Fields<'_>) {
         for row in Self::TABLE {
             (row.read)(self, cx, f, &row.key);
         }
@@ -235,7 +235,7 @@ pub trait Item {
         vec![key]
     }
 
-    fn read(_: &mut Self::Value, _: &mut Cx<'_>, _: &Fields<'_>, _: &Key) {}
+    fn read(_: &mut Self::Value, _: &mut Context<'_>, _: &Fields<'_>, _: &Key) {}
 
     fn write(_: &Self::Value, _: &'static Key) -> Vec<Line> {
         Vec::new()
@@ -256,7 +256,7 @@ impl<K: Kind> Item for K {
     }
 
     /// Under any of its names.
-    fn read(value: &mut K::Value, cx: &mut Cx<'_>, f: &Fields<'_>, key: &Key) {
+    fn read(value: &mut K::Value, cx: &mut Context<'_>, f: &Fields<'_>, key: &Key) {
         let mut first: Option<(String, K::Value)> = None;
         for at in f.written(cx, key) {
             let Some(read) = K::read(cx, &at) else {
@@ -306,7 +306,7 @@ impl<S: Section> Item for Part<S> {
         S::keys()
     }
 
-    fn read(value: &mut S, cx: &mut Cx<'_>, f: &Fields<'_>, _: &Key) {
+    fn read(value: &mut S, cx: &mut Context<'_>, f: &Fields<'_>, _: &Key) {
         value.read(cx, f);
     }
 

@@ -15,7 +15,7 @@ use sidecast::bgp::{
     Capability, DecodeContext, ExtendedNextHop, Frame, Framer, MAX_LEN, MAX_LEN_EXTENDED, Message,
     Negotiated, Notification, Open, PathAttributes, Received, SessionType, Type, receive,
 };
-use sidecast::config::{self, Config, Memory};
+use sidecast::config::{self, Config, SavedState};
 use sidecast::io::http::{Parsed, Parser, Sizes};
 use sidecast::net::{Asn, Family, Prefix, RouterId};
 use sidecast::netlink::message::Messages;
@@ -201,9 +201,9 @@ pub fn params(data: &[u8]) {
     let params: Vec<_> = texts(data).iter().map(|text| pair(text)).collect();
     match config::parse_app_from_params(&params, Source::Http, &config) {
         Ok(app) => {
-            let memory = Memory {
+            let memory = SavedState {
                 apps: vec![app],
-                ..Memory::default()
+                ..SavedState::default()
             };
             remembered(&memory, &config);
         }
@@ -248,15 +248,15 @@ fn load(file: Option<&str>, env: &BTreeMap<String, String>) {
 /// The state file, of this version or in YAML.
 pub fn state(data: &[u8]) {
     let config = permissive();
-    if let Ok((memory, problems)) = Memory::read(&String::from_utf8_lossy(data), &config) {
+    if let Ok((memory, problems)) = SavedState::read(&String::from_utf8_lossy(data), &config) {
         assert!(problems.len() <= 100);
         remembered(&memory, &config);
     }
 }
 
-fn remembered(memory: &Memory, config: &Config) {
+fn remembered(memory: &SavedState, config: &Config) {
     let text = memory.to_json();
-    let (again, problems) = Memory::read(&text, config).expect("ours");
+    let (again, problems) = SavedState::read(&text, config).expect("ours");
     assert_eq!(problems, Vec::<String>::new(), "{text}");
     assert_eq!(again, *memory, "{text}");
 }

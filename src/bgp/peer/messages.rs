@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{ConnId, Fsm, Happened, Output, Peer};
+use super::{ConnId, ConnectionEvent, Fsm, Output, Peer};
 use crate::bgp::connection::Connection;
 use crate::bgp::rib::Filled;
 use crate::bgp::{MESSAGES, Message, Received, RefreshKind, RouteRefresh, Type};
@@ -18,17 +18,18 @@ impl Peer {
                 log::debug!(target: MESSAGES, "peer {}: received {message}", self.config.name);
             }
             let happened = match received {
-                Ok(Received::Open(open)) => (Type::Open, Happened::BgpOpen(open)),
-                Ok(Received::Update(_)) => (Type::Update, Happened::UpdateMsg),
+                Ok(Received::Open(open)) => (Type::Open, ConnectionEvent::BgpOpen(open)),
+                Ok(Received::Update(_)) => (Type::Update, ConnectionEvent::UpdateMsg),
                 Ok(Received::Notification(notification)) => {
-                    (Type::Notification, Happened::NotifMsg(notification))
+                    (Type::Notification, ConnectionEvent::NotifMsg(notification))
                 }
-                Ok(Received::Keepalive) => (Type::Keepalive, Happened::KeepAliveMsg),
-                Ok(Received::RouteRefresh(refresh)) => {
-                    (Type::RouteRefresh, Happened::RouteRefreshMsg(refresh))
-                }
+                Ok(Received::Keepalive) => (Type::Keepalive, ConnectionEvent::KeepAliveMsg),
+                Ok(Received::RouteRefresh(refresh)) => (
+                    Type::RouteRefresh,
+                    ConnectionEvent::RouteRefreshMsg(refresh),
+                ),
                 Err(error) => {
-                    self.step(now, Fsm::On(conn, Happened::MsgErr(error)));
+                    self.step(now, Fsm::On(conn, ConnectionEvent::MsgErr(error)));
                     continue;
                 }
             };
@@ -57,7 +58,7 @@ impl Peer {
         if let Some(connection) = self.connections.get_mut(&conn) {
             connection.queued(now, bytes.len());
             if alive {
-                connection.said(now);
+                connection.restart_keepalive_timer(now);
             }
         }
         self.outputs.push_back(Output::Send { conn, bytes });
@@ -90,9 +91,9 @@ impl Peer {
         }
     }
 
-    pub(super) fn heard(&mut self, now: Instant, conn: ConnId) {
+    pub(super) fn restart_hold_timer(&mut self, now: Instant, conn: ConnId) {
         if let Some(connection) = self.connections.get_mut(&conn) {
-            connection.heard(now);
+            connection.restart_hold_timer(now);
         }
     }
 
@@ -102,7 +103,7 @@ impl Peer {
         conn: ConnId,
         refresh: RouteRefresh,
     ) {
-        self.heard(now, conn);
+        self.restart_hold_timer(now, conn);
         // The peer's own markers and subtypes to come: we keep no routes that they could speak of.
         if let (RefreshKind::Request, Some(family)) = (refresh.kind, refresh.family.family()) {
             self.rib.refresh(family);
@@ -110,12 +111,12 @@ impl Peer {
     }
 
     /// A route that is wanted and never announced must not be a silent one.
-    pub(super) fn tell_unsendable(&mut self) {
+    pub(super) fn log_unsendable(&mut self) {
         let Some(unsendable) = self.rib.unsendable() else {
             return;
         };
         if let Some(first) = unsendable.first()
-            && self.told_unsendable != unsendable.len()
+            && self.logged_unsendable != unsendable.len()
         {
             let (name, count) = (&self.config.name, unsendable.len());
             log::warn!(
@@ -123,7 +124,7 @@ impl Peer {
                  not carry their address family, or not with their next hop"
             );
         }
-        self.told_unsendable = unsendable.len();
+        self.logged_unsendable = unsendable.len();
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{ConnId, End, Output, Peer, State};
+use super::{ConnId, Output, Peer, State, TeardownCause};
 use crate::bgp::Message;
 
 impl Peer {
@@ -30,7 +30,7 @@ impl Peer {
         if self.no_carrier
             && let Some(connection) = self.connections.get_mut(&conn)
         {
-            connection.said(now);
+            connection.restart_keepalive_timer(now);
         } else {
             self.say(now, conn, &Message::Keepalive);
         }
@@ -56,7 +56,7 @@ impl Peer {
     /// Nothing came back, no acknowledgment and no reset.
     pub(super) fn probe_failed(&mut self, now: Instant) {
         if let State::Established { conn, .. } = self.state {
-            self.end(now, conn, End::Reset(UNACKNOWLEDGED));
+            self.end(now, conn, TeardownCause::Reset(UNACKNOWLEDGED));
         }
     }
 
@@ -64,7 +64,7 @@ impl Peer {
     pub(super) fn lose_local_address(&mut self, now: Instant) {
         let conns: Vec<ConnId> = self.connections.keys().copied().collect();
         for conn in conns {
-            self.end(now, conn, End::Reset(LOCAL_ADDRESS_GONE));
+            self.end(now, conn, TeardownCause::Reset(LOCAL_ADDRESS_GONE));
         }
     }
 }

@@ -1,11 +1,10 @@
 //! What the arms of the table in [`Peer::step`] do.
 
-use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::retry::{By, likely_cause};
-use super::{Attempt, ConnId, End, Output, Peer, State, StateName};
-use crate::bgp::connection::{Connection, Ends, Liveness};
+use super::{Attempt, ConnId, Output, Peer, State, StateName, TeardownCause};
+use crate::bgp::connection::{Connection, Endpoints, Liveness};
 use crate::bgp::{
     Cease, DecodeContext, Message, Negotiated, Notification, Open, ProtocolError, Type,
     UnexpectedIn,
@@ -78,13 +77,13 @@ impl Peer {
         let hold_end_of_rib = self.restarting && self.routes_unknown;
         self.restarting = false;
         self.rib.begin(negotiated, hold_end_of_rib);
-        self.tell_unsendable();
+        self.log_unsendable();
     }
 
     fn session_down(&mut self) {
         self.rib.end();
         self.offer.reset();
-        self.told_unsendable = 0;
+        self.logged_unsendable = 0;
         // Stopped by the operator is not lost.
         self.flaps += u64::from(self.last_error.is_some());
         self.since = None;
@@ -124,13 +123,13 @@ impl Peer {
         self.config.passive || self.no_carrier
     }
 
-    pub(super) fn stop(&mut self, now: Instant, farewell: Option<Notification>) {
+    pub(super) fn stop(&mut self, now: Instant, notification: Option<Notification>) {
         self.last_error = None;
         self.give_up_attempt();
         let conns: Vec<ConnId> = self.connections.keys().copied().collect();
         for conn in conns {
-            if let Some(farewell) = &farewell {
-                self.say(now, conn, &Message::Notification(farewell.clone()));
+            if let Some(notification) = &notification {
+                self.say(now, conn, &Message::Notification(notification.clone()));
             }
             self.connections.remove(&conn);
             self.outputs.push_back(Output::Close { conn });
@@ -262,14 +261,14 @@ impl Peer {
 impl Peer {
     /// TCP is up: OPEN is sent. Beside another connection this one is followed until its OPEN decides
     /// (§6.8).
-    pub(super) fn open(&mut self, now: Instant, conn: ConnId, ends: Ends) {
+    pub(super) fn open(&mut self, now: Instant, conn: ConnId, endpoints: Endpoints) {
         self.unanswered = 0;
         let outgoing = self.attempts(conn);
         let ours = self.offer.open(&self.config, self.restarting);
         let config = &self.config;
         let context = DecodeContext::before_open(config.local_as, config.router_id, config.peer_as);
         let message = Message::Open(ours.clone());
-        let mut connection = Connection::new(conn, outgoing, ends, ours, context, now);
+        let mut connection = Connection::new(conn, outgoing, endpoints, ours, context, now);
         connection.supersedes = self.shown == StateName::Established;
         self.connections.insert(conn, connection);
         self.say(now, conn, &message);
@@ -289,7 +288,11 @@ impl Peer {
             .find(|c| c.id != newer && c.outgoing == outgoing && c.state() < StateName::Established)
             .map(|connection| connection.id);
         if let Some(twin) = twin {
-            self.end(now, twin, End::Error(cease(Cease::CollisionResolution)));
+            self.end(
+                now,
+                twin,
+                TeardownCause::Error(cease(Cease::CollisionResolution)),
+            );
         }
     }
 
@@ -336,7 +339,7 @@ impl Peer {
         }
         let silent: Vec<ConnId> = self.connections.keys().copied().collect();
         for conn in silent {
-            self.end(now, conn, End::Silent(SILENT.to_owned()));
+            self.end(now, conn, TeardownCause::Silent(SILENT.to_owned()));
         }
         self.retry_soon(now);
     }
@@ -348,7 +351,7 @@ impl Peer {
         };
         let negotiated = match Negotiated::new(connection.ours(), open) {
             Ok(negotiated) => negotiated,
-            Err(error) => return self.end(now, conn, End::Error(error.into())),
+            Err(error) => return self.end(now, conn, TeardownCause::Error(error.into())),
         };
         let other = self
             .connections
@@ -357,12 +360,16 @@ impl Peer {
         if let Some(other) = other {
             let (other_id, quiet) = (other.id, connection.supersedes);
             if !preferred(connection, other, &negotiated) {
-                return self.end(now, conn, End::Error(cease(Cease::CollisionResolution)));
+                return self.end(
+                    now,
+                    conn,
+                    TeardownCause::Error(cease(Cease::CollisionResolution)),
+                );
             }
             let end = if quiet {
-                End::Silent("the peer restarted".to_owned())
+                TeardownCause::Silent("the peer restarted".to_owned())
             } else {
-                End::Error(cease(Cease::CollisionResolution))
+                TeardownCause::Error(cease(Cease::CollisionResolution))
             };
             self.end(now, other_id, end);
         }
@@ -385,7 +392,7 @@ impl Peer {
     pub(super) fn establish(&mut self, now: Instant, conn: ConnId) {
         if let Some(connection) = self.connections.remove(&conn) {
             let mut connection = connection.establish();
-            connection.heard(now);
+            connection.restart_hold_timer(now);
             self.connections.insert(conn, connection);
         }
         self.give_up_attempt();
@@ -395,17 +402,17 @@ impl Peer {
 
     /// The one way in which a connection ends by itself or by an error: what is said, then the close,
     /// then what that means for the peer.
-    pub(super) fn end(&mut self, now: Instant, conn: ConnId, end: End) {
+    pub(super) fn end(&mut self, now: Instant, conn: ConnId, end: TeardownCause) {
         let Some(connection) = self.connections.get(&conn) else {
             return;
         };
         let offered = connection.ours().clone();
-        if let End::Error(error) = &end {
+        if let TeardownCause::Error(error) = &end {
             self.say(now, conn, &Message::Notification(error.into()));
         }
         match end {
-            End::Lost(_) => {}
-            End::Reset(_) => self.outputs.push_back(Output::Reset { conn }),
+            TeardownCause::Lost(_) => {}
+            TeardownCause::Reset(_) => self.outputs.push_back(Output::Reset { conn }),
             _ => self.outputs.push_back(Output::Close { conn }),
         }
         self.connections.remove(&conn);
@@ -426,13 +433,15 @@ impl Peer {
     }
 
     /// No connection is left.
-    fn ended(&mut self, now: Instant, end: &End, was_up: bool, offered: &Open) {
+    fn ended(&mut self, now: Instant, end: &TeardownCause, was_up: bool, offered: &Open) {
         let sent_away = match end {
-            End::Told(notification) => likely_cause(notification),
+            TeardownCause::NotificationReceived(notification) => likely_cause(notification),
             _ => None,
         };
         let less = match end {
-            End::Told(notification) if !was_up => self.offer.refused(notification, offered),
+            TeardownCause::NotificationReceived(notification) if !was_up => {
+                self.offer.refused(notification, offered)
+            }
             _ => false,
         };
         if let (None, Some(attempt)) = (sent_away, self.attempt()) {
@@ -443,7 +452,7 @@ impl Peer {
         let probed = matches!(self.state, State::Established { dead_at, .. } if dead_at.is_some());
         let by = if probed { By::Us } else { end.by() };
         let uptime = self.uptime(now).filter(|_| was_up);
-        if was_up || !matches!(end, End::Lost(_)) {
+        if was_up || !matches!(end, TeardownCause::Lost(_)) {
             self.enter(now, State::Idle { restart_at: None });
         }
         let unfinished = !was_up && end.may_mean_an_old_session() && self.retry.is_aftermath();
@@ -464,7 +473,9 @@ impl Peer {
         } else if !was_up && self.retry.is_news(&end.to_string()) {
             log::info!("peer {}: no session: {end}", self.config.name);
         }
-        if matches!(end, End::Reset(_)) || (probed && matches!(end, End::Lost(_))) {
+        if matches!(end, TeardownCause::Reset(_))
+            || (probed && matches!(end, TeardownCause::Lost(_)))
+        {
             return self.restart(now);
         }
         if sent_away.is_some() {
@@ -475,7 +486,7 @@ impl Peer {
     }
 
     /// The log hears of a cause once in an outage.
-    fn explain(&mut self, end: &End, cause: &'static str) {
+    fn explain(&mut self, end: &TeardownCause, cause: &'static str) {
         if self.retry.is_news(cause) {
             let name = &self.config.name;
             log::warn!("peer {name}: {end}; most likely {cause}");
@@ -483,8 +494,8 @@ impl Peer {
     }
 
     /// What it means when a peer goes on ending sessions, or connections, without saying why.
-    fn another_speaker(&mut self, end: &End, was_up: bool) -> Option<&'static str> {
-        if !matches!(end, End::Lost(_)) {
+    fn another_speaker(&mut self, end: &TeardownCause, was_up: bool) -> Option<&'static str> {
+        if !matches!(end, TeardownCause::Lost(_)) {
             return None;
         }
         if was_up {
@@ -497,7 +508,7 @@ impl Peer {
 
     pub(super) fn bfd_down(&mut self, now: Instant) {
         if let State::Established { conn, .. } = self.state {
-            self.end(now, conn, End::Error(cease(Cease::BfdDown)));
+            self.end(now, conn, TeardownCause::Error(cease(Cease::BfdDown)));
         }
     }
 
@@ -508,7 +519,7 @@ impl Peer {
             _ => UnexpectedIn::OpenSent,
         };
         let error = ProtocolError::UnexpectedMessage { state, kind };
-        self.end(now, conn, End::Error(error));
+        self.end(now, conn, TeardownCause::Error(error));
     }
 }
 
@@ -528,38 +539,6 @@ fn preferred(new: &Connection, old: &Connection, negotiated: &Negotiated) -> boo
 fn cease(cease: Cease) -> ProtocolError {
     let reason = None;
     ProtocolError::Cease { cease, reason }
-}
-
-impl End {
-    fn by(&self) -> By {
-        match self {
-            Self::Told(_) | Self::Lost(_) => By::Peer,
-            Self::Error(_) | Self::Silent(_) | Self::Reset(_) => By::Us,
-        }
-    }
-
-    /// A peer that still has a session with us, or is clearing it, closes or says so (§6.8).
-    fn may_mean_an_old_session(&self) -> bool {
-        match self {
-            Self::Lost(_) => true,
-            Self::Told(notification) => matches!(
-                notification.as_cease(),
-                Some(Cease::ConnectionRejected | Cease::CollisionResolution)
-            ),
-            Self::Error(_) | Self::Silent(_) | Self::Reset(_) => false,
-        }
-    }
-}
-
-impl fmt::Display for End {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Error(error) => error.fmt(f),
-            Self::Told(notification) => write!(f, "the peer says {notification}"),
-            Self::Lost(reason) | Self::Silent(reason) => f.write_str(reason),
-            Self::Reset(reason) => f.write_str(reason),
-        }
-    }
 }
 
 const SILENT: &str = "it takes connections and sends no OPEN: its BGP daemon hangs, or something on the way \

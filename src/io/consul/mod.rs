@@ -95,7 +95,7 @@ impl Client {
                 self.unreadable.set(false);
                 let before = self.token.replace(Some(token));
                 if before != *self.token.borrow() {
-                    log::info!("agent.consul_token_file: there is another token now");
+                    log::info!("agent.consul_token_file: token changed");
                 }
             }
             Err(error) => {

@@ -53,7 +53,7 @@ impl Call {
 }
 
 /// Serves one connection to its end.
-pub(super) async fn converse(
+pub(super) async fn serve_connection(
     mut stream: Box<dyn Duplex>,
     via: Via,
     limits: Limits,
@@ -79,7 +79,7 @@ pub(super) async fn converse(
 
 /// Answers a client for whom there is no place: what engines and balancers live by is answered all the
 /// same, lest idle clients get a healthy announcer restarted; everybody else is told to come again.
-pub(super) async fn squeeze(
+pub(super) async fn serve_over_limit(
     mut stream: Box<dyn Duplex>,
     via: Via,
     limits: Limits,

@@ -182,23 +182,27 @@ impl Shared {
             Stream::Tcp(stream) => TcpStream::try_from(stream).map(|stream| {
                 // Answers are written whole: waiting to fill a segment only delays them.
                 let _ = stream.set_nodelay(true);
-                self.converse(stream, via, place);
+                self.serve_connection(stream, via, place);
             }),
             Stream::Unix(stream) => {
-                UnixStream::try_from(stream).map(|stream| self.converse(stream, via, place))
+                UnixStream::try_from(stream).map(|stream| self.serve_connection(stream, via, place))
             }
         };
     }
 
-    fn converse(&self, stream: impl Duplex + 'static, via: Via, place: Place) {
+    fn serve_connection(&self, stream: impl Duplex + 'static, via: Via, place: Place) {
         let Some(executor) = self.executor.upgrade() else {
             return;
         };
         let (limits, calls) = (self.limits, self.calls.clone());
         let task = async move {
             match place.kind {
-                Kind::Served => connection::converse(Box::new(stream), via, limits, calls).await,
-                Kind::Hurried => connection::squeeze(Box::new(stream), via, limits, calls).await,
+                Kind::Served => {
+                    connection::serve_connection(Box::new(stream), via, limits, calls).await
+                }
+                Kind::Hurried => {
+                    connection::serve_over_limit(Box::new(stream), via, limits, calls).await
+                }
             }
             drop(place);
         };

@@ -270,10 +270,12 @@ impl Kernel {
         if !mine && self.add_new(&new.add()?).await? {
             return Ok(Added::Done);
         }
-        match self.whose(&new).await? {
-            Whose::Foreign => return Ok(Added::Foreign),
-            Whose::Nobody | Whose::Ours => self.route.acknowledged(&new.replace()?).await?,
-            Whose::OursMislabeled => {
+        match self.owner_of(&new).await? {
+            AddressOwner::Foreign => return Ok(Added::Foreign),
+            AddressOwner::Nobody | AddressOwner::Ours => {
+                self.route.acknowledged(&new.replace()?).await?
+            }
+            AddressOwner::OursMislabeled => {
                 // Replacing keeps the label. One datagram: no packet finds the address missing for longer
                 // than the kernel takes from one message to the next.
                 let anew = [address::remove(index, vip.prefix)?, new.add()?];
@@ -300,7 +302,7 @@ impl Kernel {
         }
     }
 
-    async fn whose(&mut self, new: &NewAddress) -> Result<Whose, NetlinkError> {
+    async fn owner_of(&mut self, new: &NewAddress) -> Result<AddressOwner, NetlinkError> {
         let leased = self.mine.get(&(new.index, new.prefix)).copied();
         let look = match leased {
             Some(_) => self.look().await?,
@@ -308,11 +310,11 @@ impl Kernel {
             None => self.look_for(new.index, new.prefix).await?,
         };
         let Some(address) = look.find(new.index, new.prefix) else {
-            return Ok(Whose::Nobody);
+            return Ok(AddressOwner::Nobody);
         };
         let mislabeled = new.label.is_some() && address.label != new.label;
-        Ok(match look.whose(address, leased, new.label.as_deref()) {
-            Whose::Ours if mislabeled => Whose::OursMislabeled,
+        Ok(match look.owner_of(address, leased, new.label.as_deref()) {
+            AddressOwner::Ours if mislabeled => AddressOwner::OursMislabeled,
             whose => whose,
         })
     }
@@ -400,7 +402,7 @@ impl Kernel {
         let Some(address) = look.find(index, prefix) else {
             return Ok(Removed::Absent);
         };
-        if look.whose(address, leased, None) == Whose::Foreign {
+        if look.owner_of(address, leased, None) == AddressOwner::Foreign {
             return Ok(Removed::Foreign);
         }
         self.remove(&address::remove(index, prefix)?).await
@@ -493,7 +495,7 @@ impl Kernel {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Whose {
+enum AddressOwner {
     Nobody,
     Ours,
     /// Ours, under the name of another app.
@@ -524,7 +526,12 @@ impl Look {
     }
 
     /// `leased`: what this process did to it, if anything. `label`: that of the app that wants it.
-    fn whose(&self, address: &Address, leased: Option<bool>, label: Option<&str>) -> Whose {
+    fn owner_of(
+        &self,
+        address: &Address,
+        leased: Option<bool>,
+        label: Option<&str>,
+    ) -> AddressOwner {
         let marked = address.proto == Some(IFAPROT_SIDECAST);
         // Somebody who makes it permanent, or puts it back so, takes it over.
         let from_before = leased.is_some_and(|leased| leased != address.is_permanent());
@@ -537,8 +544,8 @@ impl Look {
             && !address.is_permanent()
             && address.preferred == Some(0);
         match marked || still_mine || labelled || shaped {
-            true => Whose::Ours,
-            false => Whose::Foreign,
+            true => AddressOwner::Ours,
+            false => AddressOwner::Foreign,
         }
     }
 }
@@ -603,11 +610,16 @@ mod tests {
     }
 
     /// Whose the address is, on a kernel that keeps `IFA_PROTO` or one that does not.
-    fn whose(this: &Address, kept: bool, leased: Option<bool>, label: Option<&str>) -> Whose {
+    fn owner_of(
+        this: &Address,
+        kept: bool,
+        leased: Option<bool>,
+        label: Option<&str>,
+    ) -> AddressOwner {
         let kernels_own = address("127.0.0.1", None, kept.then_some(1));
         let look = Look::at(Instant::now(), vec![kernels_own, this.clone()]);
         let found = look.find(1, Prefix::host(this.addr)).unwrap();
-        look.whose(found, leased, label)
+        look.owner_of(found, leased, label)
     }
 
     const OURS: Option<u8> = Some(IFAPROT_SIDECAST);
@@ -615,12 +627,18 @@ mod tests {
     #[test]
     fn a_mark_or_the_label_of_the_app_makes_it_ours() {
         let marked = address("192.0.2.53", Some(60), OURS);
-        assert_eq!(whose(&marked, true, None, None), Whose::Ours);
+        assert_eq!(owner_of(&marked, true, None, None), AddressOwner::Ours);
         let mut labelled = address("192.0.2.53", None, None);
         labelled.label = Some("lo:dns".to_owned());
-        assert_eq!(whose(&labelled, true, None, Some("lo:dns")), Whose::Ours);
-        assert_eq!(whose(&labelled, true, None, Some("lo:web")), Whose::Foreign);
-        assert_eq!(whose(&labelled, true, None, None), Whose::Foreign);
+        assert_eq!(
+            owner_of(&labelled, true, None, Some("lo:dns")),
+            AddressOwner::Ours
+        );
+        assert_eq!(
+            owner_of(&labelled, true, None, Some("lo:web")),
+            AddressOwner::Foreign
+        );
+        assert_eq!(owner_of(&labelled, true, None, None), AddressOwner::Foreign);
     }
 
     #[test]
@@ -628,9 +646,12 @@ mod tests {
         for kept in [true, false] {
             for addr in ["192.0.2.53", "2001:db8::53"] {
                 let theirs = address(addr, None, None);
-                assert_eq!(whose(&theirs, kept, None, None), Whose::Foreign);
+                assert_eq!(owner_of(&theirs, kept, None, None), AddressOwner::Foreign);
                 // Also when we had leased it before: somebody put it there anew.
-                assert_eq!(whose(&theirs, kept, Some(true), None), Whose::Foreign);
+                assert_eq!(
+                    owner_of(&theirs, kept, Some(true), None),
+                    AddressOwner::Foreign
+                );
             }
         }
     }
@@ -638,19 +659,28 @@ mod tests {
     #[test]
     fn an_old_kernel_keeps_no_mark_but_what_we_did_and_the_shape_of_ipv6_tell() {
         let leased4 = address("192.0.2.53", Some(60), None);
-        assert_eq!(whose(&leased4, false, Some(true), None), Whose::Ours);
-        assert_eq!(whose(&leased4, false, None, None), Whose::Foreign);
+        assert_eq!(
+            owner_of(&leased4, false, Some(true), None),
+            AddressOwner::Ours
+        );
+        assert_eq!(owner_of(&leased4, false, None, None), AddressOwner::Foreign);
         let leased6 = address("2001:db8::53", Some(60), None);
-        assert_eq!(whose(&leased6, false, None, None), Whose::Ours);
-        assert_eq!(whose(&leased6, true, None, None), Whose::Foreign);
+        assert_eq!(owner_of(&leased6, false, None, None), AddressOwner::Ours);
+        assert_eq!(owner_of(&leased6, true, None, None), AddressOwner::Foreign);
     }
 
     #[test]
     fn without_a_lease_what_we_made_stays_ours() {
         let permanent = address("2001:db8::53", None, None);
-        assert_eq!(whose(&permanent, false, Some(false), None), Whose::Ours);
+        assert_eq!(
+            owner_of(&permanent, false, Some(false), None),
+            AddressOwner::Ours
+        );
         let marked = address("2001:db8::53", None, OURS);
-        assert_eq!(whose(&marked, true, Some(false), None), Whose::Ours);
+        assert_eq!(
+            owner_of(&marked, true, Some(false), None),
+            AddressOwner::Ours
+        );
     }
 
     #[test]

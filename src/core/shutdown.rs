@@ -3,9 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-/// Where in its life the process is.
+/// How far the shutdown of the process has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Life {
+pub(super) enum Shutdown {
     Running,
     /// Routes are out as `when_draining` says; the service still answers.
     Draining {
@@ -25,7 +25,7 @@ pub(super) enum Life {
     Over,
 }
 
-impl Life {
+impl Shutdown {
     pub fn draining(now: Instant, drain_time: Duration) -> Self {
         Self::Draining {
             acknowledged: false,

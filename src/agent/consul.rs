@@ -125,13 +125,13 @@ impl Poller {
         loop {
             self.client.reread_token().await;
             let answer = self.ask(Query::Node, None).await;
-            let why = match answer.map(|answer| consul::node_name(&answer)) {
-                Ok(Ok(name)) => {
+            let why = match answer {
+                Ok((Report::Node(name), _)) => {
                     self.send(Report::Node(name.clone())).await.ok()?;
                     return Some(name);
                 }
-                Ok(Err(error)) => error.to_string(),
-                Err(error) => error,
+                Ok((other, _)) => format!("an answer to another question: {other:?}"),
+                Err(why) => why,
             };
             if backoff.began().is_none() {
                 log::error!("CONSUL_NODE is not set, and the agent does not say its name: {why}");
@@ -155,13 +155,7 @@ impl Poller {
                 full_at = began;
                 self.client.reread_token().await;
             }
-            let answer = self.ask(query, index.get()).await;
-            let read = answer.and_then(|answer| {
-                let report = self
-                    .read(query, &answer)
-                    .map_err(|error| error.to_string())?;
-                Ok((report, answer.headers.index))
-            });
+            let read = self.ask(query, index.get()).await;
             let told = match read {
                 Ok((report, header)) => {
                     index.take(header.as_deref());
@@ -198,13 +192,9 @@ impl Poller {
         let mut backoff = backoff();
         let mut last: Option<Report> = None;
         loop {
-            let answer = self.ask(Query::AgentChecks, None).await;
-            let read = answer.and_then(|answer| {
-                let report = self.read(Query::AgentChecks, &answer);
-                report.map_err(|error| error.to_string())
-            });
+            let read = self.ask(Query::AgentChecks, None).await;
             let (told, wait) = match read {
-                Ok(report) => {
+                Ok((report, _)) => {
                     backoff.reset();
                     let mut told = Ok(());
                     if last.as_ref() != Some(&report) {
@@ -234,21 +224,26 @@ impl Poller {
         }
     }
 
-    async fn ask(&self, query: Query, index: Option<u64>) -> Result<Answer, String> {
+    /// What an answer says, and its `X-Consul-Index`.
+    async fn ask(
+        &self,
+        query: Query,
+        index: Option<u64>,
+    ) -> Result<(Report, Option<String>), String> {
         let path = self.scope.path(query, index, self.wait);
         // Consul adds up to a sixteenth of the wait, so that not all come back at once.
         let wait = index.map_or(Duration::ZERO, |_| self.wait + self.wait / 16);
         let answer = self.client.get(&path, wait + PATIENCE).await;
-        answer.map_err(|error| error.to_string())
-    }
-
-    fn read(&self, query: Query, answer: &Answer) -> Result<Report, AnswerError> {
-        Ok(match query {
-            Query::Services => Report::Services(Catalog::read(answer, &self.scope.node)?),
-            Query::NodeChecks => Report::NodeChecks(node_checks(answer)?),
-            Query::AgentChecks => Report::AgentChecks(self.of_this_node(agent_checks(answer)?)),
-            Query::Node => Report::Node(consul::node_name(answer)?),
-        })
+        let mut answer = answer.map_err(|error| error.to_string())?;
+        let header = answer.headers.index.take();
+        let node = self.scope.node.clone();
+        // An answer may have megabytes: it is read beside the loop.
+        let read = smol::unblock(move || read(query, &answer, &node)).await;
+        let report = match read.map_err(|error| error.to_string())? {
+            Read::Report(report) => report,
+            Read::Agent(checks) => Report::AgentChecks(self.of_this_node(checks)),
+        };
+        Ok((report, header))
     }
 
     /// An agent of another node says nothing of this node's services, though it may have some of the same
@@ -291,3 +286,18 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(10);
 const SHORTEST_POLL: Duration = Duration::from_secs(1);
 const LONGEST_POLL: Duration = Duration::from_secs(10);
+
+enum Read {
+    Report(Report),
+    /// Whose agent it is decides what its word is worth.
+    Agent(AgentChecks),
+}
+
+fn read(query: Query, answer: &Answer, node: &str) -> Result<Read, AnswerError> {
+    Ok(match query {
+        Query::Services => Read::Report(Report::Services(Catalog::read(answer, node)?)),
+        Query::NodeChecks => Read::Report(Report::NodeChecks(node_checks(answer)?)),
+        Query::AgentChecks => Read::Agent(agent_checks(answer)?),
+        Query::Node => Read::Report(Report::Node(consul::node_name(answer)?)),
+    })
+}

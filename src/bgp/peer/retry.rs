@@ -78,7 +78,7 @@ impl Retry {
     /// The wait after a session that lasted for `uptime`.
     pub(super) fn after_session(&mut self, now: Instant, uptime: Duration, by: By) -> Duration {
         self.session_ended = Some(now);
-        if uptime >= SHORTEST {
+        if uptime >= ANSWERED {
             self.backoff.reset();
         }
         if uptime >= self.damping.bound {
@@ -168,7 +168,9 @@ const STEPS: [Duration; 7] = [
     Duration::from_secs(40),
     Duration::from_secs(60),
 ];
-/// How long a session must last at first, and at most, to end an outage.
+/// A session of the shortest hold time (RFC 4271 §4.2) ends an outage of TCP, whoever ends the session.
+const ANSWERED: Duration = Duration::from_secs(3);
+/// How long a session must last at first, and at most, for the peer not to count as one that ends them.
 const SHORTEST: Duration = Duration::from_secs(10);
 const LONGEST: Duration = Duration::from_secs(120);
 /// How long a peer may take to see the end of a session that we have seen.

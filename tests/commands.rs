@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use sidecast_lab::{Bird, Child, Namespace, Sidecast, Site, VIP4, binary, expect, get, until};
+use sidecast_lab::{
+    Bird, Child, Namespace, Sidecast, Site, VIP4, binary, copy_program, expect, get, until,
+};
 
 sidecast_lab::tests! {
     needs ["bird", "birdc", "ip"]:
@@ -147,7 +149,7 @@ fn beside_the_first_process_the_file_need_not_be_named() {
     // Called as in the image, whatever the binary under test is called.
     let dir = site.lab.dir();
     let [program, file] = [dir.join("sidecast"), file].map(|path| path.display().to_string());
-    std::fs::copy(binary(), &program).expect("a copy");
+    copy_program(binary(), &program);
     let args = [
         "--pid",
         "--fork",

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use sidecast_lab::{Child, Lab, Namespace, binary};
+use sidecast_lab::{Child, Lab, Namespace, binary, copy_program};
 
 sidecast_lab::tests! {
     needs ["setpriv"]:
@@ -65,7 +65,7 @@ fn where_namespaces_are_refused_it_names_cause_and_cure() {
 /// A copy of sidecast where another user may run it: the build may lie under `/root`.
 fn for_everybody(lab: &Lab) -> String {
     let copy = lab.dir().join("sidecast");
-    fs::copy(binary(), &copy).expect("a copy");
+    copy_program(binary(), &copy);
     for path in [lab.dir(), &copy] {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("ours");
     }

@@ -201,6 +201,7 @@ fn files(folder: &str) -> Vec<String> {
     let mut paths: Vec<_> = fs::read_dir(folder)
         .expect("the folder is there")
         .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.is_file())
         .collect();
     paths.sort();
     let texts: Vec<String> = paths

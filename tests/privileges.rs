@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
-use sidecast_lab::{Bird, Child, Sidecast, Site, VIP4, binary, expect, until};
+use sidecast_lab::{Bird, Child, Sidecast, Site, VIP4, binary, copy_program, expect, until};
 
 sidecast_lab::tests! {
     needs ["bird", "birdc", "ip"]:
@@ -168,7 +168,7 @@ fn commands_run_as_somebody_else() {
         fs::set_permissions(folder, fs::Permissions::from_mode(0o777)).expect("it is ours");
     }
     let capable = dir.join("capable").display().to_string();
-    copy("/bin/true", &capable);
+    copy_program("/bin/true", &capable);
     // As `ping` has them.
     let capped = Command::new("setcap")
         .args(["cap_net_raw=ep", &capable])
@@ -297,7 +297,7 @@ fn what_is_missing_is_said_in_one_line() {
 fn ordinary(site: &Site, bounding: &str, through: &[&str]) -> Child {
     let dir = site.lab.dir();
     let program = dir.join("sidecast").display().to_string();
-    copy(&binary(), &program);
+    copy_program(binary(), &program);
     let capped = Command::new("setcap")
         .args(["cap_net_admin,cap_net_bind_service=p", &program])
         .status()
@@ -318,13 +318,6 @@ fn ordinary(site: &Site, bounding: &str, through: &[&str]) -> Child {
         &args,
         &[("RUST_LOG", "debug")],
     )
-}
-
-/// By another process: a child that another test starts meanwhile would hold our descriptor of it open for
-/// a moment, and what is open for writing cannot be run.
-fn copy(from: &str, to: &str) {
-    let copied = Command::new("cp").args([from, to]).status();
-    assert!(copied.expect("cp").success());
 }
 
 /// Fields of /proc/PID/status, by name.

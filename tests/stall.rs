@@ -12,7 +12,8 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socket
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use sidecast_lab::{
-    Bird, Change, HungFolder, Routes, Service, Sidecast, Site, Transport, VIP4, expect, until,
+    Bird, Change, HungFolder, Routes, Service, Sidecast, Site, Transport, VIP4, copy_program,
+    expect, until,
 };
 
 sidecast_lab::tests! {
@@ -154,7 +155,7 @@ fn a_program_that_cannot_be_started_says_nothing_of_the_service() {
     let folder = stage.site.lab.dir().join("programs");
     std::fs::create_dir(&folder).expect("a folder");
     let program = folder.join("check");
-    std::fs::copy("/bin/true", &program).expect("a copy");
+    copy_program("/bin/true", &program);
     let exec = format!(
         "{{exec: [{}], interval: 500ms, timeout: 400ms}}",
         program.display()

@@ -19,7 +19,8 @@ use docker::{Builder, Container, Docker, pack};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sidecast_lab::{
-    Bird, Change, Child, Lab, Namespace, Routes, Site, ask_tcp, ask_udp, binary, expect, get, until,
+    Bird, Change, Child, Lab, Namespace, Routes, Site, ask_tcp, ask_udp, binary, copy_program,
+    expect, get, until,
 };
 use stages::{
     a_shell_in_the_image_for_exec_monitors, every_stage_by_either_builder,
@@ -197,7 +198,7 @@ fn sidecast_image(docker: &Docker, dir: &Path) -> String {
         );
         return docker.import("sidecast", &folder, &AS_IN_THE_DOCKERFILE);
     }
-    fs::copy(binary(), &program).expect("a copy");
+    copy_program(binary(), &program);
     set_capabilities(&program);
     pack(&folder, "sidecast", &folder.join("sidecast.tar"));
     fs::remove_file(&program).expect("a file of ours");

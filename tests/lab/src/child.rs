@@ -166,3 +166,14 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 /// Lines of output shown when a test fails.
 const SHOWN: usize = 60;
+
+/// Copies a program by another process: a child that another test starts meanwhile would hold our descriptor
+/// of it open for a moment, and what is open for writing cannot be run (ETXTBSY).
+///
+/// # Panics
+///
+/// Where it cannot be copied.
+pub fn copy_program(from: impl AsRef<std::ffi::OsStr>, to: impl AsRef<std::ffi::OsStr>) {
+    let copied = Command::new("cp").arg(from).arg(to).status();
+    assert!(copied.expect("cp").success());
+}

@@ -225,7 +225,8 @@ fn next(
             Err(RecvTimeoutError::Timeout) => {}
         }
         let mut tests = running.iter();
-        if let Some((name, (_, limit))) = tests.find(|(_, (since, limit))| since.elapsed() > *limit) {
+        if let Some((name, (_, limit))) = tests.find(|(_, (since, limit))| since.elapsed() > *limit)
+        {
             println!("test {name} ... FAILED (hangs after {limit:?})");
             println!("test result: FAILED. 0 passed; 1 failed; 0 ignored");
             keeper::dismiss();

@@ -179,8 +179,10 @@ fn a_killed_announcer_is_gone_in_milliseconds() {
             sidecast.kill();
         }
         print_times("announcer killed to gone from the FIB", &mut times);
-        // What the machine does besides shows in the worst.
-        assert!(times[2] < Duration::from_millis(2), "{times:?}");
+        // Released after the table of nf_tables it would be 5 ms at best, 9 in the median; what the machine does
+        // besides shows in all but the best.
+        assert!(times[0] < Duration::from_millis(2), "{times:?}");
+        assert!(times[2] < Duration::from_millis(5), "{times:?}");
     }
 }
 

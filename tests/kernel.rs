@@ -813,6 +813,7 @@ fn client() -> (mpsc::Sender<Question>, mpsc::Receiver<Option<String>>) {
         ] {
             run(command);
         }
+        carries("v1");
         ready.send(nix::unistd::gettid()).unwrap();
         while let Ok(question) = asked.recv() {
             answer.send(ask(question)).unwrap();
@@ -821,7 +822,15 @@ fn client() -> (mpsc::Sender<Question>, mpsc::Receiver<Option<String>>) {
     run(&format!("ip link set v1 netns {}", begun.recv().unwrap()));
     go.send(()).unwrap();
     begun.recv().unwrap();
+    carries("v0");
     (questions, answers)
+}
+
+/// Waits until the link takes packets: the kernel switches its queue on from deferred work (`linkwatch`), up to
+/// a second after it is up, and drops what is sent before.
+fn carries(link: &str) {
+    let is_up = || run(&format!("ip -o link show {link}")).contains("state UP");
+    assert!(until(Duration::from_secs(5), is_up), "{link} is not up");
 }
 
 /// A service on `addr` that says its port, on TCP and UDP.

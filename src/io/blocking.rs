@@ -102,10 +102,14 @@ mod tests {
         smol::block_on(async {
             let mut held = Vec::new();
             for _ in 0..SHARED {
-                let (go, wait) = mpsc::channel::<()>();
-                let hangs = move || wait.recv().map_err(io::Error::other);
-                assert!(Lane::of_many().run_within(soon, hangs).await.is_err());
-                held.push(go);
+                let ((go, wait), (begin, begun)) = (mpsc::channel::<()>(), mpsc::channel());
+                let hangs = move || {
+                    begin.send(()).expect("somebody waits for it");
+                    wait.recv().is_ok()
+                };
+                let call = async move { Lane::of_many().run(hangs).await };
+                held.push((go, smol::spawn(call)));
+                begun.recv().expect("it begins");
             }
             assert!(Lane::of_many().run_within(soon, || Ok(())).await.is_err());
             assert_eq!(Lane::default().run(|| 7).await, 7);

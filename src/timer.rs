@@ -74,7 +74,7 @@ impl<K: Ord + Clone> Deadlines<K> {
 
     /// The earliest.
     pub fn first(&self) -> Option<Instant> {
-        self.by_time.first().map(|(at, _)| *at)
+        self.peek().map(|(at, _)| at)
     }
 
     /// The earliest, and whose it is.

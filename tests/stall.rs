@@ -53,12 +53,7 @@ fn logs_to(stderr: OwnedFd) {
     let config = stage.config("", "");
     let mut sidecast = Sidecast::start_with_stderr(&stage.site.a.network, &config, stderr);
     stage.withdraws_at_once();
-    let begun = Instant::now();
-    sidecast.signal(Signal::SIGTERM);
-    let status = sidecast.wait(PATIENCE);
-    assert!(status.success(), "{status}");
-    let took = begun.elapsed();
-    assert!(took < Duration::from_secs(5), "it took {took:?}");
+    stops_soon(&mut sidecast);
 }
 
 fn a_pipe_as_state_file_holds_nothing_up() {
@@ -90,12 +85,7 @@ fn a_state_file_that_hangs_holds_nothing_up() {
         metrics.contains("\nsidecast_state_file_written 0\n"),
         "{metrics}"
     );
-    let begun = Instant::now();
-    sidecast.signal(Signal::SIGTERM);
-    let status = sidecast.wait(PATIENCE);
-    assert!(status.success(), "{status}");
-    let took = begun.elapsed();
-    assert!(took < Duration::from_secs(5), "it took {took:?}");
+    stops_soon(&mut sidecast);
 }
 
 fn a_maintenance_file_that_hangs_leaves_the_app_as_it_was() {
@@ -190,6 +180,16 @@ fn threads(sidecast: &Sidecast, name: &str) -> usize {
         .flatten()
         .filter(|found| found.starts_with(name))
         .count()
+}
+
+/// What hangs does not hold up the end either.
+fn stops_soon(sidecast: &mut Sidecast) {
+    let begun = Instant::now();
+    sidecast.signal(Signal::SIGTERM);
+    let status = sidecast.wait(PATIENCE);
+    assert!(status.success(), "{status}");
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(5), "it took {took:?}");
 }
 
 /// A host with a service, whose router is BIRD.

@@ -4,7 +4,7 @@ use std::fmt::{self, Write};
 use std::time::{Duration, SystemTime};
 
 use crate::bgp::peer::StateName;
-use crate::core::{AppView, Counted, PeerView};
+use crate::core::{AppView, Counted, MonitorView, PeerView};
 use crate::health::Health;
 use crate::registry::AppState;
 
@@ -137,10 +137,7 @@ pub const FAMILIES: [Family; 9] = [
         of_nat: false,
         samples: |page, app| {
             for monitor in &app.monitors {
-                let labels = [
-                    ("app", app.name.as_str()),
-                    ("monitor", monitor.label.as_str()),
-                ];
+                let labels = of_monitor(app, monitor);
                 page.sample(&labels, u8::from(monitor.health == Health::Up));
             }
         },
@@ -152,10 +149,7 @@ pub const FAMILIES: [Family; 9] = [
         of_nat: false,
         samples: |page, app| {
             for monitor in &app.monitors {
-                let labels = [
-                    ("app", app.name.as_str()),
-                    ("monitor", monitor.label.as_str()),
-                ];
+                let labels = of_monitor(app, monitor);
                 if let Some(took) = monitor.took {
                     page.sample(&labels, Seconds(took));
                 }
@@ -163,6 +157,13 @@ pub const FAMILIES: [Family; 9] = [
         },
     },
 ];
+
+fn of_monitor<'a>(app: &'a AppView, monitor: &'a MonitorView) -> [(&'static str, &'a str); 2] {
+    [
+        ("app", app.name.as_str()),
+        ("monitor", monitor.label.as_str()),
+    ]
+}
 
 fn of_nats(page: &mut Page, app: &AppView, value: fn(&Counted) -> u64) {
     for nat in &app.nats {

@@ -92,7 +92,12 @@ impl Speaker {
                 println!("announced {}", self.prefix);
             }
             Output::Down { reason } => println!("session down: {reason}"),
-            Output::StateChanged { .. } | Output::SetUserTimeout { .. } | Output::Probe { .. } => {}
+            Output::StateChanged { .. }
+            | Output::SetUserTimeout { .. }
+            | Output::Probe { .. }
+            | Output::Notice(_)
+            | Output::MessageReceived(_)
+            | Output::MessageSent(_) => {}
         }
         Ok(())
     }

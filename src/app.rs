@@ -1,29 +1,37 @@
-//! What an operator registers: a service's addresses, how its health is judged, and how its routes look.
+//! An app: the addresses of a service, its monitors, and the attributes of its routes.
 //!
-//! Everything here is valid by construction; the texts that people write are parsed here and nowhere
-//! else. Leaves out: the policy of who may write what (`config`), and whatever needs the kernel's tables.
+//! Everything here is valid by construction: texts are parsed here and nowhere else. Not here: the
+//! policy (`config`), and what needs the kernel's tables (`registry`).
 
 mod dns;
+mod drain_request;
 mod http;
 mod keys;
 mod monitor;
+mod path_proof;
+mod vip_target;
 
-pub use dns::{QType, Rcode};
+pub use dns::{DnsServer, QType, Rcode};
+pub use drain_request::DrainRequest;
 pub use http::{HttpUrl, StatusRanges};
 pub use keys::{
-    AppOptions, Attributes, Damping, FlapLimit, Reaction, Timing, VipConfig, VipPresence,
+    AppOptions, Attributes, Damping, DrainWait, FlapLimit, LastResort, RouteAction, Timing,
+    VipConfig, VipPresence, WhenDown,
 };
 pub use monitor::{AcceptQueue, ExecCommand, Monitor, MonitorSpec};
+pub use path_proof::{PathProof, Probing};
+pub use vip_target::VipTarget;
 
 use std::borrow::Borrow;
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use crate::few::Few;
 use crate::net::{ParseError, Prefix, decimal, parse_cidr};
-use crate::text::misleads;
+use crate::text::needs_escape;
 
 /// A service as registered. Two with the same definition are equal; the source counts as part of it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,16 +39,16 @@ pub struct App {
     pub name: AppName,
     pub source: Source,
     /// Never empty.
-    pub vips: BTreeSet<Vip>,
+    pub vips: Few<Vip>,
     /// Empty: always healthy, as in GoCast.
-    pub monitors: BTreeSet<Monitor>,
+    pub monitors: Few<Monitor>,
     pub nats: BTreeSet<NatSpec>,
     /// The app's own; the global ones are `config::Bgp::attributes`.
     pub attributes: Attributes,
-    pub when_down: Reaction,
-    pub when_draining: Reaction,
+    pub when_down: RouteAction,
+    pub when_draining: RouteAction,
     pub options: AppOptions,
-    /// Consul's service id: two instances of one service are told apart by it.
+    /// Consul's service id, which distinguishes instances of one service.
     pub instance_id: Option<String>,
 }
 
@@ -50,21 +58,34 @@ impl App {
         let name = self.name.as_str();
         let instance = self.instance_id.as_ref().and_then(|id| {
             let (service, of) = name.rsplit_once('@')?;
-            (*of == *readable(id)).then_some(service)
+            (*of == *sanitized_id(id)).then_some(service)
         });
         instance.unwrap_or(name)
     }
 
-    /// Whether `name` means this app: it is its name, or that of the service it is an instance of, or its
-    /// own beside other instances, which it has by turns.
-    pub fn is_called(&self, name: &AppName) -> bool {
+    /// Whether a monitor probes its VIPs: it belongs to the second stage, which needs their addresses on the interface.
+    pub fn asks_vips(&self, monitor: &MonitorSpec) -> bool {
+        monitor.asks_any(self.vips.iter().map(|vip| vip.prefix()))
+    }
+
+    /// Whether `name` selects this app: its own name, its service's, or its instance name `SERVICE@ID`.
+    pub fn matches_name(&self, name: &AppName) -> bool {
         let of_instance = |id: &String| AppName::of_instance(self.service(), id) == *name;
         self.name == *name
             || self.service() == name.as_str()
             || self.instance_id.as_ref().is_some_and(of_instance)
     }
 
-    /// Whether the two mean the same, whoever registered them.
+    /// Its path attributes, as written.
+    pub fn vip_config(&self) -> VipConfig {
+        VipConfig {
+            attributes: self.attributes.clone(),
+            when_down: self.when_down.clone(),
+            when_draining: self.when_draining.clone(),
+        }
+    }
+
+    /// Whether both are equal apart from source and instance id.
     pub fn same_definition(&self, other: &Self) -> bool {
         let mut other = other.clone();
         other.source = self.source;
@@ -79,15 +100,16 @@ impl App {
 pub struct AppName(Arc<str>);
 
 impl AppName {
+    /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
 impl AppName {
-    /// A name made of any text, for what others have named: what no name may hold becomes `_`.
-    pub fn resembling(text: &str) -> Self {
-        let mut name = text.trim().replace(misleads, "_");
+    /// Makes a valid name of any text: characters that a name may not hold become `_`.
+    pub fn sanitized(text: &str) -> Self {
+        let mut name = text.trim().replace(needs_escape, "_");
         while name.len() > 255 || name.ends_with(char::is_whitespace) {
             name.pop();
         }
@@ -99,10 +121,10 @@ impl AppName {
 
     /// The name of one instance of a service beside others.
     pub fn of_instance(service: &str, id: &str) -> Self {
-        Self::resembling(&format!("{service}@{}", readable(id)))
+        Self::sanitized(&format!("{service}@{}", sanitized_id(id)))
     }
 
-    /// For one more that would be called `name`.
+    /// The name `NAME~NUMBER`, for an app whose name is taken.
     pub fn numbered(name: &Self, number: usize) -> Self {
         let end = format!("~{number}");
         let mut text = name.0.to_string();
@@ -114,8 +136,11 @@ impl AppName {
 }
 
 /// An instance's id as a part of a name: the last `@` of the name stands before it.
-fn readable(id: &str) -> String {
-    id.replace(|c: char| c.is_whitespace() || misleads(c) || c == '@', "_")
+fn sanitized_id(id: &str) -> String {
+    id.replace(
+        |c: char| c.is_whitespace() || needs_escape(c) || c == '@',
+        "_",
+    )
 }
 
 impl fmt::Display for AppName {
@@ -128,7 +153,7 @@ impl FromStr for AppName {
     type Err = ParseError;
 
     fn from_str(s: &str) -> Result<Self, ParseError> {
-        let fits = (1..=255).contains(&s.len()) && !s.contains(misleads) && s.trim() == s;
+        let fits = (1..=255).contains(&s.len()) && !s.contains(needs_escape) && s.trim() == s;
         fits.then(|| Self(s.into())).ok_or_else(|| {
             ParseError::new(
                 s,
@@ -149,14 +174,15 @@ pub enum Source {
 }
 
 impl Source {
+    /// All sources, lowest precedence first.
     pub const ALL: [Self; 4] = [Self::Http, Self::Consul, Self::Env, Self::Config];
 
-    /// Whoever reaches a port or Consul, and not this host's operator.
+    /// A remote source: not this host's operator.
     pub fn is_remote(self) -> bool {
         matches!(self, Self::Http | Self::Consul)
     }
 
-    /// Who may replace whose app: configuration and environment are equals, above Consul, above HTTP.
+    /// A source may replace apps of its own or a lower precedence: configuration and environment (equal), Consul, HTTP.
     pub fn precedence(self) -> u8 {
         match self {
             Self::Http => 0,
@@ -187,40 +213,37 @@ impl FromStr for Source {
     }
 }
 
-/// A prefix that may be announced: none that would cut the host off.
+/// A prefix that may be announced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Vip(Prefix);
 
-/// It is ordered as its prefix: a set of VIPs can be asked for a prefix.
+/// Ordered as its prefix, so that a set of VIPs can be searched by prefix.
 impl Borrow<Prefix> for Vip {
     fn borrow(&self) -> &Prefix {
         &self.0
     }
 }
 
-/// Why a text or prefix is no VIP.
+/// Why a text or prefix is no VIP, as a predicate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VipError {
     /// No address and length at all.
     Syntax(ParseError),
     /// An address without its prefix length.
     NoMask(IpAddr),
-    /// A prefix nobody may announce, and what it is.
-    Never { prefix: Prefix, what: &'static str },
+    /// Why a prefix may never be announced.
+    Forbidden(&'static str),
 }
 
 impl fmt::Display for VipError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Syntax(error) => error.fmt(f),
+            Self::Syntax(error) => write!(f, "should be {}", error.expected),
             Self::NoMask(addr) => {
-                write!(
-                    f,
-                    "`{addr}` has no prefix length: write {}",
-                    Prefix::host(*addr)
-                )
+                let host = Prefix::host(*addr);
+                write!(f, "should be an address with its length: write {host}")
             }
-            Self::Never { prefix, what } => write!(f, "{prefix} can be no VIP: {what}"),
+            Self::Forbidden(what) => write!(f, "cannot be a VIP: {what}"),
         }
     }
 }
@@ -231,14 +254,15 @@ impl Vip {
     /// Refuses /0 and whatever holds an unspecified, loopback, multicast, broadcast or link-local address.
     pub fn new(prefix: Prefix) -> Result<Self, VipError> {
         if prefix.len() == 0 {
-            let what = "it would take all traffic";
-            return Err(VipError::Never { prefix, what });
+            return Err(VipError::Forbidden("it would take all traffic"));
         }
-        let never = NEVER.iter().find(|(addr, len, _)| {
-            Prefix::masked(*addr, *len).is_ok_and(|never| never.overlaps(&prefix))
-        });
-        match never {
-            Some((_, _, what)) => Err(VipError::Never { prefix, what }),
+        let overlaps = |block: &str| {
+            block
+                .parse()
+                .is_ok_and(|block: Prefix| block.overlaps(&prefix))
+        };
+        match FORBIDDEN.iter().find(|(block, _)| overlaps(block)) {
+            Some((_, what)) => Err(VipError::Forbidden(what)),
             None => Ok(Self(prefix)),
         }
     }
@@ -254,63 +278,24 @@ impl Vip {
         Ok((Self::new(prefix)?, prefix.addr() != addr))
     }
 
+    /// The prefix.
     pub fn prefix(self) -> Prefix {
         self.0
     }
 }
 
-/// RFC 6890's special blocks that are bound to a host or a link.
-const NEVER: &[(IpAddr, u8, &str)] = &[
-    (
-        IpAddr::V4(Ipv4Addr::new(0, 0, 0, 0)),
-        8,
-        "it holds the unspecified address",
-    ),
-    (
-        IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)),
-        8,
-        "it holds loopback addresses",
-    ),
-    (
-        IpAddr::V4(Ipv4Addr::new(169, 254, 0, 0)),
-        16,
-        "it holds link-local addresses",
-    ),
-    (
-        IpAddr::V4(Ipv4Addr::new(224, 0, 0, 0)),
-        4,
-        "it holds multicast addresses",
-    ),
-    (
-        IpAddr::V4(Ipv4Addr::BROADCAST),
-        32,
-        "it holds the broadcast address",
-    ),
-    (
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        128,
-        "it holds the unspecified address",
-    ),
-    (
-        IpAddr::V6(Ipv6Addr::LOCALHOST),
-        128,
-        "it holds the loopback address",
-    ),
-    (
-        IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0)),
-        96,
-        "it holds IPv4-mapped addresses",
-    ),
-    (
-        IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0)),
-        10,
-        "it holds link-local addresses",
-    ),
-    (
-        IpAddr::V6(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0)),
-        8,
-        "it holds multicast addresses",
-    ),
+/// RFC 6890's special-purpose blocks that are bound to a host or a link.
+const FORBIDDEN: &[(&str, &str)] = &[
+    ("0.0.0.0/8", "it contains the unspecified address"),
+    ("127.0.0.0/8", "it contains loopback addresses"),
+    ("169.254.0.0/16", "it contains link-local addresses"),
+    ("224.0.0.0/4", "it contains multicast addresses"),
+    ("255.255.255.255/32", "it contains the broadcast address"),
+    ("::/128", "it contains the unspecified address"),
+    ("::1/128", "it contains the loopback address"),
+    ("::ffff:0:0/96", "it contains IPv4-mapped addresses"),
+    ("fe80::/10", "it contains link-local addresses"),
+    ("ff00::/8", "it contains multicast addresses"),
 ];
 
 impl fmt::Display for Vip {
@@ -433,7 +418,7 @@ mod tests {
         ] {
             let parsed: AppName = name.parse().unwrap();
             assert_eq!(parsed.as_str(), name);
-            assert_eq!(AppName::resembling(name), parsed);
+            assert_eq!(AppName::sanitized(name), parsed);
         }
         for name in [
             "",
@@ -450,7 +435,7 @@ mod tests {
             &"x".repeat(256),
         ] {
             assert!(name.parse::<AppName>().is_err(), "{name:?}");
-            let other = AppName::resembling(name);
+            let other = AppName::sanitized(name);
             assert_eq!(other.as_str().parse(), Ok(other.clone()), "{name:?}");
         }
     }
@@ -460,12 +445,12 @@ mod tests {
         let mut app = App {
             name: "web".parse().unwrap(),
             source: Source::Consul,
-            vips: BTreeSet::new(),
-            monitors: BTreeSet::new(),
+            vips: Few::default(),
+            monitors: Few::default(),
             nats: BTreeSet::new(),
             attributes: Attributes::default(),
-            when_down: Reaction::default(),
-            when_draining: Reaction::default(),
+            when_down: RouteAction::default(),
+            when_draining: RouteAction::default(),
             options: AppOptions::default(),
             instance_id: Some("web 1@x".to_owned()),
         };
@@ -473,15 +458,15 @@ mod tests {
         app.name = AppName::of_instance("web", "web 1@x");
         assert_eq!(app.name.as_str(), "web@web_1_x");
         assert_eq!(app.service(), "web");
-        assert!(app.is_called(&"web".parse().unwrap()) && app.is_called(&app.name.clone()));
+        assert!(app.matches_name(&"web".parse().unwrap()) && app.matches_name(&app.name.clone()));
         app.name = AppName::of_instance("a@b", "i");
         assert_eq!(app.service(), "a@b@i", "another instance's");
         app.name = "web".parse().unwrap();
-        assert!(app.is_called(&AppName::of_instance("web", "web 1@x")));
-        assert!(!app.is_called(&AppName::of_instance("web", "web 2")));
-        assert_eq!(AppName::resembling(" a b\u{7f}\n").as_str(), "a b_");
-        assert_eq!(AppName::resembling("").as_str(), "_");
-        let long = AppName::resembling(&"ä".repeat(300));
+        assert!(app.matches_name(&AppName::of_instance("web", "web 1@x")));
+        assert!(!app.matches_name(&AppName::of_instance("web", "web 2")));
+        assert_eq!(AppName::sanitized(" a b\u{7f}\n").as_str(), "a b_");
+        assert_eq!(AppName::sanitized("").as_str(), "_");
+        let long = AppName::sanitized(&"ä".repeat(300));
         assert_eq!(long.as_str().parse(), Ok(long.clone()));
     }
 
@@ -504,7 +489,7 @@ mod tests {
             "::ffff:192.0.2.1/128",
         ] {
             let error = Vip::parse(text).unwrap_err();
-            assert!(matches!(error, VipError::Never { .. }), "{text}: {error}");
+            assert!(matches!(error, VipError::Forbidden(_)), "{text}: {error}");
         }
         for text in ["192.0.2.1/32", "10.0.0.0/8", "2001:db8::/32", "fd00::1/128"] {
             assert_eq!(text.parse::<Vip>().unwrap().to_string(), text);
@@ -574,6 +559,9 @@ mod tests {
         assert!("root".parse::<Source>().is_err());
         for presence in [VipPresence::Healthy, VipPresence::Always] {
             assert_eq!(presence.to_string().parse(), Ok(presence));
+        }
+        for wait in [DrainWait::Traffic, DrainWait::Fixed] {
+            assert_eq!(wait.to_string().parse(), Ok(wait));
         }
     }
 }

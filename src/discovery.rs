@@ -1,21 +1,28 @@
-//! What the kernel's tables mean to us: who the peers are, from which address we speak to them, what
-//! their next hop is, and which addresses are the host's own.
+//! Derives the peers, their local addresses and next hops, and the host's own addresses from the
+//! kernel's tables.
 //!
 //! Pure: a [`Snapshot`] of the tables and the configuration in, a [`Network`] out. Only the main table
 //! counts; a host inside a VRF names its peers and addresses itself.
 
-mod near;
+mod first_hop;
+mod obstacle;
+mod tables;
+mod trusted;
 
-pub use near::Interfaces;
+pub use first_hop::{FirstHop, FirstHops};
+pub use obstacle::Obstacle;
+pub use tables::{Entry, Tables};
+pub use trusted::Interfaces;
+
+pub use crate::net::{PeerName, is_link_local};
 
 use crate::config::{Bgp, Remote};
 use crate::net::{Family, Prefix, RouterId};
 use crate::netlink::address::{Address, IFAPROT_SIDECAST};
 use crate::netlink::link::Link;
-use crate::netlink::neighbour::Neighbour;
+use crate::netlink::neighbor::Neighbor;
 use crate::netlink::route::{RT_TABLE_MAIN, Route};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The kernel's tables at one moment.
@@ -27,43 +34,12 @@ pub struct Snapshot {
     /// Of any route, the default ones' among them.
     pub gateways: BTreeSet<IpAddr>,
     /// IPv6 ones.
-    pub neighbours: Vec<Neighbour>,
-    /// What the kernel answers when asked for the way to a peer; unreachable ones are missing.
+    pub neighbors: Vec<Neighbor>,
+    /// The kernel's route look-up (RTM_GETROUTE) for each peer; unreachable peers are missing.
     pub routes_to: BTreeMap<IpAddr, Route>,
 }
 
-/// A peer's address, with the interface where the address alone is ambiguous: `10.0.0.1`,
-/// `fe80::1%eth0`. IPv4 comes first.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PeerName {
-    addr: IpAddr,
-    scope: Option<String>,
-}
-
-impl PeerName {
-    /// The scope is kept for link-local addresses only.
-    pub fn new(addr: IpAddr, scope: Option<&str>) -> Self {
-        Self {
-            addr,
-            scope: scope.filter(|_| is_link_local(addr)).map(str::to_owned),
-        }
-    }
-
-    pub fn addr(&self) -> IpAddr {
-        self.addr
-    }
-}
-
-impl fmt::Display for PeerName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.scope {
-            Some(scope) => write!(f, "{}%{scope}", self.addr),
-            None => self.addr.fmt(f),
-        }
-    }
-}
-
-/// How to speak to one peer.
+/// Addresses and interface toward one peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerNetwork {
     /// Which of `bgp.peers` it comes from.
@@ -71,32 +47,61 @@ pub struct PeerNetwork {
     pub remote: IpAddr,
     /// Interface index of a link-local `remote`, else 0.
     pub scope_id: u32,
-    /// The interface towards it; `None` while there is no way.
+    /// Why there can be no session with it now.
+    pub obstacle: Option<Obstacle>,
+    /// The interface toward it; `None` while there is no route.
     pub interface: Option<String>,
     /// That interface has carrier (`IFF_LOWER_UP`), or is not known.
     pub carrier: bool,
-    /// How often it came or went: once and back may be over before anybody looks.
+    /// IFLA_CARRIER_CHANGES: a flap may be over before the tables are read.
     pub carrier_changes: u32,
-    /// The next router on the way; `None`: the peer is on the link.
+    /// The gateway of the route to it; `None`: the peer is on-link.
     pub gateway: Option<IpAddr>,
     /// `local` is the operator's choice.
     pub configured_local: bool,
-    /// The address to speak from; `None` leaves it to the kernel (link-local peers) or there is none.
+    /// The local address of the session; `None`: the kernel chooses (link-local peers), or there is
+    /// none.
     pub local: Option<IpAddr>,
     pub next_hop4: Option<Ipv4Addr>,
     /// Global, neither deprecated nor tentative.
     pub next_hop6: Option<Ipv6Addr>,
+    /// Where probes of the path leave.
+    pub first_hops: FirstHops,
 }
 
-/// What the tables mean.
+#[cfg(test)]
+impl PeerNetwork {
+    /// The first of `bgp.peers`, on-link at eth0.
+    pub fn on_eth0(remote: IpAddr, local: Ipv4Addr) -> Self {
+        Self {
+            settings_index: 0,
+            remote,
+            scope_id: 0,
+            obstacle: None,
+            interface: Some("eth0".to_owned()),
+            carrier: true,
+            carrier_changes: 0,
+            gateway: None,
+            configured_local: false,
+            local: Some(local.into()),
+            next_hop4: Some(local),
+            next_hop6: None,
+            first_hops: FirstHops::new(),
+        }
+    }
+}
+
+/// What is derived from the kernel's tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Network {
     pub peers: BTreeMap<PeerName, PeerNetwork>,
+    /// Entries of `bgp.peers` that resolve to no router now, and why.
+    pub absent: BTreeMap<usize, Obstacle>,
     /// Where NAT sends a VIP's traffic, by family.
     pub nat_target: BTreeMap<Family, IpAddr>,
-    /// Addresses of the other interfaces than lo, and those we speak from; without our VIPs.
+    /// Addresses of interfaces other than lo, and local addresses of sessions; without VIPs.
     pub own_addresses: BTreeSet<IpAddr>,
-    /// Those that can be spoken from, on all interfaces; deprecated ones and our VIPs among them.
+    /// All addresses that a socket can bind, deprecated ones and VIPs included.
     pub addresses: BTreeSet<IpAddr>,
     /// Addresses on the loopback interface but 127.0.0.0/8 and ::1, our VIPs among them, as VIPs.
     pub on_loopback: BTreeSet<Prefix>,
@@ -112,32 +117,48 @@ pub struct Network {
     pub interfaces: Interfaces,
 }
 
-/// Reads the snapshot with the configuration's eyes. `our_vips` are never a source or a next hop.
-pub fn network(snapshot: &Snapshot, bgp: &Bgp, our_vips: &BTreeSet<Prefix>) -> Network {
+/// Derives the network from a snapshot and the configuration. `our_vips` are never a source or a next
+/// hop.
+pub fn derive(snapshot: &Snapshot, bgp: &Bgp, our_vips: &BTreeSet<Prefix>) -> Network {
     let addresses = snapshot.addresses.iter();
     let marked = addresses.filter(|a| a.proto == Some(IFAPROT_SIDECAST));
-    let view = View {
+    let view = Resolver {
         snapshot,
         bgp,
         vips: our_vips,
         marked: marked.map(|a| a.addr).collect(),
     };
-    let mut peers = BTreeMap::new();
+    let (mut peers, mut absent) = (BTreeMap::new(), BTreeMap::new());
     for (settings_index, settings) in bgp.peers.iter().enumerate() {
-        for (addr, oif) in view.remotes(&settings.remote) {
-            let peer = view.peer(settings_index, addr, oif);
-            let name = PeerName::new(addr, peer.interface.as_deref());
+        let remotes = view.remotes(&settings.remote);
+        if remotes.is_empty()
+            && let Some(why) = view.absence(&settings.remote)
+        {
+            absent.insert(settings_index, why);
+        }
+        let scope = match &settings.remote {
+            Remote::Addr(_, scope) => scope.as_deref(),
+            Remote::Interface(_) | Remote::Gateway => None,
+        };
+        for (addr, oif) in remotes {
+            let mut peer = view.peer(settings_index, addr, oif);
+            let link = peer.interface.as_deref().and_then(|n| view.link_named(n));
+            peer.obstacle = view.obstacle(addr, link, scope);
+            let name = PeerName::new(addr, peer.interface.as_deref().or(scope));
             peers.entry(name).or_insert(peer);
         }
     }
-    let nat_target = Family::ALL
-        .into_iter()
-        .filter_map(|family| Some((family, view.nat_target(&peers, family)?)))
-        .collect();
-    let speaking = peers.values().filter_map(|p: &PeerNetwork| p.local);
+    view.set_first_hops(&mut peers);
+    let mut nat_target = BTreeMap::new();
+    for family in Family::ALL {
+        if let Some(target) = view.nat_target(&peers, family) {
+            nat_target.insert(family, target);
+        }
+    }
+    let session_sources = peers.values().filter_map(|p: &PeerNetwork| p.local);
     let mut network = Network {
         nat_target,
-        own_addresses: view.own_addresses().chain(speaking).collect(),
+        own_addresses: view.own_addresses().chain(session_sources).collect(),
         addresses: view.addresses(),
         on_loopback: view.on_loopback(),
         gateways: snapshot.gateways.clone(),
@@ -148,6 +169,7 @@ pub fn network(snapshot: &Snapshot, bgp: &Bgp, our_vips: &BTreeSet<Prefix>) -> N
             .iter()
             .any(|link| !link.loopback && !FALLBACK_TUNNELS.contains(&link.name.as_str())),
         peers,
+        absent,
         interfaces: Interfaces::default(),
     };
     network.interfaces = view.interfaces(&network);
@@ -165,16 +187,16 @@ fn broadcast(address: &Address) -> Option<IpAddr> {
         .then(|| Ipv4Addr::from_bits(addr.to_bits() | hosts).into())
 }
 
-struct View<'a> {
+struct Resolver<'a> {
     snapshot: &'a Snapshot,
     bgp: &'a Bgp,
     vips: &'a BTreeSet<Prefix>,
-    /// Addresses with the mark of an earlier run, or of this one.
+    /// Addresses with sidecast's IFA_PROTO, of this run or an earlier one.
     marked: BTreeSet<IpAddr>,
 }
 
-impl<'a> View<'a> {
-    /// The addresses a setting stands for, with the interface where it is known by name.
+impl<'a> Resolver<'a> {
+    /// The addresses that a setting resolves to, with the interface where it is known by name.
     fn remotes(&self, remote: &Remote) -> Vec<(IpAddr, Option<u32>)> {
         match remote {
             Remote::Addr(addr, scope) => {
@@ -206,7 +228,7 @@ impl<'a> View<'a> {
         let mut gateways = Vec::new();
         for (gateway, oif) in defaults()
             .filter(|route| route.priority == best)
-            .flat_map(Route::ways)
+            .flat_map(Route::next_hops)
         {
             let Some(gateway) = gateway else { continue };
             if !gateways.contains(&(gateway, oif)) {
@@ -216,15 +238,15 @@ impl<'a> View<'a> {
         gateways
     }
 
-    /// The one router on an unnumbered link: a neighbour that calls itself one, best one that answers,
-    /// else where the IPv6 default route goes.
+    /// The router on an unnumbered link: a neighbor with NTF_ROUTER, reachable ones first, else the IPv6
+    /// default gateway.
     fn router_on(&self, index: u32) -> Option<(IpAddr, Option<u32>)> {
-        let neighbours = self
+        let neighbors = self
             .snapshot
-            .neighbours
+            .neighbors
             .iter()
             .filter(|n| n.index == index && n.is_router() && is_link_local(n.addr));
-        let router = neighbours.min_by_key(|n| (n.is_failed(), n.addr));
+        let router = neighbors.min_by_key(|n| (n.is_failed(), n.addr));
         let default_route = || {
             let mut gateways = self.gateways(Family::Ipv6).into_iter();
             gateways.find(|(gateway, oif)| *oif == Some(index) && is_link_local(*gateway))
@@ -236,7 +258,7 @@ impl<'a> View<'a> {
         let settings = self.bgp.peers.get(settings_index);
         let route = self.snapshot.routes_to.get(&remote);
         let link_local = is_link_local(remote);
-        // The name of a link-local peer says the interface; for others the kernel knows better.
+        // The interface of a link-local peer is configured; for others the kernel's route decides.
         let oif = match link_local {
             true => oif,
             false => route.and_then(|r| r.oif).or(oif),
@@ -264,22 +286,21 @@ impl<'a> View<'a> {
                 .or_else(|| self.source(Family::of(remote), oif, Some(remote)))
         };
         let local = configured.or_else(discovered);
-        let next_hop = |family| {
-            let spoken_from = local.filter(|l| Family::of(*l) == family && !is_link_local(*l));
-            spoken_from.or_else(|| match link_local {
-                // A router on an unnumbered link knows a way to our address there only where that is
-                // in a network that both are on.
-                true => self.on_network(family, oif?),
-                false => self.best_on(family, oif?, Some(remote)),
-            })
+        let next_hop = |family, configured: Option<IpAddr>| {
+            let session_source = local.filter(|l| Family::of(*l) == family && !is_link_local(*l));
+            // A loopback address means each router itself.
+            let own = configured.or(session_source);
+            own.filter(|addr| !addr.is_loopback())
+                .or_else(|| self.reached_by(family, oif?, remote))
         };
-        let next_hop4 = local4.or_else(|| v4(next_hop(Family::Ipv4)?));
-        let next_hop6 = local6.or_else(|| v6(next_hop(Family::Ipv6)?));
+        let next_hop4 = next_hop(Family::Ipv4, local4.map(IpAddr::V4)).and_then(v4);
+        let next_hop6 = next_hop(Family::Ipv6, local6.map(IpAddr::V6)).and_then(v6);
         let link = oif.and_then(|oif| self.link(oif));
         PeerNetwork {
             settings_index,
             remote,
             scope_id: oif.filter(|_| link_local).unwrap_or(0),
+            obstacle: None,
             interface: link.map(|link| link.name.clone()),
             carrier: link.is_none_or(|link| link.running),
             carrier_changes: link.map_or(0, |link| link.carrier_changes),
@@ -288,11 +309,23 @@ impl<'a> View<'a> {
             local,
             next_hop4,
             next_hop6,
+            first_hops: FirstHops::new(),
         }
     }
 
-    /// In place of a temporary address (RFC 8981) a permanent one of the same network: a router's neighbor
-    /// statement knows that.
+    /// This host's address for a peer to send packets to.
+    fn reached_by(&self, family: Family, oif: u32, remote: IpAddr) -> Option<IpAddr> {
+        match is_link_local(remote) {
+            // A router on an unnumbered link reaches our address only if it is in a network shared with it.
+            true => self.on_network(family, oif),
+            // The peer is on this host.
+            false if self.is_loopback(oif) => self.host_address(family),
+            false => self.best_on(family, oif, Some(remote)),
+        }
+    }
+
+    /// In place of a temporary address (RFC 8981) a permanent one of the same network: that is the one in a
+    /// router's neighbor statement.
     fn permanent(&self, addr: IpAddr) -> IpAddr {
         let addresses = &self.snapshot.addresses;
         let Some(temporary) = addresses
@@ -307,19 +340,19 @@ impl<'a> View<'a> {
             .map_or(addr, |a| a.addr)
     }
 
-    /// An address of ours to speak from: on the interface, else on any but lo, else on lo.
-    fn source(&self, family: Family, oif: Option<u32>, towards: Option<IpAddr>) -> Option<IpAddr> {
-        oif.and_then(|oif| self.best_on(family, oif, towards))
+    /// A source address: on the interface, else on any but lo, else on lo.
+    fn source(&self, family: Family, oif: Option<u32>, toward: Option<IpAddr>) -> Option<IpAddr> {
+        oif.and_then(|oif| self.best_on(family, oif, toward))
             .or_else(|| self.first_global(family, false))
             .or_else(|| self.first_global(family, true))
     }
 
-    /// The interface's address nearest to `towards`: one whose network holds it, else the first.
-    fn best_on(&self, family: Family, oif: u32, towards: Option<IpAddr>) -> Option<IpAddr> {
+    /// The interface's address nearest to `toward`: one whose network holds it, else the first.
+    fn best_on(&self, family: Family, oif: u32, toward: Option<IpAddr>) -> Option<IpAddr> {
         let usable = || self.usable(family).filter(|a| a.index == oif);
         let near = |a: &&Address| {
             let prefix = a.prefix();
-            prefix.zip(towards).is_some_and(|(p, to)| p.contains(to))
+            prefix.zip(toward).is_some_and(|(p, to)| p.contains(to))
         };
         usable()
             .find(near)
@@ -351,8 +384,8 @@ impl<'a> View<'a> {
             .filter(move |a| Family::of(a.addr) == family && a.is_usable() && !self.is_vip(a.addr))
     }
 
-    /// Contract of NAT: the address of a session, else the default route's source, else the first
-    /// global address not on lo.
+    /// Where NAT sends packets: the local address of a session, else the default route's source, else
+    /// the first global address not on lo.
     fn nat_target(
         &self,
         peers: &BTreeMap<PeerName, PeerNetwork>,
@@ -361,50 +394,59 @@ impl<'a> View<'a> {
         let of_session = peers
             .values()
             .filter_map(|peer| peer.local)
-            .find(|l| Family::of(*l) == family && !is_link_local(*l));
-        let of_default = || {
-            let routes = self.snapshot.routes.iter();
-            let route = routes
-                .filter(|route| route.family == family && route.is_default())
-                .min_by_key(|route| route.priority)?;
-            let preferred = route.prefsrc.filter(|addr| !self.is_vip(*addr));
-            preferred.or_else(|| {
-                let (gateway, oif) = route.ways().first().copied()?;
-                self.best_on(family, oif?, gateway)
-            })
-        };
+            .find(|l| Family::of(*l) == family && !is_link_local(*l) && !l.is_loopback());
         of_session
-            .or_else(of_default)
+            .or_else(|| self.default_source(family))
             .or_else(|| self.first_global(family, false))
     }
 
-    /// The configured one, else the IPv4 address that we speak from, else any global IPv4 address,
-    /// else a hash of an IPv6 address: a number that differs between hosts and stays over a restart.
+    /// The source of the default route that the kernel prefers.
+    fn default_source(&self, family: Family) -> Option<IpAddr> {
+        let routes = self.snapshot.routes.iter();
+        let route = routes
+            .filter(|route| route.family == family && route.is_default())
+            .min_by_key(|route| route.priority)?;
+        let preferred = route.prefsrc.filter(|addr| !self.is_vip(*addr));
+        preferred.or_else(|| {
+            let (gateway, oif) = route.next_hops().first().copied()?;
+            self.best_on(family, oif?, gateway)
+        })
+    }
+
+    /// The address that other hosts reach this one by: the default route's source, else a global address.
+    fn host_address(&self, family: Family) -> Option<IpAddr> {
+        self.default_source(family)
+            .or_else(|| self.first_global(family, false))
+            .or_else(|| self.first_global(family, true))
+    }
+
+    /// The configured one, else the IPv4 local address of a session, else an IPv4 address of the host, else
+    /// a hash of an IPv6 address: a number that differs between hosts and stays over a restart.
     fn router_id(&self, peers: &BTreeMap<PeerName, PeerNetwork>) -> Option<RouterId> {
-        let locals = || peers.values().filter_map(|peer| peer.local);
-        let any = |family| {
-            let elsewhere = self.first_global(family, false);
-            elsewhere.or_else(|| self.first_global(family, true))
+        // All hosts have the same loopback address.
+        let locals = || {
+            let all = peers.values().filter_map(|peer| peer.local);
+            all.filter(|addr| !addr.is_loopback())
         };
-        let configured4 = self.bgp.local_ip.v4;
         let ipv4 = || {
-            configured4
-                .or_else(|| locals().find_map(v4))
-                .or_else(|| any(Family::Ipv4).and_then(v4))
-                .and_then(RouterId::new)
+            self.bgp
+                .written_router_id()
+                .or_else(|| locals().find_map(v4).and_then(RouterId::new))
+                .or_else(|| v4(self.host_address(Family::Ipv4)?).and_then(RouterId::new))
         };
         let ipv6 = || {
-            let spoken_from = self.bgp.local_ip.v6.or_else(|| locals().find_map(v6));
+            let configured6 = self.bgp.local_ip.v6.filter(|addr| !addr.is_loopback());
+            let session_source = configured6.or_else(|| locals().find_map(v6));
             let link_local = || {
                 let mut addresses = self.snapshot.addresses.iter();
                 addresses.find_map(|a| v6(a.addr).filter(|_| is_link_local(a.addr)))
             };
-            spoken_from
-                .or_else(|| any(Family::Ipv6).and_then(v6))
+            session_source
+                .or_else(|| self.host_address(Family::Ipv6).and_then(v6))
                 .or_else(link_local)
-                .map(hashed)
+                .map(router_id_from)
         };
-        self.bgp.router_id.or_else(ipv4).or_else(ipv6)
+        ipv4().or_else(ipv6)
     }
 
     fn own_addresses(&self) -> impl Iterator<Item = IpAddr> {
@@ -438,9 +480,9 @@ impl<'a> View<'a> {
             .collect()
     }
 
-    /// Ours by the configuration, or by the mark of an earlier run whose lease has not ended yet.
+    /// A configured VIP, or an address with the IFA_PROTO of an earlier run whose lease has not expired.
     fn is_vip(&self, addr: IpAddr) -> bool {
-        self.marked.contains(&addr) || Prefix::around(addr).any(|vip| self.vips.contains(&vip))
+        self.marked.contains(&addr) || Prefix::covering(addr).any(|vip| self.vips.contains(&vip))
     }
 
     fn link(&self, index: u32) -> Option<&'a Link> {
@@ -461,23 +503,15 @@ impl Snapshot {
     pub fn default_gateways(&self) -> BTreeSet<IpAddr> {
         let routes = self.routes.iter().filter(|route| route.is_default());
         routes
-            .flat_map(Route::ways)
+            .flat_map(Route::next_hops)
             .filter_map(|(gateway, _)| gateway)
             .filter(|gateway| !is_link_local(*gateway))
             .collect()
     }
 
-    /// Keeps what [`network`] reads: the main table's default routes.
-    pub fn is_wanted(route: &Route) -> bool {
+    /// Keeps what [`derive()`] reads: the main table's default routes.
+    pub fn is_relevant(route: &Route) -> bool {
         route.table == RT_TABLE_MAIN && route.is_default()
-    }
-}
-
-/// fe80::/10: an address that needs its interface named. IPv4's 169.254.0.0/16 does not.
-pub fn is_link_local(addr: IpAddr) -> bool {
-    match addr {
-        IpAddr::V4(_) => false,
-        IpAddr::V6(a) => a.is_unicast_link_local(),
     }
 }
 
@@ -495,8 +529,8 @@ fn v6(addr: IpAddr) -> Option<Ipv6Addr> {
     }
 }
 
-/// FNV-1a over the address, never 0 (RFC 6286 §2.1 wants no more of an identifier).
-fn hashed(addr: Ipv6Addr) -> RouterId {
+/// FNV-1a over the address, never 0 (RFC 6286 §2.1 requires no more of an identifier).
+fn router_id_from(addr: Ipv6Addr) -> RouterId {
     let hash = addr.octets().iter().fold(0x811c_9dc5_u32, |hash, byte| {
         (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
     });
@@ -514,7 +548,7 @@ mod tests {
     use super::*;
     use crate::config::PeerSettings;
     use crate::net::Asn;
-    use crate::netlink::neighbour::NTF_ROUTER;
+    use crate::netlink::neighbor::NTF_ROUTER;
     use crate::netlink::route::NextHop;
 
     const LO: u32 = 1;
@@ -594,7 +628,7 @@ mod tests {
                 route(Family::Ipv4, None, Some("10.0.0.1")),
             ],
             gateways: ["10.0.0.1", "10.0.0.77"].map(addr).into(),
-            neighbours: Vec::new(),
+            neighbors: Vec::new(),
             routes_to: BTreeMap::from([
                 way("10.0.0.1", "10.0.0.2"),
                 way("2001:db8:1::1", "2001:db8:1::2"),
@@ -624,7 +658,148 @@ mod tests {
     }
 
     fn discovered(snapshot: &Snapshot) -> Network {
-        network(snapshot, &bgp(&[Remote::Gateway]), &BTreeSet::new())
+        derive(snapshot, &bgp(&[Remote::Gateway]), &BTreeSet::new())
+    }
+
+    /// Where probes of a family leave for a peer, in words.
+    fn first_hop(network: &Network, peer: &str, family: Family) -> String {
+        let mut peers = network.peers.iter();
+        let (_, peer) = peers.find(|(name, _)| name.to_string() == peer).unwrap();
+        match &peer.first_hops[&family] {
+            Ok(hop) if hop.is_behind => format!("behind {} on {}", hop.gateway, hop.interface),
+            Ok(hop) => format!("{} on {}", hop.gateway, hop.interface),
+            Err(why) => why.to_string(),
+        }
+    }
+
+    fn peers_at(addrs: &[&str]) -> Bgp {
+        let remote = |text: &&str| Remote::Addr(addr(text), None);
+        let remotes: Vec<Remote> = addrs.iter().map(remote).collect();
+        bgp(&remotes)
+    }
+
+    #[test]
+    fn a_peer_that_is_the_gateway_of_its_interface_gets_the_probes() {
+        let network = discovered(&host());
+        for peer in ["10.0.0.1", "2001:db8:1::1"] {
+            assert_eq!(first_hop(&network, peer, Family::Ipv4), "10.0.0.1 on 2");
+            assert_eq!(
+                first_hop(&network, peer, Family::Ipv6),
+                "2001:db8:1::1 on 2"
+            );
+        }
+        // Of two default routes the preferred one counts, of two routers neither is certain.
+        let mut snapshot = host();
+        let mut second = route(Family::Ipv4, None, Some("10.0.0.77"));
+        second.priority = 100;
+        snapshot.routes.push(second);
+        let two = || derive(&snapshot, &peers_at(&["10.0.0.1"]), &BTreeSet::new());
+        assert_eq!(first_hop(&two(), "10.0.0.1", Family::Ipv4), "10.0.0.1 on 2");
+        snapshot.routes.last_mut().unwrap().priority = 0;
+        let two = derive(&snapshot, &peers_at(&["10.0.0.1"]), &BTreeSet::new());
+        let ambiguous = "probes leave by 10.0.0.1 or 10.0.0.77";
+        assert_eq!(first_hop(&two, "10.0.0.1", Family::Ipv4), ambiguous);
+    }
+
+    #[test]
+    fn of_several_routers_on_a_link_only_the_gateway_is_probed() {
+        let mut snapshot = host();
+        snapshot.routes_to.extend([way("10.0.0.3", "10.0.0.2")]);
+        let of = |snapshot: &Snapshot| {
+            let peers = peers_at(&["10.0.0.1", "10.0.0.3"]);
+            derive(snapshot, &peers, &BTreeSet::new())
+        };
+        let network = of(&snapshot);
+        assert_eq!(
+            first_hop(&network, "10.0.0.1", Family::Ipv4),
+            "10.0.0.1 on 2"
+        );
+        let other = "probes leave by 10.0.0.1";
+        assert_eq!(first_hop(&network, "10.0.0.3", Family::Ipv4), other);
+        // Which of the two has this address is not known.
+        let other = "probes leave by 2001:db8:1::1";
+        assert_eq!(first_hop(&network, "10.0.0.1", Family::Ipv6), other);
+        snapshot.routes.clear();
+        let network = of(&snapshot);
+        let none = "no IPv4 gateway on eth0";
+        assert_eq!(first_hop(&network, "10.0.0.1", Family::Ipv4), none);
+    }
+
+    #[test]
+    fn a_router_that_announces_itself_by_its_link_local_address_is_the_peer_if_alone_or_by_its_mac()
+    {
+        let mut snapshot = host();
+        snapshot.routes[0] = route(Family::Ipv6, None, Some("fe80::1"));
+        snapshot
+            .routes_to
+            .extend([way("2001:db8:1::3", "2001:db8:1::2")]);
+        let alone = derive(&snapshot, &peers_at(&["2001:db8:1::1"]), &BTreeSet::new());
+        assert_eq!(
+            first_hop(&alone, "2001:db8:1::1", Family::Ipv6),
+            "fe80::1 on 2"
+        );
+        let both = peers_at(&["2001:db8:1::1", "2001:db8:1::3"]);
+        let network = derive(&snapshot, &both, &BTreeSet::new());
+        let other = "probes leave by fe80::1";
+        assert_eq!(first_hop(&network, "2001:db8:1::1", Family::Ipv6), other);
+        let neighbor = |text: &str, mac| Neighbor {
+            index: ETH0,
+            addr: addr(text),
+            state: 2,
+            flags: NTF_ROUTER,
+            mac: Some([2, 0, 0, 0, 0, mac]),
+        };
+        snapshot.neighbors = vec![
+            neighbor("fe80::1", 1),
+            neighbor("2001:db8:1::1", 1),
+            neighbor("2001:db8:1::3", 3),
+        ];
+        let network = derive(&snapshot, &both, &BTreeSet::new());
+        assert_eq!(
+            first_hop(&network, "2001:db8:1::1", Family::Ipv6),
+            "fe80::1 on 2"
+        );
+        assert_eq!(first_hop(&network, "2001:db8:1::3", Family::Ipv6), other);
+    }
+
+    #[test]
+    fn a_peer_several_hops_away_is_behind_its_first_hop() {
+        let mut snapshot = host();
+        let (to, mut route) = way("10.9.0.1", "10.0.0.2");
+        route.gateway = Some(addr("10.0.0.1"));
+        snapshot.routes_to.insert(to, route);
+        let network = derive(&snapshot, &peers_at(&["10.9.0.1"]), &BTreeSet::new());
+        assert_eq!(
+            first_hop(&network, "10.9.0.1", Family::Ipv4),
+            "behind 10.0.0.1 on 2"
+        );
+        snapshot.routes[1].gateway = Some(addr("10.0.0.77"));
+        let network = derive(&snapshot, &peers_at(&["10.9.0.1"]), &BTreeSet::new());
+        let other = "probes leave by 10.0.0.77";
+        assert_eq!(first_hop(&network, "10.9.0.1", Family::Ipv4), other);
+    }
+
+    #[test]
+    fn ipv4_over_an_ipv6_next_hop_is_probed_where_the_main_table_routes_it_by_the_peer() {
+        let mut snapshot = host();
+        snapshot.neighbors = vec![Neighbor {
+            index: ETH0,
+            addr: addr("fe80::1"),
+            state: 2,
+            flags: NTF_ROUTER,
+            mac: None,
+        }];
+        snapshot.routes = vec![route(Family::Ipv4, None, Some("fe80::1"))];
+        let unnumbered = bgp(&[Remote::Interface("eth0".to_owned())]);
+        let network = derive(&snapshot, &unnumbered, &BTreeSet::new());
+        assert_eq!(
+            first_hop(&network, "fe80::1%eth0", Family::Ipv4),
+            "fe80::1 on 2"
+        );
+        snapshot.routes.clear();
+        let network = derive(&snapshot, &unnumbered, &BTreeSet::new());
+        let none = "no IPv4 gateway on eth0";
+        assert_eq!(first_hop(&network, "fe80::1%eth0", Family::Ipv4), none);
     }
 
     #[test]
@@ -651,6 +826,77 @@ mod tests {
             "of any route"
         );
         assert_eq!(network.broadcasts, [addr("10.0.0.255")].into());
+    }
+
+    /// A host with a BGP speaker that listens at `remote`, an address of the host's own.
+    fn beside_speaker(remote: &str, local_ip: Option<&str>) -> (Snapshot, Bgp) {
+        let mut host = host();
+        let (to, mut route) = way(remote, remote);
+        route.oif = Some(LO);
+        host.routes_to.insert(to, route);
+        // Another network, whose address comes first.
+        host.links.push(link(3, "br0"));
+        host.addresses.insert(0, address(3, "172.17.0.1/16"));
+        host.addresses.insert(1, address(3, "fd00:17::1/64"));
+        let mut bgp = bgp(&[Remote::Addr(addr(remote), None)]);
+        match local_ip.map(addr) {
+            Some(IpAddr::V4(addr)) => bgp.local_ip.v4 = Some(addr),
+            Some(IpAddr::V6(addr)) => bgp.local_ip.v6 = Some(addr),
+            None => {}
+        }
+        (host, bgp)
+    }
+
+    #[test]
+    fn to_a_speaker_on_this_host_the_next_hop_and_the_router_id_are_the_hosts_toward_its_gateway() {
+        for (remote, local_ip, local) in [
+            ("127.0.0.1", None, "127.0.0.1"),
+            ("127.0.0.1", Some("127.0.0.2"), "127.0.0.2"),
+            ("::1", None, "::1"),
+            ("10.0.0.2", None, "10.0.0.2"),
+            ("10.0.0.2", Some("127.0.0.1"), "127.0.0.1"),
+        ] {
+            let (host, bgp) = beside_speaker(remote, local_ip);
+            let network = derive(&host, &bgp, &BTreeSet::new());
+            let peer = network.peers.values().next().expect("the speaker");
+            assert_eq!(peer.local, Some(addr(local)), "{remote}");
+            assert_eq!(peer.next_hop4, "10.0.0.2".parse().ok(), "{remote}");
+            assert_eq!(peer.next_hop6, "2001:db8:1::2".parse().ok(), "{remote}");
+            let router_id = network.router_id.expect("an address").to_string();
+            assert_eq!(router_id, "10.0.0.2", "{remote}");
+            let target = network.nat_target.get(&Family::Ipv4);
+            assert_eq!(target, Some(&addr("10.0.0.2")), "{remote}");
+        }
+    }
+
+    #[test]
+    fn a_host_without_a_default_route_is_reached_by_a_global_address_never_by_a_loopback_one() {
+        let (mut host, bgp) = beside_speaker("127.0.0.1", None);
+        host.routes.clear();
+        let derived = |host: &Snapshot| {
+            let network = derive(host, &bgp, &vips(&["192.0.2.53/32"]));
+            let peer = network.peers.values().next().expect("the speaker").clone();
+            let next_hop4 = peer.next_hop4.map(|addr| addr.to_string());
+            let next_hop6 = peer.next_hop6.map(|addr| addr.to_string());
+            (
+                next_hop4,
+                next_hop6,
+                network.router_id.map(|id| id.to_string()),
+            )
+        };
+        let some = |text: &str| Some(text.to_owned());
+        let found = derived(&host);
+        let first = (some("172.17.0.1"), some("fd00:17::1"), some("172.17.0.1"));
+        assert_eq!(found, first);
+        // Hosts whose links have no addresses of their own have one on lo; our VIPs are beside it.
+        host.addresses.retain(|a| a.index == LO);
+        host.addresses.push(address(LO, "192.0.2.53/32"));
+        host.addresses.push(address(LO, "10.255.0.9/32"));
+        let found = derived(&host);
+        assert_eq!(found, (some("10.255.0.9"), None, some("10.255.0.9")));
+        host.addresses
+            .retain(|a| a.addr.is_loopback() || a.addr == addr("192.0.2.53"));
+        assert_eq!(derived(&host), (None, None, None));
     }
 
     #[test]
@@ -740,7 +986,7 @@ mod tests {
             way("2001:db8:1::1", "2001:db8::53"),
         ]);
         let vips = vips(&["192.0.2.0/24", "2001:db8::53/128"]);
-        let network = network(&host, &bgp(&[Remote::Gateway]), &vips);
+        let network = derive(&host, &bgp(&[Remote::Gateway]), &vips);
         for peer in network.peers.values() {
             assert!(!vips.iter().any(|vip| vip.contains(peer.local.unwrap())));
             assert_eq!(peer.next_hop4, "10.0.0.2".parse().ok());
@@ -777,7 +1023,7 @@ mod tests {
             address(ETH0, "2001:db8:1::5/64"),
         ];
         host.routes_to = BTreeMap::from([way("10.0.0.1", "10.0.0.2")]);
-        let network = network(
+        let network = derive(
             &host,
             &bgp(&[Remote::Addr(addr("10.0.0.1"), None)]),
             &vips(&[]),
@@ -833,7 +1079,7 @@ mod tests {
         let mut bgp = bgp(&[Remote::Gateway]);
         bgp.local_ip.v4 = "10.0.0.20".parse().ok();
         bgp.local_ip.v6 = "2001:db8:1::20".parse().ok();
-        let network = network(&host(), &bgp, &vips(&[]));
+        let network = derive(&host(), &bgp, &vips(&[]));
         let locals: Vec<_> = network.peers.values().map(|p| p.local.unwrap()).collect();
         assert_eq!(locals, [addr("10.0.0.20"), addr("2001:db8:1::20")]);
         for peer in network.peers.values() {
@@ -845,16 +1091,16 @@ mod tests {
     #[test]
     fn an_unreachable_peer_is_there_without_a_local_address() {
         let bgp = bgp(&[Remote::Addr(addr("198.51.100.1"), None)]);
-        let network = network(&host(), &bgp, &vips(&[]));
+        let network = derive(&host(), &bgp, &vips(&[]));
         let peer = network.peers.values().next().unwrap();
         assert_eq!((peer.local, peer.interface.clone()), (None, None));
         assert_eq!(network.nat_target[&Family::Ipv4], addr("10.0.0.2"));
     }
 
     #[test]
-    fn an_unnumbered_peer_is_the_router_among_the_neighbours() {
+    fn an_unnumbered_peer_is_the_router_among_the_neighbors() {
         let mut host = host();
-        let neighbour = |text: &str, index, flags, state| Neighbour {
+        let neighbor = |text: &str, index, flags, state| Neighbor {
             index,
             addr: addr(text),
             state,
@@ -863,16 +1109,16 @@ mod tests {
         };
         let bgp = bgp(&[Remote::Interface("eth0".to_owned())]);
         assert!(
-            network(&host, &bgp, &vips(&[])).peers.is_empty(),
-            "nobody seen yet"
+            derive(&host, &bgp, &vips(&[])).peers.is_empty(),
+            "no router seen yet"
         );
-        host.neighbours = vec![
-            neighbour("fe80::7", ETH0, NTF_ROUTER, 0x20),
-            neighbour("fe80::8", ETH0, 0, 0x02),
-            neighbour("fe80::9", ETH0, NTF_ROUTER, 0x02),
-            neighbour("fe80::a", 9, NTF_ROUTER, 0x02),
+        host.neighbors = vec![
+            neighbor("fe80::7", ETH0, NTF_ROUTER, 0x20),
+            neighbor("fe80::8", ETH0, 0, 0x02),
+            neighbor("fe80::9", ETH0, NTF_ROUTER, 0x02),
+            neighbor("fe80::a", 9, NTF_ROUTER, 0x02),
         ];
-        let network = network(&host, &bgp, &vips(&[]));
+        let network = derive(&host, &bgp, &vips(&[]));
         assert_eq!(names(&network), ["fe80::9%eth0"]);
         let peer = network.peers.values().next().unwrap();
         assert_eq!((peer.scope_id, peer.local), (ETH0, None));
@@ -880,7 +1126,7 @@ mod tests {
         assert_eq!(peer.next_hop6, "2001:db8:1::2".parse().ok());
     }
 
-    /// A router without a network in common would not know the way to it.
+    /// A router without a network in common would have no route to it.
     #[test]
     fn an_address_of_the_host_alone_is_no_next_hop_on_an_unnumbered_link() {
         let remote = Remote::Addr(addr("fe80::1"), Some("eth0".to_owned()));
@@ -890,7 +1136,7 @@ mod tests {
                 addresses: cidrs.iter().map(|cidr| address(2, cidr)).collect(),
                 ..Snapshot::default()
             };
-            let network = network(&snapshot, &bgp(std::slice::from_ref(&remote)), &vips(&[]));
+            let network = derive(&snapshot, &bgp(std::slice::from_ref(&remote)), &vips(&[]));
             let peer = network.peers.into_values().next().unwrap();
             (peer.next_hop4.is_some(), peer.next_hop6.is_some())
         };
@@ -903,14 +1149,14 @@ mod tests {
         let mut host = host();
         host.routes = vec![route(Family::Ipv6, None, Some("fe80::1"))];
         let bgp = bgp(&[Remote::Interface("eth0".to_owned())]);
-        assert_eq!(names(&network(&host, &bgp, &vips(&[]))), ["fe80::1%eth0"]);
+        assert_eq!(names(&derive(&host, &bgp, &vips(&[]))), ["fe80::1%eth0"]);
         assert_eq!(names(&discovered(&host)), ["fe80::1%eth0"]);
     }
 
     #[test]
     fn a_link_local_peer_is_on_its_interface() {
         let bgp = bgp(&[Remote::Addr(addr("fe80::1"), Some("eth0".to_owned()))]);
-        let network = network(&host(), &bgp, &vips(&[]));
+        let network = derive(&host(), &bgp, &vips(&[]));
         assert_eq!(names(&network), ["fe80::1%eth0"]);
         assert_eq!(network.peers.values().next().unwrap().scope_id, ETH0);
     }
@@ -925,7 +1171,7 @@ mod tests {
             ..address(ETH0, "192.0.2.54/32")
         });
         let vips = vips(&["192.0.2.53/32", "192.0.2.54/32", "10.0.0.2/32"]);
-        let network = network(&host, &bgp(&[Remote::Gateway]), &vips);
+        let network = derive(&host, &bgp(&[Remote::Gateway]), &vips);
         let own: Vec<String> = network
             .own_addresses
             .iter()
@@ -963,14 +1209,14 @@ mod tests {
     fn near(network: &Network, before: &[&str]) -> Vec<String> {
         let before = before.iter().map(|name| (*name).to_owned()).collect();
         network
-            .near(&before)
+            .trusted_networks(&before)
             .iter()
             .map(Prefix::to_string)
             .collect()
     }
 
     #[test]
-    fn a_bridge_is_near_and_the_ways_to_elsewhere_are_not() {
+    fn a_bridge_is_trusted_and_uplinks_are_not() {
         let mut host = host();
         host.links
             .extend([link(3, "docker0"), link(4, "eth1"), link(5, "shim")]);
@@ -1003,20 +1249,71 @@ mod tests {
         way.1.oif = Some(4);
         host.routes_to.extend([way]);
         let peers = [Remote::Gateway, Remote::Addr(addr("10.7.0.1"), None)];
-        let seen = network(&host, &bgp(&peers), &BTreeSet::new());
+        let seen = derive(&host, &bgp(&peers), &BTreeSet::new());
         assert_eq!(near(&seen, &[]), with(&["172.17.0.0/16"]));
         // While the way to a peer is not known, any interface may be the one.
         host.routes_to.remove(&addr("10.7.0.1"));
-        let seen = network(&host, &bgp(&peers), &BTreeSet::new());
+        let seen = derive(&host, &bgp(&peers), &BTreeSet::new());
         assert_eq!(near(&seen, &[]), with(&[]));
     }
 
     #[test]
-    fn in_a_pod_the_pod_alone_is_near() {
+    fn in_a_pod_only_the_pod_is_trusted() {
         let own = ["10.0.0.2/32", "2001:db8:1::2/128"];
         assert_eq!(near(&discovered(&host()), &[]), own);
         let mut without = host();
         without.routes.clear();
         assert_eq!(near(&discovered(&without), &[]), own);
+    }
+
+    /// The obstacle to the one peer, or why there is no peer.
+    fn obstacle_of(snapshot: &Snapshot, remote: &str) -> String {
+        let remote: Remote = match remote {
+            "gateway" => Remote::Gateway,
+            remote => remote.parse().unwrap(),
+        };
+        let network = derive(snapshot, &bgp(&[remote]), &BTreeSet::new());
+        let of_peers = network.peers.iter();
+        let of_peers = of_peers.filter_map(|(name, p)| Some((name, p.obstacle.as_ref()?)));
+        let report = of_peers.map(|(name, obstacle)| format!("{name}: {obstacle}"));
+        let absent = network.absent.values().map(ToString::to_string);
+        report.chain(absent).collect::<Vec<_>>().join(", ")
+    }
+
+    #[test]
+    fn what_stands_between_us_and_a_peer_is_named() {
+        let here = host();
+        for fine in ["gateway", "10.0.0.1", "fe80::1%eth0"] {
+            assert_eq!(obstacle_of(&here, fine), "", "{fine}");
+        }
+        let mut down = host();
+        down.links[1].up = false;
+        down.links[1].running = false;
+        down.routes.clear();
+        down.routes_to.clear();
+        let mut unplugged = host();
+        unplugged.links[1].running = false;
+        let no_peer = "no default gateway, and no peer_ip is set";
+        let far = "10.77.1.2: no route to 10.77.1.2";
+        for (snapshot, peer, want) in [
+            (&here, "10.77.1.2", far),
+            (&here, "%eth0", "no router answers on eth0"),
+            (&here, "%eth7", "there is no interface eth7"),
+            (
+                &here,
+                "fe80::1%eth7",
+                "fe80::1%eth7: there is no interface eth7",
+            ),
+            (&down, "10.0.0.1", "10.0.0.1: eth0 is down"),
+            (&down, "2001:db8:1::1", "2001:db8:1::1: eth0 is down"),
+            (&down, "10.77.1.2", far),
+            (&down, "fe80::1%eth0", "fe80::1%eth0: eth0 is down"),
+            (&down, "%eth0", "eth0 is down"),
+            (&down, "gateway", no_peer),
+            (&unplugged, "%eth0", "eth0 has no carrier"),
+            (&unplugged, "10.0.0.1", ""),
+        ] {
+            assert_eq!(obstacle_of(snapshot, peer), want);
+        }
     }
 }

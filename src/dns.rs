@@ -1,12 +1,12 @@
-//! One DNS question and the header of its answer (RFC 1035 §4), as a health check needs them.
+//! A DNS query with one question, and the header of its response (RFC 1035 §4), for health checks.
 //!
-//! Left out: EDNS, compression in what we write, and the contents of records. In what we read, the
-//! question is the first thing after the header, so that it can never be compressed.
+//! Left out: EDNS, name compression in queries, and the contents of records. In a response the question follows
+//! the header directly, so its name cannot be compressed.
 
 use crate::wire::{Reader, WireError, Writer};
 use std::fmt;
 
-/// What is asked.
+/// The question of a query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
     pub name: String,
@@ -14,7 +14,7 @@ pub struct Question {
     pub qtype: u16,
 }
 
-/// A name that DNS cannot say (RFC 1035 §2.3.4): a label is empty or longer than 63 bytes, or the name
+/// A name that exceeds the limits of RFC 1035 §2.3.4: a label is empty or longer than 63 bytes, or the name
 /// is longer than 255.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NameError(pub String);
@@ -59,32 +59,32 @@ impl Question {
     }
 }
 
-/// The header of an answer, and whether it is the answer to our question.
+/// The header of a response, and whether its question section repeats ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct Response {
     pub id: u16,
-    /// QR: it is an answer at all.
+    /// QR bit: a response, not a query.
     pub response: bool,
-    /// TC: the rest is to be had over TCP.
+    /// TC bit: truncated; the whole response is available over TCP.
     pub truncated: bool,
     /// RFC 1035 §4.1.1; 0 is NOERROR, 3 NXDOMAIN.
     pub rcode: u8,
     /// Records in the answer section.
     pub answers: u16,
-    /// Whether the question came back as it was asked. A server that could not read the query (FORMERR)
-    /// may leave it out.
-    pub question: Echo,
+    /// Whether the question section repeats ours. A FORMERR response may have none.
+    pub question: QuestionEcho,
 }
 
-/// The question section of an answer.
+/// The question section of a response, compared with the query's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Echo {
-    Same,
-    Different,
+pub enum QuestionEcho {
+    Matches,
+    Differs,
     Absent,
 }
 
-impl Answer {
+impl Response {
+    /// Decodes the header and compares the question section with `asked`.
     pub fn decode(message: &[u8], asked: &Question) -> Result<Self, WireError> {
         let mut r = Reader::new(message);
         let id = r.u16()?;
@@ -100,26 +100,26 @@ impl Answer {
             rcode: low & 0x0f,
             answers,
             question: match questions {
-                0 => Echo::Absent,
+                0 => QuestionEcho::Absent,
                 1 => read_question(&mut r, asked)?,
-                _ => Echo::Different,
+                _ => QuestionEcho::Differs,
             },
         })
     }
 
-    /// Whether it answers the query with this id; what does not is somebody else's and to be ignored.
-    pub fn is_to(&self, id: u16) -> bool {
+    /// Whether it responds to the query with this id. Others are late or forged and are ignored.
+    pub fn is_response_to(&self, id: u16) -> bool {
         let echo = match self.question {
-            Echo::Same => true,
-            Echo::Absent => self.rcode != 0,
-            Echo::Different => false,
+            QuestionEcho::Matches => true,
+            QuestionEcho::Absent => self.rcode != 0,
+            QuestionEcho::Differs => false,
         };
         self.response && self.id == id && echo
     }
 }
 
 /// Names compare without regard to case (RFC 4343).
-fn read_question(r: &mut Reader<'_>, asked: &Question) -> Result<Echo, WireError> {
+fn read_question(r: &mut Reader<'_>, asked: &Question) -> Result<QuestionEcho, WireError> {
     let mut labels: Vec<&[u8]> = Vec::new();
     let mut length = 1;
     loop {
@@ -129,7 +129,7 @@ fn read_question(r: &mut Reader<'_>, asked: &Question) -> Result<Echo, WireError
             break;
         }
         if label_len > MAX_LABEL || length > MAX_NAME {
-            return Ok(Echo::Different); // a pointer, or no name
+            return Ok(QuestionEcho::Differs); // a pointer, or no name
         }
         labels.push(r.take(label_len)?);
     }
@@ -140,7 +140,11 @@ fn read_question(r: &mut Reader<'_>, asked: &Question) -> Result<Echo, WireError
             .zip(&labels)
             .all(|(a, b)| a.as_bytes().eq_ignore_ascii_case(b));
     let same = same_name && r.u16()? == asked.qtype && r.u16()? == CLASS_IN;
-    Ok(if same { Echo::Same } else { Echo::Different })
+    Ok(if same {
+        QuestionEcho::Matches
+    } else {
+        QuestionEcho::Differs
+    })
 }
 
 const FLAG_QR: u16 = 0x8000;
@@ -195,32 +199,35 @@ mod tests {
     #[test]
     fn an_answer_to_our_question_is_known_as_such() {
         let asked = question("Example.COM");
-        let got = Answer::decode(&answer(|_| {}), &asked).unwrap();
-        assert!(got.is_to(0x1234) && !got.is_to(0x1235));
+        let got = Response::decode(&answer(|_| {}), &asked).unwrap();
+        assert!(got.is_response_to(0x1234) && !got.is_response_to(0x1235));
         assert_eq!((got.rcode, got.answers, got.truncated), (0, 1, false));
-        let is_to = |change: fn(&mut Vec<u8>)| {
-            Answer::decode(&answer(change), &asked).is_ok_and(|a| a.is_to(0x1234))
+        let is_response_to = |change: fn(&mut Vec<u8>)| {
+            Response::decode(&answer(change), &asked).is_ok_and(|a| a.is_response_to(0x1234))
         };
-        assert!(!is_to(|b| b[2] = 0x01), "a query is no answer");
-        assert!(!is_to(|b| b[13] = b'f'), "another name");
-        assert!(!is_to(|b| b[26] = 28), "another type");
-        assert!(!is_to(|b| b[5] = 2), "two questions");
-        assert!(!is_to(|b| b[5] = 0), "no question in a good answer");
+        assert!(!is_response_to(|b| b[2] = 0x01), "a query is no answer");
+        assert!(!is_response_to(|b| b[13] = b'f'), "another name");
+        assert!(!is_response_to(|b| b[26] = 28), "another type");
+        assert!(!is_response_to(|b| b[5] = 2), "two questions");
         assert!(
-            is_to(|b| {
+            !is_response_to(|b| b[5] = 0),
+            "no question in a good answer"
+        );
+        assert!(
+            is_response_to(|b| {
                 b.truncate(12);
                 b[5] = 0;
                 b[3] = 1;
             }),
             "FORMERR may come without a question"
         );
-        assert!(!is_to(|b| b[12] = 0xc0), "a compressed question");
+        assert!(!is_response_to(|b| b[12] = 0xc0), "a compressed question");
     }
 
     #[test]
     fn truncation_and_codes_are_read() {
         let asked = question("example.com");
-        let got = Answer::decode(&answer(|b| (b[2], b[3]) = (0x83, 0x85)), &asked).unwrap();
+        let got = Response::decode(&answer(|b| (b[2], b[3]) = (0x83, 0x85)), &asked).unwrap();
         assert!(got.truncated);
         assert_eq!(got.rcode, 5);
     }
@@ -230,7 +237,7 @@ mod tests {
         let asked = question("example.com");
         let whole = answer(|_| {});
         for end in 0..QUERY.len() {
-            assert!(Answer::decode(&whole[..end], &asked).is_err(), "{end}");
+            assert!(Response::decode(&whole[..end], &asked).is_err(), "{end}");
         }
     }
 }

@@ -1,43 +1,67 @@
-//! From single checks to health: how many results in a row it takes (`rise`, `fall`). A pure counter.
+//! From check results to health: `rise` passes or `fall` failures in a row.
 
 use std::fmt;
 
-/// What one check found. The text says why, for people.
+/// The result of one check. The text is the reason, for operators.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Passed; the text may hold a warning or the last line of output, and is often empty.
     Pass(String),
     Fail(String),
-    /// The check itself could not be made (Consul away, no sockets left). It says nothing about the
-    /// service, so health stays as it was.
+    /// Failed by a fact: the kernel has no listener, so no service could answer a client. Other failures may be an
+    /// error of the check.
+    NoListener(String),
+    /// Failed because an operator has taken the service out (Consul's maintenance mode): a fact too.
+    TakenOut(String),
+    /// The check itself could not be performed (Consul unreachable, no sockets left), so health stays as it
+    /// was.
     Unavailable(String),
 }
 
 impl Outcome {
-    /// A pass with nothing to say.
+    /// A pass without a text.
     pub fn pass() -> Self {
         Self::Pass(String::new())
     }
 
+    /// A failure and its reason.
     pub fn fail(message: impl fmt::Display) -> Self {
         Self::Fail(message.to_string())
     }
 
+    /// A check that could not be made, and why.
     pub fn unavailable(message: impl fmt::Display) -> Self {
         Self::Unavailable(message.to_string())
     }
 
+    /// Whether the check passed.
     pub fn is_pass(&self) -> bool {
         matches!(self, Self::Pass(_))
     }
 
+    /// Whether the check failed.
     pub fn is_fail(&self) -> bool {
-        matches!(self, Self::Fail(_))
+        matches!(self, Self::Fail(_)) || self.is_fact()
     }
 
+    /// A failure that is a fact, which cannot be an error of the check.
+    pub fn is_fact(&self) -> bool {
+        matches!(self, Self::NoListener(_) | Self::TakenOut(_))
+    }
+
+    /// Passed, and what was found is a socket on the wildcard address.
+    pub fn is_on_wildcard(&self) -> bool {
+        matches!(self, Self::Pass(message) if message == ON_WILDCARD)
+    }
+
+    /// The reason; may be empty.
     pub fn message(&self) -> &str {
         match self {
-            Self::Pass(message) | Self::Fail(message) | Self::Unavailable(message) => message,
+            Self::Pass(message)
+            | Self::Fail(message)
+            | Self::NoListener(message)
+            | Self::TakenOut(message)
+            | Self::Unavailable(message) => message,
         }
     }
 }
@@ -46,7 +70,7 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let word = match self {
             Self::Pass(_) => "pass",
-            Self::Fail(_) => "fail",
+            Self::Fail(_) | Self::NoListener(_) | Self::TakenOut(_) => "fail",
             Self::Unavailable(_) => "unavailable",
         };
         match self.message() {
@@ -55,6 +79,10 @@ impl fmt::Display for Outcome {
         }
     }
 }
+
+/// The explanation for a UDP service on the wildcard address: the kernel chooses the address that it answers from,
+/// unless the service does.
+pub const ON_WILDCARD: &str = "on the wildcard address";
 
 /// A monitor's health, after `rise` and `fall`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,14 +104,14 @@ impl fmt::Display for Health {
     }
 }
 
-/// Counts results in a row that speak against the present health.
+/// Counts consecutive results that disagree with the current health.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Counter {
     rise: u32,
     fall: u32,
     health: Health,
     /// Results in a row that disagree with `health`.
-    against: u32,
+    opposing: u32,
 }
 
 impl Counter {
@@ -93,15 +121,16 @@ impl Counter {
             rise: rise.max(1),
             fall: fall.max(1),
             health: Health::Unknown,
-            against: 0,
+            opposing: 0,
         }
     }
 
+    /// The current health.
     pub fn health(&self) -> Health {
         self.health
     }
 
-    /// Counts one result, and says the new health where it changed.
+    /// Counts one result. Returns the new health if it changed.
     ///
     /// The very first failure is `Down` at once: before it nothing was announced, so there is
     /// nothing that `fall` could protect. Coming up always takes `rise` passes.
@@ -109,25 +138,25 @@ impl Counter {
         let (found, needed) = match (outcome, self.health) {
             (Outcome::Unavailable(_), _) => return None,
             (Outcome::Pass(_), _) => (Health::Up, self.rise),
-            (Outcome::Fail(_), Health::Unknown) => (Health::Down, 1),
-            (Outcome::Fail(_), _) => (Health::Down, self.fall),
+            (_, Health::Unknown) => (Health::Down, 1),
+            _ => (Health::Down, self.fall),
         };
         if found == self.health {
-            self.against = 0;
+            self.opposing = 0;
             return None;
         }
-        self.against = self.against.saturating_add(1);
-        if self.against < needed {
+        self.opposing = self.opposing.saturating_add(1);
+        if self.opposing < needed {
             return None;
         }
         self.health = found;
-        self.against = 0;
+        self.opposing = 0;
         Some(found)
     }
 
     /// Whether the last result disagreed but has not decided yet: the time for `fast_interval`.
     pub fn is_changing(&self) -> bool {
-        self.against > 0
+        self.opposing > 0
     }
 
     /// Takes new limits without forgetting the health (a reload that changed only them).

@@ -1,14 +1,18 @@
-//! The nouns of routing: prefixes, AS numbers, identifiers and communities, each a type of its own
-//! that can only be made valid.
+//! Routing types: prefixes, AS numbers, identifiers and communities, each a newtype whose
+//! constructor validates.
 //!
 //! RFC 4271 (prefixes, origin, BGP identifier), RFC 6793 (four-octet AS numbers), RFC 1997, 8092 and
 //! 4360 (communities), RFC 7607 (AS 0), RFC 6286 (identifier not zero).
+
+mod peer_name;
+
+pub use peer_name::{PeerName, is_interface_name, is_link_local};
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-/// An address family, as far as unicast routing knows them.
+/// An address family of unicast routing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
     Ipv4,
@@ -16,8 +20,10 @@ pub enum Family {
 }
 
 impl Family {
+    /// Both families, IPv4 first.
     pub const ALL: [Self; 2] = [Self::Ipv4, Self::Ipv6];
 
+    /// The family of an address.
     pub fn of(addr: IpAddr) -> Self {
         match addr {
             IpAddr::V4(_) => Self::Ipv4,
@@ -55,7 +61,7 @@ impl FromStr for Family {
     }
 }
 
-/// A text that is not what it should be: the text, and what would be right.
+/// Text that does not parse: the text, and what was expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParseError {
     pub value: String,
@@ -63,6 +69,7 @@ pub struct ParseError {
 }
 
 impl ParseError {
+    /// `value` is not `expected`, a noun phrase.
     pub fn new(value: &str, expected: &'static str) -> Self {
         Self {
             value: value.to_owned(),
@@ -79,26 +86,26 @@ impl fmt::Display for ParseError {
 
 impl std::error::Error for ParseError {}
 
-/// An address prefix without host bits: there is no way to make one that has any.
+/// An address prefix without host bits; every constructor rejects or clears them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Prefix {
     addr: IpAddr,
     len: u8,
 }
 
-/// Why two values are no prefix.
+/// Why an address and a length do not form a prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PrefixError {
-    /// The length passes the family's width.
+    /// The length exceeds the width of the family's addresses, in bits.
     Length { len: u8, width: u8 },
-    /// Bits behind the length are set; `masked` is the prefix without them.
+    /// Host bits are set; `masked` is the prefix with them cleared.
     HostBits { masked: Prefix },
 }
 
 impl fmt::Display for PrefixError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Length { len, width } => write!(f, "prefix length {len} passes {width}"),
+            Self::Length { len, width } => write!(f, "prefix length {len} exceeds {width}"),
             Self::HostBits { masked } => write!(f, "host bits are set, {masked} has none"),
         }
     }
@@ -144,6 +151,7 @@ impl Prefix {
         }
     }
 
+    /// The network address.
     pub fn addr(&self) -> IpAddr {
         self.addr
     }
@@ -157,6 +165,7 @@ impl Prefix {
         self.len
     }
 
+    /// The address family.
     pub fn family(&self) -> Family {
         Family::of(self.addr)
     }
@@ -166,12 +175,13 @@ impl Prefix {
         self.len == self.family().width()
     }
 
+    /// Whether `addr` lies in the prefix.
     pub fn contains(&self, addr: IpAddr) -> bool {
         self.family() == Family::of(addr) && Self::masked(addr, self.len) == Ok(*self)
     }
 
     /// All prefixes that contain an address, the longest first.
-    pub fn around(addr: IpAddr) -> impl Iterator<Item = Self> {
+    pub fn covering(addr: IpAddr) -> impl Iterator<Item = Self> {
         let lengths = (0..=Family::of(addr).width()).rev();
         lengths.filter_map(move |len| Self::masked(addr, len).ok())
     }
@@ -181,6 +191,7 @@ impl Prefix {
         self.len <= other.len && self.contains(other.addr)
     }
 
+    /// Whether one of the two prefixes covers the other.
     pub fn overlaps(&self, other: &Prefix) -> bool {
         self.covers(other) || other.covers(self)
     }
@@ -192,7 +203,7 @@ impl fmt::Display for Prefix {
     }
 }
 
-/// Splits `ADDR/LEN`; the length must be there and host bits may.
+/// Splits `ADDR/LEN`. The length is required, host bits are accepted.
 pub fn parse_cidr(s: &str) -> Result<(IpAddr, u8), ParseError> {
     const EXPECTED: &str =
         "an address with its prefix length, such as 192.0.2.53/32 or 2001:db8::53/128";
@@ -220,14 +231,16 @@ impl FromStr for Prefix {
 pub struct Asn(u32);
 
 impl Asn {
-    /// Stands for a number that an old speaker cannot read (RFC 6793 §9).
+    /// AS_TRANS, which a speaker without four-octet AS numbers gets in place of a larger number (RFC
+    /// 6793 §9).
     pub const TRANS: Self = Self(23456);
 
-    /// `None` for 0, which nobody may use (RFC 7607).
+    /// `None` for the reserved number 0 (RFC 7607).
     pub fn new(value: u32) -> Option<Self> {
         (value != 0).then_some(Self(value))
     }
 
+    /// The number.
     pub fn get(self) -> u32 {
         self.0
     }
@@ -271,6 +284,7 @@ impl RouterId {
         (!value.is_unspecified()).then_some(Self(value))
     }
 
+    /// The identifier as an address.
     pub fn addr(self) -> Ipv4Addr {
         self.0
     }
@@ -346,8 +360,10 @@ const WELL_KNOWN: &[(&str, u32)] = &[
 ];
 
 impl Community {
+    /// GRACEFUL_SHUTDOWN (RFC 8326).
     pub const GRACEFUL_SHUTDOWN: Self = Self(0xffff_0000);
 
+    /// `high:low`.
     pub fn new(high: u16, low: u16) -> Self {
         Self(u32::from(high) << 16 | u32::from(low))
     }
@@ -424,11 +440,11 @@ impl FromStr for LargeCommunity {
 pub struct ExtCommunity(pub [u8; 8]);
 
 /// Sub-types of the transitive AS- and address-specific types (RFC 4360 §4, §5).
-const EXT_KINDS: &[(&str, u8)] = &[("rt", 2), ("soo", 3)];
+const EXT_SUBTYPES: &[(&str, u8)] = &[("rt", 2), ("soo", 3)];
 
 impl ExtCommunity {
     /// Type and sub-type, RFC 4360 §3.1 (two-octet AS), §3.2 (IPv4 address), RFC 5668 (four-octet AS).
-    fn specific(kind: u8, admin: &str, value: &str) -> Option<Self> {
+    fn with_administrator(kind: u8, admin: &str, value: &str) -> Option<Self> {
         if let Ok(addr) = admin.parse::<Ipv4Addr>() {
             return Some(Self::join(
                 [1, kind],
@@ -464,7 +480,7 @@ impl ExtCommunity {
 impl fmt::Display for ExtCommunity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [kind, sub, a, b, c, d, e, g] = self.0;
-        let Some((name, _)) = EXT_KINDS
+        let Some((name, _)) = EXT_SUBTYPES
             .iter()
             .find(|(_, value)| *value == sub)
             .filter(|_| kind <= 2)
@@ -509,10 +525,10 @@ impl FromStr for ExtCommunity {
             }
             let (name, rest) = s.split_once(':')?;
             let (admin, value) = rest.split_once(':')?;
-            let (_, kind) = EXT_KINDS
+            let (_, kind) = EXT_SUBTYPES
                 .iter()
                 .find(|(known, _)| known.eq_ignore_ascii_case(name))?;
-            Self::specific(*kind, admin, value)
+            Self::with_administrator(*kind, admin, value)
         };
         parse().ok_or_else(|| {
             ParseError::new(
@@ -571,7 +587,7 @@ mod tests {
         let v4: Prefix = "192.0.2.0/24".parse().unwrap();
         assert!(v4.contains("192.0.2.9".parse().unwrap()));
         assert!(!v4.contains("192.0.3.9".parse().unwrap()));
-        let around: Vec<Prefix> = Prefix::around("192.0.2.9".parse().unwrap()).collect();
+        let around: Vec<Prefix> = Prefix::covering("192.0.2.9".parse().unwrap()).collect();
         assert_eq!((around.len(), around[8], around[32].len()), (33, v4, 0));
         let all6: Prefix = "::/0".parse().unwrap();
         assert!(!all6.contains("192.0.2.9".parse().unwrap()));

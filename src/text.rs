@@ -1,10 +1,10 @@
-//! Texts that others chose, shown so that nobody who reads a line is misled.
+//! Escaping of untrusted text for log lines, JSON and the status page.
 
 use std::fmt::{self, Write};
 
-/// Whether a character ends a line, changes what stands around it or cannot be seen: controls, line
-/// separators, marks of the bidirectional algorithm (Unicode TR 9) and characters without width.
-pub fn misleads(c: char) -> bool {
+/// Whether a character ends a line, changes the display of its neighbors or is invisible: controls, line
+/// separators, marks of the bidirectional algorithm (Unicode TR 9) and zero-width characters.
+pub fn needs_escape(c: char) -> bool {
     c.is_control()
         || matches!(
             c,
@@ -20,25 +20,25 @@ pub fn misleads(c: char) -> bool {
         )
 }
 
-/// Any text as one line: characters that mislead become `\n`, `\u{202e}`.
-pub struct OneLine<T>(pub T);
+/// Displays any text as one line: characters for which [`needs_escape`] holds are written as `\n`, `\u{202e}`.
+pub struct SingleLine<T>(pub T);
 
-impl<T: fmt::Display> fmt::Display for OneLine<T> {
+impl<T: fmt::Display> fmt::Display for SingleLine<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(Escaping(f), "{}", self.0)
+        write!(EscapeWriter(f), "{}", self.0)
     }
 }
 
-struct Escaping<'a, 'f>(&'a mut fmt::Formatter<'f>);
+struct EscapeWriter<'a, 'f>(&'a mut fmt::Formatter<'f>);
 
-impl Write for Escaping<'_, '_> {
+impl Write for EscapeWriter<'_, '_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        for piece in text.split_inclusive(misleads) {
-            match piece.chars().next_back().filter(|c| misleads(*c)) {
+        for piece in text.split_inclusive(needs_escape) {
+            match piece.chars().next_back().filter(|c| needs_escape(*c)) {
                 Some(last) => {
                     let plain = piece.strip_suffix(last).unwrap_or(piece);
                     self.0.write_str(plain)?;
-                    // `escape_debug` leaves out those that combine with what stands before.
+                    // `escape_debug` would leave combining characters as they are.
                     match last {
                         '\n' | '\r' | '\t' => write!(self.0, "{}", last.escape_default())?,
                         other => write!(self.0, "{}", other.escape_unicode())?,
@@ -70,7 +70,7 @@ mod tests {
             ("\u{85}\u{7f}\0", "\\u{85}\\u{7f}\\u{0}"),
             ("", ""),
         ] {
-            assert_eq!(OneLine(text).to_string(), shown);
+            assert_eq!(SingleLine(text).to_string(), shown);
         }
     }
 }

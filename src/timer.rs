@@ -1,22 +1,23 @@
-//! Deadlines without a clock: which comes first, how long to wait after a failure, and chance from a
-//! seed. Whoever calls brings the time.
+//! Deadlines, retry backoff and a seeded random number generator. No clock is read here: callers pass
+//! `now`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// Collects deadlines and keeps the earliest. "No deadline" is `None` and changes nothing.
 #[derive(Clone, Copy, Debug)]
-pub struct Soonest<T> {
+pub struct EarliestDeadline<T> {
     first: Option<(Instant, T)>,
 }
 
-impl<T> Default for Soonest<T> {
+impl<T> Default for EarliestDeadline<T> {
     fn default() -> Self {
         Self { first: None }
     }
 }
 
-impl<T> Soonest<T> {
+impl<T> EarliestDeadline<T> {
+    /// Without a deadline.
     pub fn new() -> Self {
         Self::default()
     }
@@ -29,9 +30,18 @@ impl<T> Soonest<T> {
         }
     }
 
+    /// The earliest deadline and its timer.
     pub fn get(self) -> Option<(Instant, T)> {
         self.first
     }
+}
+
+/// The first whole multiple of `interval` since `start` that is after `now`. What recurs at such times shares wakes of the
+/// process, whenever it was handled before.
+pub fn next_multiple(start: Instant, now: Instant, interval: Duration) -> Instant {
+    let past = now.saturating_duration_since(start).as_nanos();
+    let into = past.checked_rem(interval.as_nanos()).unwrap_or(0);
+    now + interval - Duration::from_nanos(u64::try_from(into).unwrap_or(0))
 }
 
 /// One deadline for each of many keys; the earliest is found without looking at the others.
@@ -51,7 +61,7 @@ impl<K> Default for Deadlines<K> {
 }
 
 impl<K: Ord + Clone> Deadlines<K> {
-    /// The key's deadline from now on; `None` is none.
+    /// Sets the key's deadline; `None` removes it.
     pub fn set(&mut self, key: K, at: Option<Instant>) {
         let before = match at {
             Some(at) => self.by_key.insert(key.clone(), at),
@@ -72,17 +82,22 @@ impl<K: Ord + Clone> Deadlines<K> {
         }
     }
 
-    /// The earliest.
+    /// How many keys have a deadline.
+    pub fn count(&self) -> usize {
+        self.by_key.len()
+    }
+
+    /// The earliest deadline of all keys.
     pub fn first(&self) -> Option<Instant> {
         self.peek().map(|(at, _)| at)
     }
 
-    /// The earliest, and whose it is.
+    /// The earliest deadline and its key.
     pub fn peek(&self) -> Option<(Instant, &K)> {
         self.by_time.first().map(|(at, key)| (*at, key))
     }
 
-    /// Takes a key whose deadline is not after `now`; it has none afterwards.
+    /// Removes the earliest deadline if it is not after `now`, and returns its key.
     pub fn pop_due(&mut self, now: Instant) -> Option<K> {
         if self.first()? > now {
             return None;
@@ -93,56 +108,59 @@ impl<K: Ord + Clone> Deadlines<K> {
     }
 }
 
-/// Waiting times of an outage: the first short, then a quarter of the time the outage has lasted, up
-/// to a limit. A blip is healed at once, a long outage is not hammered.
+/// Retry delays: `first` after the first failure, then a quarter of the outage so far, `limit` at most.
+/// After a short outage the next attempt comes soon; a long one causes few attempts.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     first: Duration,
     limit: Duration,
-    began: Option<Instant>,
+    failing_since: Option<Instant>,
 }
 
 impl Backoff {
+    /// `first` is the first delay, `limit` the longest.
     pub fn new(first: Duration, limit: Duration) -> Self {
         Self {
             first,
             limit,
-            began: None,
+            failing_since: None,
         }
     }
 
     /// How long to wait before the next attempt, after one that failed at `now`.
-    pub fn delay(&mut self, now: Instant, jitter: &mut Jitter) -> Duration {
-        let Some(began) = self.began else {
-            self.began = Some(now);
-            return jitter.shorten(self.first.min(self.limit));
+    pub fn delay(&mut self, now: Instant, rng: &mut Rng) -> Duration {
+        let Some(failing_since) = self.failing_since else {
+            self.failing_since = Some(now);
+            return rng.jittered(self.first.min(self.limit));
         };
-        let quarter = now.saturating_duration_since(began) / 4;
-        jitter.shorten(quarter.max(self.first).min(self.limit))
+        let quarter = now.saturating_duration_since(failing_since) / 4;
+        rng.jittered(quarter.max(self.first).min(self.limit))
     }
 
-    /// The outage is over.
+    /// An attempt succeeded: the next failure starts a new outage.
     pub fn reset(&mut self) {
-        self.began = None;
+        self.failing_since = None;
     }
 
-    /// Since when it has been failing.
-    pub fn began(&self) -> Option<Instant> {
-        self.began
+    /// Time of the first failure of this outage.
+    pub fn failing_since(&self) -> Option<Instant> {
+        self.failing_since
     }
 }
 
 /// A small seeded generator (SplitMix64): the same seed gives the same run.
 #[derive(Clone, Debug)]
-pub struct Jitter {
+pub struct Rng {
     state: u64,
 }
 
-impl Jitter {
+impl Rng {
+    /// A generator with this seed.
     pub fn new(seed: u64) -> Self {
         Self { state: seed }
     }
 
+    /// 64 random bits.
     pub fn next_u64(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.state;
@@ -157,7 +175,7 @@ impl Jitter {
     }
 
     /// Between 75 % and 100 % of `delay` (RFC 4271 §10).
-    pub fn shorten(&mut self, delay: Duration) -> Duration {
+    pub fn jittered(&mut self, delay: Duration) -> Duration {
         let thousandths = 750 + u32::try_from(self.below(251)).unwrap_or(0);
         delay / 1000 * thousandths
     }
@@ -168,15 +186,34 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_recurs_at_multiples_stays_at_them_whenever_it_is_handled() {
+        let start = Instant::now();
+        let interval = Duration::from_secs(30);
+        for (after, want) in [
+            (0, 30_000),
+            (29_999, 30_000),
+            (30_000, 60_000),
+            (61_500, 90_000),
+        ] {
+            let now = start + Duration::from_millis(after);
+            let next = start + Duration::from_millis(want);
+            assert_eq!(next_multiple(start, now, interval), next, "{after}");
+        }
+    }
+
+    #[test]
     fn the_soonest_deadline_wins_and_none_is_no_deadline() {
         let now = Instant::now();
-        let mut soonest = Soonest::new();
-        soonest.add(None, "never");
-        assert!(soonest.get().is_none());
-        soonest.add(Some(now + Duration::from_secs(2)), "late");
-        soonest.add(Some(now + Duration::from_secs(1)), "early");
-        soonest.add(Some(now + Duration::from_secs(1)), "second");
-        assert_eq!(soonest.get(), Some((now + Duration::from_secs(1), "early")));
+        let mut earliest = EarliestDeadline::new();
+        earliest.add(None, "never");
+        assert!(earliest.get().is_none());
+        earliest.add(Some(now + Duration::from_secs(2)), "late");
+        earliest.add(Some(now + Duration::from_secs(1)), "early");
+        earliest.add(Some(now + Duration::from_secs(1)), "second");
+        assert_eq!(
+            earliest.get(),
+            Some((now + Duration::from_secs(1), "early"))
+        );
     }
 
     #[test]
@@ -198,25 +235,25 @@ mod tests {
     #[test]
     fn backoff_is_short_first_then_a_quarter_of_the_outage_and_bounded() {
         let start = Instant::now();
-        let mut jitter = Jitter::new(1);
+        let mut rng = Rng::new(1);
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
         let near = |got: Duration, want: Duration| got <= want && got >= want * 3 / 4;
         assert!(near(
-            backoff.delay(start, &mut jitter),
+            backoff.delay(start, &mut rng),
             Duration::from_millis(200)
         ));
         let after = |secs| start + Duration::from_secs(secs);
         assert!(near(
-            backoff.delay(after(8), &mut jitter),
+            backoff.delay(after(8), &mut rng),
             Duration::from_secs(2)
         ));
         assert!(near(
-            backoff.delay(after(800), &mut jitter),
+            backoff.delay(after(800), &mut rng),
             Duration::from_secs(5)
         ));
         backoff.reset();
         assert!(near(
-            backoff.delay(after(900), &mut jitter),
+            backoff.delay(after(900), &mut rng),
             Duration::from_millis(200)
         ));
     }
@@ -224,8 +261,8 @@ mod tests {
     #[test]
     fn the_same_seed_gives_the_same_numbers() {
         let run = |seed| {
-            let mut jitter = Jitter::new(seed);
-            [jitter.next_u64(), jitter.below(10), jitter.below(0)]
+            let mut rng = Rng::new(seed);
+            [rng.next_u64(), rng.below(10), rng.below(0)]
         };
         assert_eq!(run(7), run(7));
         assert_ne!(run(7)[0], run(8)[0]);

@@ -1,26 +1,28 @@
-//! Reading and writing bytes that come from, or go to, somebody else.
+//! Bounds-checked reading and writing of the bytes of a protocol.
 //!
-//! [`Reader`] is the only way the protocols look at input: every read is checked, nested lengths are
-//! cut out with [`Reader::sub`], and what is left over is an error. [`Writer`] patches lengths back
-//! and remembers the first length that did not fit its field, so that encoders need one check at the
+//! All protocols read input by [`Reader`]: every read is checked, nested fields get a reader of their own by
+//! [`Reader::sub`], and trailing bytes are an error. [`Writer`] fills in lengths afterwards
+//! and keeps the first length that did not fit its field, so that encoders need one check at the
 //! end.
 
 use std::fmt;
 
-/// Input that ended too early, or did not end where it should have.
+/// Input that is truncated, or has bytes after its last field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WireError {
-    /// A read wanted `wanted` bytes where only `left` were there.
+    /// A read of `wanted` bytes where only `left` remain.
     Truncated { wanted: usize, left: usize },
-    /// `left` bytes stood behind the last field.
+    /// `left` bytes follow the last field.
     Trailing { left: usize },
 }
 
 impl fmt::Display for WireError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Truncated { wanted, left } => write!(f, "{wanted} bytes wanted, {left} left"),
-            Self::Trailing { left } => write!(f, "{left} bytes too many"),
+            Self::Truncated { wanted, left } => {
+                write!(f, "truncated: {wanted} bytes expected, {left} left")
+            }
+            Self::Trailing { left } => write!(f, "{left} trailing bytes"),
         }
     }
 }
@@ -35,6 +37,7 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
+    /// A reader over all of `bytes`.
     pub fn new(bytes: &'a [u8]) -> Self {
         Self { rest: bytes }
     }
@@ -44,6 +47,7 @@ impl<'a> Reader<'a> {
         self.rest.len()
     }
 
+    /// Whether everything was read.
     pub fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
@@ -68,6 +72,7 @@ impl<'a> Reader<'a> {
         self.take(n).map(Reader::new)
     }
 
+    /// The next `N` bytes.
     pub fn array<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
         let (head, rest) = self
             .rest
@@ -80,31 +85,37 @@ impl<'a> Reader<'a> {
         Ok(*head)
     }
 
+    /// The next byte.
     pub fn u8(&mut self) -> Result<u8, WireError> {
         self.array::<1>().map(|[byte]| byte)
     }
 
+    /// The next two bytes, big endian.
     pub fn u16(&mut self) -> Result<u16, WireError> {
         self.array().map(u16::from_be_bytes)
     }
 
+    /// The next four bytes, big endian.
     pub fn u32(&mut self) -> Result<u32, WireError> {
         self.array().map(u32::from_be_bytes)
     }
 
+    /// The next eight bytes, big endian.
     pub fn u64(&mut self) -> Result<u64, WireError> {
         self.array().map(u64::from_be_bytes)
     }
 
+    /// The next two bytes, native endian.
     pub fn u16_ne(&mut self) -> Result<u16, WireError> {
         self.array().map(u16::from_ne_bytes)
     }
 
+    /// The next four bytes, native endian.
     pub fn u32_ne(&mut self) -> Result<u32, WireError> {
         self.array().map(u32::from_ne_bytes)
     }
 
-    /// Says that the structure ends here.
+    /// Checks that nothing is left: trailing bytes are an error.
     pub fn finish(self) -> Result<(), WireError> {
         match self.rest.len() {
             0 => Ok(()),
@@ -113,11 +124,11 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// A length that does not fit the field that announces it.
+/// A length that does not fit its length field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooLong {
     pub length: usize,
-    /// The largest length the field can say.
+    /// The largest length the field can hold.
     pub limit: usize,
 }
 
@@ -139,6 +150,7 @@ pub struct Writer {
 }
 
 impl Writer {
+    /// An empty buffer.
     pub fn new() -> Self {
         Self::default()
     }
@@ -148,54 +160,62 @@ impl Writer {
         self.buf.len()
     }
 
+    /// Whether nothing was written.
     pub fn is_empty(&self) -> bool {
         self.buf.is_empty()
     }
 
+    /// Writes one byte.
     pub fn u8(&mut self, value: u8) {
         self.buf.push(value);
     }
 
+    /// Writes two bytes, big endian.
     pub fn u16(&mut self, value: u16) {
         self.bytes(&value.to_be_bytes());
     }
 
+    /// Writes four bytes, big endian.
     pub fn u32(&mut self, value: u32) {
         self.bytes(&value.to_be_bytes());
     }
 
+    /// Writes eight bytes, big endian.
     pub fn u64(&mut self, value: u64) {
         self.bytes(&value.to_be_bytes());
     }
 
+    /// Writes two bytes, native endian.
     pub fn u16_ne(&mut self, value: u16) {
         self.bytes(&value.to_ne_bytes());
     }
 
+    /// Writes four bytes, native endian.
     pub fn u32_ne(&mut self, value: u32) {
         self.bytes(&value.to_ne_bytes());
     }
 
+    /// Writes these bytes.
     pub fn bytes(&mut self, bytes: &[u8]) {
         self.buf.extend_from_slice(bytes);
     }
 
     /// Writes a one-byte length and then what `body` writes.
     pub fn len_u8(&mut self, body: impl FnOnce(&mut Self)) {
-        self.counted::<1>(0, body);
+        self.length_prefixed::<1>(0, body);
     }
 
     /// Writes a two-byte big-endian length and then what `body` writes.
     pub fn len_u16(&mut self, body: impl FnOnce(&mut Self)) {
-        self.counted::<2>(0, body);
+        self.length_prefixed::<2>(0, body);
     }
 
-    /// As [`Writer::len_u16`], for lengths that also count `extra` bytes that stand elsewhere.
+    /// As [`Writer::len_u16`], for a length that also covers `extra` bytes written elsewhere.
     pub fn len_u16_with(&mut self, extra: usize, body: impl FnOnce(&mut Self)) {
-        self.counted::<2>(extra, body);
+        self.length_prefixed::<2>(extra, body);
     }
 
-    fn counted<const WIDTH: usize>(&mut self, extra: usize, body: impl FnOnce(&mut Self)) {
+    fn length_prefixed<const WIDTH: usize>(&mut self, extra: usize, body: impl FnOnce(&mut Self)) {
         let at = self.buf.len();
         self.bytes(&[0; WIDTH]);
         body(self);

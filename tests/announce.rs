@@ -19,6 +19,7 @@ sidecast_lab::tests! {
         the_first_ipv4_connection_that_follows_the_route_is_answered,
         the_first_ipv6_connection_that_follows_the_route_is_answered,
         the_router_sees_what_was_configured,
+        an_app_is_announced_to_the_peers_that_it_names,
         an_ibgp_session_over_ipv6_carries_both_families,
         keepalives_hold_a_session_of_three_seconds;
 }
@@ -87,7 +88,7 @@ fn a_service_that_never_lived_is_not_announced() {
     let _tcp = Service::start(&site.a.network, Transport::Tcp, Site::TCP_PORT);
     let router = Bird::router(&site.router, &[site.a.session("a")]);
     let mut sidecast = Sidecast::start(&site.a.network, &site.a.config("", ""));
-    // The session does not wait for a healthy app (contract, section 6).
+    // The session does not wait for a healthy app.
     until(PATIENCE, "the session is up", || {
         sidecast.must_run();
         expect(router.established("a"), router.session("a"))
@@ -132,6 +133,73 @@ fn first_connection(vip: &str, own: fn(&HostLink) -> &'static str) {
     let answer = ask_tcp(&site.client, SocketAddr::new(vip, Site::TCP_PORT));
     let answer = answer.unwrap_or_else(|error| format!("{error}"));
     assert_eq!(answer, "a", "the first connection to {vip}");
+}
+
+/// Two BIRDs: the default gateway, and one on host B's side of it.
+fn an_app_is_announced_to_the_peers_that_it_names() {
+    let site = Site::new();
+    let host = &site.a.network;
+    let _services = site.a.services();
+    let near = Bird::router(&site.router, &[site.a.session("a")]);
+    let far = BirdSession {
+        local: site.b.addresses.host4.parse().expect("an address"),
+        options: "multihop;",
+        ..site.a.session("a")
+    };
+    let mut far = Bird::router(&site.b.network, &[far]);
+    let [one, two] = [site.a.addresses.router4, site.b.addresses.host4];
+    let config = |peers: &str| {
+        format!(
+            "agent: {{listen_addr: \"127.0.0.1:8179\"}}\n\
+             bgp: {{local_as: 65001, peer_as: 65000, peer_ip: [{peers}]}}\n\
+             apps:\n  - {{name: one, vip: 192.0.2.1/32, monitors: [\"port:tcp:8000\"], interval: 200ms, peers: [{one}]}}\n  \
+             - {{name: all, vip: 192.0.2.2/32, monitors: [\"port:tcp:8000\"], interval: 200ms}}\n"
+        )
+    };
+    let mut sidecast = Sidecast::start(host, &config(&format!("{one}, {two}")));
+    sidecast.wait_for_api(host);
+    let register = |peers: &str| {
+        let path =
+            format!("/register?name=two&vip=192.0.2.3/32&monitor=port:tcp:8000&peers={peers}");
+        sidecast.get(host, &path)
+    };
+    assert_eq!(register(two).status, 200);
+    let stranger = register("10.9.9.9");
+    let why =
+        format!("Invalid request: peers: 10.9.9.9: is no peer of ours; those are {one}, {two}\n");
+    assert_eq!((stranger.status, stranger.body), (400, why));
+    let has = |router: &Bird| {
+        let vips = ["192.0.2.1/32", "192.0.2.2/32", "192.0.2.3/32"];
+        vips.map(|vip| router.route(vip).is_some())
+    };
+    let both = [(&near, [true, true, false]), (&far, [false, true, true])];
+    for (router, wanted) in both {
+        until(PATIENCE, "each router has what is for it", || {
+            expect(has(router) == wanted, format!("{:?}", has(router)))
+        });
+    }
+    until(PATIENCE, "all is well", || {
+        let verdict = sidecast.get(host, "/verdict").json();
+        expect(verdict["verdict"] == "ok", verdict)
+    });
+    // Only those that are for the router that is away lack anything.
+    far.stop(Signal::SIGKILL);
+    let verdicts = |name: &str| sidecast.app(host, name)["verdict"].clone();
+    until(PATIENCE, "the verdicts follow", || {
+        let all = ["one", "all", "two"].map(verdicts);
+        expect(all == ["ok", "degraded", "failing"], format!("{all:?}"))
+    });
+    let app = sidecast.app(host, "one");
+    assert_eq!(app["peers"], serde_json::json!([one]), "{app}");
+    // Without that peer in the configuration the app that HTTP registered for it can be announced to nobody.
+    Sidecast::write(host, &config(one));
+    sidecast.signal(Signal::SIGHUP);
+    until(PATIENCE, "the app that names it is refused", || {
+        let app = sidecast.app(host, "two");
+        let why = format!("peers: {two}: is no peer of ours; those are {one}");
+        expect(app["state"] == "invalid" && app["why"] == why, app)
+    });
+    assert_eq!(has(&near), [true, true, false]);
 }
 
 fn the_router_sees_what_was_configured() {

@@ -55,7 +55,7 @@ fn probes_get_through_a_flood_of_connections() {
     sidecast.must_run();
 }
 
-/// About 2,750 connects a second until told to end; up to 300 of them are held, every other with half a head.
+/// About 2,750 connects a second until it is stopped; up to 300 of them are held, every other with half a head.
 fn flood(from: &Namespace, to: SocketAddr, ended: &AtomicBool, connects: &AtomicUsize) {
     let mut held = VecDeque::new();
     let begun = Instant::now();
@@ -114,12 +114,12 @@ fn strangers_change_nothing_without_a_token() {
         get(&container, at("172.18.0.1"), REGISTER).unwrap().status,
         200
     );
-    let strangers = [
+    let remote = [
         (&site.client, host.addresses.host4, "10.0.9.2/32"),
         (&site.client, host.addresses.host6, "2001:db8:9::2/128"),
         (&site.router, host.addresses.host4, "10.0.1.1/32"),
     ];
-    for (from, to, shown) in strangers {
+    for (from, to, shown) in remote {
         let refused = get(from, at(to), "/unregister?name=x").unwrap();
         let line = format!("agent.api_allow: [{shown}]");
         assert_eq!(refused.status, 403, "{refused:?}");
@@ -131,7 +131,7 @@ fn strangers_change_nothing_without_a_token() {
     }
     let log = sidecast.log();
     assert!(
-        log.contains("agent.listen_addr :8080 is reached by others"),
+        log.contains("agent.listen_addr :8080 is reachable from other hosts"),
         "{log}"
     );
     Sidecast::write(&host.network, &config(", api_allow: [10.0.9.2/32]"));
@@ -143,7 +143,7 @@ fn strangers_change_nothing_without_a_token() {
     let router = get(&site.router, at(host.addresses.host4), REGISTER).unwrap();
     assert_eq!(
         router.status, 403,
-        "it adds to the default and allows nobody else"
+        "it adds to the default and allows no other"
     );
 }
 

@@ -161,7 +161,7 @@ fn another_speaker_on_the_port_is_named() {
     site.answered_by("a", PATIENCE);
     until(PATIENCE, "the log says so", || {
         let log = sidecast.log();
-        expect(log.contains("UDP port 3784 (IPv4) is taken"), log)
+        expect(log.contains("cannot bind UDP port 3784 (IPv4)"), log)
     });
 }
 

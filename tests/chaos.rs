@@ -15,7 +15,7 @@ use std::{env, fs, thread};
 
 use nix::sys::signal::Signal;
 use serde_json::json;
-use sidecast::timer::Jitter;
+use sidecast::timer::Rng;
 use sidecast_lab::{Bird, Consul, Namespace, Service, Sidecast, Site, Test, Transport};
 use sidecast_lab::{expect, get, until};
 
@@ -47,13 +47,13 @@ fn chaos() {
         world.step();
     }
     world.repair();
-    world.assert_as_modelled();
+    world.assert_as_modeled();
     world.assert_bounded();
 }
 
 /// What is there, and what should be.
 struct World {
-    chance: Jitter,
+    chance: Rng,
     router: Bird,
     consul: Consul,
     service: Service,
@@ -80,7 +80,7 @@ impl World {
         let config = BTreeSet::from([0, 1]);
         let sidecast = Sidecast::start(host, &yaml(&site, &config));
         let mut world = Self {
-            chance: Jitter::new(seed),
+            chance: Rng::new(seed),
             router,
             consul,
             service,
@@ -372,7 +372,7 @@ impl World {
     /// VIPs that should be announced, and those of them that have NAT.
     fn model(&self) -> (BTreeSet<String>, BTreeSet<String>) {
         let config = self.config.iter().map(|n| (config_vip(*n), false));
-        let http = self.http.iter().map(|n| (http_vip(*n), has_nat(*n)));
+        let http = self.http.iter().map(|n| (http_vip(*n), has_stale_nat(*n)));
         let found = self.discovered.iter().map(|n| (discovered_vip(*n), true));
         let all: Vec<(String, bool)> = config.chain(http).chain(found).collect();
         let with_nat = all
@@ -385,7 +385,7 @@ impl World {
         )
     }
 
-    fn assert_as_modelled(&mut self) {
+    fn assert_as_modeled(&mut self) {
         let (vips, with_nat) = self.model();
         println!("    {:?}", self.done);
         println!(
@@ -393,7 +393,7 @@ impl World {
             vips.len(),
             with_nat.len()
         );
-        // What a crash left and nobody wants any more goes with its lease.
+        // What a crash left and is not desired any more goes with its lease.
         let limit = 3 * LEASE;
         until(limit, "the router knows what the model says", || {
             self.sidecast.must_run();
@@ -409,7 +409,9 @@ impl World {
             expect(addresses == vips, differences(&addresses, &vips))
         });
         until(limit, "NAT has the VIPs of the model", || {
-            let rules = self.host().run("nft", &["list", "ruleset"]);
+            // The table of the path's probes is of the family inet.
+            let rules = |family| self.host().run("nft", &["list", "ruleset", family]);
+            let rules = rules("ip") + &rules("ip6");
             let words = rules.split(|c: char| !(c.is_ascii_digit() || c == '.'));
             let all = (0..12).flat_map(|n| [http_vip(n), discovered_vip(n), config_vip(n)]);
             let known: BTreeSet<String> = all.collect();
@@ -448,7 +450,7 @@ impl World {
                 println!("    longest turn of the loop: {longest:?}");
                 assert!(longest < HOLD_TIME / 10, "{longest:?}");
             }
-            None => println!("    the longest turn of the loop is not told"),
+            None => println!("    the longest turn of the loop is unknown"),
         }
     }
 
@@ -493,7 +495,7 @@ fn yaml(site: &Site, config: &BTreeSet<u64>) -> String {
 }
 
 fn registration(number: u64) -> String {
-    let nat = if has_nat(number) {
+    let nat = if has_stale_nat(number) {
         "&nat=tcp:90:9090"
     } else {
         ""
@@ -504,7 +506,7 @@ fn registration(number: u64) -> String {
     )
 }
 
-fn has_nat(number: u64) -> bool {
+fn has_stale_nat(number: u64) -> bool {
     number % 3 == 0
 }
 

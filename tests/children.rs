@@ -5,7 +5,7 @@
 use sidecast::app::{ExecCommand, MonitorSpec};
 use sidecast::health::Outcome;
 use sidecast::io::launch::Launcher;
-use sidecast::io::monitor::{Checker, Owner};
+use sidecast::io::monitor::{CheckOwner, Checker, Question};
 use sidecast::io::reaper::{Exit, Reaper};
 use smol::future::{self, FutureExt};
 use smol::{LocalExecutor, Timer};
@@ -79,7 +79,7 @@ fn a_command_passes_when_it_exits_zero_and_its_last_line_is_kept() {
 }
 
 #[test]
-fn at_the_timeout_the_whole_group_dies() {
+fn at_the_timeout_the_process_group_is_killed() {
     with_reaper(|reaper| async {
         let checker = Checker::new(reaper, 1);
         let began = Instant::now();
@@ -116,7 +116,7 @@ fn a_check_that_is_dropped_kills_what_it_runs() {
 }
 
 #[test]
-fn a_background_process_does_not_hold_a_finished_check_up() {
+fn a_background_process_does_not_delay_a_finished_check() {
     with_reaper(|reaper| async {
         let checker = Checker::new(reaper, 1);
         let began = Instant::now();
@@ -127,7 +127,7 @@ fn a_background_process_does_not_hold_a_finished_check_up() {
 }
 
 #[test]
-fn what_a_finished_check_left_in_the_background_goes_with_it() {
+fn background_processes_of_a_finished_check_are_killed() {
     with_reaper(|reaper| async {
         let checker = Checker::new(reaper, 1);
         let outcome = checker.check(&shell("sleep 1000 & echo $$"), LONG).await;
@@ -182,7 +182,7 @@ fn two_hundred_checks_leave_no_descriptor_thread_or_zombie() {
 }
 
 #[test]
-fn every_child_gets_its_own_status_also_beside_orphans() {
+fn every_child_gets_its_own_exit_status_also_beside_orphans() {
     with_reaper(|reaper| async move {
         nix::sys::prctl::set_child_subreaper(true).expect("any process may");
         let start = async |line: &str| {
@@ -230,9 +230,9 @@ fn a_child_that_dies_before_it_is_registered_is_not_lost() {
     });
 }
 
-/// Nobody takes it: it ends all the same, and leaves no zombie.
+/// Its result is not awaited: it ends all the same, and leaves no zombie.
 #[test]
-fn a_child_whose_start_is_given_up_is_killed() {
+fn a_child_whose_spawn_is_canceled_is_killed() {
     with_reaper(|reaper| async move {
         for _ in 0..20 {
             let mut command = Command::new("sleep");
@@ -314,16 +314,20 @@ fn children() -> usize {
 }
 
 #[test]
-fn a_command_knows_whose_it_is() {
+fn a_command_gets_its_app_and_monitor_in_the_environment() {
     with_reaper(|reaper| async {
         let checker = Checker::new(reaper, 1);
-        let owner = Owner {
+        let owner = CheckOwner {
             app: "dns".to_owned(),
             monitor: "exec_1".to_owned(),
             trusted: true,
         };
-        let spec = shell("echo $SIDECAST_APP $SIDECAST_MONITOR");
-        let outcome = checker.check_for(Some(&owner), &spec, LONG, None).await;
+        let question = Question {
+            spec: shell("echo $SIDECAST_APP $SIDECAST_MONITOR"),
+            timeout: LONG,
+            targets: Vec::new(),
+        };
+        let outcome = checker.check_for(Some(&owner), &question, None).await;
         assert_eq!(outcome, Outcome::Pass("dns exec_1".to_owned()));
     });
 }

@@ -100,7 +100,7 @@ fn a_dead_agent_takes_nothing_with_it() {
             "gocast_monitor=consul".to_owned(),
         ]
     };
-    // What a TTL check was told survives, a check that the agent makes has to be made again.
+    // The state of a TTL check survives, a check that the agent makes has to be made again.
     let service = Service::start(town.host(), Transport::Tcp, Site::TCP_PORT);
     let target = format!("127.0.0.1:{}", Site::TCP_PORT);
     town.consul().put(
@@ -122,7 +122,7 @@ fn a_dead_agent_takes_nothing_with_it() {
     until(SOON, "the app says so", || {
         let app = town.state(&sidecast, "web", "up");
         let message = app["monitors"][0]["message"].as_str().unwrap_or_default();
-        expect(message.contains("Consul is away"), message)
+        expect(message.contains("Consul is unreachable"), message)
     });
     let host = &town.site.a.network;
     town.consul.as_mut().expect("it ran").start_again(host);
@@ -199,7 +199,7 @@ fn odd_answers_change_nothing() {
         [],
         "nothing came or went in between"
     );
-    // An index that goes backwards starts over, and what is said then counts.
+    // An index that goes backwards starts over, and the answer then counts.
     script.index(900);
     script.vip("192.0.2.3");
     town.routed("192.0.2.3");
@@ -222,7 +222,7 @@ fn odd_answers_change_nothing() {
     assert!(more < 60, "{more} queries in three seconds");
 }
 
-/// `consul_grace` ends what Consul said when it is away for too long.
+/// `consul_grace` ends the last answer when Consul is away for too long.
 fn grace_ends_and_consul_brings_it_back() {
     let town = Town::without_consul();
     let script = Script::start(town.host());
@@ -277,10 +277,10 @@ fn another_nodes_agent_is_not_believed() {
     town.routed("192.0.2.1");
     let routes = Routes::listen(&town.site.router);
     script.agent_of("host-b");
-    until(SOON, "it is said", || {
+    until(SOON, "it is logged", || {
         let log = sidecast.log();
         expect(
-            log.contains("the agent is node host-b's, and this node is host-a"),
+            log.contains("the agent belongs to node host-b, and this node is host-a"),
             log,
         )
     });
@@ -300,7 +300,7 @@ fn another_nodes_agent_is_not_believed() {
         expect(agent.count() > 1, asked.join("\n"))
     });
     assert!(town.is_routed("192.0.2.1"));
-    assert_eq!(sidecast.log().matches("node host-b's").count(), 1);
+    assert_eq!(sidecast.log().matches("belongs to node host-b").count(), 1);
 }
 
 /// Two instances with one VIP: the second takes over in place, and NAT follows.
@@ -403,7 +403,9 @@ fn what_cannot_be_announced_says_why() {
         register(name, &tags);
         let app = town.state(&sidecast, name, "invalid");
         assert!(
-            app["why"].as_str().is_some_and(|said| said.contains(why)),
+            app["why"]
+                .as_str()
+                .is_some_and(|report| report.contains(why)),
             "{app}"
         );
     }
@@ -456,9 +458,9 @@ fn tokens_let_in_or_are_said_to_be_wrong() {
     for (agent, why) in [
         (
             "consul_token: 99999999-2222-3333-4444-555555555555",
-            "the ACLs do not allow it",
+            "permission denied by ACLs",
         ),
-        ("", "the token may not see"),
+        ("", "the token lacks node:read"),
     ] {
         let sidecast = town.sidecast(agent);
         until(SOON, why, || {
@@ -481,7 +483,7 @@ fn tokens_let_in_or_are_said_to_be_wrong() {
     town.consul().deregister(town.host(), "web-1");
     town.metric(&sidecast, "sidecast_consul_up 0");
     assert_eq!(routes.seen(addr("192.0.2.1")), [], "nothing was seen to go");
-    // Whoever rotates the file tells nobody.
+    // A rotated file comes without a notice.
     let token = put("/v1/acl/token", json!({"Policies": [{"Name": "reader"}]})).json();
     let secret = token["SecretID"].as_str().expect("a token");
     std::fs::write(town.host().dir().join("token"), secret).expect("a file");
@@ -542,7 +544,7 @@ fn tls_with_a_private_ca_and_a_client_certificate() {
     let trusting = format!("{address}\nconsul_ca_file: {ca}");
     for agent in [address, trusting.as_str()] {
         let sidecast = town.sidecast(agent);
-        until(SOON, "it is said", || {
+        until(SOON, "it is logged", || {
             let log = sidecast.log();
             expect(log.contains("Consul query for "), log)
         });
@@ -639,7 +641,7 @@ fn other_ways_to_consul() {
         drop(sidecast);
         town.unrouted("192.0.2.1");
     }
-    // Nobody else's agent is asked for a name that would not be this node's.
+    // No other node's agent is asked for a name that would not be this node's.
     let sidecast = town.launch(
         &town.config(&format!("consul_addr: http://{remote}:8500")),
         &[],
@@ -818,12 +820,12 @@ impl Town {
     fn metric(&self, sidecast: &Sidecast, line: &str) {
         until(SOON, line, || {
             let metrics = sidecast.get(self.host(), "/metrics").body;
-            let said = metrics
+            let report = metrics
                 .lines()
                 .find(|l| l.starts_with("sidecast_consul_up"));
             expect(
                 metrics.lines().any(|l| l == line),
-                said.unwrap_or("no such metric"),
+                report.unwrap_or("no such metric"),
             )
         });
     }
@@ -922,16 +924,16 @@ fn addr(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
-/// A stand-in for Consul on port 8600 of a namespace: a node with one service, unless it is told to say
+/// A stand-in for Consul on port 8600 of a namespace: a node with one service, unless a test makes it answer
 /// something else.
 struct Script {
-    told: Arc<Mutex<Told>>,
+    state: Arc<Mutex<ConsulState>>,
 }
 
 /// Status line, headers, body.
 type Answer = (&'static str, &'static str, &'static str);
 
-struct Told {
+struct ConsulState {
     instead: Option<Answer>,
     /// It takes connections and says nothing.
     silent: bool,
@@ -947,7 +949,7 @@ impl Script {
         let listener = namespace
             .enter(|| TcpListener::bind("127.0.0.1:8600"))
             .expect("a free port");
-        let told = Arc::new(Mutex::new(Told {
+        let state = Arc::new(Mutex::new(ConsulState {
             instead: None,
             silent: false,
             agent_of: "host-a",
@@ -955,50 +957,50 @@ impl Script {
             vip: "192.0.2.1",
             asked: vec![],
         }));
-        let shared = told.clone();
+        let shared = state.clone();
         // Ends with the process; its listener is in a network that is gone by then.
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let told = shared.clone();
-                std::thread::spawn(move || answer(stream, &told));
+                let state = shared.clone();
+                std::thread::spawn(move || answer(stream, &state));
             }
         });
-        Self { told }
+        Self { state }
     }
 
-    fn told(&self) -> MutexGuard<'_, Told> {
-        self.told.lock().expect("no panic while it is held")
+    fn state(&self) -> MutexGuard<'_, ConsulState> {
+        self.state.lock().expect("no panic while it is held")
     }
 
     fn say(&self, instead: Option<Answer>) {
-        let mut told = self.told();
-        told.instead = instead;
-        told.index += 1;
+        let mut state = self.state();
+        state.instead = instead;
+        state.index += 1;
     }
 
     fn silence(&self, silent: bool) {
-        self.told().silent = silent;
+        self.state().silent = silent;
     }
 
     fn agent_of(&self, node: &'static str) {
-        self.told().agent_of = node;
+        self.state().agent_of = node;
     }
 
     fn vip(&self, vip: &'static str) {
-        self.told().vip = vip;
+        self.state().vip = vip;
     }
 
     fn index(&self, index: u64) {
-        self.told().index = index;
+        self.state().index = index;
     }
 
     fn asked(&self) -> Vec<String> {
-        self.told().asked.clone()
+        self.state().asked.clone()
     }
 }
 
 /// Answers one request; a blocking query when the index is another, or the answer is to be odd.
-fn answer(mut stream: TcpStream, told: &Mutex<Told>) {
+fn answer(mut stream: TcpStream, state: &Mutex<ConsulState>) {
     let mut request = Vec::new();
     let mut buf = [0; 4096];
     while !request.ends_with(b"\r\n\r\n") {
@@ -1013,18 +1015,18 @@ fn answer(mut stream: TcpStream, told: &Mutex<Told>) {
         .split("index=")
         .nth(1)
         .and_then(|rest| rest.split('&').next()?.parse::<u64>().ok());
-    let lock = || told.lock().expect("no panic while it is held");
+    let lock = || state.lock().expect("no panic while it is held");
     lock().asked.push(line.clone());
     let begun = Instant::now();
     let (status, headers, body) = loop {
-        let told = lock();
-        let same = from == Some(told.index) && begun.elapsed() < Duration::from_secs(20);
-        let waits = same || told.silent;
-        if let Some((status, headers, body)) = told.instead.filter(|_| !waits) {
+        let state = lock();
+        let same = from == Some(state.index) && begun.elapsed() < Duration::from_secs(20);
+        let waits = same || state.silent;
+        if let Some((status, headers, body)) = state.instead.filter(|_| !waits) {
             break (status, headers.to_owned(), body.to_owned());
         }
         if !waits {
-            let vip = told.vip;
+            let vip = state.vip;
             let check = |id: &str, service: &str| {
                 json!({"Node": "host-a", "CheckID": id, "Name": id, "Status": "passing", "Output": "",
                     "ServiceID": service, "ServiceName": service, "Type": "ttl"})
@@ -1041,19 +1043,19 @@ fn answer(mut stream: TcpStream, told: &Mutex<Told>) {
                 json!([node, own])
             } else {
                 let mut own = own;
-                own["Node"] = told.agent_of.into();
-                if told.agent_of != "host-a" {
+                own["Node"] = state.agent_of.into();
+                if state.agent_of != "host-a" {
                     own["Status"] = "critical".into();
                 }
                 json!({"c": own})
             };
             let headers = format!(
                 "X-Consul-Index: {}\r\nX-Consul-KnownLeader: true\r\n",
-                told.index
+                state.index
             );
             break ("200 OK", headers, body.to_string());
         }
-        drop(told);
+        drop(state);
         std::thread::sleep(Duration::from_millis(5));
     };
     let length = if headers.contains("Content-Length") {

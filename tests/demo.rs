@@ -1,4 +1,4 @@
-//! The demo, as somebody without root sees it.
+//! The demo, as an unprivileged user sees it.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -41,6 +41,18 @@ fn an_ordinary_user_sees_the_main_job() {
         let at = found.unwrap_or_else(|| panic!("no further {step:?} in\n{output}"));
         rest = rest.get(at + step.len()..).unwrap_or_default();
     }
+    // The README's picture shows the same steps: `tests/pictures` makes it again.
+    let picture = include_str!("../examples/pictures/demo.svg");
+    let timeline = output
+        .lines()
+        .filter(|line| line.contains(" ms    +") || line.contains(" ms   +"));
+    let steps: Vec<&str> = timeline
+        .filter_map(|line| Some(line.rsplit_once(" ms   ")?.1))
+        .collect();
+    assert!(steps.len() > 10, "{output}");
+    for step in steps {
+        assert!(picture.contains(&format!(">{step}</text>")), "{step}");
+    }
     let after = host.ip("addr show") + &host.ip("route show table all");
     assert_eq!(after, before, "the host is not touched");
 }
@@ -49,7 +61,7 @@ fn where_namespaces_are_refused_it_names_cause_and_cure() {
     let lab = Lab::new();
     let host = lab.namespace("host");
     let before = host.ip("addr show");
-    // A user namespace that allows no further one, in which nobody has capabilities.
+    // A user namespace that allows no further one, in which no process has capabilities.
     let script = format!(
         "echo 0 >/proc/sys/user/max_user_namespaces && \
          exec setpriv --bounding-set -all --inh-caps -all {} demo",

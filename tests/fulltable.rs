@@ -21,7 +21,7 @@ use sidecast_lab::{Sidecast, Site, VIP4, expect, until};
 #[path = "reader/mod.rs"]
 mod reader;
 
-use reader::{Heard, Update, decode};
+use reader::{Decoded, Update, decode};
 
 sidecast_lab::tests! {
     needs ["ip"]:
@@ -40,9 +40,9 @@ fn a_full_table_costs_neither_memory_nor_attention() {
         &[("RUST_LOG", "info")],
     );
     let mut speaker = Speaker::accept(&listener, false);
-    let heard = speaker.hear();
+    let updates = speaker.hear();
     let vip = host(VIP4);
-    heard.wait(|update| announces(update, vip));
+    updates.wait(|update| announces(update, vip));
     sidecast.wait_for_api(&site.a.network);
 
     let (messages, table) = full_table(&speaker.negotiated);
@@ -64,10 +64,10 @@ fn a_full_table_costs_neither_memory_nor_attention() {
             });
             let killed = Instant::now();
             tcp.signal(Signal::SIGKILL);
-            let at = heard.wait(|update| withdrawn(update).any(|prefix| prefix == vip));
+            let at = updates.wait(|update| withdrawn(update).any(|prefix| prefix == vip));
             withdraws.push((at - killed, sent.load(Ordering::Relaxed) < table.len()));
             tcp.restart(&site.a.network);
-            heard.wait(|update| announces(update, vip));
+            updates.wait(|update| announces(update, vip));
         }
         (writer.join().expect("it writes"), withdraws)
     });
@@ -124,18 +124,18 @@ fn packed(max_len: usize) {
         &[("RUST_LOG", "info")],
     );
     let mut speaker = Speaker::accept(&listener, max_len > 4096);
-    let heard = speaker.hear();
+    let updates = speaker.hear();
     let all: BTreeSet<Prefix> = own().collect();
-    let first = heard.collect(&all, announced);
+    let first = updates.collect(&all, announced);
     sidecast.wait_for_api(&site.a.network);
 
     let begun = Instant::now();
     sidecast.get(&site.a.network, "/drain?wait=0");
-    let gone = heard.collect(&all, |update| withdrawn(update).collect());
+    let gone = updates.collect(&all, |update| withdrawn(update).collect());
     let went = gone.at - begun;
     let begun = Instant::now();
     sidecast.get(&site.a.network, "/undrain");
-    let back = heard.collect(&all, announced);
+    let back = updates.collect(&all, announced);
     let came = back.at - begun;
 
     // Header, two lengths; ORIGIN, AS_PATH of one AS, NEXT_HOP, COMMUNITIES of one.
@@ -192,14 +192,14 @@ impl Speaker {
         let mut cx = DecodeContext::before_open(asn, id, None);
         let mut framer = Framer::new();
         send(&mut stream, &Message::Open(ours.clone()));
-        let Heard::Open(theirs) = next(&mut stream, &mut framer, &cx).expect("an OPEN").0 else {
+        let Decoded::Open(theirs) = next(&mut stream, &mut framer, &cx).expect("an OPEN").0 else {
             panic!("no OPEN")
         };
         let negotiated = Negotiated::new(&ours, &theirs).expect("IPv4");
         cx = DecodeContext::established(&negotiated);
         send(&mut stream, &Message::Keepalive);
         let (message, _) = next(&mut stream, &mut framer, &cx).expect("a KEEPALIVE");
-        assert_eq!(message, Heard::Keepalive);
+        assert_eq!(message, Decoded::Keepalive);
         Self {
             stream,
             framer,
@@ -215,7 +215,7 @@ impl Speaker {
         let cx = DecodeContext::established(&self.negotiated);
         std::thread::spawn(move || {
             while let Some((message, bytes)) = next(&mut stream, &mut framer, &cx) {
-                if let Heard::Update(update) = message
+                if let Decoded::Update(update) = message
                     && sender.send((Instant::now(), update, bytes)).is_err()
                 {
                     return;
@@ -275,7 +275,11 @@ impl Updates {
 }
 
 /// The next message and its length on the wire; `None` at the end of the connection.
-fn next(stream: &mut TcpStream, framer: &mut Framer, cx: &DecodeContext) -> Option<(Heard, usize)> {
+fn next(
+    stream: &mut TcpStream,
+    framer: &mut Framer,
+    cx: &DecodeContext,
+) -> Option<(Decoded, usize)> {
     let mut space = [0; 65536];
     loop {
         if let Some(frame) = framer.next(65535).expect("good headers") {

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, setrlimit};
-use sidecast::timer::Jitter;
+use sidecast::timer::Rng;
 
 #[test]
 fn frames() {
@@ -150,7 +150,7 @@ fn smoke(name: &str, seeds: &[Vec<u8>]) {
         assert!(took < SLOWEST, "{took:?}");
     };
     inputs.iter().for_each(|input| timed(input));
-    let mut chance = Jitter::new(0x51de_ca57);
+    let mut chance = Rng::new(0x51de_ca57);
     let begun = Instant::now();
     for _ in 0..ROUNDS {
         let input = damaged(&inputs, &mut chance);
@@ -165,7 +165,7 @@ fn smoke(name: &str, seeds: &[Vec<u8>]) {
     }
 }
 
-fn damaged(inputs: &[Vec<u8>], chance: &mut Jitter) -> Vec<u8> {
+fn damaged(inputs: &[Vec<u8>], chance: &mut Rng) -> Vec<u8> {
     let mut below = |bound: usize| {
         let bound = u64::try_from(bound).unwrap_or(1);
         usize::try_from(chance.below(bound)).unwrap_or(0)

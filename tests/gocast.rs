@@ -87,7 +87,7 @@ fn info_has_the_keys_of_gobgp() {
     assert!(uptime.is_number() || uptime.is_string(), "{info}");
 }
 
-/// Where GoCast panics, closes the connection, or takes nonsense with a 200 (field notes, 2.4 and 2.6).
+/// Where GoCast panics, closes the connection, or takes nonsense with a 200.
 fn bad_requests_get_a_reason_and_hurt_nobody() {
     let rack = Rack::new();
     until(PATIENCE, "the app's route arrives", || {

@@ -1,4 +1,4 @@
-//! What strangers may send, to the real sidecast with little memory: it is refused at once, and nothing of
+//! What any host may send, to the real sidecast with little memory: it is refused at once, and nothing of
 //! it comes back at the next start.
 
 use std::fmt::Write as _;
@@ -127,7 +127,7 @@ fn yaml_in_tags_costs_neither_memory_nor_time() {
             let text = fs::read_to_string(&state).unwrap_or_default();
             expect(text.contains("brackets") && text.contains("\"good\""), text)
         });
-        until(PATIENCE, "the id is told", || {
+        until(PATIENCE, "the router ID is shown", || {
             let log = sidecast.child.output();
             expect(log.contains("ERROR forged\\u{202e}"), log)
         });
@@ -193,7 +193,7 @@ fn every_writer_escapes_names() {
     sidecast.has_whole_lines();
 }
 
-/// Its connection comes from this very host, which may change things, but its URL from somebody who may not:
+/// Its connection comes from this very host, which may change things, but its URL from a host that may not:
 /// in a tag of Consul, `/drain` would take every service away.
 fn a_check_changes_nothing() {
     let lab = Lab::new();
@@ -214,7 +214,7 @@ fn a_check_changes_nothing() {
 fn a_configuration_beyond_the_limits_is_a_sentence() {
     let lab = Lab::new();
     let host = lab.namespace("host");
-    for (text, said) in [
+    for (text, report) in [
         (format!("x-a: {}\n", bomb()), "1000000 values"),
         (format!("x-a: {}\n", wide_bomb(8_000)), "100 aliases"),
         (format!("x-a: {}\n", "[".repeat(64_000)), "open brackets"),
@@ -228,9 +228,9 @@ fn a_configuration_beyond_the_limits_is_a_sentence() {
         let status = sidecast.child.wait(PATIENCE);
         let log = sidecast.child.output();
         assert_eq!(status.code(), Some(2), "{log}");
-        assert!(log.contains(said), "{said}: {log}");
+        assert!(log.contains(report), "{report}: {log}");
         let took = begun.elapsed();
-        assert!(took < Duration::from_secs(5), "{said}: {took:?}");
+        assert!(took < Duration::from_secs(5), "{report}: {took:?}");
     }
 }
 
@@ -286,7 +286,7 @@ fn a_vip_that_belongs_to_the_network_is_refused() {
     let _router = Bird::router(&site.router, &[site.a.session("a")]);
     let mut sidecast = Sidecast::start(host, &site.a.config("", ""));
     sidecast.wait_for_api(host);
-    until(PATIENCE, "the peer has told its router id", || {
+    until(PATIENCE, "the peer has sent its OPEN", || {
         let log = sidecast.log();
         expect(log.contains("peer 10.0.1.1: established"), log)
     });

@@ -5,13 +5,14 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use sidecast::api::{Request, Response};
-use sidecast::io::http::{Asked, Call, Limits, Listener, serve};
-use sidecast::timer::Jitter;
+use sidecast::io::http::{Call, CallKind, Limits, Listener, serve};
+use sidecast::timer::Rng;
 use smol::channel::Sender;
 use smol::future;
 
@@ -28,7 +29,7 @@ impl Server {
     }
 
     fn with(limits: Limits, more: impl FnOnce() -> Vec<Listener> + Send + 'static) -> Self {
-        let (tell, told) = mpsc::channel();
+        let (tell, address) = mpsc::channel();
         let (stop, stopped) = smol::channel::bounded::<()>(1);
         let thread = thread::spawn(move || {
             let listener = Listener::tcp("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -38,20 +39,21 @@ impl Server {
             let (calls, inbox) = smol::channel::bounded::<Call>(4);
             let agent = async {
                 while let Ok(call) = inbox.recv().await {
-                    let Asked::Request(request) = &call.asked else {
+                    let CallKind::Request(request) = &call.kind else {
                         panic!("no answer of the echo has more pieces");
                     };
                     let response = echo(request);
                     call.answer(response);
                 }
             };
-            let served = future::or(serve(listeners, limits, calls), agent);
-            smol::block_on(future::or(served, async {
+            let executor = Rc::default();
+            serve(&executor, listeners, limits, calls);
+            smol::block_on(executor.run(future::or(agent, async {
                 let _ = stopped.recv().await;
-            }));
+            })));
         });
         Self {
-            addr: told.recv().unwrap(),
+            addr: address.recv().unwrap(),
             stop,
             thread: Some(thread),
         }
@@ -230,7 +232,7 @@ fn form_json_and_chunked_bodies() {
 }
 
 #[test]
-fn a_client_that_expects_to_be_asked_is_asked() {
+fn expect_100_continue_is_answered() {
     let server = Server::start(Limits::default());
     let mut stream = server.connect();
     stream
@@ -243,7 +245,7 @@ fn a_client_that_expects_to_be_asked_is_asked() {
     assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n");
     stream.write_all(b"a=1").unwrap();
     assert!(read_one(&mut stream).contains("[(\"a\", \"1\")]"));
-    // One whose body is too large is told so at once.
+    // One whose body is too large gets its answer at once.
     let answer = server.exchange(
         b"POST /r HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 99999\r\n\r\n",
     );
@@ -344,7 +346,7 @@ fn a_slow_head_and_a_slow_body_are_cut() {
 }
 
 #[test]
-fn an_idle_connection_is_closed_without_a_word() {
+fn an_idle_connection_is_closed_without_an_answer() {
     let server = Server::start(quick());
     let mut stream = server.connect();
     assert_eq!(read_to_end(&mut stream), "");
@@ -409,7 +411,7 @@ fn the_sixty_fifth_connection_is_told_that_there_are_too_many() {
 }
 
 #[test]
-fn a_full_house_refuses_with_503() {
+fn beyond_max_connections_the_answer_is_503() {
     let server = Server::start(Limits {
         connections: 3,
         ..Limits::default()
@@ -468,7 +470,7 @@ fn ten_thousand_garbled_requests_leave_it_serving() {
         b"GET /apps/%41?x=%20 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
         b"POST /r HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{\"a\":[1]}",
     ];
-    let mut jitter = Jitter::new(SEED);
+    let mut jitter = Rng::new(SEED);
     let mut below = |bound: usize| usize::try_from(jitter.below(bound as u64)).unwrap();
     for round in 0..10_000 {
         let mut bytes = valid[below(valid.len())].to_vec();

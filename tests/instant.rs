@@ -2,11 +2,9 @@
 //! kernel, and back; what is no death; what heals by itself. The figures are printed. The limits are
 //! those of a busy machine, the medians are what counts.
 
-use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
+use std::net::{IpAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,21 +14,22 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, connect, listen, setsockopt,
     socket,
 };
-use sidecast::bgp::{Capability, DecodeContext, Framer, MAX_LEN, Message, Negotiated, Open};
-use sidecast::net::{Asn, Family, Prefix, RouterId};
 use sidecast_lab::{
-    Bird, BirdSession, Cable, Change, Routes, Service, Sidecast, Site, Transport, VIP4, VIP6,
+    Bird, BirdSession, Cable, Change, Lab, Routes, Service, Sidecast, Site, Transport, VIP4, VIP6,
     expect, until,
 };
 
 #[path = "reader/mod.rs"]
 mod reader;
+#[path = "reader/wire.rs"]
+mod wire;
 
-use reader::{Heard, decode};
+use wire::{Seen, Wire};
 
 sidecast_lab::tests! {
     needs ["bird", "birdc", "ip"]:
         a_killed_service_is_withdrawn_in_milliseconds,
+        also_where_a_failing_check_makes_it_a_last_resort,
         also_while_the_host_closes_many_connections,
         half_open_clients_do_not_hide_a_death,
         a_killed_announcer_is_gone_in_milliseconds,
@@ -53,6 +52,28 @@ fn a_killed_service_is_withdrawn_in_milliseconds() {
     let stage = Stage::new();
     let figures = stage.kills(50);
     figures.print("quiet host");
+    figures.check();
+}
+
+/// A fact wins: first over checks that pass, then over one that fails, which alone keeps the VIP announced.
+fn also_where_a_failing_check_makes_it_a_last_resort() {
+    let _turn = turn();
+    let folder = Lab::new();
+    let passes = folder.dir().join("passes");
+    std::fs::write(&passes, "").expect("the lab's folder takes it");
+    let stage = Stage::with(&format!(
+        "monitors: [\"port:tcp:8000\", {{exec: [test, -e, {}], interval: 200ms}}], \
+         vip_config: {{when_down: last_resort}}",
+        passes.display()
+    ));
+    let figures = stage.kills(20);
+    figures.print("last_resort is set");
+    figures.check();
+    std::fs::remove_file(&passes).expect("it is there");
+    // The same route with other attributes.
+    stage.wire.wait(Seen::Announced, PATIENCE);
+    let figures = stage.kills(20);
+    figures.print("announced as last resort");
     figures.check();
 }
 
@@ -173,6 +194,8 @@ fn a_killed_announcer_is_gone_in_milliseconds() {
             fib.wait(Change::Added, vip(), PATIENCE);
             let socket = session_socket(sidecast.id());
             assert!(socket >= 48, "the session's socket is {socket}");
+            // A process in the middle of a batch of nf_tables ends with it: the first one of the path's probes.
+            std::thread::sleep(Duration::from_millis(300));
             let begun = Instant::now();
             sidecast.signal(Signal::SIGKILL);
             times.push(fib.wait(Change::Removed, vip(), PATIENCE) - begun);
@@ -181,7 +204,7 @@ fn a_killed_announcer_is_gone_in_milliseconds() {
         print_times("announcer killed to gone from the FIB", &mut times);
         // Released after the table of nf_tables it would be 5 ms at best, 9 in the median; what the machine does
         // besides shows in all but the best.
-        assert!(times[0] < Duration::from_millis(2), "{times:?}");
+        assert!(times[0] < Duration::from_millis(4), "{times:?}");
         assert!(times[2] < Duration::from_millis(5), "{times:?}");
     }
 }
@@ -210,7 +233,7 @@ fn session_socket(pid: u32) -> u32 {
 fn a_handover_is_no_death() {
     let _turn = turn();
     let site = Site::new();
-    let wire = Wire::start(&site);
+    let wire = Wire::start(&site.router, PORT);
     let host = &site.a.network;
     let (mut tcp, mut udp) = host.enter(|| (shared_tcp(), shared_udp()));
     let _sidecast = Sidecast::start(
@@ -326,7 +349,7 @@ fn a_deleted_address_is_put_back() {
     let site = Site::new();
     let _services = site.a.services();
     let _router = Bird::router(&site.router, &[site.a.session("a")]);
-    let wire = Wire::start(&site);
+    let wire = Wire::start(&site.router, PORT);
     let sidecast = Sidecast::start(&site.a.network, &config(APP));
     wire.wait(Seen::Announced, PATIENCE);
     let mut times = Vec::new();
@@ -343,7 +366,7 @@ fn a_deleted_address_is_put_back() {
         &mut times,
     );
     assert_eq!(wire.withdrawn(), 0, "the route stayed");
-    assert!(sidecast.log().contains("removed by somebody else"));
+    assert!(sidecast.log().contains("removed by another program"));
     site.a
         .network
         .ip(&format!("addr flush dev lo to {VIP4}/32"));
@@ -458,12 +481,16 @@ struct Stage {
 
 impl Stage {
     fn new() -> Self {
+        Self::with(APP)
+    }
+
+    fn with(app: &str) -> Self {
         let site = Site::new();
         let service = Service::start(&site.a.network, Transport::Tcp, Site::TCP_PORT);
         let router = Bird::router(&site.router, &[site.a.session("a")]);
-        let wire = Wire::start(&site);
+        let wire = Wire::start(&site.router, PORT);
         let fib = Routes::listen(&site.router);
-        let sidecast = Sidecast::start(&site.a.network, &config(APP));
+        let sidecast = Sidecast::start(&site.a.network, &config(app));
         wire.wait(Seen::Announced, PATIENCE);
         fib.wait(Change::Added, vip(), PATIENCE);
         Self {
@@ -568,107 +595,6 @@ fn config(app: &str) -> String {
          \x20   - {{peer_ip: \"2001:db8:1::1\", peer_as: 65000, port: {PORT}}}\n\
          apps: [{{name: dns, vip: {VIP4}/32, {app}, interval: 10s, hold_down: \"off\"}}]\n"
     )
-}
-
-/// What the second peer is told of the VIP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Seen {
-    Announced,
-    Withdrawn,
-}
-
-/// A BGP speaker on the router that takes the time of every UPDATE.
-struct Wire {
-    seen: Receiver<(Seen, Instant)>,
-}
-
-impl Wire {
-    fn start(site: &Site) -> Self {
-        let listener = site
-            .router
-            .enter(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, PORT)).expect("a free port"));
-        let (out, seen) = channel();
-        std::thread::spawn(move || {
-            while let Ok((stream, _)) = listener.accept() {
-                // A session that ends is followed by the next.
-                let _ = speak(stream, &out);
-            }
-        });
-        Self { seen }
-    }
-
-    /// When the next change of this kind came.
-    #[track_caller]
-    fn wait(&self, wanted: Seen, limit: Duration) -> Instant {
-        let until = Instant::now() + limit;
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            match self.seen.recv_timeout(left) {
-                Ok((seen, at)) if seen == wanted => return at,
-                Ok(_) => {}
-                Err(error) => panic!("the VIP was not {wanted:?}: {error}"),
-            }
-        }
-    }
-
-    /// How often it was withdrawn since this was last asked.
-    fn withdrawn(&self) -> usize {
-        // What is on its way arrives.
-        std::thread::sleep(Duration::from_millis(100));
-        let seen = self.seen.try_iter();
-        seen.filter(|(seen, _)| *seen == Seen::Withdrawn).count()
-    }
-
-    fn drain(&self) {
-        self.seen.try_iter().for_each(drop);
-    }
-}
-
-fn speak(mut stream: TcpStream, out: &Sender<(Seen, Instant)>) -> io::Result<()> {
-    let families = Family::ALL.map(|family| Capability::Multiprotocol(family.into()));
-    let asn = Asn::new(65000).expect("an AS");
-    let id = RouterId::new(Ipv4Addr::new(10, 255, 0, 2)).expect("an id");
-    let ours = Open::new(asn, 90, id, families.to_vec());
-    let mut negotiated: Option<Negotiated> = None;
-    let mut framer = Framer::new();
-    let mut buffer = [0; 4096];
-    let vip = Prefix::host(vip());
-    loop {
-        let length = stream.read(&mut buffer)?;
-        let now = Instant::now();
-        if length == 0 {
-            return Ok(());
-        }
-        framer.push(&buffer[..length]);
-        while let Some(frame) = framer.next(MAX_LEN).map_err(io::Error::other)? {
-            let context = match &negotiated {
-                Some(negotiated) => DecodeContext::established(negotiated),
-                None => DecodeContext::before_open(asn, id, None),
-            };
-            let heard = decode(&frame, &context).map_err(|e| io::Error::other(e.to_string()))?;
-            let mut send = |message: Message| {
-                let bytes = message.encode();
-                stream.write_all(&bytes.map_err(io::Error::other)?)
-            };
-            match heard {
-                Heard::Open(theirs) => {
-                    negotiated = Some(Negotiated::new(&ours, &theirs).map_err(io::Error::other)?);
-                    send(Message::Open(ours.clone()))?;
-                    send(Message::Keepalive)?;
-                }
-                Heard::Keepalive => send(Message::Keepalive)?,
-                Heard::Update(update) => {
-                    if update.withdrawn.contains(&vip) {
-                        let _ = out.send((Seen::Withdrawn, now));
-                    }
-                    if update.announced.iter().any(|a| a.prefixes.contains(&vip)) {
-                        let _ = out.send((Seen::Announced, now));
-                    }
-                }
-                _ => {}
-            }
-        }
-    }
 }
 
 const APP: &str = "monitors: [\"port:tcp:8000\"]";

@@ -2,11 +2,15 @@
 //! came of it is asked of `ip`, not of ourselves.
 
 use nix::sched::{CloneFlags, unshare};
-use sidecast::io::netlink::{Added, Change, Changes, Kernel, Removed, VipAddress};
+use nix::sys::socket::{setsockopt, sockopt::BindToDevice};
+use sidecast::io::netlink::{
+    Added, AddressChange, AddressChanged, Change, Changes, Kernel, Removed, Traffic, VipAddress,
+};
+use sidecast::net::Prefix;
 use sidecast::netlink::nftables::{IPPROTO_TCP, IPPROTO_UDP, NatRule, NatTable};
 use sidecast_lab::{in_namespace, run};
 use std::collections::BTreeSet;
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 use std::process::Command;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -111,7 +115,7 @@ fn a_label_follows_the_app() {
 }
 
 #[test]
-fn what_somebody_else_put_there_is_used_and_left_alone() {
+fn a_foreign_address_is_used_and_left_alone() {
     in_namespace(|| {
         run("ip link set lo up");
         run("ip addr add 192.0.2.53/32 dev lo");
@@ -171,7 +175,7 @@ fn an_address_that_came_a_moment_ago_is_seen() {
 }
 
 #[test]
-fn leftovers_are_adopted_by_mark_and_by_label() {
+fn leftover_addresses_are_adopted_by_ifa_proto_and_label() {
     in_namespace(|| {
         run("ip link set lo up");
         // GoCast's leftover: permanent, with its label.
@@ -209,10 +213,10 @@ fn an_address_made_permanent_by_hand_is_no_longer_ours() {
         smol::block_on(async {
             let mut kernel = Kernel::open().unwrap();
             let vip = vip("192.0.2.53/32", Some(300));
-            let unlabelled = VipAddress { label: None, ..vip };
-            assert_eq!(kernel.add_address(&unlabelled).await, Ok(Added::Done));
+            let unlabeled = VipAddress { label: None, ..vip };
+            assert_eq!(kernel.add_address(&unlabeled).await, Ok(Added::Done));
             run("ip addr change 192.0.2.53/32 dev lo valid_lft forever preferred_lft forever");
-            assert_eq!(kernel.add_address(&unlabelled).await, Ok(Added::Foreign));
+            assert_eq!(kernel.add_address(&unlabeled).await, Ok(Added::Foreign));
             assert_eq!(on_lo("192.0.2.53")["valid_life_time"], u32::MAX);
         });
     });
@@ -279,7 +283,7 @@ fn a_short_ipv6_prefix_of_somebody_else_with_another_metric_stands_beside_ours()
     });
 }
 
-/// The kernel has an IPv6 address once: somebody else's with a shorter prefix is the VIP's too.
+/// The kernel has an IPv6 address once: another program's with a shorter prefix is the VIP's too.
 #[test]
 fn an_ipv6_address_counts_whatever_its_prefix_length() {
     in_namespace(|| {
@@ -301,7 +305,7 @@ fn an_ipv6_address_counts_whatever_its_prefix_length() {
 }
 
 #[test]
-fn ipv6_switched_off_is_met_with_words() {
+fn with_ipv6_disabled_the_error_says_so() {
     in_namespace(|| {
         run("ip link set lo up");
         run("sysctl -qw net.ipv6.conf.lo.disable_ipv6=1");
@@ -336,7 +340,7 @@ fn an_interface_that_is_not_there_is_named() {
 }
 
 #[test]
-fn changes_are_told_and_our_own_renewals_are_not() {
+fn changes_are_reported_and_our_own_renewals_are_not() {
     in_namespace(|| {
         run("ip link set lo up");
         smol::block_on(async {
@@ -396,6 +400,85 @@ fn a_thousand_vips_take_a_moment() {
     });
 }
 
+/// More than fit one datagram, and of every kind.
+#[test]
+fn changes_that_go_together_have_results_of_their_own() {
+    in_namespace(|| {
+        run("ip addr add 192.0.2.53/32 dev lo");
+        run("ip addr add 192.0.2.54/32 dev lo");
+        let added = |added| Ok(AddressChanged::Added(added));
+        let removed = |removed| Ok(AddressChanged::Removed(removed));
+        smol::block_on(async {
+            let mut kernel = Kernel::open().unwrap();
+            let many = |lifetime| -> Vec<AddressChange> {
+                let prefix = |i: u32| match i % 2 {
+                    0 => format!("198.18.{}.{}/32", i / 250, i % 250),
+                    _ => format!("2001:db8::{i:x}/128"),
+                };
+                // With a label the address would be ours by that.
+                let unlabeled = |i| VipAddress {
+                    label: None,
+                    ..vip(&prefix(i), Some(lifetime))
+                };
+                (0..300).map(|i| AddressChange::Add(unlabeled(i))).collect()
+            };
+            let mut changes = many(300);
+            changes.insert(7, AddressChange::Add(vip("192.0.2.53/32", Some(300))));
+            let nowhere = VipAddress {
+                interface: "vip0".to_owned(),
+                ..vip("192.0.2.55/32", None)
+            };
+            changes.insert(150, AddressChange::Add(nowhere));
+            let remove =
+                |prefix: &str| AddressChange::Remove("lo".to_owned(), prefix.parse().unwrap());
+            changes.push(remove("192.0.2.54/32"));
+            changes.push(remove("192.0.2.56/32"));
+            let mut results = kernel.change_addresses(&changes).await;
+            assert_eq!(results.pop(), Some(removed(Removed::Absent)));
+            assert_eq!(results.pop(), Some(removed(Removed::Foreign)));
+            let error = results.remove(150).unwrap_err().to_string();
+            assert!(error.contains("no such interface: vip0"), "{error}");
+            assert_eq!(results.remove(7), added(Added::Foreign));
+            assert_eq!(results.len(), 300);
+            assert!(results.iter().all(|r| *r == added(Added::Done)));
+            // One was taken away and one taken over meanwhile.
+            run("ip addr del 198.18.0.2/32 dev lo");
+            run("ip addr change 198.18.0.4/32 dev lo valid_lft forever preferred_lft forever");
+            let mut results = kernel.change_addresses(&many(900)).await;
+            assert_eq!(results.remove(4), added(Added::Foreign));
+            assert!(results.iter().all(|r| *r == added(Added::Done)));
+            for addr in ["198.18.0.0", "198.18.0.2", "2001:db8::1", "2001:db8::12b"] {
+                let seen = on_lo(addr);
+                assert!(seen["valid_life_time"].as_u64().unwrap() > 800, "{seen}");
+            }
+            assert_eq!(on_lo("198.18.0.4")["valid_life_time"], u32::MAX);
+        });
+    });
+}
+
+/// The interface is known by its index, and the index goes with the interface.
+#[test]
+fn an_interface_made_anew_is_found_anew() {
+    in_namespace(|| {
+        smol::block_on(async {
+            let mut kernel = Kernel::open().unwrap();
+            let on_it = VipAddress {
+                interface: "v0".to_owned(),
+                label: None,
+                ..vip("192.0.2.53/32", Some(300))
+            };
+            for _ in 0..2 {
+                run("ip link add v0 type veth peer name v1");
+                assert_eq!(kernel.add_address(&on_it).await, Ok(Added::Done));
+                assert!(run("ip addr show dev v0").contains("192.0.2.53"));
+                run("ip link del v0");
+            }
+            let gone = kernel.remove_address("v0", on_it.prefix).await;
+            assert_eq!(gone, Ok(Removed::Absent));
+        });
+    });
+}
+
 #[test]
 fn a_snapshot_holds_what_discovery_reads() {
     in_namespace(|| {
@@ -418,7 +501,7 @@ fn a_snapshot_holds_what_discovery_reads() {
             Kernel::open().unwrap().snapshot(&targets).await.unwrap()
         });
         assert_eq!(snapshot.routes.len(), 2, "{:?}", snapshot.routes);
-        assert!(snapshot.neighbours.iter().any(|n| n.is_router()));
+        assert!(snapshot.neighbors.iter().any(|n| n.is_router()));
         let sources: Vec<String> = snapshot
             .routes_to
             .iter()
@@ -549,7 +632,7 @@ fn nat_rules_are_refilled_and_never_doubled_and_go_with_the_process() {
 }
 
 #[test]
-fn two_of_us_have_a_table_each_and_a_leftover_is_replaced() {
+fn two_instances_have_a_table_each_and_a_stale_one_is_replaced() {
     in_namespace(|| {
         run("nft add table ip sidecast");
         run("nft add chain ip sidecast stale");
@@ -644,7 +727,53 @@ fn a_thousand_mappings_are_one_step() {
     });
 }
 
-/// As under a rootless container engine: nobody there may have larger buffers than the system's limit.
+/// The table as `nft` says it, with the kernel's handles.
+fn nat_handles() -> BTreeSet<String> {
+    let table = run("nft -a list table ip sidecast");
+    let rules = table.lines().filter(|line| line.contains(" dnat to "));
+    rules.map(|line| line.trim().to_owned()).collect()
+}
+
+/// The others stay as they are, in their places: the one that lies in another's VIP comes after it.
+#[test]
+fn a_changed_mapping_among_a_thousand_touches_no_other() {
+    in_namespace(|| {
+        smol::block_on(async {
+            let vips = many_vips(1000);
+            let mut all = each_to_8053(&vips);
+            all.push(("198.18.0.0/24", IPPROTO_TCP, 53, 9053));
+            let mut kernel = Kernel::open().unwrap();
+            kernel.replace_nat(&nat("sidecast", &all)).await.unwrap();
+            let before = nat_handles();
+            assert_eq!(before.len(), 2002);
+            let mut times = Vec::new();
+            for destination in [8054, 8055, 8056] {
+                all[7].3 = destination;
+                let began = std::time::Instant::now();
+                kernel.replace_nat(&nat("sidecast", &all)).await.unwrap();
+                times.push(began.elapsed());
+                let after = nat_handles();
+                assert_eq!(after.len(), 2002);
+                assert_eq!(before.difference(&after).count(), 2);
+                let place = |rule: &str| {
+                    let chain = run("nft list chain ip sidecast output");
+                    let mut lines = chain.lines().filter(|line| line.contains("dnat"));
+                    lines.position(|line| line.contains(rule)).unwrap()
+                };
+                let short = place("198.18.0.0/24");
+                let changed = place(&format!("10.0.0.2:{destination}"));
+                assert_eq!(changed, place("daddr 198.18.0.8 ") - 1);
+                assert!(short < changed, "{short}, {changed}");
+            }
+            println!("one changed among a thousand: {times:?}");
+            all.truncate(0);
+            kernel.replace_nat(&nat("sidecast", &all)).await.unwrap();
+            assert_eq!(run("nft list ruleset").trim(), "");
+        });
+    });
+}
+
+/// As under a rootless container engine: no process there may have larger buffers than the system's limit.
 #[test]
 fn in_a_user_namespace_hundreds_of_mappings_are_one_step() {
     const INNER: &str = "SIDECAST_TEST_IN_USER_NAMESPACE";
@@ -684,7 +813,7 @@ fn in_a_user_namespace_hundreds_of_mappings_are_one_step() {
 }
 
 #[test]
-fn nat_that_is_to_stay_outlives_the_process_and_is_taken_over() {
+fn persistent_nat_outlives_the_process_and_is_adopted() {
     in_namespace(|| {
         smol::block_on(async {
             let rules_of = [("192.0.2.53/32", IPPROTO_UDP, 53, 8053)];
@@ -714,7 +843,7 @@ fn nat_that_is_to_stay_outlives_the_process_and_is_taken_over() {
 }
 
 #[test]
-fn without_the_capability_we_look_and_say_what_is_missing() {
+fn without_net_admin_reads_work_and_writes_name_the_capability() {
     in_namespace(|| {
         run("ip link set lo up");
         let none = rustix::thread::CapabilitySets {
@@ -923,7 +1052,7 @@ fn nat_carries_packets_beside_docker_on_iptables_legacy() {
     in_namespace(|| nat_carries_packets_beside("iptables-legacy"));
 }
 
-/// What README.md says under Limits: the kernel takes the last address of such a prefix for a broadcast
+/// What examples/operations.md says under Limits: the kernel takes the last address of such a prefix for a broadcast
 /// address, and NAT comes before it looks.
 #[test]
 fn every_address_of_a_short_ipv4_prefix_answers_but_the_last_which_needs_nat() {
@@ -958,7 +1087,7 @@ fn every_address_of_a_short_ipv4_prefix_answers_but_the_last_which_needs_nat() {
 }
 
 #[test]
-fn changes_that_were_lost_are_told_as_such() {
+fn lost_notifications_are_reported() {
     in_namespace(|| {
         run("ip link set lo up");
         smol::block_on(async {
@@ -977,6 +1106,149 @@ fn changes_that_were_lost_are_told_as_such() {
                 next = changes.next().await;
             }
             assert_eq!(next, Ok(Change::Link));
+        });
+    });
+}
+
+/// A wire whose two ends are here: what leaves by the one arrives by the other, as from a router.
+fn loop_of_wire() {
+    for command in [
+        "ip link set lo up",
+        "ip link add out type veth peer name in",
+        "ip link set out address 02:00:00:00:00:01 up",
+        "ip link set in address 02:00:00:00:00:02 up",
+        "ip addr add 10.9.0.1/24 dev out",
+        "ip -6 addr add 2001:db8:9::1/64 dev out nodad",
+        "ip neigh add 10.9.0.9 lladdr 02:00:00:00:00:02 dev out",
+        "ip -6 neigh add 2001:db8:9::9 lladdr 02:00:00:00:00:02 dev out",
+        "ip route add default via 10.9.0.9",
+        "ip -6 route add default via 2001:db8:9::9",
+    ] {
+        run(command);
+    }
+}
+
+fn send_by_wire(to: &str) {
+    let to: IpAddr = to.parse().unwrap();
+    let from: IpAddr = match to {
+        IpAddr::V4(_) => "10.9.0.1".parse().unwrap(),
+        IpAddr::V6(_) => "2001:db8:9::1".parse().unwrap(),
+    };
+    let socket = UdpSocket::bind((from, 0)).unwrap();
+    setsockopt(&socket, BindToDevice, &"out".into()).unwrap();
+    socket.send_to(b"x", (to, 9)).unwrap();
+}
+
+fn prefixes(texts: &[&str]) -> BTreeSet<Prefix> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+#[test]
+fn packets_for_vips_are_seen_when_they_come_by_an_interface() {
+    in_namespace(|| {
+        loop_of_wire();
+        for vip in [
+            "192.0.2.53/32",
+            "192.0.2.54/32",
+            "198.51.100.1/24",
+            "2001:db8::53/128",
+        ] {
+            run(&format!("ip addr add {vip} dev lo"));
+        }
+        smol::block_on(async {
+            let mut traffic = Traffic::open("seen").unwrap();
+            let v4 = [
+                "192.0.2.53/32",
+                "192.0.2.54/32",
+                "198.51.100.0/24",
+                "198.51.100.7/32",
+            ];
+            let all = [&v4[..], &["2001:db8::53/128"]].concat();
+            traffic.watch(prefixes(&all)).await.unwrap();
+            assert_eq!(traffic.read().await.unwrap(), []);
+            let begun = Instant::now();
+            std::thread::sleep(Duration::from_millis(50));
+            for to in ["192.0.2.53", "198.51.100.77", "2001:db8::53", "203.0.113.9"] {
+                send_by_wire(to);
+            }
+            // One of the host's own, by lo.
+            let own = UdpSocket::bind("0.0.0.0:0").unwrap();
+            own.send_to(b"x", "192.0.2.54:9").unwrap();
+            let seen = traffic.read().await.unwrap();
+            let addrs: Vec<String> = seen.iter().map(|(addr, _)| addr.to_string()).collect();
+            assert_eq!(addrs, ["192.0.2.53", "198.51.100.77", "2001:db8::53"]);
+            let (first, now) = (seen[0].1, Instant::now());
+            assert!(begun < first && first <= now, "{:?}", now - first);
+            std::thread::sleep(Duration::from_millis(100));
+            send_by_wire("192.0.2.53");
+            let last = traffic.read().await.unwrap()[0].1;
+            let later = last - first;
+            assert!(later > Duration::from_millis(80), "{later:?}");
+            // What was seen stays where others are watched, and a family without VIPs has no table.
+            traffic.watch(prefixes(&["192.0.2.53/32"])).await.unwrap();
+            send_by_wire("198.51.100.78");
+            let seen = traffic.read().await.unwrap();
+            let addrs: Vec<String> = seen.iter().map(|(addr, _)| addr.to_string()).collect();
+            assert_eq!(addrs, ["192.0.2.53", "198.51.100.77"]);
+            assert_eq!(run("nft list tables"), "table ip seen\n");
+            traffic.watch(BTreeSet::new()).await.unwrap();
+            assert_eq!(run("nft list tables"), "");
+        });
+    });
+}
+
+#[test]
+fn tables_of_seen_packets_belong_to_their_sockets() {
+    in_namespace(|| {
+        run("ip link set lo up");
+        smol::block_on(async {
+            let vips = || prefixes(&["192.0.2.53/32"]);
+            let mut one = Traffic::open("seen").unwrap();
+            one.watch(vips()).await.unwrap();
+            let mut other = Traffic::open("seen").unwrap();
+            other.watch(vips()).await.unwrap();
+            let mine = format!("table ip seen_{}\n", std::process::id());
+            assert_eq!(run("nft list tables"), format!("table ip seen\n{mine}"));
+            let flush = Command::new("nft").args(["flush", "ruleset"]).status();
+            assert!(flush.unwrap().success());
+            other.read().await.unwrap();
+            drop(one);
+            let left = || run("nft list tables");
+            assert!(
+                until(Duration::from_secs(5), || left() == mine),
+                "{}",
+                left()
+            );
+            drop(other);
+            assert!(until(Duration::from_secs(5), || left().is_empty()));
+        });
+    });
+}
+
+/// There is room for a limited number of addresses: more of them are an error, not an end of traffic.
+#[test]
+fn a_vip_with_more_addresses_than_can_be_seen_is_an_error() {
+    in_namespace(|| {
+        loop_of_wire();
+        run("ip addr add 10.80.0.1/16 dev lo");
+        smol::block_on(async {
+            let mut traffic = Traffic::open("seen").unwrap();
+            traffic.watch(prefixes(&["10.80.0.0/16"])).await.unwrap();
+            let socket = UdpSocket::bind("10.9.0.1:0").unwrap();
+            setsockopt(&socket, BindToDevice, &"out".into()).unwrap();
+            let send = |range: std::ops::Range<u32>| {
+                for number in range {
+                    let [.., high, low] = number.to_be_bytes();
+                    socket
+                        .send_to(b"x", (IpAddr::from([10, 80, high, low]), 9))
+                        .unwrap();
+                }
+            };
+            send(0..10_000);
+            assert_eq!(traffic.read().await.map(|seen| seen.len()), Ok(10_000));
+            send(10_000..20_000);
+            let error = traffic.read().await.unwrap_err().to_string();
+            assert!(error.contains("16384 addresses of VIPs"), "{error}");
         });
     });
 }

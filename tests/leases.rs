@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use sidecast::timer::Jitter;
+use sidecast::timer::Rng;
 use sidecast_lab::{
     Bird, Lab, Namespace, Sidecast, Site, VIP4, VIP6, Watch, ask_tcp, expect, until,
 };
@@ -24,7 +24,7 @@ sidecast_lab::tests! {
         a_lease_that_ended_while_we_stood_still_is_said_and_made_up_for,
         what_gocast_left_is_taken_over_and_what_others_put_there_is_not,
         lo_is_brought_up,
-        ipv6_switched_off_is_met_with_words,
+        with_ipv6_disabled_the_error_says_so,
         addresses_can_be_left_to_somebody_else;
 }
 
@@ -72,7 +72,7 @@ struct Life<'a> {
     host: &'a Namespace,
     local: String,
     number: usize,
-    chance: Jitter,
+    chance: Rng,
 }
 
 /// What was there at the moment of the kill.
@@ -89,7 +89,7 @@ impl<'a> Life<'a> {
             host: &farm.hosts[worker],
             local: Farm::local(worker),
             number,
-            chance: Jitter::new(seed),
+            chance: Rng::new(seed),
         }
     }
 
@@ -208,7 +208,7 @@ fn a_restart_right_after_the_kill_takes_over_without_a_gap() {
         site_config(&site, "dns", VIP4, VIP6)
     );
     let changes = Watch::start(host);
-    let mut chance = Jitter::new(SEED);
+    let mut chance = Rng::new(SEED);
     let mut sidecast = Sidecast::start(host, &config);
     for round in 0..12 {
         until(PATIENCE, "it is announced", || {
@@ -364,7 +364,7 @@ fn a_short_ipv6_prefix_is_leased_as_a_route() {
     });
 }
 
-/// Nobody waits for minutes here: the kernel says how long it will be.
+/// The test does not wait for minutes: the kernel says how long it will be.
 fn a_lease_is_longer_than_the_hold_time_and_ends() {
     let site = Site::new();
     let host = &site.a.network;
@@ -400,7 +400,7 @@ fn a_lease_is_longer_than_the_hold_time_and_ends() {
         });
         assert_eq!(v6.1, 0, "never chosen as a source");
         sidecast.kill();
-        until(PATIENCE, "they run out with nobody there", || {
+        until(PATIENCE, "they run out without a process", || {
             let left = look();
             let less = left.iter().all(|(valid, _)| *valid < seconds - 1);
             expect(less && left.len() == 2, format!("{left:?}"))
@@ -434,13 +434,15 @@ fn a_lease_that_ended_while_we_stood_still_is_said_and_made_up_for() {
     });
     let log = sidecast.log();
     for vip in [VIP4, VIP6] {
-        let said = log
+        let report = log
             .lines()
             .filter(|line| line.contains(vip))
             .collect::<Vec<_>>();
-        let ended = said.iter().any(|line| line.contains("its lease ended"));
-        let blamed = said.iter().any(|line| line.contains("somebody else"));
-        assert!(ended && !blamed, "{vip}: {said:?}");
+        let ended = report
+            .iter()
+            .any(|line| line.contains("its lease (IFA_CACHEINFO) expired"));
+        let blamed = report.iter().any(|line| line.contains("another program"));
+        assert!(ended && !blamed, "{vip}: {report:?}");
     }
 }
 
@@ -477,13 +479,13 @@ fn what_gocast_left_is_taken_over_and_what_others_put_there_is_not() {
         all.filter(|status| status["vip"] == vip)
             .any(|status| status["foreign"] == true)
     };
-    let said = [
+    let report = [
         format!("{VIP4}/32"),
         format!("{VIP6}/128"),
         "192.0.2.99/32".to_owned(),
     ]
     .map(|v| foreign(&v));
-    assert_eq!(said, [false, true, true], "{app}");
+    assert_eq!(report, [false, true, true], "{app}");
     // One that vanishes is put back, as ours.
     host.ip("addr del 192.0.2.99/32 dev lo");
     until(PATIENCE, "it is put back", || {
@@ -545,7 +547,7 @@ fn lo_is_brought_up() {
     println!("lo is up again after {:?}", begun.elapsed());
 }
 
-fn ipv6_switched_off_is_met_with_words() {
+fn with_ipv6_disabled_the_error_says_so() {
     let site = Site::new();
     let host = &site.a.network;
     let router = Bird::router(&site.router, &[site.a.session("a")]);
@@ -555,8 +557,8 @@ fn ipv6_switched_off_is_met_with_words() {
     sidecast.wait_for_api(host);
     let app = until(PATIENCE, "it says why", || {
         let app = sidecast.app(host, "dns");
-        let said = app["vip_status"][1]["problem"].is_string();
-        expect(said, &app).map(|()| app)
+        let report = app["vip_status"][1]["problem"].is_string();
+        expect(report, &app).map(|()| app)
     });
     let problem = app["vip_status"][1]["problem"].as_str().unwrap_or_default();
     assert!(problem.contains("net.ipv6.conf.lo.disable_ipv6=0"), "{app}");
@@ -669,7 +671,7 @@ fn listen(namespace: &Namespace) -> TcpListener {
 fn on_lo(host: &Namespace) -> Vec<Value> {
     let links = host.ip_json("addr show dev lo");
     let all = links[0]["addr_info"].as_array().into_iter().flatten();
-    all.filter(|info| info["scope"] != "host")
+    all.filter(|info| !matches!(info["local"].as_str(), Some("127.0.0.1" | "::1")))
         .cloned()
         .collect()
 }
@@ -682,7 +684,7 @@ fn tables(host: &Namespace) -> Vec<String> {
     ours.map(str::to_owned).collect()
 }
 
-/// How many rules there are: nobody but us makes any.
+/// How many rules there are: only this test makes any.
 fn rules(host: &Namespace) -> usize {
     let all = host.run("nft", &["list", "ruleset"]);
     all.lines().filter(|line| line.contains(" dnat ")).count()

@@ -1,4 +1,4 @@
-//! What the log says to somebody who asks for more of it.
+//! The log at its higher levels.
 
 use std::time::Duration;
 

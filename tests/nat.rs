@@ -132,7 +132,7 @@ fn a_udp_client_that_never_stops_follows_the_mapping() {
         })
         .map(|(name, at)| {
             if name == "bare" {
-                // Somebody else's: these stay when the app goes, and packets still come.
+                // Another program's: these stay when the app goes, and packets still come.
                 let (vip, via) = match at.ip() {
                     IpAddr::V4(vip) => (format!("{vip}/32"), local[0]),
                     IpAddr::V6(vip) => (format!("{vip}/128"), local[1]),
@@ -150,8 +150,8 @@ fn a_udp_client_that_never_stops_follows_the_mapping() {
     let all_hear = |name: &str, limit: Duration| {
         let begun = Instant::now();
         until(limit, &format!("every client hears {name}"), || {
-            let heard: Vec<String> = clients.iter().map(Client::ask).collect();
-            expect(heard.iter().all(|h| h == name), format!("{heard:?}"))
+            let received: Vec<String> = clients.iter().map(Client::ask).collect();
+            expect(received.iter().all(|h| h == name), format!("{received:?}"))
         });
         begun.elapsed()
     };
@@ -224,7 +224,7 @@ fn an_upgrade_takes_the_rules_over() {
         "Linux 6.9 keeps them"
     );
     assert_eq!(rules(host, "sidecast"), 4, "they stay");
-    works().expect("nobody is needed for it");
+    works().expect("it works without a NAT rule");
     let mut second = Sidecast::start(host, &config);
     until(PATIENCE, "the next one owns the table", || {
         second.must_run();
@@ -235,7 +235,11 @@ fn an_upgrade_takes_the_rules_over() {
     assert_eq!(rules(host, "sidecast"), 4, "and nothing is there twice");
     works().expect("it still works");
     second.kill();
-    assert_eq!(tables(host), [""; 0], "this one was not told to leave them");
+    assert_eq!(
+        tables(host),
+        [""; 0],
+        "this one is not configured to keep them"
+    );
 }
 
 fn rules_that_a_quiet_leaver_left_and_nobody_wants_go() {
@@ -252,7 +256,7 @@ fn rules_that_a_quiet_leaver_left_and_nobody_wants_go() {
     assert!(first.wait(Duration::from_secs(10)).success());
     assert_eq!(rules(host, "sidecast"), 4, "they stay");
     let mut second = Sidecast::start(host, &config(&site, "", ""));
-    until(PATIENCE, "nobody wanted them", || {
+    until(PATIENCE, "they are removed as unused", || {
         second.must_run();
         let left = tables(host);
         expect(left.is_empty(), left.join(", "))
@@ -291,13 +295,14 @@ fn an_app_that_nat_has_no_address_for_says_so() {
 type Ask = fn(&Namespace, SocketAddr) -> std::io::Result<String>;
 
 /// One app with both VIPs, gated by a port that [`listen`] opens, with these mappings.
+/// Without the proof of the path, whose table is no NAT.
 fn config(site: &Site, app: &str, nats: &str) -> String {
     let nats = nats.split(' ').filter(|nat| !nat.is_empty());
     let nats: Vec<String> = nats.map(|nat| format!("{nat:?}")).collect();
     format!(
         "bgp: {{local_as: 65001, peer_as: 65000, peer_ip: {router}}}\n\
          apps:\n  - name: dns\n    vips: [{VIP4}/32, \"{VIP6}/128\"]\n    \
-         monitors: [\"port:tcp:{MONITORED}\"]\n    interval: 100ms\n    nats: [{nats}]\n    {app}\n",
+         monitors: [\"port:tcp:{MONITORED}\"]\n    interval: 100ms\n    path_proof: \"off\"\n    nats: [{nats}]\n    {app}\n",
         router = site.a.addresses.router4,
         nats = nats.join(", "),
     )
@@ -368,6 +373,8 @@ fn foreign_rules(host: &Namespace) -> Vec<Value> {
             ("chain", "table"),
             ("rule", "table"),
             ("counter", "table"),
+            ("map", "table"),
+            ("set", "table"),
         ]
         .iter()
         .any(|(kind, key)| of(kind, key).starts_with("sidecast"))
@@ -399,16 +406,18 @@ fn ruleset(host: &Namespace) -> Vec<Value> {
     value["nftables"].as_array().cloned().unwrap_or_default()
 }
 
-/// How many rules a table holds, both families together.
+/// How many NAT rules a table holds, both families together; the table of the path's proof is of the family inet.
 fn rules(host: &Namespace, table: &str) -> usize {
-    let ours = |entry: &&Value| entry["rule"]["table"] == table;
+    let ours =
+        |entry: &&Value| entry["rule"]["table"] == table && entry["rule"]["family"] != "inet";
     ruleset(host).iter().filter(ours).count()
 }
 
-/// The names of our tables.
+/// The names of our NAT tables.
 fn tables(host: &Namespace) -> Vec<String> {
-    let names = ruleset(host);
-    let names = names.iter().filter_map(|e| e["table"]["name"].as_str());
+    let all = ruleset(host);
+    let names = all.iter().filter(|e| e["table"]["family"] != "inet");
+    let names = names.filter_map(|e| e["table"]["name"].as_str());
     let ours = names.filter(|name| name.starts_with("sidecast"));
     ours.map(str::to_owned).collect()
 }

@@ -42,8 +42,8 @@ fn another_address_ends_no_session() {
     churn(&site);
     stays(&sidecast, || established(&router));
     let log = sidecast.log();
-    let told = log.matches("a new session would speak from").count();
-    assert_eq!(told, 1, "{log}");
+    let logged = log.matches("a new one would use").count();
+    assert_eq!(logged, 1, "{log}");
 }
 
 fn another_address_ends_no_session_with_gobgp() {
@@ -339,8 +339,8 @@ fn two_speakers_behind_one_address_do_not_evict_each_other_for_ever() {
         assert!(sessions <= 6, "{log}");
         assert!(log.matches("another BGP speaker").count() <= 1, "{log}");
     }
-    let said = one.log() + &two.output();
-    assert!(said.contains("another BGP speaker"), "{said}");
+    let report = one.log() + &two.output();
+    assert!(report.contains("another BGP speaker"), "{report}");
 }
 
 fn nat_follows_the_session_while_the_default_route_is_away() {
@@ -382,7 +382,7 @@ fn nat_follows_the_session_while_the_default_route_is_away() {
     host.ip(&format!("route add default via {gateway} src {session}"));
     stays(&sidecast, || established(&router));
     assert!(
-        !sidecast.log().contains("no peer yet"),
+        !sidecast.log().contains("no default gateway"),
         "{}",
         sidecast.log()
     );
@@ -404,7 +404,7 @@ fn a_default_route_that_goes_for_a_moment_is_not_missed_beside_its_session() {
     ));
     stays(&sidecast, || established(&router));
     let log = sidecast.log();
-    assert!(!log.contains("no peer yet"), "{log}");
+    assert!(!log.contains("no default gateway"), "{log}");
 }
 
 /// BFD ends the session, and the next connection waits in the frozen daemon beside the old one.

@@ -107,7 +107,7 @@ fn commands_get_nothing_of_ours() {
             app("file", VIP4),
         ),
     );
-    // A descriptor and a blocked signal that somebody left to us, and a limit that is not zero.
+    // A descriptor and a blocked signal inherited from the parent, and a limit that is not zero.
     let line = format!(
         "exec 9</dev/null; ulimit -S -c 1000; exec {} run --config {}",
         binary(),
@@ -122,7 +122,7 @@ fn commands_get_nothing_of_ours() {
     blocked.thread_block().expect("a mask");
     let _sidecast = Child::start(network, "left", "sh", &["-c", &line], &env);
     blocked.thread_unblock().expect("a mask");
-    let told = |name: &str| {
+    let logged = |name: &str| {
         until(PATIENCE, name, || {
             let text = fs::read_to_string(found(name)).unwrap_or_default();
             text.contains("SigBlk").then_some(text).ok_or("nothing yet")
@@ -143,7 +143,7 @@ fn commands_get_nothing_of_ours() {
         ("hook", false, true),
         ("http", true, false),
     ] {
-        let text = told(name);
+        let text = logged(name);
         assert!(!text.contains(SECRET), "{name}: {text}");
         assert_eq!(text.contains(CONSUL), token, "{name}: {text}");
         assert!(text.contains("CONSUL_HTTP_ADDR="), "{name}: {text}");
@@ -232,11 +232,11 @@ fn a_user_that_commands_cannot_run_as_is_an_error() {
     for (agent, why) in [
         (
             "exec_user: nobody-here",
-            "agent.exec_user: no user `nobody-here`",
+            "agent.exec_user: unknown user `nobody-here`",
         ),
         (
             "exec_user: daemon, user: \"65534\"",
-            "agent.exec_user: cannot become `daemon`",
+            "agent.exec_user: cannot switch to user `daemon`",
         ),
     ] {
         let config = format!("agent: {{{agent}}}\n{}", site.a.config("", ""));

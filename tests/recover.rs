@@ -128,7 +128,7 @@ fn a_process_that_was_stopped_reads_before_it_judges() {
     host.nft(
         "table netdev hold {\n chain in { type filter hook ingress device eth0 priority 0; ip length > 60 tcp sport 179 drop; }\n}",
     );
-    // We go on talking, and are acknowledged: the router has heard us three seconds ago at the longest.
+    // We go on talking, and are acknowledged: the router has received something three seconds ago at the longest.
     wait(Duration::from_secs(4), || sidecast.must_run());
     sidecast.signal(Signal::SIGSTOP);
     host.nft("delete table netdev hold");

@@ -1,4 +1,4 @@
-//! What the shell itself has from the configuration follows a reload: the program that is told of
+//! What the shell itself has from the configuration follows a reload: the program that is called for
 //! transitions, and that a dry run stays one.
 
 use std::fs;
@@ -40,9 +40,9 @@ fn a_dry_run_stays_one_when_its_configuration_is_read_again() {
         &config("hold_time: 30s\nlisten: \"[::]:179\""),
     );
     sidecast.signal(Signal::SIGHUP);
-    until(PATIENCE, "the session starts again", || {
+    until(PATIENCE, "restarting the session", || {
         let log = sidecast.log();
-        let again = log.contains("settings changed, the session starts again");
+        let again = log.contains("settings changed: restarting the session");
         expect(again, log)
     });
     let end = Instant::now() + Duration::from_secs(2);
@@ -51,7 +51,7 @@ fn a_dry_run_stays_one_when_its_configuration_is_read_again() {
         assert_eq!(site.a.vips(), [""; 0]);
     }
     let listeners = site.a.network.run("ss", &["-Htln", "sport = :179"]);
-    assert_eq!(listeners, "", "a dry run listens for nobody");
+    assert_eq!(listeners, "", "a dry run listens on nothing");
     assert!(!state_file.exists(), "and remembers nothing");
 }
 
@@ -59,25 +59,25 @@ fn transitions_are_told_to_the_program_of_the_new_configuration() {
     let site = Site::new();
     let (mut tcp, _udp) = site.a.services();
     let _router = Bird::router(&site.router, &[site.a.session("a")]);
-    let told = ["first", "second"].map(|name| site.a.network.dir().join(name));
+    let written = ["first", "second"].map(|name| site.a.network.dir().join(name));
     let config = |which: usize| {
-        let append = format!("cat >> {}", told[which].display());
+        let append = format!("cat >> {}", written[which].display());
         format!(
             "agent:\n  on_change: [sh, -c, \"{append}\"]\n{}",
             site.a.config("", "")
         )
     };
     let sidecast = Sidecast::start(&site.a.network, &config(0));
-    let heard = |which: usize, to: &str| {
+    let received = |which: usize, to: &str| {
         until(PATIENCE, to, || {
-            let text = fs::read_to_string(&told[which]).unwrap_or_default();
+            let text = fs::read_to_string(&written[which]).unwrap_or_default();
             let last = text.lines().last().unwrap_or_default().to_owned();
             let json: serde_json::Value = serde_json::from_str(&last).map_err(|_| last.clone())?;
             expect(json["to"] == to && json["app"] == "dns", text)
         });
     };
-    heard(0, "up");
-    let before = fs::read_to_string(&told[0]).expect("it was written");
+    received(0, "up");
+    let before = fs::read_to_string(&written[0]).expect("it was written");
     Sidecast::write(&site.a.network, &config(1));
     sidecast.signal(Signal::SIGHUP);
     until(PATIENCE, "it says what changed", || {
@@ -85,8 +85,11 @@ fn transitions_are_told_to_the_program_of_the_new_configuration() {
         expect(log.contains("reload: agent.on_change: changed"), log)
     });
     tcp.kill();
-    heard(1, "down");
-    assert_eq!(fs::read_to_string(&told[0]).expect("it is there"), before);
+    received(1, "down");
+    assert_eq!(
+        fs::read_to_string(&written[0]).expect("it is there"),
+        before
+    );
 }
 
 /// What was allowed when it was registered ran as root and was announced until the next start.
@@ -131,12 +134,12 @@ fn what_http_registered_obeys_the_new_configuration() {
     let is_there = || fs::exists(format!("/proc/{pid}")).unwrap_or(true);
     assert!(is_there());
 
-    // What would come of it is said before, also to whoever has but the file.
+    // The effect is reported before, also with the file alone.
     let file = Sidecast::write(&site.a.network, &config("drain_time: 2s"));
     let ask = |command: &str| {
         let output = site.a.network.enter(|| {
             let mut program = Command::new(binary());
-            // What the tests themselves are told by variables is nothing to a configuration.
+            // The variables of the tests are no part of a configuration.
             for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SIDECAST_")) {
                 program.env_remove(name);
             }
@@ -149,16 +152,13 @@ fn what_http_registered_obeys_the_new_configuration() {
     };
     let why = "commands from http are not run (set agent.allow_exec to allow it)";
     let (_, warned) = ask("check");
-    let said = "app probe, registered by http, would be withdrawn by a reload";
-    assert!(warned.contains(said) && warned.contains(why), "{warned}");
-    assert!(router.route(vip).is_some(), "a check changes nothing");
+    let report = "app probe, registered by http, would be withdrawn by a reload";
+    assert!(warned.contains(report) && warned.contains(why), "{warned}");
+    assert!(router.route(vip).is_some(), "an HTTP check may not change");
 
     let (changed, _) = ask("reload");
     let first = changed.lines().next().unwrap_or_default();
-    assert_eq!(
-        first,
-        format!("app probe: not announced any more: monitor: exec: {why}")
-    );
+    assert_eq!(first, format!("app probe: withdrawn: monitor: exec: {why}"));
     until(PATIENCE, "route, address and command are gone", || {
         let addresses = site.a.network.addresses("lo");
         let addressed = addresses.iter().any(|addr| addr.contains("198.51.100.7"));
@@ -168,7 +168,9 @@ fn what_http_registered_obeys_the_new_configuration() {
     let app = sidecast.app(&site.a.network, "probe");
     assert_eq!(app["state"], "invalid");
     assert!(
-        app["why"].as_str().is_some_and(|said| said.contains(why)),
+        app["why"]
+            .as_str()
+            .is_some_and(|report| report.contains(why)),
         "{app}"
     );
     assert_eq!(get(&path).status, 403);
@@ -192,27 +194,27 @@ fn what_http_registered_obeys_the_new_configuration() {
         expect(router.route(vip).is_some(), router.ask("show route"))
     });
 
-    // Where nobody answers the state file does.
+    // Without an answer the state file is read.
     sidecast.signal(Signal::SIGTERM);
     sidecast.wait(PATIENCE);
     Sidecast::write(&site.a.network, &config("drain_time: 2s"));
     let (_, warned) = ask("check");
     assert!(
-        warned.contains("agent.state_file: not taken at the next start")
+        warned.contains("agent.state_file: would not be restored at the next start")
             && warned.contains("probe")
             && warned.contains(why),
         "{warned}"
     );
 }
 
-/// Nobody was without a route, and no state but `up` was told, while the apps changed their names or VIPs.
+/// No app was without a route, and no state but `up` was reported, while the apps changed their names or VIPs.
 fn apps_that_are_renamed_or_swap_their_vips_keep_their_routes() {
     let site = Site::new();
     let _services = site.a.services();
     let router = Bird::router(&site.router, &[site.a.session("a")]);
-    let told = site.a.network.dir().join("told");
+    let written = site.a.network.dir().join("told");
     let config = |apps: &str| {
-        let append = format!("cat >> {}", told.display());
+        let append = format!("cat >> {}", written.display());
         let text = site.a.config("", "");
         let (speaker, _) = text.split_once("apps:").expect("it has apps");
         format!("agent:\n  on_change: [sh, -c, \"{append}\"]\n{speaker}apps: [{apps}]\n")
@@ -239,8 +241,8 @@ fn apps_that_are_renamed_or_swap_their_vips_keep_their_routes() {
         of.map(|a| a["label"].as_str().unwrap_or_default().to_owned())
     };
     assert_eq!(label(one).as_deref(), Some("lo:a"));
-    until(PATIENCE, "their coming up is told", || {
-        let text = fs::read_to_string(&told).unwrap_or_default();
+    until(PATIENCE, "their transition to up is reported", || {
+        let text = fs::read_to_string(&written).unwrap_or_default();
         expect(text.lines().count() == 2, text)
     });
     let routes = ["192.0.2.53", "192.0.2.54"].map(|vip| (vip, Routes::listen(&site.router)));
@@ -270,11 +272,11 @@ fn apps_that_are_renamed_or_swap_their_vips_keep_their_routes() {
         let vip = vip.parse().expect("an address");
         assert_eq!(routes.seen(vip), [], "nothing became of {vip}");
     }
-    let text = fs::read_to_string(&told).unwrap_or_default();
+    let text = fs::read_to_string(&written).unwrap_or_default();
     assert_eq!(text.lines().count(), 2, "{text}");
     let log = sidecast.log();
     assert!(
-        !log.contains("invalid") && !log.contains("by somebody else"),
+        !log.contains("invalid") && !log.contains("by another program"),
         "{log}"
     );
 }

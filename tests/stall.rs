@@ -1,4 +1,4 @@
-//! What hangs holds nothing up: a log that nobody reads, files and programs on a file system that does not
+//! What hangs holds nothing up: a log that is not read, files and programs on a file system that does not
 //! answer. A killed service is withdrawn as fast as ever.
 
 use std::net::IpAddr;
@@ -46,8 +46,8 @@ fn a_log_socket_whose_reader_stopped_holds_nothing_up() {
     logs_to(writer);
 }
 
-/// Nobody reads this log: the service is withdrawn and comes back all the same, and at the end the process
-/// waits for nobody.
+/// This log is not read: the service is withdrawn and comes back all the same, and at the end the process
+/// waits for no reader.
 fn logs_to(stderr: OwnedFd) {
     let stage = Stage::new();
     let config = stage.config("", "");
@@ -64,7 +64,7 @@ fn a_pipe_as_state_file_holds_nothing_up() {
     let sidecast = Sidecast::start(&stage.site.a.network, &stage.config(&agent, ""));
     stage.withdraws_at_once();
     let log = sidecast.log();
-    assert!(log.contains("it is no regular file"), "{log}");
+    assert!(log.contains("not a regular file"), "{log}");
 }
 
 fn a_state_file_that_hangs_holds_nothing_up() {
@@ -79,7 +79,7 @@ fn a_state_file_that_hangs_holds_nothing_up() {
         sidecast.get(&stage.site.a.network, &path);
     }
     stage.withdraws_at_once();
-    assert!(threads(&sidecast, "blocking-") <= 1, "one call at a time");
+    one_call_at_a_time(&sidecast);
     let metrics = sidecast.get(&stage.site.a.network, "/metrics").body;
     assert!(
         metrics.contains("\nsidecast_state_file_written 0\n"),
@@ -98,13 +98,13 @@ fn a_maintenance_file_that_hangs_leaves_the_app_as_it_was() {
     until(PATIENCE, "the app says that its file hangs", || {
         let app = sidecast.app(&stage.site.a.network, "dns");
         let problem = app["maintenance_problem"].as_str().unwrap_or_default();
-        let said = problem.contains("no answer within 2s") && app["state"] == "up";
-        expect(said, app.to_string())
+        let report = problem.contains("no answer within 2s") && app["state"] == "up";
+        expect(report, app.to_string())
     });
-    assert!(threads(&sidecast, "blocking-") <= 1, "one call at a time");
+    one_call_at_a_time(&sidecast);
 }
 
-/// The file is replaced by a pipe that nobody writes to.
+/// The file is replaced by a pipe without a writer.
 fn a_configuration_that_hangs_is_no_reload() {
     let stage = Stage::new();
     let network = &stage.site.a.network;
@@ -118,12 +118,12 @@ fn a_configuration_that_hangs_is_no_reload() {
         sidecast.signal(Signal::SIGHUP);
     }
     stage.withdraws_at_once();
-    assert!(threads(&sidecast, "blocking-") <= 1, "one call at a time");
+    one_call_at_a_time(&sidecast);
     let reply = sidecast_lab::request(network, Sidecast::api(), "POST", "/reload", "");
     let reply = reply.expect("an answer");
     assert_eq!(reply.status, 400);
     assert!(reply.body.contains("no answer within 5s"), "{}", reply.body);
-    // Two readers may wait by now; each of them is told that nothing more comes.
+    // Two readers may wait by now; each of them gets the end of the file.
     let writer = std::fs::File::options()
         .write(true)
         .open(&path)
@@ -161,14 +161,23 @@ fn a_program_that_cannot_be_started_says_nothing_of_the_service() {
     until(PATIENCE, "its monitor says that it hangs", || {
         let app = sidecast.app(network, "dns");
         let message = app["monitors"][1]["message"].to_string();
-        let said = message.contains("could not be started within 400ms") && app["state"] == "up";
-        expect(said, app.to_string())
+        let report = message.contains("could not be started within 400ms") && app["state"] == "up";
+        expect(report, app.to_string())
     });
     stage.withdraws_at_once();
     let children = format!("/proc/{0}/task/{0}/children", sidecast.id());
     let children = std::fs::read_to_string(children).expect("a process of ours");
     assert!(children.split_whitespace().count() <= 1, "{children}");
     sidecast.must_run();
+}
+
+/// A thread of a call that hangs stays; one that another call has left ends when it was idle for half a second.
+#[track_caller]
+fn one_call_at_a_time(sidecast: &Sidecast) {
+    until(PATIENCE, "one call at a time", || {
+        let threads = threads(sidecast, "blocking-");
+        expect(threads <= 1, format!("{threads} threads"))
+    });
 }
 
 /// Threads of this name.

@@ -32,7 +32,7 @@ fn sigint_withdraws_before_the_address_goes() {
 }
 
 /// As a container's first process it has no default action that would end it. It is still reading its
-/// configuration, from a pipe, when it is told to stop.
+/// configuration, from a pipe, at SIGTERM.
 fn a_signal_before_it_listens_is_not_lost() {
     let site = Site::new();
     let pipe = site.lab.dir().join("configuration");
@@ -41,7 +41,7 @@ fn a_signal_before_it_listens_is_not_lost() {
     let mut args = vec!["--pid", "--fork", "--kill-child", &*binary];
     args.extend(["run", "--config", &path]);
     let mut init = Child::start(&site.a.network, "init", "unshare", &args, &[]);
-    // This waits until somebody reads.
+    // This waits for a reader.
     let mut configuration = File::options().write(true).open(&pipe).expect("a pipe");
     let parent = init.id();
     let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
@@ -98,7 +98,7 @@ fn leaves_in_order(signal: Signal) {
         1,
         "{stopping}"
     );
-    // The peer is told why, in the words of RFC 4486.
+    // The peer gets the reason, in the words of RFC 4486.
     let session = router.session("a");
     assert!(session.contains("Administrative shutdown"), "{session}");
 }
@@ -115,22 +115,22 @@ fn the_service_manager_hears_how_it_goes() {
         .set_read_timeout(Some(PATIENCE))
         .expect("a time limit");
     let until_told = |what: &str| {
-        let mut told = String::new();
-        while !told.contains(what) {
+        let mut logged = String::new();
+        while !logged.contains(what) {
             let mut line = [0; 128];
             let length = manager
                 .recv(&mut line)
-                .unwrap_or_else(|error| panic!("no {what} ({error}) in {told}"));
-            told += &String::from_utf8_lossy(&line[..length]);
-            told.push('\n');
+                .unwrap_or_else(|error| panic!("no {what} ({error}) in {logged}"));
+            logged += &String::from_utf8_lossy(&line[..length]);
+            logged.push('\n');
         }
-        told
+        logged
     };
     let (config, path) = (config.to_string_lossy(), path.to_string_lossy());
     let env = [("NOTIFY_SOCKET", &*path), ("WATCHDOG_USEC", "400000")];
     let mut sidecast = Sidecast::launch(&site.a.network, &["run", "--config", &config], &env);
     until_told("READY=1");
-    until_told("STATUS=1 of 1 apps up, 1 of 1 sessions established");
+    until_told("STATUS=ok: 1 of 1 apps up, 1 of 1 sessions established");
     until_told("WATCHDOG=1");
     sidecast.signal(Signal::SIGHUP);
     until_told("RELOADING=1");

@@ -57,7 +57,7 @@ job "dns" {
         SIDECAST_BGP_HOLD_TIME  = "9s"
         SIDECAST_APP_NAME       = "dns"
         SIDECAST_APP_VIP        = "192.0.2.53/32"
-        SIDECAST_APP_MONITORS   = "port:udp:53;dns:health.example@127.0.0.1"
+        SIDECAST_APP_MONITORS   = "port:udp:53;dns:health.example@vip"
         SIDECAST_APP_INTERVAL   = "2s"
         SIDECAST_APP_DRAIN_TIME = "5s"
       }

@@ -1,42 +1,46 @@
-//! Between the core's BFD sessions and their sockets.
+//! Connects the core's BFD sessions to their sockets.
 
 use crate::core::{BfdPath, Core, Event};
 use crate::discovery::PeerName;
 use crate::io::bfd::BfdSockets;
 use std::time::Instant;
 
+/// The BFD sockets, and the AdminDown packets of a shutdown.
 pub struct Bfd {
     sockets: BfdSockets,
-    /// For when the connections are closed.
-    last_words: Vec<(PeerName, BfdPath, Vec<u8>)>,
+    /// AdminDown packets, sent after the connections are closed.
+    admin_down_packets: Vec<(PeerName, BfdPath, Vec<u8>)>,
 }
 
 impl Bfd {
+    /// No sockets yet; the seed chooses source ports.
     pub fn new(seed: u64) -> Self {
         Self {
             sockets: BfdSockets::new(seed),
-            last_words: Vec::new(),
+            admin_down_packets: Vec::new(),
         }
     }
 
+    /// Sends a packet; during the shutdown it is kept for [`Bfd::send_admin_down`].
     pub fn send(&mut self, core: &Core, peer: PeerName, path: BfdPath, bytes: Vec<u8>) {
         if core.is_over() {
-            self.last_words.push((peer, path, bytes));
+            self.admin_down_packets.push((peer, path, bytes));
         } else {
             self.sockets.send(&peer, path, &bytes);
         }
     }
 
+    /// Closes the socket of a peer.
     pub fn close(&mut self, peer: &PeerName) {
         self.sockets.close(peer);
     }
 
-    /// Ends when some packet has arrived.
+    /// Waits until a packet has arrived.
     pub async fn readable(&self) {
         self.sockets.readable().await;
     }
 
-    /// Gives the core what has arrived.
+    /// Passes the packets that have arrived to the core.
     pub fn receive(&self, core: &mut Core, now: Instant) {
         self.sockets.receive(|datagram| {
             let event = Event::Bfd {
@@ -48,10 +52,10 @@ impl Bfd {
         });
     }
 
-    /// Sends what the core wanted to say at its end. This comes after the connections are closed, since
-    /// a peer that hears of AdminDown before the Cease may take it for the reason why the session ends.
+    /// Sends the AdminDown packets of the shutdown. They come after the connections are closed: a peer
+    /// that receives AdminDown before the Cease may report BFD as the reason.
     pub fn send_admin_down(&mut self) {
-        for (peer, path, bytes) in self.last_words.drain(..) {
+        for (peer, path, bytes) in self.admin_down_packets.drain(..) {
             self.sockets.send(&peer, path, &bytes);
         }
     }

@@ -1,29 +1,33 @@
-//! HTTP requests: answered at once by the api, or kept until a drain is done.
+//! HTTP calls: answered at once by the API, or kept until a drain is done.
 
 use super::Executor;
-use crate::api::{self, NatCounters, Reply, Response, World};
+use super::wall_clock::WallClock;
+use crate::api::{self, ApiContext, NatCounters, Reply};
 use crate::app::AppName;
 use crate::core::Core;
-use crate::io::http::{Asked, Call};
+use crate::io::http::{Call, CallKind};
 use crate::io::{process, stderr};
-use crate::view::metrics::Reload;
+use crate::view::metrics::LastReload;
 use smol::channel::{self, Receiver, Sender};
+use smol::future::FutureExt;
 use std::future::Future;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
-/// Calls that wait for their apps to be drained, and what answers need besides the core.
+/// Calls that wait for a drain, and the data in answers that the core does not have.
 pub struct Calls {
-    waiting: Vec<Waiting>,
-    reload: Reload,
+    waiting: Vec<DrainCall>,
+    reload: LastReload,
+    reloaded: bool,
     longest_turn: Duration,
     state_file_written: Option<bool>,
+    clock: WallClock,
 }
 
-struct Waiting {
+struct DrainCall {
     /// `None`: all apps.
     name: Option<AppName>,
-    response: Response,
+    json: bool,
     call: Call,
 }
 
@@ -34,21 +38,22 @@ pub enum ListenerKind {
     Metrics,
 }
 
-/// A call whose answer shows what the kernel has counted, and what that is.
-pub struct Counted {
+/// A call whose answer shows NAT counters, with the counters.
+pub struct CounterRead {
     pub listener: ListenerKind,
     pub call: Call,
     pub nat: Rc<NatCounters>,
 }
 
-/// Calls that wait for the kernel's counters.
-pub struct Counting {
+/// Reads NAT counters for calls that wait for them.
+pub struct CounterReads {
     executor: Executor,
-    out: Sender<Counted>,
-    done: Receiver<Counted>,
+    out: Sender<CounterRead>,
+    done: Receiver<CounterRead>,
 }
 
-impl Counting {
+impl CounterReads {
+    /// No calls are waiting.
     pub fn new(executor: &Executor) -> Self {
         let (out, done) = channel::unbounded();
         Self {
@@ -58,6 +63,7 @@ impl Counting {
         }
     }
 
+    /// Reads the counters for one call.
     pub fn start(
         &self,
         listener: ListenerKind,
@@ -65,83 +71,96 @@ impl Counting {
         counters: impl Future<Output = NatCounters> + 'static,
     ) {
         let out = self.out.clone();
-        let task = self.executor.spawn(async move {
+        let count = async move {
             let nat = Rc::new(counters.await);
             let _ = out
-                .send(Counted {
+                .send(CounterRead {
                     listener,
                     call,
                     nat,
                 })
                 .await;
-        });
-        task.detach();
+        };
+        self.executor.spawn(count.boxed_local()).detach();
     }
 
-    pub async fn next(&self) -> Option<Counted> {
+    /// The next call whose counters were read.
+    pub async fn next(&self) -> Option<CounterRead> {
         self.done.recv().await.ok()
     }
 }
 
-/// A call that asked for the configuration to be read again.
+/// A call that the core alone cannot answer: a reload, or a report of `doctor`.
+pub enum DeferredCall {
+    Reload(ReloadCall),
+    Doctor(Call),
+}
+
+/// A call that waits for a reload.
 pub struct ReloadCall {
     call: Call,
     json: bool,
 }
 
 impl Calls {
+    /// No calls; the load of the configuration at start counts as the last reload.
     pub fn new() -> Self {
-        let reload = Reload {
+        let reload = LastReload {
             successful: true,
             succeeded_at: SystemTime::now(),
         };
         Self {
             waiting: Vec::new(),
             reload,
+            reloaded: false,
             longest_turn: Duration::ZERO,
             state_file_written: None,
+            clock: WallClock::new(Instant::now(), SystemTime::now()),
         }
     }
 
-    /// Answers `call`, or keeps it; gives it back when it asks for what only the agent can do.
+    /// Answers `call`, or keeps it until a drain is done; returns it if the core alone cannot answer it.
     pub fn take(
         &mut self,
         core: &mut Core,
         now: Instant,
         call: Call,
         nat: &Rc<NatCounters>,
-    ) -> Option<ReloadCall> {
-        let world = self.world(core, now, nat);
-        let reply = match &call.asked {
-            Asked::Request(request) => api::handle(core, &world, request),
-            Asked::Rest(rest) => Reply::Now(api::go_on(core, &world, rest.clone())),
+    ) -> Option<DeferredCall> {
+        let context = self.context(core, now, nat);
+        let reply = match &call.kind {
+            CallKind::Request(request) => api::handle(core, &context, request),
+            CallKind::Continuation(rest) => {
+                Reply::Now(api::next_chunk(core, &context, rest.clone()))
+            }
         };
         match reply {
             Reply::Now(response) => call.answer(response),
-            Reply::WhenDrained { name, response } => self.waiting.push(Waiting {
-                name,
-                response,
-                call,
-            }),
-            Reply::Reload { json } => return Some(ReloadCall { call, json }),
+            Reply::WhenDrained { name, json } => {
+                self.waiting.push(DrainCall { name, json, call });
+            }
+            Reply::Reload { json } => {
+                return Some(DeferredCall::Reload(ReloadCall { call, json }));
+            }
+            Reply::Doctor => return Some(DeferredCall::Doctor(call)),
         }
         None
     }
 
     /// Answers a call to the metrics listener.
     pub fn take_metrics(&self, core: &Core, now: Instant, call: Call, nat: &Rc<NatCounters>) {
-        let world = self.world(core, now, nat);
-        let response = match &call.asked {
-            Asked::Request(request) => api::handle_metrics(core, &world, request),
-            Asked::Rest(rest) => api::go_on(core, &world, rest.clone()),
+        let context = self.context(core, now, nat);
+        let response = match &call.kind {
+            CallKind::Request(request) => api::handle_metrics(core, &context, request),
+            CallKind::Continuation(rest) => api::next_chunk(core, &context, rest.clone()),
         };
         call.answer(response);
     }
 
-    fn world<'a>(&self, core: &Core, now: Instant, nat: &'a Rc<NatCounters>) -> World<'a> {
-        World {
+    fn context<'a>(&self, core: &Core, now: Instant, nat: &'a Rc<NatCounters>) -> ApiContext<'a> {
+        ApiContext {
             now,
-            wall: SystemTime::now(),
+            wall: self.clock.at(now, SystemTime::now()),
             process: &process::read,
             reload: self.reload,
             longest_turn: self.longest_turn,
@@ -152,21 +171,32 @@ impl Calls {
         }
     }
 
-    /// Notes how a reload ended, for the metrics.
+    /// The last reload failed.
+    pub fn reload_failed(&self) -> bool {
+        !self.reload.successful
+    }
+
+    /// Whether a reload ended since this was last asked.
+    pub fn take_reloaded(&mut self) -> bool {
+        std::mem::take(&mut self.reloaded)
+    }
+
+    /// Notes how a reload ended, for the metrics and the verdict.
     pub fn reloaded(&mut self, successful: bool) {
         self.reload.successful = successful;
+        self.reloaded = true;
         if successful {
             self.reload.succeeded_at = SystemTime::now();
         }
     }
 
-    /// Notes how long a turn of the loop took, for the metrics.
-    pub fn turned(&mut self, took: Duration) {
+    /// Records how long an iteration of the event loop took, for the metrics.
+    pub fn record_iteration(&mut self, took: Duration) {
         self.longest_turn = self.longest_turn.max(took);
     }
 
-    /// Notes whether the state file is as it should be, for the metrics.
-    pub fn remembered(&mut self, written: Option<bool>) {
+    /// Records whether the state file is written, for the metrics.
+    pub fn set_state_file_written(&mut self, written: Option<bool>) {
         self.state_file_written = written;
     }
 
@@ -177,15 +207,16 @@ impl Calls {
         }
         let (done, waiting) = std::mem::take(&mut self.waiting)
             .into_iter()
-            .partition(|waiting: &Waiting| core.drained(waiting.name.as_ref()));
+            .partition(|waiting: &DrainCall| core.drained(waiting.name.as_ref()));
         self.waiting = waiting;
-        for Waiting { response, call, .. } in done {
-            call.answer(response);
+        for DrainCall { name, json, call } in done {
+            call.answer(api::drained(core, name.as_ref(), json));
         }
     }
 }
 
 impl ReloadCall {
+    /// Answers with the changes, or the problems.
     pub fn answer(self, outcome: &Result<Vec<String>, String>) {
         let outcome = outcome.as_ref().map(Vec::as_slice).map_err(String::as_str);
         self.call.answer(api::reloaded(outcome, self.json));

@@ -1,33 +1,40 @@
-//! The neighbours behind a carrier that has come back.
+//! Flushes stale neighbor entries when a carrier comes back.
 
 use crate::discovery::{Network, Snapshot};
 use crate::io::netlink::Kernel;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-/// The carriers towards the peers, as they were last seen.
+/// The last known carriers of the interfaces toward the peers.
 #[derive(Default)]
 pub struct Carriers {
-    /// How often each came or went; `None`: it is away.
+    /// IFLA_CARRIER_CHANGES of each; `None`: no carrier.
     seen: BTreeMap<String, Option<u32>>,
 }
 
 impl Carriers {
-    /// What the host sent without a carrier has made the kernel ask for the next router's MAC, once a
-    /// second, and what is sent now would wait for the next time.
-    pub async fn follow(&mut self, kernel: &mut Kernel, snapshot: &Snapshot, network: &Network) {
+    /// Deletes unresolved neighbor entries of next hops whose carrier came back. Packets sent without carrier leave
+    /// an entry in NUD_INCOMPLETE, which is probed once a second; new packets would wait for the next probe.
+    pub async fn flush_stale_neighbors(
+        &mut self,
+        kernel: &mut Kernel,
+        snapshot: &Snapshot,
+        network: &Network,
+    ) {
         for (interface, addr) in self.returned(network) {
             let link = snapshot.links.iter().find(|link| link.name == interface);
             let Some(link) = link else { continue };
-            match kernel.forget_unanswered(link.index, addr).await {
+            match kernel.delete_failed_neighbor(link.index, addr).await {
                 Ok(false) => {}
-                Ok(true) => log::debug!("{interface} has carrier again: {addr} is asked anew"),
+                Ok(true) => log::debug!(
+                    "{interface} has carrier again: flushed the unanswered neighbor entry of {addr}"
+                ),
                 Err(error) => log::debug!("{addr} on {interface}: {error}"),
             }
         }
     }
 
-    /// The next hops behind carriers that were away when this was last asked, or since.
+    /// Next hops on interfaces whose carrier came back since the last call.
     fn returned(&mut self, network: &Network) -> Vec<(String, IpAddr)> {
         let before = std::mem::take(&mut self.seen);
         let mut returned = Vec::new();

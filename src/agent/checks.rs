@@ -1,17 +1,17 @@
-//! Performs checks when the core says so, and passes on what the kernel tells of sockets.
+//! Performs the core's checks and forwards the kernel's socket notifications.
 
 use super::Executor;
 use crate::app::{AcceptQueue, MonitorSpec, Protocol};
 use crate::core::Event;
 use crate::health::Outcome;
 use crate::io::launch::Launcher;
-use crate::io::monitor::{Checker, Owner, blocks};
-use crate::io::places::{Place, Places};
+use crate::io::monitor::{CheckOwner, Checker, Question, blocks};
 use crate::io::reaper::Reaper;
 use crate::io::sock_events::{SocketEvent, SocketEvents};
+use crate::io::thread_slots::{ThreadSlot, ThreadSlots};
 use crate::registry::MonitorId;
 use smol::Timer;
-use smol::channel::Sender;
+use smol::channel::{self, Receiver, Sender};
 use smol::future::{self, FutureExt};
 use smol::lock::Semaphore;
 use std::cell::RefCell;
@@ -21,19 +21,23 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// Running checks, and the subscription to destroyed sockets.
 pub struct Checks {
     executor: Executor,
     events: Sender<Event>,
     checker: Rc<Checker>,
-    places: Places,
-    /// Monitors with a call that blocks under way: each has one at a time, also when one hangs beyond its check.
+    places: ThreadSlots,
+    /// One semaphore for each monitor with a blocking call. A monitor has one call at a time, even if a call
+    /// hangs longer than its check.
     turns: Rc<RefCell<BTreeMap<MonitorId, Arc<Semaphore>>>>,
-    /// The checks under way that run commands: one that is dropped kills what it runs.
+    /// Running `exec` checks; dropping one kills its command.
     commands: BTreeMap<MonitorId, smol::Task<()>>,
-    /// Checks of ports that have been asked for and not been made.
+    /// Port checks waiting for the next look-up.
     ports: Vec<PortCheck>,
-    /// `None`: this kernel tells nothing of sockets, ports are only polled.
+    /// `None`: no socket notifications from this kernel; ports are polled.
     sockets: Option<Rc<SocketEvents>>,
+    /// Asks again whether ports have clients.
+    ask_clients: Sender<()>,
     _watch: Option<smol::Task<()>>,
 }
 
@@ -50,32 +54,39 @@ pub fn reaper(executor: &Executor, launcher: Launcher) -> Reaper {
     let reaper = Reaper::new(launcher);
     let running = reaper.clone();
     executor
-        .spawn(async move {
-            if let Err(error) = running.run().await {
-                log::error!("cannot reap child processes: {error}; exec monitors will time out");
+        .spawn(
+            async move {
+                if let Err(error) = running.run().await {
+                    log::error!(
+                        "cannot reap child processes: {error}; exec monitors will time out"
+                    );
+                }
             }
-        })
+            .boxed_local(),
+        )
         .detach();
     reaper
 }
 
 impl Checks {
+    /// Subscribes to destroyed sockets (sock_diag); without them ports are polled.
     pub fn open(
         executor: &Executor,
         events: Sender<Event>,
         reaper: Reaper,
-        places: Places,
+        places: ThreadSlots,
         seed: u64,
     ) -> Self {
         let sockets = SocketEvents::open()
             .inspect_err(|error| {
-                log::warn!("the kernel reports no destroyed sockets ({error}): ports are polled at their interval");
+                log::warn!("cannot subscribe to destroyed sockets (sock_diag): {error}; ports are polled at their interval");
             })
             .ok()
             .map(Rc::new);
+        let (ask_clients, asked) = channel::bounded(1);
         let watch = sockets
             .clone()
-            .map(|sockets| executor.spawn(watch(sockets, events.clone())));
+            .map(|sockets| executor.spawn(watch(sockets, asked, events.clone()).boxed_local()));
         let checker = Rc::new(Checker::new(reaper, seed));
         Self {
             executor: executor.clone(),
@@ -86,24 +97,20 @@ impl Checks {
             commands: BTreeMap::new(),
             ports: Vec::new(),
             sockets,
+            ask_clients,
             _watch: watch,
         }
     }
 
-    /// Performs one check and answers it with its result; those of ports wait for
-    /// [`Checks::look_at_ports`].
-    pub fn start(
-        &mut self,
-        monitor: MonitorId,
-        owner: Option<Owner>,
-        spec: MonitorSpec,
-        timeout: Duration,
-    ) {
+    /// Performs one check and sends its result as an event. Port checks are queued for
+    /// [`Checks::check_ports`].
+    pub fn start(&mut self, monitor: MonitorId, owner: Option<CheckOwner>, question: Question) {
+        let timeout = question.timeout;
         if let MonitorSpec::Port {
             protocol,
             port,
             accept_queue,
-        } = spec
+        } = question.spec
         {
             return self.ports.push(PortCheck {
                 monitor,
@@ -113,12 +120,12 @@ impl Checks {
                 timeout,
             });
         }
-        self.begin(monitor, owner, spec, timeout);
+        self.begin(monitor, owner, question);
     }
 
-    /// Looks up all ports that checks have asked for since, at once and without waiting: the look comes
-    /// after the question, so no answer is older than it.
-    pub fn look_at_ports(&mut self) -> Vec<Event> {
+    /// Looks up all waiting ports in one sock_diag dump, without blocking. The dump comes after the
+    /// requests, so no result is older than its check.
+    pub fn check_ports(&mut self) -> Vec<Event> {
         if self.ports.is_empty() {
             return Vec::new();
         }
@@ -137,7 +144,7 @@ impl Checks {
                 timeout,
             } = asked;
             let state = states.get(&(protocol, port));
-            let judged = state.map(|state| self.checker.judge_port(port, accept_queue, state));
+            let judged = state.map(|state| self.checker.port_outcome(port, accept_queue, state));
             match judged.flatten() {
                 Some(outcome) => answers.push(Event::Checked {
                     monitor,
@@ -150,23 +157,22 @@ impl Checks {
                         port,
                         accept_queue,
                     };
-                    self.begin(monitor, None, spec, timeout);
+                    let question = Question {
+                        spec,
+                        timeout,
+                        targets: Vec::new(),
+                    };
+                    self.begin(monitor, None, question);
                 }
             }
         }
         answers
     }
 
-    fn begin(
-        &mut self,
-        monitor: MonitorId,
-        owner: Option<Owner>,
-        spec: MonitorSpec,
-        timeout: Duration,
-    ) {
+    fn begin(&mut self, monitor: MonitorId, owner: Option<CheckOwner>, question: Question) {
         let (checker, events) = (self.checker.clone(), self.events.clone());
-        let place = blocks(&spec).then(|| self.place(monitor, timeout));
-        let is_command = matches!(spec, MonitorSpec::Exec(_));
+        let place = blocks(&question.spec).then(|| self.place(monitor, question.timeout));
+        let is_command = matches!(question.spec, MonitorSpec::Exec(_));
         let check = async move {
             let place = match place {
                 Some(place) => place.await.map(Some),
@@ -174,15 +180,11 @@ impl Checks {
             };
             let began = Instant::now();
             let outcome = match place {
-                Ok(place) => {
-                    checker
-                        .check_for(owner.as_ref(), &spec, timeout, place)
-                        .await
-                }
+                Ok(place) => checker.check_for(owner.as_ref(), &question, place).await,
                 Err(outcome) => outcome,
             };
             let took = began.elapsed();
-            // Without a receiver the agent is gone, and so is who asked.
+            // The send fails only after the event loop has ended.
             let _ = events
                 .send(Event::Checked {
                     monitor,
@@ -191,7 +193,7 @@ impl Checks {
                 })
                 .await;
         };
-        let task = self.executor.spawn(check);
+        let task = self.executor.spawn(check.boxed_local());
         if is_command {
             self.commands.retain(|_, task| !task.is_finished());
             self.commands.insert(monitor, task);
@@ -200,18 +202,18 @@ impl Checks {
         }
     }
 
-    /// Kills the command that a check runs. The others end by themselves, and their answers find nobody.
-    pub fn abandon(&mut self, monitor: MonitorId) {
+    /// Kills the command of a check. Other checks end by themselves, and their results are dropped.
+    pub fn cancel(&mut self, monitor: MonitorId) {
         self.commands.remove(&monitor);
     }
 
-    /// Waits for the monitor's call before to return, as long as a check may take, and then for a place, as
-    /// long as it takes; the core is told of that.
+    /// Waits for the monitor's previous call to return, up to the timeout, then for a free thread,
+    /// without limit; the core gets an event that the check is queued.
     fn place(
         &self,
         monitor: MonitorId,
         timeout: Duration,
-    ) -> impl Future<Output = Result<Place, Outcome>> + use<> {
+    ) -> impl Future<Output = Result<ThreadSlot, Outcome>> + use<> {
         let mut turns = self.turns.borrow_mut();
         turns.retain(|_, turn| Arc::strong_count(turn) > 1);
         let turn = turns
@@ -234,53 +236,77 @@ impl Checks {
                 };
                 let taken = async { Some(place.as_mut().await) };
                 match taken.or(waits).await {
-                    Some(place) => return Ok(place.with_turn(turn)),
-                    // Without a receiver the agent is gone.
-                    None => drop(events.send(Event::CheckWaits { monitor }).await),
+                    Some(place) => return Ok(place.with_permit(turn)),
+                    // The send fails only after the event loop has ended.
+                    None => drop(events.send(Event::CheckQueued { monitor }).await),
                 }
             }
         }
     }
 
-    /// The ports whose sockets the kernel shall tell of.
+    /// Sets the ports whose sockets the kernel reports.
     pub fn watch_ports(&self, ports: &BTreeSet<(Protocol, u16)>) {
         let Some(sockets) = &self.sockets else { return };
         if let Err(error) = sockets.set_ports(ports) {
             log::warn!("socket filter: {error}: ports are polled at their interval");
         }
+        if sockets.drops_connections() {
+            // A full channel asks already.
+            let _ = self.ask_clients.try_send(());
+        }
     }
 }
 
-async fn watch(sockets: Rc<SocketEvents>, events: Sender<Event>) {
+async fn watch(sockets: Rc<SocketEvents>, asked: Receiver<()>, events: Sender<Event>) {
     let mut ask_at = Some(Instant::now());
+    let mut receive_at = None;
     loop {
-        let next = async { Some(sockets.next().await) };
-        let ask = async {
-            match ask_at {
-                Some(at) => drop(Timer::at(at).await),
-                None => future::pending().await,
+        let next = async {
+            if let Some(at) = receive_at {
+                Timer::at(at).await;
             }
+            Some(sockets.next().await)
+        };
+        let ask = async {
+            let due = async {
+                match ask_at {
+                    Some(at) => drop(Timer::at(at).await),
+                    None => future::pending().await,
+                }
+            };
+            let asked = async {
+                // The sender lives as long as this task.
+                let _ = asked.recv().await;
+            };
+            due.or(asked).await;
             None
         };
         let event = match ask.or(next).await {
-            None => {
-                ask_at = None;
-                if let Err(error) = sockets.watch_clients() {
-                    log::warn!("socket filter: {error}");
+            None => match sockets.watch_clients() {
+                Ok(()) => {
+                    ask_at = None;
+                    continue;
                 }
-                continue;
-            }
+                Err(error) => {
+                    log::debug!("cannot see whether ports have clients: {error}; they may");
+                    ask_at = Some(Instant::now() + CLIENTS_ANEW);
+                    Event::ClientsSeen
+                }
+            },
             Some(Ok(SocketEvent::Destroyed { protocol, port })) => {
                 Event::SocketDestroyed { protocol, port }
             }
-            Some(Ok(SocketEvent::Used)) => {
+            Some(Ok(SocketEvent::ClientSeen)) => {
                 ask_at = Some(Instant::now() + CLIENTS_ANEW);
                 Event::ClientsSeen
             }
             Some(Ok(SocketEvent::Overrun)) => Event::RecheckPorts,
             Some(Err(error)) => {
-                log::warn!("destroyed sockets are not seen any more, ports are polled: {error}");
-                return;
+                log::warn!(
+                    "the subscription to destroyed sockets (sock_diag) failed: {error}; for {RECEIVE_ANEW:?} ports are polled at their interval"
+                );
+                receive_at = Some(Instant::now() + RECEIVE_ANEW);
+                Event::RecheckPorts
             }
         };
         if events.send(event).await.is_err() {
@@ -289,7 +315,9 @@ async fn watch(sockets: Rc<SocketEvents>, events: Sender<Event>) {
     }
 }
 
-/// How long a check waits for a place before it is called late.
+/// How long a check waits for a thread before it is reported as queued.
 const PLACE: Duration = Duration::from_secs(1);
-/// How long the sight of one client is good for: less than the core believes in it.
+/// Time from a client connection to the next request for [`SocketEvent::ClientSeen`]: less than the core assumes.
 const CLIENTS_ANEW: Duration = Duration::from_secs(60);
+/// Time from an error of the subscription to the next attempt to receive notifications.
+const RECEIVE_ANEW: Duration = Duration::from_secs(60);

@@ -1,5 +1,5 @@
-//! `on_change`: a program that is told of every transition on its standard input. It may fail or hang;
-//! nothing waits for it but the next transition's own run.
+//! `on_change`: a program that gets every transition on standard input. It may fail or hang; only later
+//! runs of it wait.
 
 use super::Executor;
 use crate::app::ExecCommand;
@@ -16,15 +16,17 @@ use std::os::fd::OwnedFd;
 use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
+/// The `on_change` program and its queue.
 pub struct Hooks {
     executor: Executor,
     reaper: Reaper,
     command: Vec<String>,
-    /// `None`: there is no program to tell.
+    /// `None`: no program is configured.
     queue: Option<Sender<String>>,
 }
 
 impl Hooks {
+    /// Starts with the configured program; an empty command is none.
     pub fn new(executor: &Executor, reaper: Reaper, command: &[String]) -> Self {
         let mut hooks = Self {
             executor: executor.clone(),
@@ -32,12 +34,12 @@ impl Hooks {
             command: Vec::new(),
             queue: None,
         };
-        hooks.follow(command);
+        hooks.set_command(command);
         hooks
     }
 
-    /// Tells this program from now on. What waits for the one before it is still told to that.
-    pub fn follow(&mut self, command: &[String]) {
+    /// Uses this program from now on. Queued transitions still go to the one before.
+    pub fn set_command(&mut self, command: &[String]) {
         if self.command == command {
             return;
         }
@@ -45,12 +47,13 @@ impl Hooks {
         self.queue = (!command.is_empty()).then(|| {
             let (sender, receiver) = channel::bounded(QUEUE);
             let running = run(self.reaper.clone(), self.command.clone(), receiver);
-            self.executor.spawn(running).detach();
+            self.executor.spawn(running.boxed_local()).detach();
             sender
         });
     }
 
-    pub fn changed(&self, transition: &Transition) {
+    /// Queues one transition for the program.
+    pub fn enqueue(&self, transition: &Transition) {
         let Some(queue) = &self.queue else { return };
         let line = serde_json::json!({
             "time": rfc3339(SystemTime::now()),
@@ -58,34 +61,33 @@ impl Hooks {
             "app": transition.app.as_str(),
             "from": transition.from.to_string(),
             "to": transition.to.to_string(),
+            "last_resort": transition.last_resort,
             "why": transition.why,
         });
         if queue.try_send(line.to_string()).is_err() {
-            log::warn!(
-                "on_change: {QUEUE} transitions wait already, this one is not passed on: {line}"
-            );
+            log::warn!("on_change: queue full ({QUEUE} transitions), dropped: {line}");
         }
     }
 }
 
 async fn run(reaper: Reaper, command: Vec<String>, queue: Receiver<String>) {
     while let Ok(line) = queue.recv().await {
-        if let Err(error) = tell(&reaper, &command, &line).await {
+        if let Err(error) = run_once(&reaper, &command, &line).await {
             log::warn!("on_change: {}: {error}", command.join(" "));
         }
     }
 }
 
-/// Returns when the program has ended, also where that takes long after it was killed: one run at a time.
-async fn tell(reaper: &Reaper, words: &[String], line: &str) -> io::Result<()> {
+/// Returns when the program has been reaped, also when that takes long after SIGKILL: one run at a time.
+async fn run_once(reaper: &Reaper, words: &[String], line: &str) -> io::Result<()> {
     let words = ExecCommand::argv(words.to_vec()).ok_or(io::ErrorKind::InvalidInput)?;
     let mut command = reaper.launcher().command(&words, true);
     command.stdin(Stdio::piped()).stdout(Stdio::null());
     let mut child = reaper.spawn(command).await?;
     let stdin = child.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
     let mut stdin = Async::new(File::from(OwnedFd::from(stdin)))?;
-    let told = async {
-        // A program that does not read what it is told may have done its work all the same.
+    let finished = async {
+        // A program that does not read its input is no error.
         let _ = stdin.write_all(format!("{line}\n").as_bytes()).await;
         drop(stdin);
         Some(child.exited().await)
@@ -94,7 +96,7 @@ async fn tell(reaper: &Reaper, words: &[String], line: &str) -> io::Result<()> {
         Timer::after(LIMIT).await;
         None
     };
-    match told.or(late).await {
+    match finished.or(late).await {
         Some(exit) if exit.success() => Ok(()),
         Some(exit) => Err(io::Error::other(exit.to_string())),
         None => {

@@ -1,62 +1,63 @@
-//! Everything the loop waits for, in order of urgency, and the one timer.
+//! What the event loop waits for, in order of priority, and its one timer.
 
 use super::bfd::Bfd;
-use super::calls::{Counted, Counting, ListenerKind};
-use super::rereading::Reread;
+use super::calls::{CounterRead, CounterReads, ListenerKind};
+use super::config_reader::ConfigRead;
 use crate::core::Event;
-use crate::io::bgp_listen::Accepted;
+use crate::io::bgp_listen::AcceptedConnection;
+use crate::io::deadline_timer::DeadlineTimer;
 use crate::io::http::Call;
 use crate::io::signal;
-use smol::Timer;
 use smol::channel::{self, Receiver, Sender};
 use smol::future::{self, FutureExt};
+use std::io;
 use std::time::Instant;
 
 /// What woke the loop.
 pub enum Wake {
     Event(Event),
     Call(ListenerKind, Call),
-    Counted(Counted),
-    Accepted(Accepted),
+    CounterRead(CounterRead),
+    Accepted(AcceptedConnection),
     Signal(signal::Request),
-    Reread(Box<Reread>),
+    ConfigRead(Box<ConfigRead>),
     Bfd,
     Deadline,
 }
 
+/// The receiving ends of all channels of the event loop, and its timer.
 pub struct Inbox {
     events: Receiver<Event>,
-    /// What the peers send, apart from everything else: a full table must hold nothing up.
+    /// Data from the peers, separate from everything else: a full table must not delay other events.
     from_peers: Receiver<Event>,
     calls: Receiver<Call>,
     metrics: Receiver<Call>,
-    accepted: Receiver<Accepted>,
+    accepted: Receiver<AcceptedConnection>,
     signals: Receiver<signal::Request>,
-    reread: Receiver<Box<Reread>>,
-    timer: Timer,
-    /// What `timer` is set to.
-    timer_at: Option<Instant>,
+    config_read: Receiver<Box<ConfigRead>>,
+    timer: DeadlineTimer,
 }
 
-/// The other ends.
+/// The sending ends of the inbox.
 pub struct InboxSenders {
     pub events: Sender<Event>,
     pub from_peers: Sender<Event>,
     pub calls: Sender<Call>,
     pub metrics: Sender<Call>,
-    pub accepted: Sender<Accepted>,
+    pub accepted: Sender<AcceptedConnection>,
     pub signals: Sender<signal::Request>,
-    pub reread: Sender<Box<Reread>>,
+    pub config_read: Sender<Box<ConfigRead>>,
 }
 
-pub fn open() -> (InboxSenders, Inbox) {
+/// Opens the bounded channels of the event loop, and its timer.
+pub fn open() -> io::Result<(InboxSenders, Inbox)> {
     let (events_in, events) = channel::bounded(EVENTS);
     let (peers_in, from_peers) = channel::bounded(FROM_PEERS);
     let (calls_in, calls) = channel::bounded(CALLS);
     let (metrics_in, metrics) = channel::bounded(CALLS);
     let (accepted_in, accepted) = channel::bounded(ACCEPTED);
     let (signals_in, signals) = channel::unbounded();
-    let (reread_in, reread) = channel::bounded(1);
+    let (reread_in, config_read) = channel::bounded(1);
     let senders = InboxSenders {
         events: events_in,
         from_peers: peers_in,
@@ -64,7 +65,7 @@ pub fn open() -> (InboxSenders, Inbox) {
         metrics: metrics_in,
         accepted: accepted_in,
         signals: signals_in,
-        reread: reread_in,
+        config_read: reread_in,
     };
     let inbox = Inbox {
         events,
@@ -73,25 +74,20 @@ pub fn open() -> (InboxSenders, Inbox) {
         metrics,
         accepted,
         signals,
-        reread,
-        timer: Timer::never(),
-        timer_at: None,
+        config_read,
+        timer: DeadlineTimer::open()?,
     };
-    (senders, inbox)
+    Ok((senders, inbox))
 }
 
 impl Inbox {
-    /// Waits for the first thing to happen, at most until `deadline`.
+    /// Waits for the next event, at most until `deadline`.
     pub async fn next(
         &mut self,
         deadline: Option<Instant>,
         bfd: &Bfd,
-        counting: &mut Counting,
+        counter_reads: &mut CounterReads,
     ) -> Wake {
-        if deadline != self.timer_at {
-            self.timer = deadline.map_or_else(Timer::never, Timer::at);
-            self.timer_at = deadline;
-        }
         let signal = receive(&self.signals, Wake::Signal);
         let accepted = receive(&self.accepted, Wake::Accepted);
         let event = receive(&self.events, Wake::Event);
@@ -100,14 +96,14 @@ impl Inbox {
             Wake::Call(ListenerKind::Metrics, call)
         });
         let from_peers = receive(&self.from_peers, Wake::Event);
-        let reread = receive(&self.reread, Wake::Reread);
+        let config_read = receive(&self.config_read, Wake::ConfigRead);
         let counted = async {
-            let counted = counting.next().await;
-            counted.map_or(Wake::Deadline, Wake::Counted)
+            let counted = counter_reads.next().await;
+            counted.map_or(Wake::Deadline, Wake::CounterRead)
         };
         let timer = &mut self.timer;
         let due = async {
-            timer.await;
+            timer.wait(deadline).await;
             Wake::Deadline
         };
         let bfd = async {
@@ -115,45 +111,44 @@ impl Inbox {
             Wake::Bfd
         };
         let urgent = signal.or(due).or(bfd).or(accepted).or(event);
-        let wake = urgent
+        urgent
             .or(call)
             .or(metrics)
-            .or(reread)
+            .or(config_read)
             .or(counted)
             .or(from_peers)
-            .await;
-        if matches!(wake, Wake::Deadline) {
-            self.timer_at = None;
-        }
-        wake
+            .await
     }
 
-    /// What else has arrived, but no more than a handful.
-    pub fn rest(&self) -> impl Iterator<Item = Event> {
+    /// More events that are pending, up to a limit.
+    pub fn pending(&self) -> impl Iterator<Item = Event> {
         let events = std::iter::from_fn(|| self.events.try_recv().ok()).take(BATCH);
         let from_peers = std::iter::from_fn(|| self.from_peers.try_recv().ok()).take(FROM_PEERS);
         events.chain(from_peers)
     }
 
-    /// Takes what peers still say and forgets it, until dropped.
-    pub async fn forget_peers(&self) {
+    /// Receives and discards data of the peers, until dropped.
+    pub async fn discard_peer_events(&self) {
         while self.from_peers.recv().await.is_ok() {}
         future::pending().await
     }
 }
 
-/// A closed channel is nothing to act upon.
+/// Waits for ever on a closed channel: the channel of calls is closed if there is no listener.
 async fn receive<T>(from: &Receiver<T>, wake: impl FnOnce(T) -> Wake) -> Wake {
-    from.recv().await.map_or(Wake::Deadline, wake)
+    match from.recv().await {
+        Ok(item) => wake(item),
+        Err(_) => future::pending().await,
+    }
 }
 
-/// Accepted connections waiting for the loop; the others wait in the kernel.
+/// Accepted connections queued for the loop; further ones stay in the kernel's accept queue.
 const ACCEPTED: usize = 16;
-/// Events waiting for the loop, as many as one turn takes; whoever has more to say waits too.
+/// Events queued for the loop, as many as one iteration takes; senders of further ones wait.
 const EVENTS: usize = 32;
-/// Pieces of what the peers sent, up to 16 KiB each, waiting for the loop, and taken in one turn.
+/// Blocks of data from the peers, up to 16 KiB each, queued for the loop and taken in one iteration.
 const FROM_PEERS: usize = 4;
-/// Requests to one listener waiting for the loop; others wait in their connections.
+/// Requests to one listener queued for the loop; further ones wait in their connections.
 const CALLS: usize = 16;
-/// Events taken in one turn before deadlines are looked at.
+/// Events taken in one iteration before deadlines are checked.
 const BATCH: usize = 32;

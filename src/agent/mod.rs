@@ -1,91 +1,101 @@
-//! The shell around the core: ONE loop on one thread that owns everything. It performs the core's
-//! outputs in order, sleeps to the one deadline or the next event, and then always lets the core see
-//! to its deadlines, so that a flood of events cannot starve one.
+//! The shell around the core: one event loop on one thread that owns everything. It performs the core's
+//! outputs in order, sleeps until the next deadline or event, and then always calls
+//! `Core::handle_timeout`, so that a flood of events cannot starve a timer.
 
 mod bfd;
 mod calls;
 mod carriers;
 mod checks;
+mod config_reader;
 mod consul;
+mod doctor;
 mod hooks;
 mod inbox;
 mod kernel;
-mod listening;
+mod listener;
 mod maintenance;
-mod manager;
-mod memory;
-mod rereading;
+mod network;
+mod path_proof;
 mod sessions;
+mod state_file;
+mod systemd;
+mod traffic;
+mod wall_clock;
 
 use crate::api::{self, NatCounters};
 use crate::app::{MonitorSpec, Source};
 use crate::bgp::peer;
 use crate::config::{Config, Remote};
-use crate::core::{AppState, Core, Event, Output, Transition};
-use crate::io::bgp_listen::Accepted;
+use crate::core::{AppState, Core, Event, MonitorId, Output, Transition};
+use crate::doctor::Case;
+use crate::io::bgp_listen::AcceptedConnection;
 use crate::io::http::{self, Call, Listener};
 use crate::io::launch::Launcher;
-use crate::io::monitor::Owner;
+use crate::io::monitor::{CheckOwner, Question};
 use crate::io::notify::Notify;
-use crate::io::places::Places;
-use crate::io::router_advert::Advertiser;
+use crate::io::router_advert::RouterAdvertiser;
+use crate::io::thread_slots::ThreadSlots;
 use crate::io::{process, signal};
+use crate::view::verdict::Verdict;
 use bfd::Bfd;
-use calls::{Calls, Counted, Counting, ListenerKind};
+use calls::{Calls, CounterRead, CounterReads, DeferredCall, ListenerKind};
 use checks::Checks;
-use consul::Follower;
+use config_reader::{ConfigRead, ConfigReader};
+use consul::ConsulWatcher;
+use doctor::Doctor;
 use hooks::Hooks;
 use inbox::{Inbox, Wake};
 use kernel::KernelTasks;
-use listening::Listening;
+use listener::IncomingConnections;
 use maintenance::Maintenance;
-use manager::Manager;
-use memory::StateFile;
-use rereading::{Reread, Rereading};
+use path_proof::PathProofs;
 use sessions::Sessions;
 use smol::LocalExecutor;
 use smol::channel::Sender;
 use smol::future::{self, FutureExt};
+use state_file::StateFile;
 use std::collections::BTreeSet;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use systemd::SystemdNotifier;
+use traffic::TrafficWatch;
 
 /// Everything runs on the one thread that owns the agent.
 type Executor = Rc<LocalExecutor<'static>>;
 
-/// Reads the configuration anew, for a reload; the error is what a person should see.
+/// Reads the configuration again, for a reload; the error is shown to the operator.
 pub type Reload = Arc<dyn Fn() -> Result<Config, String> + Send + Sync>;
 
-/// What the agent is started with. Everything that can fail for good has been done before.
+/// Input of the agent. Everything that can fail permanently was done before it is made.
 pub struct Start {
     pub config: Config,
     pub reload: Reload,
     pub api: Vec<Listener>,
     pub metrics: Vec<Listener>,
     pub notify: Notify,
-    /// Half of what the service manager allows between two signs of life.
+    /// Half of systemd's watchdog timeout.
     pub watchdog: Option<Duration>,
-    /// Watch, and say what would be done.
+    /// Run the monitors and log what would be done.
     pub dry_run: bool,
     pub launcher: Launcher,
     /// For jitter.
     pub seed: u64,
 }
 
-/// Runs until told to stop; the exit code.
+/// Runs until a signal stops it; returns the exit code.
 pub fn run(start: Start) -> io::Result<u8> {
     let executor = Executor::default();
-    // Not on the stack, where a frame of this size is touched from end to end.
+    // On the heap: on the stack every page of a frame of this size would be touched.
     let agent = Box::pin(async {
         let mut agent = Agent::open(&executor, start).await?;
         let code = agent.run().await;
         agent.close().await;
         Ok(code)
     });
-    // Sockets and timers are waited for by async-io's thread alone. `smol::block_on` would take turns with it, and
-    // wake both for each event.
+    // Only async-io's thread polls sockets and timers. `smol::block_on` would poll them on this thread too, and each
+    // event would wake both threads.
     smol::future::block_on(executor.run(agent))
 }
 
@@ -95,21 +105,25 @@ struct Agent {
     calls: Calls,
     sessions: Sessions,
     bfd: Bfd,
-    listening: Listening,
-    advertiser: Advertiser,
+    path_proofs: PathProofs,
+    listening: IncomingConnections,
+    advertiser: RouterAdvertiser,
     kernel: KernelTasks,
+    traffic: TrafficWatch,
     checks: Checks,
     launcher: Launcher,
     maintenance: Maintenance,
+    /// The port filter has to be set.
+    ports_changed: bool,
     hooks: Hooks,
-    manager: Manager,
-    rereading: Rereading,
+    systemd: SystemdNotifier,
+    config_reader: ConfigReader,
     dry_run: bool,
     exit: Option<u8>,
-    counting: Counting,
+    counter_reads: CounterReads,
+    doctor: Doctor,
     state_file: Option<StateFile>,
-    consul: Option<Follower>,
-    _servers: smol::Task<()>,
+    consul: Option<ConsulWatcher>,
     _signals: smol::Task<()>,
 }
 
@@ -118,43 +132,30 @@ impl Agent {
         // First, so that no thread or child begins with a signal blocked.
         let requests = signal::Requests::open()?;
         let now = Instant::now();
-        let (senders, inbox) = inbox::open();
+        let (senders, inbox) = inbox::open()?;
         let launcher = start.launcher;
         launcher.run_as(start.config.agent.exec_user.clone());
         let reaper = checks::reaper(executor, launcher.clone());
-        let mut config = start.config;
-        if start.dry_run {
-            log::info!("dry run: no BGP session, no change in the kernel");
-            silence(&mut config);
-        }
-        let limits = http::Limits {
-            connections: config.agent.max_connections,
-            ..http::Limits::default()
-        };
-        config
-            .warnings
-            .iter()
-            .for_each(|warning| log::warn!("{warning}"));
+        let config = taken(start.config, start.dry_run);
+        let limits = limits(&config);
         let kernel = KernelTasks::open(executor, senders.events.clone(), &config, start.dry_run)?;
+        let traffic = TrafficWatch::new(executor, &senders.events, &config, start.dry_run);
         let checks = Checks::open(
             executor,
             senders.events.clone(),
             reaper.clone(),
-            Places::new(config.agent.check_threads),
+            ThreadSlots::new(config.agent.check_threads),
             start.seed,
         );
         let hooks = Hooks::new(executor, reaper, &config.agent.on_change);
-        let api = http::serve(start.api, limits, senders.calls);
-        let metrics = http::serve(start.metrics, limits, senders.metrics);
-        let servers = executor.spawn(api.or(metrics));
-        let mut listening = Listening::new(executor, senders.accepted);
-        listening.move_to(config.bgp.listen)?;
-        let mut advertiser = Advertiser::new(executor);
-        if !start.dry_run {
-            advertiser.set(&unnumbered(&config));
-        }
-        let consul = Follower::open(executor, &senders.events, &config.agent, start.seed);
+        http::serve(executor, start.api, limits, senders.calls);
+        http::serve(executor, start.metrics, limits, senders.metrics);
+        let mut listening = IncomingConnections::new(executor, senders.accepted);
+        listening.listen_on(config.bgp.listen)?;
+        let advertiser = router_advertiser(executor, &config, start.dry_run);
+        let consul = ConsulWatcher::open(executor, &senders.events, &config.agent, start.seed);
         let before = kernel::predecessor(&config).await;
+        let path_proofs = PathProofs::new(executor, &senders.events, &config);
         let mut core = Core::new(config, start.seed, now).on_host(now, process::hostname(), before);
         let state_file = StateFile::open(executor, &mut core, now).await;
         Ok(Self {
@@ -163,22 +164,25 @@ impl Agent {
             calls: Calls::new(),
             sessions: Sessions::new(executor, senders.from_peers),
             bfd: Bfd::new(start.seed),
+            path_proofs,
             listening,
             advertiser,
             kernel,
+            traffic,
             checks,
             launcher,
             maintenance: Maintenance::new(executor, senders.events),
+            ports_changed: false,
             hooks,
-            manager: Manager::new(now, start.notify, start.watchdog),
-            rereading: Rereading::new(executor, start.reload, senders.reread),
+            systemd: SystemdNotifier::new(now, start.notify, start.watchdog),
+            config_reader: ConfigReader::new(executor, start.reload, senders.config_read),
             dry_run: start.dry_run,
             exit: None,
-            counting: Counting::new(executor),
+            counter_reads: CounterReads::new(executor),
+            doctor: Doctor::new(executor),
             state_file,
             consul,
-            _servers: servers,
-            _signals: executor.spawn(forward_signals(requests, senders.signals)),
+            _signals: executor.spawn(forward_signals(requests, senders.signals).boxed_local()),
         })
     }
 
@@ -189,24 +193,26 @@ impl Agent {
             if let Some(code) = self.exit {
                 return code;
             }
-            self.calls.turned(now.elapsed());
+            self.calls.record_iteration(now.elapsed());
             let wake = self.wait().await;
             now = Instant::now();
             let written = self.state_file.as_ref().map(StateFile::is_written);
-            self.calls.remembered(written);
-            self.take(now, wake);
-            // What else has arrived goes along, but no more than a handful before deadlines and outputs.
-            let rest: Vec<Event> = self.inbox.rest().collect();
+            self.calls.set_state_file_written(written);
+            self.handle_wake(now, wake);
+            // Pending events are handled too, up to a limit, before timers and outputs.
+            let rest: Vec<Event> = self.inbox.pending().collect();
             self.handle(now, rest);
-            // What the kernel holds is heard before silence is judged.
+            // Pending packets are received before detection timers are evaluated.
             self.bfd.receive(&mut self.core, now);
-            if self.core.judges_sessions(now) {
-                // We may have been stopped for longer than a hold time, with KEEPALIVEs waiting.
+            if self.core.session_timers_due(now) {
+                // The process may have been stopped for longer than a hold time, with KEEPALIVEs
+                // pending.
                 self.sessions.receive(&mut self.core, now);
             }
             self.core.handle_timeout(now);
+            self.notify_status(now);
             if let Some(file) = &mut self.state_file {
-                file.keep(&mut self.core, now);
+                file.save_when_due(&mut self.core, now);
             }
         }
     }
@@ -214,58 +220,70 @@ impl Agent {
     async fn wait(&mut self) -> Wake {
         let deadline = self.deadline();
         self.inbox
-            .next(deadline, &self.bfd, &mut self.counting)
+            .next(deadline, &self.bfd, &mut self.counter_reads)
             .await
     }
 
-    /// The soonest of the core's deadline and the few of our own.
+    /// The earliest deadline of the core, systemd and the state file.
     fn deadline(&self) -> Option<Instant> {
         let core = self.core.poll_timeout();
         let state_file = self.state_file.as_ref().and_then(StateFile::deadline);
-        let all = [core, self.manager.deadline(), state_file];
+        let all = [core, self.systemd.deadline(), state_file];
         all.into_iter().flatten().min()
     }
 
-    fn take(&mut self, now: Instant, wake: Wake) {
+    fn handle_wake(&mut self, now: Instant, wake: Wake) {
         match wake {
             Wake::Event(event) => self.handle(now, vec![event]),
             Wake::Accepted(accepted) => self.admit(now, accepted),
-            // The kernel is asked first for what the answer shows of it.
-            Wake::Call(listener, call) if self.kernel.has_nat() && call.asks(api::shows_nat) => {
-                self.counting
+            // The NAT counters are read first.
+            Wake::Call(listener, call)
+                if self.kernel.has_stale_nat() && call.asks(api::shows_nat) =>
+            {
+                self.counter_reads
                     .start(listener, call, self.kernel.nat_counters());
             }
             Wake::Call(listener, call) => self.answer(now, listener, call, &Rc::default()),
-            Wake::Counted(Counted {
+            Wake::CounterRead(CounterRead {
                 listener,
                 call,
                 nat,
             }) => self.answer(now, listener, call, &nat),
             Wake::Signal(signal::Request::Stop) => {
-                self.manager.stopping();
+                self.systemd.stopping();
                 self.core.handle(now, Event::Stop);
             }
-            Wake::Signal(signal::Request::StopQuietly) => {
-                self.manager.stopping();
+            Wake::Signal(signal::Request::StopForRestart) => {
+                self.systemd.stopping();
                 self.kernel.persist_nat();
-                self.core.handle(now, Event::StopQuietly);
+                self.core.handle(now, Event::StopForRestart);
             }
             Wake::Signal(signal::Request::Reload) => {
-                self.manager.reloading();
-                self.rereading.ask(None);
+                self.systemd.reloading();
+                self.config_reader.ask(None);
             }
-            Wake::Reread(reread) => self.take_reread(now, *reread),
+            Wake::ConfigRead(config_read) => self.handle_config_read(now, *config_read),
             Wake::Bfd | Wake::Deadline => {}
         }
-        self.manager.tick(now, || self.core.is_known());
-        self.manager.tell(|| self.core.summary());
+        self.systemd.tick(now, || self.core.is_known());
+    }
+
+    fn notify_status(&mut self, now: Instant) {
+        let reloaded = self.calls.take_reloaded();
+        let stirred = self.core.take_status_changed() || reloaded;
+        let (core, sessions, calls) = (&mut self.core, &self.sessions, &self.calls);
+        self.systemd.send_status(now, stirred, || {
+            sessions.note_acknowledged(core);
+            let verdict = Verdict::of(core, now, calls.reload_failed());
+            (verdict.line(), verdict.again_in)
+        });
     }
 
     fn handle(&mut self, now: Instant, mut events: Vec<Event>) {
         for event in &mut events {
             match event {
-                Event::Network(_) => self.advertiser.again(),
-                Event::Bgp { peer, event } => self.sessions.take_note(peer, event),
+                Event::Network(_) => self.advertiser.advertise_now(),
+                Event::Bgp { peer, event } => self.sessions.note_event(peer, event),
                 _ => {}
             }
         }
@@ -275,19 +293,26 @@ impl Agent {
     }
 
     fn answer(&mut self, now: Instant, listener: ListenerKind, call: Call, nat: &Rc<NatCounters>) {
+        self.sessions.note_acknowledged(&mut self.core);
         match listener {
-            ListenerKind::Api => {
-                if let Some(call) = self.calls.take(&mut self.core, now, call, nat) {
-                    self.manager.reloading();
-                    self.rereading.ask(Some(call));
+            ListenerKind::Api => match self.calls.take(&mut self.core, now, call, nat) {
+                None => {}
+                Some(DeferredCall::Reload(call)) => {
+                    self.systemd.reloading();
+                    self.config_reader.ask(Some(call));
                 }
-            }
+                Some(DeferredCall::Doctor(call)) => {
+                    let failed = self.calls.reload_failed();
+                    let case = || Case::of_core(&self.core, now, failed);
+                    self.doctor.answer(now, call, case);
+                }
+            },
             ListenerKind::Metrics => self.calls.take_metrics(&self.core, now, call, nat),
         }
     }
 
-    /// A connection that somebody opened to us.
-    fn admit(&mut self, now: Instant, accepted: Accepted) {
+    /// An incoming connection.
+    fn admit(&mut self, now: Instant, accepted: AcceptedConnection) {
         let (local, remote) = (accepted.local, accepted.remote);
         let (peer, transport) = match self.core.admit(local, remote) {
             Ok(admitted) => admitted,
@@ -314,7 +339,11 @@ impl Agent {
             while let Some(output) = self.core.poll_output() {
                 self.perform(output);
             }
-            let answers = self.checks.look_at_ports();
+            // One filter for all ports, set before the next check.
+            if std::mem::take(&mut self.ports_changed) {
+                self.checks.watch_ports(&self.core.ports());
+            }
+            let answers = self.checks.check_ports();
             if answers.is_empty() {
                 break;
             }
@@ -323,32 +352,42 @@ impl Agent {
         self.calls.answer_drained(&self.core);
     }
 
+    fn start_check(&mut self, monitor: MonitorId, question: Question) {
+        let is_command = matches!(question.spec, MonitorSpec::Exec(_));
+        let owner = self.core.owner(monitor).filter(|_| is_command);
+        let owner = owner.map(|(app, monitor)| CheckOwner {
+            trusted: matches!(app.source, Source::Config | Source::Env),
+            app: app.name.to_string(),
+            monitor,
+        });
+        self.checks.start(monitor, owner, question);
+    }
+
     fn perform(&mut self, output: Output) {
         match output {
             Output::Check {
                 monitor,
                 spec,
                 timeout,
+                targets,
             } => {
-                let is_command = matches!(spec, MonitorSpec::Exec(_));
-                let owner = self.core.owner(monitor).filter(|_| is_command);
-                let owner = owner.map(|(app, monitor)| Owner {
-                    trusted: matches!(app.source, Source::Config | Source::Env),
-                    app: app.name.to_string(),
-                    monitor,
-                });
-                self.checks.start(monitor, owner, spec, timeout);
+                let question = Question {
+                    spec,
+                    timeout,
+                    targets,
+                };
+                self.start_check(monitor, question);
             }
-            Output::Abandon { monitor } => self.checks.abandon(monitor),
-            Output::PortsChanged => self.checks.watch_ports(&self.core.ports()),
-            Output::MaintenanceFilesChanged => {
-                self.maintenance
-                    .watch(self.core.maintenance_files().clone());
-            }
+            Output::CancelCheck { monitor } => self.checks.cancel(monitor),
+            Output::PortsChanged => self.ports_changed = true,
+            Output::WatchMaintenanceFile { app, file } => self.maintenance.watch(app, file),
             Output::Step { id, step } => self.kernel.step(id, step),
-            Output::NetworkWanted => self
+            Output::ReadNetwork => self
                 .kernel
-                .look(self.core.config().bgp.clone(), self.core.vips()),
+                .request_snapshot(self.core.config().bgp.clone(), self.core.vips()),
+            Output::FindOtherSpeaker { peer, transport } => {
+                self.sessions.find_other_speaker(peer, &transport);
+            }
             Output::Connect {
                 peer,
                 conn,
@@ -369,12 +408,14 @@ impl Agent {
                 self.bfd.send(&self.core, peer, path, bytes);
             }
             Output::CloseBfd { peer } => self.bfd.close(&peer),
-            Output::PeersChanged => self.listening.expect(&self.core),
-            Output::AwaitAcknowledged => self.sessions.await_acknowledged(),
+            Output::PathProof(output) => self.path_proofs.perform(output),
+            Output::PeersChanged => self.listening.set_expected_peers(&self.core),
+            Output::WatchTraffic { vips } => self.traffic.watch(vips),
+            Output::AwaitAcknowledged { peers } => self.sessions.await_acknowledged(peers),
             Output::Transition(transition) => {
                 // Logged here, after the UPDATEs that came before it have left.
                 self.log_transition(&transition);
-                self.hooks.changed(&transition);
+                self.hooks.enqueue(&transition);
             }
             Output::Exit { code, why } => {
                 log::info!("exit: {why}");
@@ -384,7 +425,7 @@ impl Agent {
     }
 
     fn log_transition(&self, transition: &Transition) {
-        // The process says that it stops, and of each app that it drains: that is enough.
+        // While stopping, `drained` is logged at debug level: `draining` was logged for each app.
         let level = if self.core.is_stopping() && transition.to == AppState::Drained {
             log::Level::Debug
         } else {
@@ -397,17 +438,17 @@ impl Agent {
     }
 
     /// The configuration was read again; the log has the outcome as well.
-    fn take_reread(&mut self, now: Instant, reread: Reread) {
-        let result = reread.config.map(|mut config| {
+    fn handle_config_read(&mut self, now: Instant, config_read: ConfigRead) {
+        let result = config_read.config.map(|mut config| {
             if self.dry_run {
-                silence(&mut config);
+                make_dry_run(&mut config);
             }
             config
                 .warnings
                 .iter()
                 .for_each(|warning| log::warn!("{warning}"));
             let changes = self.core.reload(now, config);
-            self.follow_config();
+            self.apply_config();
             changes
         });
         match &result {
@@ -420,48 +461,48 @@ impl Agent {
                 .for_each(|problem| log::error!("reload: nothing was changed: {problem}")),
         }
         self.calls.reloaded(result.is_ok());
-        self.manager.reloaded();
-        reread
+        self.systemd.reloaded();
+        config_read
             .calls
             .into_iter()
             .for_each(|call| call.answer(&result));
-        self.rereading.done();
+        self.config_reader.done();
     }
 
-    /// What the shell itself has from the configuration.
-    fn follow_config(&mut self) {
+    /// Applies a reload to the shell's own parts.
+    fn apply_config(&mut self) {
         let config = self.core.config();
         self.launcher.run_as(config.agent.exec_user.clone());
-        self.hooks.follow(&config.agent.on_change);
+        self.hooks.set_command(&config.agent.on_change);
         if let Some(consul) = &self.consul {
-            consul.follow(&config.agent);
+            consul.apply_settings(&config.agent);
         }
         if !self.dry_run {
             self.advertiser.set(&unnumbered(config));
         }
-        if let Err(error) = self.listening.move_to(config.bgp.listen) {
+        if let Err(error) = self.listening.listen_on(config.bgp.listen) {
             log::error!("{error}");
         }
-        self.listening.expect(&self.core);
+        self.listening.set_expected_peers(&self.core);
     }
 
-    /// Connections that were told to close get their NOTIFICATION out; BFD's goodbye comes after it,
-    /// since a peer that hears it first may take it for the reason why the session ends.
+    /// Waits until closing connections have sent their NOTIFICATION; BFD's AdminDown comes after it,
+    /// since a peer that receives it first may report BFD as the reason.
     async fn close(&mut self) {
         let state_file = async {
             if let Some(file) = self.state_file.take() {
                 file.close(&mut self.core, Instant::now()).await;
             }
         };
-        // They end only if somebody takes what they still have to say.
-        let sessions = self.sessions.finish().or(self.inbox.forget_peers());
+        // A connection's task ends only if its events are received.
+        let sessions = self.sessions.finish().or(self.inbox.discard_peer_events());
         future::zip(state_file, sessions).await;
         self.kernel.finish().await;
         self.bfd.send_admin_down();
     }
 }
 
-/// A task of its own, since asking for a signal costs system calls whatever else woke the loop.
+/// A task of its own: polling for a signal in the loop would cost system calls at every wake-up.
 async fn forward_signals(mut requests: signal::Requests, signals: Sender<signal::Request>) {
     loop {
         if signals.send(requests.next().await).await.is_err() {
@@ -470,8 +511,28 @@ async fn forward_signals(mut requests: signal::Requests, signals: Sender<signal:
     }
 }
 
-/// For a dry run: passive peers, without anybody who listens, nothing remembered. The rest of the core runs as ever.
-fn silence(config: &mut Config) {
+fn limits(config: &Config) -> http::Limits {
+    http::Limits {
+        connections: config.agent.max_connections,
+        ..http::Limits::default()
+    }
+}
+
+/// The effective configuration; its warnings are logged.
+fn taken(mut config: Config, dry_run: bool) -> Config {
+    if dry_run {
+        log::info!("dry run: no BGP session, no change in the kernel");
+        make_dry_run(&mut config);
+    }
+    for warning in &config.warnings {
+        log::warn!("{warning}");
+    }
+    config
+}
+
+/// For a dry run: passive peers without a listener, and no state file. The rest of the core runs as
+/// usual.
+fn make_dry_run(config: &mut Config) {
     for peer in &mut config.bgp.peers {
         (peer.passive, peer.bfd) = (true, None);
     }
@@ -479,7 +540,16 @@ fn silence(config: &mut Config) {
     config.agent.state_file = None;
 }
 
-/// The interfaces with a peer that is known by nothing else.
+/// Sends router advertisements on the interfaces of unnumbered peers; a dry run sends none.
+fn router_advertiser(executor: &Executor, config: &Config, dry_run: bool) -> RouterAdvertiser {
+    let mut advertiser = RouterAdvertiser::new(executor);
+    if !dry_run {
+        advertiser.set(&unnumbered(config));
+    }
+    advertiser
+}
+
+/// The interfaces of unnumbered peers.
 fn unnumbered(config: &Config) -> BTreeSet<String> {
     let peers = config.bgp.peers.iter();
     let names = peers.filter_map(|peer| match &peer.remote {

@@ -2,24 +2,27 @@
 
 use super::Executor;
 use crate::bgp::peer::{self, ConnId};
-use crate::core::{Core, Event, Transport, Ttl};
+use crate::core::{Core, Event, Transport};
 use crate::discovery::PeerName;
-use crate::io::bgp::{Link, Target};
+use crate::io::bgp::{ConnectionHandle, Target};
 use crate::io::sockopt::{self, SessionOptions};
+use crate::io::speakers;
 use smol::channel::Sender;
+use smol::future::FutureExt;
 use smol::{Async, Timer};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::TcpStream;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+/// The TCP connections of all BGP sessions.
 pub struct Sessions {
     executor: Executor,
     events: Sender<Event>,
-    /// Shared with the task that waits for acknowledgements; nobody holds it across an await.
-    links: Rc<RefCell<BTreeMap<(PeerName, ConnId), Link>>>,
+    /// Shared with the task that waits for acknowledgments; it is never held across an await.
+    links: Rc<RefCell<BTreeMap<(PeerName, ConnId), ConnectionHandle>>>,
     closing: Vec<smol::Task<()>>,
     /// Connections taken from peers so far.
     accepted: u64,
@@ -27,6 +30,7 @@ pub struct Sessions {
 }
 
 impl Sessions {
+    /// No connections yet.
     pub fn new(executor: &Executor, events: Sender<Event>) -> Self {
         Self {
             executor: executor.clone(),
@@ -38,23 +42,37 @@ impl Sessions {
         }
     }
 
+    /// Looks for another program's session with the peer and sends the result as an event; without a local address
+    /// it does nothing.
+    pub fn find_other_speaker(&self, peer: PeerName, transport: &Transport) {
+        let (events, remote) = (self.events.clone(), transport.remote);
+        let Some(local) = transport.local else { return };
+        let look = async move {
+            let found = smol::unblock(move || speakers::find(local, remote)).await;
+            let speaker = found.map(|speaker| speaker.to_string());
+            let _ = events.send(Event::OtherSpeaker { peer, speaker }).await;
+        };
+        self.executor.spawn(look.boxed_local()).detach();
+    }
+
+    /// Begins a connection; its events carry `conn`.
     pub fn connect(&mut self, peer: PeerName, conn: ConnId, transport: &Transport) {
         let name = peer.clone();
         let wrap = move |event| Event::Bgp {
             peer: name.clone(),
             event,
         };
-        let link = Link::connect(
+        let link = ConnectionHandle::connect(
             &self.executor,
             conn,
-            target(transport),
+            Target::from(transport),
             self.events.clone(),
             wrap,
         );
         self.links.borrow_mut().insert((peer, conn), link);
     }
 
-    /// Takes a connection that the peer has opened, if it can have what its session needs.
+    /// Accepts a connection of a peer, if its socket options can be set.
     pub fn accept(
         &mut self,
         peer: PeerName,
@@ -62,15 +80,15 @@ impl Sessions {
         stream: Async<TcpStream>,
     ) -> io::Result<ConnId> {
         self.closing.retain(|task| !task.is_finished());
-        if self.closing.len() >= CLOSING_MOST {
+        if self.closing.len() >= MAX_CLOSING {
             return Err(io::Error::other(
-                "too many connections of it are being closed",
+                "too many connections of all peers are still closing",
             ));
         }
-        // The key came with the connection.
+        // An accepted socket inherits the listener's MD5 key.
         let options = SessionOptions {
             password: None,
-            ..target(transport).options
+            ..Target::from(transport).options
         };
         sockopt::set_session_options(&stream, transport.remote, &options)?;
         self.accepted += 1;
@@ -80,17 +98,20 @@ impl Sessions {
             peer: name.clone(),
             event,
         };
-        let link = Link::accepted(&self.executor, conn, stream, self.events.clone(), wrap);
+        let link =
+            ConnectionHandle::accepted(&self.executor, conn, stream, self.events.clone(), wrap);
         self.links.borrow_mut().insert((peer, conn), link);
         Ok(conn)
     }
 
+    /// Queues bytes on a connection.
     pub fn send(&mut self, peer: PeerName, conn: ConnId, bytes: Vec<u8>) {
         if let Some(link) = self.links.borrow().get(&(peer, conn)) {
             link.send(bytes);
         }
     }
 
+    /// Closes a connection once its bytes are sent.
     pub fn close(&mut self, peer: PeerName, conn: ConnId) {
         let link = self.links.borrow_mut().remove(&(peer, conn));
         self.closing.retain(|task| !task.is_finished());
@@ -98,9 +119,9 @@ impl Sessions {
             .extend(link.and_then(|link| link.close(&self.executor)));
     }
 
-    /// A connection or an attempt that ended by itself is nobody's to close: its socket goes here. What
-    /// was received is put into its event.
-    pub fn take_note(&mut self, peer: &PeerName, event: &mut peer::Event) {
+    /// Drops the socket of a connection that was closed or could not be opened, and puts received bytes into
+    /// their event.
+    pub fn note_event(&mut self, peer: &PeerName, event: &mut peer::Event) {
         use peer::Event::{Closed, ConnectFailed, Received};
         match event {
             Closed { conn, .. } | ConnectFailed { conn, .. } => {
@@ -110,14 +131,13 @@ impl Sessions {
                 let links = self.links.borrow();
                 *bytes = links
                     .get(&(peer.clone(), *conn))
-                    .map_or_else(Vec::new, Link::take);
+                    .map_or_else(Vec::new, ConnectionHandle::take);
             }
             _ => {}
         }
     }
 
-    /// One full round of reading: gives the core what has arrived on every connection, and who has
-    /// acknowledged all, since a probe may have been answered while nobody looked.
+    /// Reads every connection once and passes on pending bytes and acknowledgments of probes.
     pub fn receive(&self, core: &mut Core, now: Instant) {
         for ((peer, conn), link) in self.links.borrow().iter() {
             let bytes = link.receive();
@@ -126,7 +146,7 @@ impl Sessions {
                 let event = peer::Event::Received { conn, bytes };
                 core.handle(now, Event::Bgp { peer, event });
             }
-            if link.is_answered() {
+            if link.is_established_and_acknowledged() {
                 let (peer, conn) = (peer.clone(), *conn);
                 let event = peer::Event::Acknowledged { conn };
                 core.handle(now, Event::Bgp { peer, event });
@@ -134,27 +154,41 @@ impl Sessions {
         }
     }
 
+    /// Tells the core how many bytes each peer's TCP has acknowledged, for views.
+    pub fn note_acknowledged(&self, core: &mut Core) {
+        for ((peer, conn), link) in self.links.borrow().iter() {
+            if let Some(bytes) = link.acknowledged(*conn < ConnId::accepted(0)) {
+                core.note_acknowledged(peer, *conn, bytes);
+            }
+        }
+    }
+
+    /// Sets TCP_USER_TIMEOUT; `None`: the kernel's default.
     pub fn set_user_timeout(&mut self, peer: PeerName, conn: ConnId, timeout: Option<Duration>) {
         if let Some(link) = self.links.borrow().get(&(peer, conn)) {
             link.set_user_timeout(timeout);
         }
     }
 
+    /// Closes a connection with a TCP RST.
     pub fn reset(&mut self, peer: PeerName, conn: ConnId) {
         if let Some(link) = self.links.borrow_mut().remove(&(peer, conn)) {
             link.reset();
         }
     }
 
-    /// Looks every few milliseconds whether the peer has acknowledged what was sent to it. The machine
-    /// does not wait for long, so this does not look for long.
+    /// Polls every few milliseconds whether the peer has acknowledged everything sent (SIOCOUTQ), for a
+    /// little over a second.
     pub fn probe(&mut self, peer: PeerName, conn: ConnId) {
         let (links, events) = (self.links.clone(), self.events.clone());
         let key = (peer, conn);
         let watch = async move {
-            for _ in 0..ACKNOWLEDGED_LOOKS {
-                Timer::after(ACKNOWLEDGED_EVERY).await;
-                let answered = links.borrow().get(&key).map(Link::is_answered);
+            for _ in 0..ACK_POLLS {
+                Timer::after(ACK_POLL_INTERVAL).await;
+                let answered = links
+                    .borrow()
+                    .get(&key)
+                    .map(ConnectionHandle::is_established_and_acknowledged);
                 match answered {
                     None => return,
                     Some(false) => {}
@@ -166,25 +200,35 @@ impl Sessions {
                 }
             }
         };
-        self.executor.spawn(watch).detach();
+        self.executor.spawn(watch.boxed_local()).detach();
     }
 
-    /// Looks every few milliseconds until all that was sent is acknowledged. The core does not wait
-    /// for long, so this does not look for long.
-    pub fn await_acknowledged(&mut self) {
+    /// Polls every few milliseconds, at first every one, until these peers have acknowledged everything sent, for a
+    /// little over a second.
+    pub fn await_acknowledged(&mut self, peers: BTreeSet<PeerName>) {
         let (links, events) = (self.links.clone(), self.events.clone());
-        self.awaiting = Some(self.executor.spawn(async move {
-            for _ in 0..ACKNOWLEDGED_LOOKS {
-                if links.borrow().values().all(Link::all_acknowledged) {
+        let wait = async move {
+            for poll in 0..ACK_POLLS {
+                let done = {
+                    let links = links.borrow();
+                    let mut awaited = links.iter().filter(|((peer, _), _)| peers.contains(peer));
+                    awaited.all(|(_, link)| link.all_acknowledged())
+                };
+                if done {
                     break;
                 }
-                Timer::after(ACKNOWLEDGED_EVERY).await;
+                let interval = match poll {
+                    0..5 => Duration::from_millis(1),
+                    _ => ACK_POLL_INTERVAL,
+                };
+                Timer::after(interval).await;
             }
             let _ = events.send(Event::Acknowledged).await;
-        }));
+        };
+        self.awaiting = Some(self.executor.spawn(wait.boxed_local()));
     }
 
-    /// Waits for the connections that were told to close; each takes a second at most.
+    /// Waits for closing connections; each takes a second at most.
     pub async fn finish(&mut self) {
         for task in self.closing.drain(..) {
             task.await;
@@ -192,35 +236,16 @@ impl Sessions {
     }
 }
 
-fn target(transport: &Transport) -> Target {
-    let (ttl, ttl_security) = match transport.ttl {
-        Ttl::System => (None, None),
-        Ttl::Limit(ttl) => (Some(ttl), None),
-        Ttl::Security { hops } => (None, Some(hops)),
-    };
-    Target {
-        remote: transport.remote,
-        local: transport.local,
-        options: SessionOptions {
-            ttl,
-            ttl_security,
-            password: transport
-                .password
-                .as_ref()
-                .map(|secret| secret.expose().as_bytes().to_vec()),
-        },
-    }
-}
-
-/// Connections on their way out, of all peers: beyond that no more are taken in.
-const CLOSING_MOST: usize = 64;
-const ACKNOWLEDGED_EVERY: Duration = Duration::from_millis(5);
+/// The limit of closing connections of all peers, beyond which no more are accepted.
+const MAX_CLOSING: usize = 64;
+const ACK_POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// A little over the second that the core waits.
-const ACKNOWLEDGED_LOOKS: u32 = 220;
+const ACK_POLLS: u32 = 220;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::Ttl;
     use smol::channel;
     use std::net::{SocketAddr, TcpListener};
 
@@ -239,7 +264,7 @@ mod tests {
         let Event::Bgp { peer, mut event } = events.recv().await.unwrap() else {
             panic!("of something else");
         };
-        sessions.take_note(&peer, &mut event);
+        sessions.note_event(&peer, &mut event);
         event
     }
 
@@ -252,7 +277,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let transport = transport(listener.local_addr().unwrap());
         smol::block_on(executor.run(async {
-            sessions.connect(name.clone(), ConnId(1), &transport);
+            sessions.connect(name.clone(), ConnId::outgoing(1), &transport);
             let event = next(&mut sessions, &events).await;
             assert!(matches!(event, peer::Event::Connected { .. }), "{event:?}");
             assert_eq!(sessions.links.borrow().len(), 1);
@@ -261,7 +286,7 @@ mod tests {
             assert!(matches!(event, peer::Event::Closed { .. }), "{event:?}");
             assert!(sessions.links.borrow().is_empty());
             drop(listener);
-            sessions.connect(name.clone(), ConnId(2), &transport);
+            sessions.connect(name.clone(), ConnId::outgoing(2), &transport);
             let event = next(&mut sessions, &events).await;
             assert!(
                 matches!(event, peer::Event::ConnectFailed { .. }),

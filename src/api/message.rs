@@ -8,9 +8,9 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-use super::Rest;
+use super::continuation::Continuation;
 
-/// The methods that are told apart; GoCast's own calls take any.
+/// The methods that are distinguished; GoCast's own calls take any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
     Get,
@@ -31,9 +31,9 @@ impl Method {
     }
 }
 
-/// Where a request came in: decides which `Host` it may carry, and whether it may change something.
+/// The listener of a request: decides which `Host` is accepted and whether it may change something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Via {
+pub enum ListenerScope {
     /// A TCP listener bound to a loopback address: browsers on this machine reach it, so that names
     /// which were rebound to it have to be refused.
     Loopback,
@@ -45,12 +45,12 @@ pub enum Via {
     Unix,
 }
 
-impl Via {
-    /// From this very host.
+impl ListenerScope {
+    /// Whether the request comes from this host.
     pub fn is_local(self) -> bool {
         match self {
             Self::Loopback | Self::Unix => true,
-            // Whoever borrowed our address would not see our answers.
+            // A spoofed source address of ours never completes the handshake.
             Self::Tcp { caller, local } => caller.is_loopback() || caller == local,
         }
     }
@@ -65,10 +65,10 @@ pub struct Request {
     pub params: Vec<(String, String)>,
     /// Names in lower case.
     pub headers: Vec<(String, String)>,
-    pub via: Via,
+    pub via: ListenerScope,
 }
 
-/// Why a request that was framed well cannot be understood.
+/// Why a well-formed HTTP request is not a valid call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RequestError {
     Target,
@@ -122,7 +122,7 @@ impl Request {
         target: &str,
         mut headers: Vec<(String, String)>,
         body: &[u8],
-        via: Via,
+        via: ListenerScope,
     ) -> Result<Self, RequestError> {
         let (authority, origin_form) = split_target(target);
         if let Some(authority) = authority {
@@ -150,7 +150,7 @@ impl Request {
         if request.params.len() > MAX_PARAMETERS {
             return Err(RequestError::TooManyParameters);
         }
-        // The form decoder puts U+FFFD where bytes were no UTF-8: two names must not become one.
+        // The form decoder replaces invalid UTF-8 by U+FFFD: two names must not become one.
         let broken = |text: &String| text.contains(char::REPLACEMENT_CHARACTER);
         if request
             .params
@@ -315,8 +315,8 @@ pub struct Response {
     pub content_type: &'static str,
     pub headers: Vec<(&'static str, String)>,
     pub body: Vec<u8>,
-    /// What is left where the body is made piece by piece.
-    pub rest: Option<Rest>,
+    /// The continuation of a body that is sent in chunks.
+    pub rest: Option<Continuation>,
 }
 
 impl Response {
@@ -331,6 +331,7 @@ impl Response {
         }
     }
 
+    /// An answer with a body.
     pub fn new(status: u16, content_type: &'static str, body: impl Into<Vec<u8>>) -> Self {
         Self {
             status,
@@ -346,6 +347,7 @@ impl Response {
         Self::new(status, TEXT, format!("{line}\n"))
     }
 
+    /// A JSON body, with a newline.
     pub fn json(status: u16, value: &Value) -> Self {
         Self::new(status, JSON, format!("{value}\n"))
     }
@@ -359,6 +361,7 @@ impl Response {
         }
     }
 
+    /// Adds a header.
     pub fn with_header(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
         self
@@ -368,7 +371,9 @@ impl Response {
 /// More than an app at its bounds needs: 64 VIPs, 32 monitors and 64 NATs.
 const MAX_PARAMETERS: usize = 256;
 
+/// The content type of plain text.
 pub const TEXT: &str = "text/plain; charset=utf-8";
+/// The content type of JSON.
 pub const JSON: &str = "application/json";
 
 #[cfg(test)]
@@ -376,7 +381,7 @@ mod tests {
     use super::*;
 
     fn get(target: &str) -> Request {
-        Request::new(Method::Get, target, Vec::new(), b"", Via::Unix).unwrap()
+        Request::new(Method::Get, target, Vec::new(), b"", ListenerScope::Unix).unwrap()
     }
 
     fn post(kind: Option<&str>, body: &[u8]) -> Result<Request, RequestError> {
@@ -384,7 +389,13 @@ mod tests {
             .map(|k| ("content-type".to_owned(), k.to_owned()))
             .into_iter()
             .collect();
-        Request::new(Method::Post, "/register?name=a", headers, body, Via::Unix)
+        Request::new(
+            Method::Post,
+            "/register?name=a",
+            headers,
+            body,
+            ListenerScope::Unix,
+        )
     }
 
     #[test]
@@ -470,8 +481,14 @@ mod tests {
         let ask = |query: usize, kind: &str, body: &str| {
             let headers = vec![("content-type".to_owned(), kind.to_owned())];
             let target = format!("/register?{}", many(query));
-            Request::new(Method::Post, &target, headers, body.as_bytes(), Via::Unix)
-                .map(|request| request.params.len())
+            Request::new(
+                Method::Post,
+                &target,
+                headers,
+                body.as_bytes(),
+                ListenerScope::Unix,
+            )
+            .map(|request| request.params.len())
         };
         let form = "application/x-www-form-urlencoded";
         assert_eq!(ask(256, form, ""), Ok(256));
@@ -490,7 +507,7 @@ mod tests {
 
     #[test]
     fn the_body_of_other_methods_is_no_parameter() {
-        let r = Request::new(Method::Other, "/a", Vec::new(), b"x=1", Via::Unix).unwrap();
+        let r = Request::new(Method::Other, "/a", Vec::new(), b"x=1", ListenerScope::Unix).unwrap();
         assert!(r.params.is_empty());
     }
 
@@ -500,7 +517,7 @@ mod tests {
         assert_eq!(get("/apps#x?y=1").path, "/apps");
         for bad in ["/%", "/%4", "/%zz", "/%ff", "/%+1"] {
             assert!(
-                Request::new(Method::Get, bad, Vec::new(), b"", Via::Unix).is_err(),
+                Request::new(Method::Get, bad, Vec::new(), b"", ListenerScope::Unix).is_err(),
                 "{bad}"
             );
         }
@@ -514,7 +531,7 @@ mod tests {
             "HTTP://evil.example:1/apps?x=1",
             headers,
             b"",
-            Via::Loopback,
+            ListenerScope::Loopback,
         )
         .unwrap();
         assert_eq!(r.header("host"), Some("evil.example:1"));
@@ -528,7 +545,7 @@ mod tests {
     fn json_is_wanted_only_when_named() {
         let ask = |accept: &str| {
             let headers = vec![("accept".to_owned(), accept.to_owned())];
-            Request::new(Method::Get, "/", headers, b"", Via::Unix)
+            Request::new(Method::Get, "/", headers, b"", ListenerScope::Unix)
                 .unwrap()
                 .wants_json()
         };

@@ -1,10 +1,12 @@
-//! What the outside may ask, and what it is answered: routing, policy and wording over the core.
+//! The HTTP API over the core: routing, policy and answers.
 //!
-//! GoCast's calls keep their statuses, bodies and reasons; scripts look for them.
+//! GoCast's calls keep their statuses, bodies and reasons: scripts match them.
 
+mod calls;
 mod changes;
+mod chunks;
+mod continuation;
 mod message;
-mod pieces;
 mod policy;
 
 use std::collections::BTreeMap;
@@ -13,85 +15,96 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::json;
 
-pub use message::{JSON, Method, Request, RequestError, Response, TEXT, Via, asks_for_json};
-pub use pieces::{Rest, go_on};
-pub use policy::{CHECK, Denied};
+pub use calls::{CALLS, Call};
+pub use chunks::next_chunk;
+pub use continuation::Continuation;
+pub use message::{
+    JSON, ListenerScope, Method, Request, RequestError, Response, TEXT, asks_for_json,
+};
+pub use policy::{CHECK_USER_AGENT, Denied};
 
 use crate::app::AppName;
-use crate::core::{AppView, Core, Counted};
+use crate::core::{AppStatus, AppView, Core, DrainReport, NatCount};
 use crate::netlink::nftables::{self, Counter};
-use crate::view::metrics::{Process, Reload};
-use crate::view::{self, page};
-use pieces::Listing;
+use crate::view;
+use crate::view::metrics::{LastReload, Process};
+use crate::view::page::{self, Choice, Selection};
+use crate::view::verdict::{Level, Reason, Verdict, of_app};
+use calls::{Change, Methods, Read, Route, route};
+use continuation::Listing;
 
-/// What the answers need besides the core.
-pub struct World<'a> {
+/// What answers need besides the core.
+pub struct ApiContext<'a> {
     pub now: Instant,
     /// The time of day.
     pub wall: SystemTime,
-    /// Asked for the metrics alone: it costs a few files.
+    /// Called for the metrics only, since it reads a few files of /proc.
     pub process: &'a dyn Fn() -> Option<Process>,
-    pub reload: Reload,
-    /// The longest turn of the loop so far.
+    pub reload: LastReload,
+    /// The longest iteration of the event loop so far.
     pub longest_turn: Duration,
-    /// Lines of the log that nobody took.
+    /// Log lines dropped because standard error was not read.
     pub log_lines_dropped: u64,
     /// `None`: there is no state file.
     pub state_file_written: Option<bool>,
     /// `None`: Consul is not configured.
     pub consul_up: Option<bool>,
-    /// What the kernel's NAT counters say; empty where nobody asked it.
+    /// The kernel's NAT counters; empty unless they were requested.
     pub nat: &'a Rc<NatCounters>,
 }
 
 /// The kernel's NAT counters by their names.
 pub type NatCounters = BTreeMap<String, Counter>;
 
-/// What becomes of a request.
+/// What to do with a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     Now(Response),
-    /// To be sent once [`Core::drained`] says so for `name`; `None` is all of them.
+    /// [`drained`] makes the answer once [`Core::drained`] reports the end for `name`; `None`: all apps.
     WhenDrained {
         name: Option<AppName>,
-        response: Response,
+        json: bool,
     },
     /// The configuration is to be read and given to the core; [`reloaded`] makes the answer.
     Reload {
         json: bool,
     },
+    /// The host has to be examined; the answer is a [`Report`](crate::doctor::Report).
+    Doctor,
 }
 
 /// Answers a request to the API.
-pub fn handle(core: &mut Core, world: &World<'_>, request: &Request) -> Reply {
+pub fn handle(core: &mut Core, context: &ApiContext<'_>, request: &Request) -> Reply {
     let json = request.wants_json();
     let outcome = route(&request.path)
         .ok_or_else(|| not_found(&request.path))
-        .and_then(|route| {
+        .and_then(|(call, route)| {
             permit(core, request, &route)?;
-            perform(core, world, request, route)
+            check_method(request, call.methods)?;
+            perform(core, context, request, route)
         });
-    outcome.unwrap_or_else(|refused| Reply::Now(refused.into_response(json)))
+    outcome.unwrap_or_else(|error| Reply::Now(error.into_response(json)))
 }
 
-/// Whether the answer shows what NAT has carried: the kernel is to be asked first.
+/// Whether the answer shows NAT counters, which have to be read from the kernel first.
 pub fn shows_nat(request: &Request) -> bool {
-    let shows = |read: &Read| matches!(read, Read::Apps | Read::App(_) | Read::Metrics);
-    matches!(route(&request.path), Some(Route::Read(read)) if shows(&read))
+    let shows =
+        |read: &Read| matches!(read, Read::Page | Read::Apps | Read::App(_) | Read::Metrics);
+    matches!(route(&request.path), Some((_, Route::Read(read))) if shows(&read))
 }
 
 /// Answers a request to the metrics listener, which knows three paths and changes nothing.
-pub fn handle_metrics(core: &Core, world: &World<'_>, request: &Request) -> Response {
+pub fn handle_metrics(core: &Core, context: &ApiContext<'_>, request: &Request) -> Response {
     let json = request.wants_json();
     let read = match route(&request.path) {
-        Some(Route::Read(read @ (Read::Healthz | Read::Readyz | Read::Metrics))) => read,
+        Some((_, Route::Read(read @ (Read::Healthz | Read::Readyz | Read::Metrics)))) => read,
         _ => return not_found(&request.path).into_response(json),
     };
     let allowed = check_method(request, Methods::Read)
-        .and_then(|()| policy::check_read(request).map_err(Refused::from));
+        .and_then(|()| policy::check_read(request).map_err(ErrorResponse::from));
     match allowed {
-        Ok(()) => show(core, world, read, json),
-        Err(refused) => refused.into_response(json),
+        Ok(()) => show(core, context, read, json),
+        Err(error) => error.into_response(json),
     }
 }
 
@@ -105,15 +118,32 @@ pub fn reloaded(outcome: Result<&[String], &str>, json: bool) -> Response {
     }
 }
 
-/// Why a request is not done: status, text, and headers that go with it.
+/// The answer to a drain that is done: its steps, for each app.
+pub fn drained(core: &Core, name: Option<&AppName>, json: bool) -> Response {
+    let reports = core.drain_reports(name);
+    if json {
+        let drained: Vec<_> = reports.iter().map(view::drain::json).collect();
+        return Response::json(200, &json!({ "drained": drained }));
+    }
+    let line = |report: &DrainReport| format!("{}: {}", report.app, report.steps);
+    match reports.as_slice() {
+        [] => Response::empty(),
+        reports => {
+            let lines: Vec<String> = reports.iter().map(line).collect();
+            Response::text(200, &lines.join("\n"))
+        }
+    }
+}
+
+/// An error answer: status, text and a header.
 #[derive(Debug)]
-struct Refused {
+struct ErrorResponse {
     status: u16,
     message: String,
     header: Option<(&'static str, &'static str)>,
 }
 
-impl Refused {
+impl ErrorResponse {
     fn new(status: u16, message: impl Into<String>) -> Self {
         Self {
             status,
@@ -131,164 +161,80 @@ impl Refused {
     }
 }
 
-impl From<Denied> for Refused {
+impl From<Denied> for ErrorResponse {
     fn from(denied: Denied) -> Self {
-        let mut refused = Self::new(denied.status(), denied.to_string());
+        let mut error = Self::new(denied.status(), denied.to_string());
         if denied.status() == 401 {
-            refused.header = Some(("WWW-Authenticate", "Bearer"));
+            error.header = Some(("WWW-Authenticate", "Bearer"));
         }
-        refused
+        error
     }
 }
 
-/// What a path means.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Route {
-    Read(Read),
-    Change(Change),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Read {
-    Page,
-    Info,
-    Apps,
-    App(String),
-    Events,
-    Healthz,
-    Readyz,
-    Metrics,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Change {
-    Register,
-    Unregister,
-    Drain,
-    Undrain,
-    DrainApp(String),
-    UndrainApp(String),
-    Heartbeat,
-    Reload,
-}
-
-fn route(path: &str) -> Option<Route> {
-    let read = |read| Some(Route::Read(read));
-    let change = |change| Some(Route::Change(change));
-    match path {
-        "/" => read(Read::Page),
-        "/info" => read(Read::Info),
-        "/apps" | "/apps/" => read(Read::Apps),
-        "/events" => read(Read::Events),
-        "/healthz" => read(Read::Healthz),
-        "/readyz" => read(Read::Readyz),
-        "/metrics" => read(Read::Metrics),
-        "/register" => change(Change::Register),
-        "/unregister" => change(Change::Unregister),
-        "/drain" => change(Change::Drain),
-        "/undrain" => change(Change::Undrain),
-        "/heartbeat" => change(Change::Heartbeat),
-        "/reload" => change(Change::Reload),
-        _ => {
-            let rest = path.strip_prefix("/apps/")?;
-            // A name may hold a slash: only the last segment can be a verb.
-            match rest.rsplit_once('/') {
-                Some((name, "drain")) => change(Change::DrainApp(name.to_owned())),
-                Some((name, "undrain")) => change(Change::UndrainApp(name.to_owned())),
-                _ => read(Read::App(rest.to_owned())),
-            }
-        }
-    }
-}
-
-fn not_found(path: &str) -> Refused {
+fn not_found(path: &str) -> ErrorResponse {
     let shown: String = path.chars().take(80).collect();
-    Refused::new(404, format!("there is no {}", shown.escape_debug()))
+    ErrorResponse::new(404, format!("there is no {}", shown.escape_debug()))
 }
 
-/// Which methods a call takes.
-#[derive(Clone, Copy)]
-enum Methods {
-    /// GoCast's calls never asked.
-    Any,
-    Read,
-    ReadOrPost,
-    Post,
-}
-
-impl Route {
-    fn methods(&self) -> Methods {
-        match self {
-            Self::Read(Read::Info) => Methods::Any,
-            Self::Read(_) => Methods::Read,
-            Self::Change(Change::Register | Change::Unregister) => Methods::Any,
-            Self::Change(Change::Drain | Change::Undrain | Change::Heartbeat) => {
-                Methods::ReadOrPost
-            }
-            Self::Change(Change::Reload | Change::DrainApp(_) | Change::UndrainApp(_)) => {
-                Methods::Post
-            }
-        }
+fn check_method(request: &Request, methods: Methods) -> Result<(), ErrorResponse> {
+    if methods.include(request.method) {
+        return Ok(());
     }
-}
-
-fn check_method(request: &Request, methods: Methods) -> Result<(), Refused> {
-    let allow = match (methods, request.method) {
-        (Methods::Any, _) => return Ok(()),
-        (Methods::Read, Method::Get | Method::Head) => return Ok(()),
-        (Methods::Read, _) => "GET, HEAD",
-        // HEAD is no way to ask for a change.
-        (Methods::ReadOrPost, Method::Get | Method::Post) => return Ok(()),
-        (Methods::ReadOrPost, _) => "GET, POST",
-        (Methods::Post, Method::Post) => return Ok(()),
-        (Methods::Post, _) => "POST",
-    };
-    Err(Refused {
+    let allow = methods.as_str();
+    Err(ErrorResponse {
         status: 405,
         message: format!("{} takes {allow}", request.path.escape_debug()),
         header: Some(("Allow", allow)),
     })
 }
 
-fn permit(core: &Core, request: &Request, route: &Route) -> Result<(), Refused> {
+fn permit(core: &Core, request: &Request, route: &Route) -> Result<(), ErrorResponse> {
     match route {
-        Route::Read(_) => policy::check_read(request)?,
+        Route::Read(_) | Route::Doctor => policy::check_read(request)?,
         Route::Change(_) => {
             let agent = &core.config().agent;
             let token = agent.api_token.as_ref().map(|token| token.expose());
-            policy::check_change(request, token, &core.near(), &agent.api_allow)?;
+            policy::check_change(request, token, &core.trusted_networks(), &agent.api_allow)?;
         }
     }
-    check_method(request, route.methods())
+    Ok(())
 }
 
 fn perform(
     core: &mut Core,
-    world: &World<'_>,
+    context: &ApiContext<'_>,
     request: &Request,
     route: Route,
-) -> Result<Reply, Refused> {
-    let now = world.now;
+) -> Result<Reply, ErrorResponse> {
+    let now = context.now;
     let done = |()| Reply::Now(Response::empty());
     match route {
         Route::Read(Read::App(name)) => {
             let view = name.parse().ok().and_then(|name| core.app(now, &name));
             let mut view = view.ok_or_else(|| changes::unknown_app(&name))?;
-            count(&mut view, world.nat);
-            let body = view::json::app(&view, world.wall);
+            add_nat_count(&mut view, context.nat);
+            let standing = app_verdict(core, now, &view.name);
+            let body = view::json::app(&view, &standing, context.wall);
             Ok(Reply::Now(Response::json(200, &body)))
         }
-        Route::Read(read) => Ok(Reply::Now(show(core, world, read, request.wants_json()))),
+        Route::Read(Read::Page) => {
+            let choice = Choice::new(&request.params);
+            Ok(Reply::Now(show_page(core, context, choice)))
+        }
+        Route::Doctor => Ok(Reply::Doctor),
+        Route::Read(read) => Ok(Reply::Now(show(core, context, read, request.wants_json()))),
         Route::Change(Change::Register) => changes::register(core, now, request).map(done),
-        Route::Change(Change::Unregister) => changes::unregister(core, now, request).map(done),
+        Route::Change(Change::Unregister) => changes::unregister(core, context, request).map(done),
         Route::Change(Change::Heartbeat) => changes::heartbeat(core, now, request).map(done),
         Route::Change(Change::Drain) => {
-            let name = changes::named(request);
-            changes::drain(core, now, name, request)
+            let name = changes::name_param(request);
+            changes::drain(core, context, name, request)
         }
-        Route::Change(Change::DrainApp(name)) => changes::drain(core, now, Some(&name), request),
+        Route::Change(Change::DrainApp(name)) => {
+            changes::drain(core, context, Some(&name), request)
+        }
         Route::Change(Change::Undrain) => {
-            changes::undrain(core, now, changes::named(request)).map(done)
+            changes::undrain(core, now, changes::name_param(request)).map(done)
         }
         Route::Change(Change::UndrainApp(name)) => {
             changes::undrain(core, now, Some(&name)).map(done)
@@ -300,29 +246,54 @@ fn perform(
 }
 
 /// The calls that cannot fail.
-fn show(core: &Core, world: &World<'_>, read: Read, json: bool) -> Response {
-    let now = world.now;
+fn show(core: &Core, context: &ApiContext<'_>, read: Read, json: bool) -> Response {
+    let now = context.now;
     match read {
-        Read::Page => Response::new(200, "text/html; charset=utf-8", page::HTML)
-            .with_header("Content-Security-Policy", page::POLICY)
-            .with_header("Referrer-Policy", "no-referrer"),
-        Read::Info => Response::json(200, &view::json::info(&core.peers(now), world.wall)),
-        Read::Apps | Read::App(_) => pieces::begin(core, world, Listing::Apps),
-        Read::Events => Response::json(200, &view::json::events(core.events(), now, world.wall)),
+        Read::Page => show_page(core, context, Choice::default()),
+        Read::Info => Response::json(200, &view::json::info(&core.peers(now), context.wall)),
+        Read::Apps | Read::App(_) => {
+            let level = verdict(core, context).level.as_str();
+            chunks::begin(core, context, Listing::Apps).with_header("Sidecast-Verdict", level)
+        }
+        Read::Verdict => Response::json(200, &view::json::verdict(&verdict(core, context), core)),
+        Read::Events => Response::json(200, &view::json::events(core.events(), now, context.wall)),
         Read::Healthz => Response::text(200, "ok"),
         Read::Readyz => match core.ready() {
-            Ok(()) => Response::text(200, "ready"),
-            Err(why) => Response::error(503, &format!("not ready: {why}"), json),
+            Ok(()) => Response::text(200, &format!("ready\n{}", verdict(core, context).line())),
+            Err(why) => {
+                let line = verdict(core, context).line();
+                Response::error(503, &format!("not ready: {why}\n{line}"), json)
+            }
         },
-        Read::Metrics => pieces::begin(core, world, Listing::Metrics),
+        Read::Metrics => chunks::begin(core, context, Listing::Metrics),
     }
 }
 
-fn count(app: &mut AppView, counters: &NatCounters) {
+fn show_page(core: &Core, context: &ApiContext<'_>, choice: Choice) -> Response {
+    let peers = core.peers(context.now);
+    let level = |app: &AppStatus| of_app(app, &peers).0;
+    let shown = Selection::new(choice, core.app_statuses(context.now), level);
+    chunks::begin(core, context, Listing::Page(Rc::new(shown)))
+        .with_header("Content-Security-Policy", page::POLICY)
+        .with_header("Referrer-Policy", "no-referrer")
+}
+
+fn verdict(core: &Core, context: &ApiContext<'_>) -> Verdict {
+    Verdict::of(core, context.now, !context.reload.successful)
+}
+
+/// The verdict on one app.
+fn app_verdict(core: &Core, now: Instant, name: &AppName) -> (Level, Vec<Reason>) {
+    let standing = core.app_status(now, name);
+    let peers = || core.peers(now);
+    standing.map_or((Level::Ok, Vec::new()), |app| of_app(&app, &peers()))
+}
+
+fn add_nat_count(app: &mut AppView, counters: &NatCounters) {
     for nat in &mut app.nats {
         let (protocol, listen) = (nat.spec.protocol.number(), nat.spec.listen);
         let name = nftables::counter_name(app.name.as_str(), protocol, listen);
-        nat.counted = counters.get(&name).map(|counter| Counted {
+        nat.count = counters.get(&name).map(|counter| NatCount {
             packets: counter.packets,
             bytes: counter.bytes,
         });

@@ -1,35 +1,36 @@
-//! Who may ask: the token, the caller's address, and what keeps a browser from being used against its
-//! owner. Decided from the headers, the socket's addresses and what the host calls near; no header
-//! stands in for an address.
+//! Access control: the token, the caller's address, and protection against CSRF and DNS rebinding.
+//! Decided by the headers, the socket's addresses and the trusted networks; no header (X-Forwarded-For)
+//! replaces the address.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{Method, Request, Via};
+use super::{ListenerScope, Method, Request};
 use crate::net::Prefix;
 
-/// Why a request is not served, whatever it asks.
+/// Why a request is denied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Denied {
-    /// A name that was rebound to a loopback address.
+    /// A foreign name on a loopback listener (DNS rebinding).
     Host(String),
-    /// A page from elsewhere, named by `Origin` or `Referer`.
+    /// A foreign page, named by `Origin` or `Referer`.
     Origin(String),
     CrossSite,
-    /// What calls is a browser, and nothing says that no page made it.
+    /// A browser, by its `User-Agent`: a page may have made the call.
     Browser,
-    /// A check of ours, or of another sidecast: whoever wrote its URL may not change anything by it.
+    /// An HTTP check of sidecast: its URL may come from a tag.
     Check,
     /// This address may not change anything.
     Caller(IpAddr),
     /// No token, or not the right one.
     Token {
-        given: bool,
+        presented: bool,
     },
 }
 
 impl Denied {
+    /// The HTTP status: 401 for the token, else 403.
     pub fn status(&self) -> u16 {
         match self {
             Self::Token { .. } => 401,
@@ -51,31 +52,31 @@ impl fmt::Display for Denied {
             }
             Self::CrossSite => f.write_str("requests from another site are refused"),
             Self::Browser => f.write_str(
-                "a browser changes nothing here without a token: set agent.api_token, or use \
+                "a browser may not change anything without a token: set agent.api_token, or use \
                  another client",
             ),
-            Self::Check => f.write_str("a check changes nothing here without a token"),
+            Self::Check => f.write_str("an HTTP check may not change anything without a token"),
             Self::Caller(addr) => {
                 let addr = Prefix::host(*addr);
                 write!(
                     f,
-                    "{} may change nothing here without a token: add `agent.api_allow: [{addr}]`, or \
+                    "{} may not change anything without a token: add `agent.api_allow: [{addr}]`, or \
                      set agent.api_token",
                     addr.addr()
                 )
             }
-            Self::Token { given: false } => f.write_str(
+            Self::Token { presented: false } => f.write_str(
                 "this call needs `Authorization: Bearer TOKEN` with the value of agent.api_token",
             ),
-            Self::Token { given: true } => {
+            Self::Token { presented: true } => {
                 f.write_str("the bearer token is not the one of agent.api_token")
             }
         }
     }
 }
 
-/// What holds for every call: DNS rebinding and pages from elsewhere are refused. A link from elsewhere
-/// may show a page.
+/// Checks for every call: DNS rebinding and foreign pages are refused. A link from a foreign page may
+/// open the status page.
 pub fn check_read(request: &Request) -> Result<(), Denied> {
     check_host(request)?;
     check_origin(request, "origin")?;
@@ -87,12 +88,12 @@ pub fn check_read(request: &Request) -> Result<(), Denied> {
     }
 }
 
-/// What a call that changes something needs besides: the token where one is set, else a caller that is
-/// near or allowed, and no sign of a page from elsewhere. `near` and `allowed` are asked for TCP only.
+/// Checks for a changing call: the token where one is set, else a caller that is trusted or allowed and
+/// no sign of a foreign page. `trusted` and `allowed` are used for TCP only.
 pub fn check_change(
     request: &Request,
     token: Option<&str>,
-    near: &BTreeSet<Prefix>,
+    trusted: &BTreeSet<Prefix>,
     allowed: &[Prefix],
 ) -> Result<(), Denied> {
     check_host(request)?;
@@ -102,8 +103,8 @@ pub fn check_change(
     check_page(request)?;
     check_token(request, token)?;
     match request.via {
-        Via::Tcp { caller, .. } if !request.via.is_local() => {
-            let mut taken = near.iter().chain(allowed);
+        ListenerScope::Tcp { caller, .. } if !request.via.is_local() => {
+            let mut taken = trusted.iter().chain(allowed);
             match taken.any(|prefix| prefix.contains(caller)) {
                 true => Ok(()),
                 false => Err(Denied::Caller(caller)),
@@ -116,13 +117,13 @@ pub fn check_change(
 fn check_host(request: &Request) -> Result<(), Denied> {
     let host = request.header("host").unwrap_or_default();
     match request.via {
-        Via::Loopback if !is_local_name(host) => Err(Denied::Host(host.to_owned())),
+        ListenerScope::Loopback if !is_local_name(host) => Err(Denied::Host(host.to_owned())),
         _ => Ok(()),
     }
 }
 
-/// Refuses what a page may have made. A page cannot choose these headers; what programs send too
-/// (`Accept-Language`, `Cookie`, `Sec-Fetch-Mode`) says nothing.
+/// Refuses calls that a page may have made. A page cannot choose these headers; those that programs send
+/// too (`Accept-Language`, `Cookie`, `Sec-Fetch-Mode`) are not used.
 fn check_page(request: &Request) -> Result<(), Denied> {
     check_origin(request, "origin")?;
     if request.header("referer") != Some("") {
@@ -136,17 +137,19 @@ fn check_page(request: &Request) -> Result<(), Denied> {
     let agent = request.header("user-agent").unwrap_or_default();
     let is_browser = agent.starts_with("Mozilla/") && !agent.contains("PowerShell");
     match site {
-        _ if agent.starts_with("sidecast/") && agent.ends_with(CHECK) => Err(Denied::Check),
+        _ if agent.starts_with("sidecast/") && agent.ends_with(CHECK_USER_AGENT) => {
+            Err(Denied::Check)
+        }
         Some("same-origin" | "none") => Ok(()),
         _ if is_browser => Err(Denied::Browser),
         _ => Ok(()),
     }
 }
 
-/// Behind program and version, what a check says of itself. Its address is ours, its URL may be a tag's.
-pub const CHECK: &str = " (check)";
+/// The suffix of an HTTP check's `User-Agent`. Its address is this host's, its URL may come from a tag.
+pub const CHECK_USER_AGENT: &str = " (check)";
 
-/// The header, where it is there, names this very origin.
+/// The header, if present, must name this origin.
 fn check_origin(request: &Request, header: &str) -> Result<(), Denied> {
     let host = request.header("host").unwrap_or_default();
     match request.header(header) {
@@ -160,24 +163,24 @@ fn check_token(request: &Request, token: Option<&str>) -> Result<(), Denied> {
     let Some(token) = token else {
         return Ok(());
     };
-    let given = request
+    let presented = request
         .header("authorization")
         .and_then(|value| value.split_once(' '))
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-        .map(|(_, given)| given.trim());
-    match given {
-        Some(given) if equal_in_constant_time(given.as_bytes(), token.as_bytes()) => Ok(()),
-        given => Err(Denied::Token {
-            given: given.is_some(),
+        .map(|(_, presented)| presented.trim());
+    match presented {
+        Some(presented) if equal_in_constant_time(presented.as_bytes(), token.as_bytes()) => Ok(()),
+        presented => Err(Denied::Token {
+            presented: presented.is_some(),
         }),
     }
 }
 
-/// The time depends on the length of what was given alone: how much of it was right does not show.
-fn equal_in_constant_time(given: &[u8], secret: &[u8]) -> bool {
-    let mut differences = u8::from(given.len() != secret.len());
+/// Constant time: depends on the length of `presented` alone.
+fn equal_in_constant_time(presented: &[u8], secret: &[u8]) -> bool {
+    let mut differences = u8::from(presented.len() != secret.len());
     let mut expected = secret.iter().cycle();
-    for byte in given {
+    for byte in presented {
         differences |= byte ^ expected.next().copied().unwrap_or(!byte);
     }
     std::hint::black_box(differences) == 0
@@ -217,7 +220,7 @@ fn is_same_origin(url: &str, host: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn request(via: Via, headers: &[(&str, &str)]) -> Request {
+    fn request(via: ListenerScope, headers: &[(&str, &str)]) -> Request {
         let headers = headers
             .iter()
             .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
@@ -229,26 +232,26 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn from(caller: &str) -> Via {
-        Via::Tcp {
+    fn from(caller: &str) -> ListenerScope {
+        ListenerScope::Tcp {
             caller: addr(caller),
             local: addr("10.0.0.2"),
         }
     }
 
-    /// A caller that is near.
-    fn tcp() -> Via {
+    /// A caller in a trusted network.
+    fn tcp() -> ListenerScope {
         from("172.17.0.3")
     }
 
     fn change(request: &Request) -> Result<(), Denied> {
-        let near = BTreeSet::from(["172.17.0.0/16".parse().unwrap()]);
-        check_change(request, None, &near, &["10.9.0.0/16".parse().unwrap()])
+        let trusted = BTreeSet::from(["172.17.0.0/16".parse().unwrap()]);
+        check_change(request, None, &trusted, &["10.9.0.0/16".parse().unwrap()])
     }
 
     #[test]
     fn a_loopback_listener_answers_to_addresses_and_localhost() {
-        let ask = |host: &str| change(&request(Via::Loopback, &[("host", host)]));
+        let ask = |host: &str| change(&request(ListenerScope::Loopback, &[("host", host)]));
         for host in [
             "127.0.0.1:8179",
             "localhost",
@@ -279,7 +282,7 @@ mod tests {
         }
         let elsewhere = request(tcp(), &[("host", "sidecast.example")]);
         assert_eq!(change(&elsewhere), Ok(()));
-        let unix = request(Via::Unix, &[("host", "whatever")]);
+        let unix = request(ListenerScope::Unix, &[("host", "whatever")]);
         assert_eq!(change(&unix), Ok(()));
     }
 
@@ -287,7 +290,7 @@ mod tests {
     fn a_foreign_origin_is_refused() {
         let ask = |origin: &str| {
             let headers = [("host", "127.0.0.1:8179"), ("origin", origin)];
-            check_read(&request(Via::Loopback, &headers))
+            check_read(&request(ListenerScope::Loopback, &headers))
         };
         assert_eq!(ask("http://127.0.0.1:8179"), Ok(()));
         assert_eq!(ask("https://127.0.0.1:8179"), Ok(()));
@@ -349,14 +352,14 @@ mod tests {
         let none = request(tcp(), &[]);
         assert_eq!(
             check_token(&none, Some("s3cret")),
-            Err(Denied::Token { given: false })
+            Err(Denied::Token { presented: false })
         );
         assert_eq!(check_token(&none, None), Ok(()));
-        assert_eq!(Denied::Token { given: true }.status(), 401);
+        assert_eq!(Denied::Token { presented: true }.status(), 401);
     }
 
     #[test]
-    fn others_change_something_only_where_they_are_near_or_allowed() {
+    fn other_hosts_change_something_only_if_trusted_or_allowed() {
         let ask = |caller: &str| change(&request(from(caller), &[("host", "10.0.0.2:8080")]));
         for taken in ["127.0.0.1", "::1", "10.0.0.2", "172.17.255.9", "10.9.1.2"] {
             assert_eq!(ask(taken), Ok(()), "{taken}");
@@ -381,16 +384,16 @@ mod tests {
             let request = request(from("10.0.0.1"), headers);
             check_change(&request, Some("s3cret"), &BTreeSet::new(), &[])
         };
-        // The token stands in for all of that; a name that was rebound it does not make right.
+        // A token replaces all of these checks but the one against DNS rebinding.
         let page = [
             ("authorization", "Bearer s3cret"),
             ("user-agent", "Mozilla/5.0"),
             ("origin", "http://dashboard.example"),
         ];
         assert_eq!(with(&page), Ok(()));
-        assert_eq!(with(&[]), Err(Denied::Token { given: false }));
+        assert_eq!(with(&[]), Err(Denied::Token { presented: false }));
         let rebound = [("host", "evil.example"), page[0]];
-        let rebound = request(Via::Loopback, &rebound);
+        let rebound = request(ListenerScope::Loopback, &rebound);
         let denied = check_change(&rebound, Some("s3cret"), &BTreeSet::new(), &[]);
         assert!(matches!(denied, Err(Denied::Host(_))));
     }
@@ -411,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn programs_are_taken_and_browsers_are_not() {
+    fn programs_are_accepted_and_browsers_are_not() {
         let ask = |name: &str| {
             let mut headers = recorded(name);
             headers.push(("host".to_owned(), "10.0.0.2:8080".to_owned()));

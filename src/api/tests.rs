@@ -38,16 +38,16 @@ impl Fixture {
     }
 
     fn reply(&mut self, request: &Request) -> Reply {
-        self.in_the_world(|core, world| handle(core, world, request))
+        self.in_the_world(|core, context| handle(core, context, request))
     }
 
-    fn in_the_world<T>(&mut self, work: impl FnOnce(&mut Core, &World<'_>) -> T) -> T {
+    fn in_the_world<T>(&mut self, work: impl FnOnce(&mut Core, &ApiContext<'_>) -> T) -> T {
         let process = || None;
-        let world = World {
+        let context = ApiContext {
             now: self.start,
             wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
             process: &process,
-            reload: Reload {
+            reload: LastReload {
                 successful: true,
                 succeeded_at: SystemTime::UNIX_EPOCH,
             },
@@ -57,10 +57,10 @@ impl Fixture {
             consul_up: None,
             nat: &Rc::default(),
         };
-        work(&mut self.core, &world)
+        work(&mut self.core, &context)
     }
 
-    /// The pieces of an answer; `between` is done before each further one.
+    /// The chunks of an answer; `between` runs before each one but the first.
     fn pieces(&mut self, target: &str, mut between: impl FnMut(&mut Self)) -> Vec<Vec<u8>> {
         let Reply::Now(mut response) = self.reply(&request(Method::Get, target, &[])) else {
             panic!("{target}")
@@ -72,7 +72,7 @@ impl Fixture {
                 return pieces;
             };
             between(self);
-            response = self.in_the_world(|core, world| go_on(core, world, rest));
+            response = self.in_the_world(|core, context| next_chunk(core, context, rest));
         }
     }
 
@@ -112,7 +112,7 @@ fn request(method: Method, target: &str, headers: &[(&str, &str)]) -> Request {
         .iter()
         .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
         .collect();
-    Request::new(method, target, headers, b"", Via::Unix).unwrap()
+    Request::new(method, target, headers, b"", ListenerScope::Unix).unwrap()
 }
 
 fn ok() -> (u16, String) {
@@ -137,7 +137,7 @@ fn register_and_unregister_answer_as_gocast() {
 }
 
 #[test]
-fn bad_registrations_are_told_in_gocasts_words() {
+fn bad_registrations_have_gocasts_messages() {
     let mut f = Fixture::new();
     let good = "name=x&vip=203.0.113.8/32";
     for (query, reason) in [
@@ -289,7 +289,7 @@ fn pages_from_elsewhere_change_nothing() {
         assert_eq!(f.ask(Method::Post, target, &[("host", "h"), header]).0, 403);
     }
     let mut rebound = request(Method::Get, "/apps", &[("host", "evil.example:8179")]);
-    rebound.via = Via::Loopback;
+    rebound.via = ListenerScope::Loopback;
     let Reply::Now(response) = f.reply(&rebound) else {
         panic!()
     };
@@ -298,11 +298,26 @@ fn pages_from_elsewhere_change_nothing() {
 }
 
 #[test]
+fn doctor_is_for_everyone_who_may_read_and_answered_when_the_host_was_looked_at() {
+    let mut f = Fixture::new();
+    assert_eq!(
+        f.reply(&request(Method::Get, "/doctor", &[])),
+        Reply::Doctor
+    );
+    let page = [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "cors")];
+    let Reply::Now(refused) = f.reply(&request(Method::Get, "/doctor", &page)) else {
+        panic!("a foreign page")
+    };
+    assert_eq!(refused.status, 403);
+}
+
+#[test]
 fn methods_are_checked_where_gocast_had_no_such_call() {
     let mut f = Fixture::new();
     for (method, target, allow) in [
         (Method::Post, "/apps", "GET, HEAD"),
         (Method::Other, "/healthz", "GET, HEAD"),
+        (Method::Post, "/doctor", "GET, HEAD"),
         (Method::Head, "/drain", "GET, POST"),
         (Method::Get, "/reload", "POST"),
         (Method::Get, "/apps/dns/drain", "POST"),
@@ -344,15 +359,71 @@ fn a_drain_without_an_app_can_be_undone() {
 }
 
 #[test]
+fn a_drain_says_who_asked_for_it_and_keeps_that_over_a_restart() {
+    let mut f = Fixture::new();
+    f.pass();
+    let ask = |scope, agent: &str| {
+        let headers = vec![("user-agent".to_owned(), agent.to_owned())];
+        Request::new(Method::Get, "/drain?name=dns&wait=0", headers, b"", scope).unwrap()
+    };
+    let tcp = ListenerScope::Tcp {
+        caller: "127.0.0.1".parse().unwrap(),
+        local: "127.0.0.1".parse().unwrap(),
+    };
+    for (scope, agent, by) in [
+        (tcp, "curl/8", "HTTP from 127.0.0.1"),
+        (ListenerScope::Loopback, "curl/8", "HTTP from this host"),
+        (
+            ListenerScope::Unix,
+            "sidecast/0.1.0",
+            "the sidecast command from the Unix socket",
+        ),
+    ] {
+        assert_eq!(f.get("/undrain"), ok());
+        assert_eq!(f.json("/apps/dns")["drain"], serde_json::Value::Null);
+        f.reply(&ask(scope, agent));
+        let app = f.json("/apps/dns");
+        assert_eq!(app["drain"]["by"], by);
+        assert_eq!(app["drain"]["since"], "2023-11-14T22:13:20.000Z");
+        let why = app["why"].as_str().unwrap().to_owned();
+        assert!(why.ends_with(&format!("requested by {by}")), "{why}");
+    }
+    // A second request does not replace the recorded requester.
+    f.reply(&ask(tcp, "curl/8"));
+    let text = f.core.saved_state().to_json();
+    let mut again = Fixture::new();
+    let (state, problems) = crate::config::SavedState::read(&text, again.core.config()).unwrap();
+    assert!(problems.is_empty(), "{problems:?}");
+    again.core.restore(again.start, state);
+    let drain = again.json("/apps/dns")["drain"].take();
+    assert_eq!(drain["by"], "the sidecast command from the Unix socket");
+    assert_eq!(drain["since"], "2023-11-14T22:13:20.000Z");
+}
+
+#[test]
 fn a_drain_waits_unless_told_not_to() {
     let mut f = Fixture::new();
     f.pass();
     let reply = f.reply(&request(Method::Get, "/drain?name=dns", &[]));
-    let Reply::WhenDrained { name, response } = reply else {
+    let Reply::WhenDrained { name, json } = reply else {
         panic!("{reply:?}")
     };
-    assert_eq!(name.map(|n| n.to_string()).as_deref(), Some("dns"));
-    assert_eq!(response, Response::empty());
+    assert_eq!(name.as_ref().map(AppName::as_str), Some("dns"));
+    assert!(!json, "unless it is asked for");
+    f.core.handle_timeout(f.start + Duration::from_secs(2));
+    assert!(f.core.drained(name.as_ref()));
+    let response = drained(&f.core, name.as_ref(), false);
+    assert_eq!(response.body, b"dns: done 2.0 s\n", "no peer had the route");
+    let response = drained(&f.core, None, true);
+    let body: serde_json::Value = serde_json::from_slice(&response.body).unwrap();
+    let of_app = serde_json::json!({
+        "app": "dns", "acknowledged": null, "forwarding_ended": null, "last_packet": null, "done": 2.0,
+        "text": "done 2.0 s",
+    });
+    assert_eq!(body, serde_json::json!({ "drained": [of_app] }));
+    let reply = f.reply(&request(Method::Get, "/drain?name=dns", &[]));
+    let again = drained(&f.core, name.as_ref(), false);
+    assert_eq!(reply, Reply::Now(again), "it is done");
     assert_eq!(f.get("/undrain?name=dns"), ok());
     assert_eq!(f.get("/drain?wait=0"), ok());
     assert_eq!(f.get("/readyz").0, 503);
@@ -412,14 +483,41 @@ fn an_app_shows_what_it_does_and_hides_what_it_must() {
         .map(|m| m["monitor"].as_str().unwrap())
         .collect();
     assert!(specs.contains(&"port:udp:53") && specs.contains(&"exec"));
-    let event = &f.json("/events")[0];
-    assert_eq!((&event["app"], &event["to"]), (&"dns".into(), &"up".into()));
+    let events = f.json("/events");
+    for (event, kind, from, to, why) in [
+        (
+            &events[0],
+            "registration",
+            "unregistered",
+            "pending",
+            "by config",
+        ),
+        (&events[1], "state", "pending", "up", "all monitors pass"),
+    ] {
+        let shown = serde_json::json!({
+            "app": "dns", "kind": kind, "from": from, "to": to, "why": why,
+            "time": "2023-11-14T22:13:20.000Z", "age": 0.0, "seq": event["seq"],
+            "last_resort": false,
+        });
+        assert_eq!(*event, shown);
+    }
 }
 
 #[test]
-fn info_without_peers_is_an_object() {
-    let mut f = Fixture::new();
+fn info_without_peers_is_an_object_and_a_peer_that_is_written_is_there_from_the_start() {
+    let mut f = Fixture::with(&YAML.replace(", peer_ip: 10.0.0.1", ""));
     assert_eq!(f.json("/info"), serde_json::json!({ "peers": [] }));
+    let mut f = Fixture::new();
+    let info = f.json("/info");
+    assert_eq!(info["name"], "10.0.0.1");
+    assert_eq!(info["state"]["session_state"], 1);
+    let metrics = f.get("/metrics").1;
+    for line in [
+        "sidecast_bgp_session_up{peer=\"10.0.0.1\"} 0",
+        "sidecast_bgp_session_state{peer=\"10.0.0.1\"} 1",
+    ] {
+        assert!(metrics.lines().any(|l| l == line), "{metrics}");
+    }
 }
 
 #[test]
@@ -454,7 +552,11 @@ fn metrics_are_prometheus_text() {
             );
         } else if !line.starts_with('#') {
             let name = line.split(['{', ' ']).next().unwrap();
-            assert!(declared.contains(name), "{line}");
+            // A histogram has samples of three names.
+            let of_histogram = ["_bucket", "_sum", "_count"].into_iter();
+            let mut family = of_histogram.filter_map(|end| name.strip_suffix(end));
+            let known = declared.contains(name) || family.any(|name| declared.contains(name));
+            assert!(known, "{line}");
         }
     }
 }
@@ -463,11 +565,11 @@ fn metrics_are_prometheus_text() {
 fn the_metrics_listener_knows_three_paths() {
     let f = Fixture::new();
     let process = || None;
-    let world = World {
+    let context = ApiContext {
         now: f.start,
         wall: SystemTime::UNIX_EPOCH,
         process: &process,
-        reload: Reload {
+        reload: LastReload {
             successful: false,
             succeeded_at: SystemTime::UNIX_EPOCH,
         },
@@ -477,7 +579,7 @@ fn the_metrics_listener_knows_three_paths() {
         consul_up: Some(false),
         nat: &Rc::default(),
     };
-    let ask = |method, target| handle_metrics(&f.core, &world, &request(method, target, &[]));
+    let ask = |method, target| handle_metrics(&f.core, &context, &request(method, target, &[]));
     assert_eq!(ask(Method::Get, "/healthz").status, 200);
     assert_eq!(ask(Method::Get, "/readyz").status, 503);
     let metrics = ask(Method::Get, "/metrics");
@@ -487,6 +589,7 @@ fn the_metrics_listener_knows_three_paths() {
     for target in [
         "/",
         "/apps",
+        "/doctor",
         "/register?name=x&vip=203.0.113.8/32",
         "/drain",
         "/info",
@@ -497,7 +600,7 @@ fn the_metrics_listener_knows_three_paths() {
 }
 
 #[test]
-fn many_apps_are_shown_in_pieces_of_bounded_size() {
+fn many_apps_are_sent_in_chunks_of_bounded_size() {
     let mut f = Fixture::new();
     let monitors = "&monitor=tcp:192.0.2.1:80&monitor=dns:a.example&monitor=port:tcp:80";
     let name = |n: usize| format!("app-{n:03}");
@@ -527,7 +630,7 @@ fn many_apps_are_shown_in_pieces_of_bounded_size() {
     assert_eq!(declared.len(), once.len(), "{declared:?}");
     assert_eq!(whole.matches("\nsidecast_monitor_up{").count(), 767);
     assert_eq!(whole.matches("\nsidecast_app_healthy{").count(), 256);
-    // What comes and goes meanwhile breaks nothing, also where it is the one that was shown last.
+    // Apps may be added and removed between chunks, even the one shown last.
     let mut gone = 0;
     let pieces = f.pieces("/apps", |f| {
         for _ in 0..40 {

@@ -1,9 +1,10 @@
-//! What a DNS check asks, whom, and which answer it takes. RFC 1035, 3597.
+//! DNS monitors: name, type, server and expected RCODE. RFC 1035, 3597.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
+use super::port;
 use crate::net::{ParseError, decimal};
 
 /// A DNS query type (RFC 1035 §3.2.2 and IANA's registry).
@@ -11,6 +12,7 @@ use crate::net::{ParseError, decimal};
 pub struct QType(pub u16);
 
 impl QType {
+    /// An IPv4 address.
     pub const A: Self = Self(1);
 }
 
@@ -92,14 +94,62 @@ impl FromStr for Rcode {
     }
 }
 
-/// `ADDR`, `ADDR:PORT`, `[V6]`, `[V6]:PORT` or a bare IPv6 address.
-pub(super) fn server(s: &str) -> Option<SocketAddr> {
+/// The server that a DNS check queries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DnsServer {
+    Address(SocketAddr),
+    /// Each VIP of the app, on this port.
+    Vip(u16),
+}
+
+impl DnsServer {
+    /// The server's UDP port.
+    pub fn port(&self) -> u16 {
+        match self {
+            Self::Address(server) => server.port(),
+            Self::Vip(port) => *port,
+        }
+    }
+}
+
+impl fmt::Display for DnsServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(server) => server.fmt(f),
+            Self::Vip(port) => write!(f, "vip:{port}"),
+        }
+    }
+}
+
+impl FromStr for DnsServer {
+    type Err = ParseError;
+
+    /// `vip`, `vip:PORT`, `ADDR`, `ADDR:PORT`, `[V6]`, `[V6]:PORT` or a bare IPv6 address.
+    fn from_str(s: &str) -> Result<Self, ParseError> {
+        let vip = |s: &str| match s.split_once(':') {
+            Some((host, number)) if is_vip(host) => port(number).map(Self::Vip),
+            None if is_vip(s) => Some(Self::Vip(PORT)),
+            _ => None,
+        };
+        vip(s)
+            .or_else(|| address(s).map(Self::Address))
+            .ok_or_else(|| ParseError::new(s, "vip, an address or ADDR:PORT"))
+    }
+}
+
+/// The word in place of an address.
+pub(super) fn is_vip(host: &str) -> bool {
+    host.eq_ignore_ascii_case("vip")
+}
+
+fn address(s: &str) -> Option<SocketAddr> {
     if let Ok(addr) = s.parse::<IpAddr>() {
-        return Some(SocketAddr::new(addr, 53));
+        return Some(SocketAddr::new(addr, PORT));
     }
     let bracketed = s.strip_prefix('[').and_then(|s| s.strip_suffix(']'));
     if let Some(addr) = bracketed {
-        return Some(SocketAddr::new(addr.parse::<Ipv6Addr>().ok()?.into(), 53));
+        let addr = addr.parse::<Ipv6Addr>().ok()?;
+        return Some(SocketAddr::new(addr.into(), PORT));
     }
     s.parse::<SocketAddr>()
         .ok()
@@ -120,3 +170,6 @@ pub(super) fn is_domain_name(name: &str) -> bool {
                     .all(|b| b.is_ascii_graphic() && !matches!(b, b'/' | b'@'))
         })
 }
+
+/// RFC 1035 §4.2.
+const PORT: u16 = 53;

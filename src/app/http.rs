@@ -1,5 +1,5 @@
-//! Where an HTTP check asks, and which answers it takes. RFC 3986 (as much of it as a check needs),
-//! RFC 9110 §7.2 and §15.
+//! HTTP monitors: URL and accepted status codes. RFC 3986 (what a check needs of it), RFC 9110 §7.2 and
+//! §15.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -10,7 +10,7 @@ use std::str::FromStr;
 use super::port;
 use crate::net::{ParseError, decimal};
 
-/// A URL to ask, taken apart.
+/// The parts of a URL to request.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HttpUrl {
     pub tls: bool,
@@ -86,10 +86,12 @@ impl FromStr for HttpUrl {
 pub struct StatusRanges(BTreeSet<(u16, u16)>);
 
 impl StatusRanges {
+    /// Whether a status code is accepted.
     pub fn contains(&self, status: u16) -> bool {
         self.ranges().any(|range| range.contains(&status))
     }
 
+    /// The accepted ranges, ascending.
     pub fn ranges(&self) -> impl Iterator<Item = RangeInclusive<u16>> {
         self.0.iter().map(|(first, last)| *first..=*last)
     }

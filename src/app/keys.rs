@@ -1,19 +1,21 @@
 //! The keys of an app, wherever it is written, as tables.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::net::{Community, ExtCommunity, LargeCommunity, ParseError, decimal};
+use super::PathProof;
+use crate::net::{Community, ExtCommunity, LargeCommunity, ParseError, PeerName, decimal};
 use crate::schema::kinds::{
     FilePath, Interval, Number, Opt, OrOff, Parsed, Quoted, Set, Time, quoted,
 };
-use crate::schema::{At, Context, EVERYWHERE, Kind, Part, Section, Shape, duration};
+use crate::schema::{Context, EVERYWHERE, Flatten, Kind, Section, Shape, ValueAt, duration};
 use crate::section;
 
 section! {
-    /// How often and how patiently monitors ask, as far as it is written: for all of an app, or for one.
+    /// Intervals and thresholds of monitors, as written for an app or for one monitor.
     #[derive(Copy)]
     pub struct Timing {
         /// Between two checks; default: the agent's `monitor_interval`.
@@ -35,16 +37,24 @@ section! {
     pub struct AppOptions {
         /// How long it must have been healthy after start before the first announcement.
         start_delay: Time, default = "0", scope = EVERYWHERE;
-        /// How long the service goes on after its routes were withdrawn; default: the agent's.
+        /// The longest wait of a drain, in which the service still answers; default: the agent's.
         drain_time: Time, default = "2s", scope = EVERYWHERE;
+        /// `traffic`: a drain is over when no packet comes any more; `fixed`: after `drain_time`; default: the agent's.
+        drain_wait: Parsed<DrainWait>, default = "traffic", scope = EVERYWHERE;
         /// While this file exists the app is in maintenance.
         maintenance_file: Opt<FilePath>;
-        /// Damping: how long the first return too many is held, doubled with each up to 1 m; `off`: never.
+        /// Flap damping: the first hold-down, doubled with each up to 1 m; `off`: none.
         hold_down: HoldDown, default = "1s", scope = EVERYWHERE;
-        /// Damping: so many returns within this time are at once.
+        /// Flap damping: announcements after a withdraw, within this time, that are not held down.
         flap_limit: Quoted<FlapLimit>, default = "5/60s", scope = EVERYWHERE;
         /// `always`: the address is there from start to exit; default: the agent's.
         vip_presence: Parsed<VipPresence>, default = "healthy", scope = EVERYWHERE;
+        /// Announced to these of our peers alone: `10.0.0.1`, `fe80::1%eth0`, or `%eth0` for the router on that
+        /// interface; default: to all.
+        peers: Set<Quoted<PeerName>>, scope = EVERYWHERE;
+        /// Probes sent to its VIPs by way of each router show whether that forwards to this host; `auto`: where
+        /// sidecast has CAP_NET_ADMIN; default: the agent's.
+        path_proof: PathProof, default = "auto", scope = EVERYWHERE;
     }
 }
 
@@ -63,11 +73,12 @@ section! {
     /// How an app's routes look.
     pub struct VipConfig {
         /// The app's own path attributes.
-        attributes: Part<Attributes>;
-        /// What happens to the routes while the app is down: `withdraw`, or attributes that are laid over its own.
-        when_down: Reaction, default = "withdraw", scope = EVERYWHERE;
-        /// The same while it drains.
-        when_draining: Reaction, default = "withdraw", scope = EVERYWHERE;
+        attributes: Flatten<Attributes>;
+        /// What happens to the routes while the app is down: `withdraw`, attributes that are laid over its own, or
+        /// `last_resort`: announced with `agent.last_resort` unless a `port:` monitor fails; default: the agent's.
+        when_down: WhenDown, default = "withdraw", scope = EVERYWHERE;
+        /// While it drains, for `drain_time`: `withdraw`, or attributes that are laid over its own, such as `{med: 1000}`.
+        when_draining: RouteAction, default = "withdraw", scope = EVERYWHERE;
     }
 }
 
@@ -86,7 +97,7 @@ section! {
         med: Opt<Number<u32, 0, { u32::MAX }>>, scope = EVERYWHERE;
         /// LOCAL_PREF, sent on iBGP only; 100 there.
         local_pref: Opt<Number<u32, 0, { u32::MAX }>>, scope = EVERYWHERE;
-        /// How many times our AS number is put in front, beyond what eBGP does anyway.
+        /// How many more times our AS number is prepended, besides the one of eBGP.
         as_path_prepend: Opt<Number<u8, 0, 100>>, scope = EVERYWHERE;
         /// Default: the session's IPv4 address, else that of the interface to the peer.
         next_hop: Opt<NextHop4>, scope = EVERYWHERE;
@@ -95,25 +106,8 @@ section! {
     }
 }
 
-impl Kind for VipConfig {
-    type Value = Self;
-    const SHAPE: Shape = Shape::Map("vip_config");
-
-    fn parse(_: &str) -> Result<Self, String> {
-        Ok(Self::default())
-    }
-
-    fn write(_: &Self) -> Option<String> {
-        None
-    }
-
-    fn read(cx: &mut Context<'_>, at: &At<'_>) -> Option<Self> {
-        at.section(cx, Self::default())
-    }
-}
-
 impl Attributes {
-    /// These with `over` laid on top: communities add up, whatever else it sets wins.
+    /// These overlaid with `over`: communities are added, other attributes replaced.
     pub fn overlaid(&self, over: &Self) -> Self {
         Self {
             communities: &self.communities | &over.communities,
@@ -124,6 +118,22 @@ impl Attributes {
             as_path_prepend: over.as_path_prepend.or(self.as_path_prepend),
             next_hop: over.next_hop.or(self.next_hop),
             next_hop6: over.next_hop6.or(self.next_hop6),
+        }
+    }
+
+    /// Overlays `over`, keeping whichever value makes the route less preferred.
+    pub fn less_attractive(&self, over: &Self) -> Self {
+        self.overlaid(over).no_better_than(self)
+    }
+
+    /// The same, with nothing that routers rank before what `other` sets.
+    pub fn no_better_than(self, other: &Self) -> Self {
+        let local_prefs = [self.local_pref, other.local_pref];
+        Self {
+            med: self.med.max(other.med),
+            as_path_prepend: self.as_path_prepend.max(other.as_path_prepend),
+            local_pref: local_prefs.into_iter().flatten().min(),
+            ..self
         }
     }
 }
@@ -179,14 +189,17 @@ fn is_next_hop(addr: IpAddr) -> bool {
 
 /// What happens to an app's routes while it is down or draining.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reaction {
+pub enum RouteAction {
     #[default]
     Withdraw,
     /// They stay, with these laid over the app's own attributes.
     Announce(Attributes),
+    /// They stay with `agent.last_resort` overlaid, unless a monitor shows that nothing listens
+    /// ([`MonitorSpec::Port`](super::MonitorSpec)). Only for an app that is down.
+    LastResort,
 }
 
-impl Kind for Reaction {
+impl Kind for RouteAction {
     type Value = Self;
     const SHAPE: Shape = Shape::Either(&Shape::Words(&["withdraw"]), &Shape::Map("when_down"));
 
@@ -201,15 +214,92 @@ impl Kind for Reaction {
         Some(match reaction {
             Self::Withdraw => "withdraw".to_owned(),
             Self::Announce(attributes) => attributes.in_braces("vip_config"),
+            Self::LastResort => "last_resort".to_owned(),
         })
     }
 
-    fn read(cx: &mut Context<'_>, at: &At<'_>) -> Option<Self> {
+    fn read(cx: &mut Context<'_>, at: &ValueAt<'_>) -> Option<Self> {
         if at.is_map() {
             return at.section(cx, Attributes::default()).map(Self::Announce);
         }
         let reaction = Self::parse(at.node.text().unwrap_or_default());
         reaction.map_err(|message| at.problem(cx, message)).ok()
+    }
+}
+
+/// What happens to the routes of an app that is down.
+pub struct WhenDown;
+
+impl Kind for WhenDown {
+    type Value = RouteAction;
+    const SHAPE: Shape = Shape::Either(
+        &Shape::Words(&["withdraw", "last_resort"]),
+        &Shape::Map("when_down"),
+    );
+
+    fn parse(text: &str) -> Result<RouteAction, String> {
+        match text {
+            "withdraw" => Ok(RouteAction::Withdraw),
+            "last_resort" => Ok(RouteAction::LastResort),
+            _ => Err("should be withdraw, last_resort, or a map such as {med: 1000}".to_owned()),
+        }
+    }
+
+    fn write(reaction: &RouteAction) -> Option<String> {
+        RouteAction::write(reaction)
+    }
+
+    fn read(cx: &mut Context<'_>, at: &ValueAt<'_>) -> Option<RouteAction> {
+        if at.is_map() {
+            return RouteAction::read(cx, at);
+        }
+        let reaction = Self::parse(at.node.text().unwrap_or_default());
+        reaction.map_err(|message| at.problem(cx, message)).ok()
+    }
+}
+
+/// The attributes of an app that is announced although it is down: less preferred than those of a
+/// healthy one. Keys that are not set keep their default.
+pub struct LastResort;
+
+impl Kind for LastResort {
+    type Value = Attributes;
+    const SHAPE: Shape = Shape::Map("when_down");
+
+    fn parse(text: &str) -> Result<Attributes, String> {
+        match text {
+            Self::DEFAULT => Ok(Self::attributes()),
+            _ => Err("should be a map such as {med: 4294967294, as_path_prepend: 10}".to_owned()),
+        }
+    }
+
+    fn write(attributes: &Attributes) -> Option<String> {
+        Some(attributes.in_braces("vip_config"))
+    }
+
+    fn read(cx: &mut Context<'_>, at: &ValueAt<'_>) -> Option<Attributes> {
+        if at.is_map() {
+            return at.section(cx, Self::attributes());
+        }
+        let attributes = Self::parse(at.node.text().unwrap_or_default());
+        attributes.map_err(|message| at.problem(cx, message)).ok()
+    }
+}
+
+impl LastResort {
+    /// The attributes as they would be written.
+    pub const DEFAULT: &str = "{bgp_communities: [graceful-shutdown], med: 4294967294, local_pref: 0, as_path_prepend: 10}";
+
+    /// RFC 8326 §4: a router that honors graceful-shutdown sets local preference 0. The MED is one below the
+    /// highest, which some routers read as "none".
+    fn attributes() -> Attributes {
+        Attributes {
+            communities: BTreeSet::from([Community::GRACEFUL_SHUTDOWN]),
+            med: Some(u32::MAX - 1),
+            local_pref: Some(0),
+            as_path_prepend: Some(10),
+            ..Attributes::default()
+        }
     }
 }
 
@@ -244,8 +334,39 @@ impl FromStr for VipPresence {
     }
 }
 
-/// Limits how often an app may come back: `flap_limit` times in `flap_window` at once, then after
-/// `hold_down`, which doubles.
+/// What ends the wait of a drain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DrainWait {
+    /// The end of the traffic, `drain_time` at the latest.
+    #[default]
+    Traffic,
+    /// `drain_time` alone.
+    Fixed,
+}
+
+impl fmt::Display for DrainWait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Traffic => "traffic",
+            Self::Fixed => "fixed",
+        })
+    }
+}
+
+impl FromStr for DrainWait {
+    type Err = ParseError;
+
+    fn from_str(s: &str) -> Result<Self, ParseError> {
+        match s {
+            "traffic" => Ok(Self::Traffic),
+            "fixed" => Ok(Self::Fixed),
+            _ => Err(ParseError::new(s, "traffic or fixed")),
+        }
+    }
+}
+
+/// Flap damping: `flap_limit` announcements in `flap_window` are immediate, later ones wait `hold_down`,
+/// which doubles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Damping {
     pub hold_down: Duration,
@@ -258,7 +379,7 @@ impl Damping {
     pub const LONGEST: Duration = Duration::from_secs(60);
 }
 
-/// The first wait of damping; zero: off.
+/// The first hold-down; zero: off.
 pub struct HoldDown;
 
 impl Kind for HoldDown {
@@ -277,7 +398,7 @@ impl Kind for HoldDown {
     }
 }
 
-/// A number of returns in a time: `5/60s`.
+/// A number of flaps in a time: `5/60s`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FlapLimit {
     pub limit: u32,

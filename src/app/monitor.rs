@@ -1,13 +1,13 @@
-//! How an app's health is asked for: the grammar of monitors, as strings.
+//! Monitors: the grammar of their string form.
 //!
 //! The map form of files is read by `config`. Leaves out: performing a check (`io::monitor`).
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::dns::{self, QType, Rcode};
+use super::dns::{self, DnsServer, QType, Rcode};
 use super::http::{self, HttpUrl, StatusRanges};
 use super::{Protocol, port};
 use crate::net::ParseError;
@@ -29,11 +29,20 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// How it is called outside: its name, else kind and index (its text may hold secrets).
+    /// The label in metrics and `/apps`: its name, else kind and index (its text may hold secrets).
     pub fn label(&self, index: usize) -> String {
         match &self.name {
             Some(name) => name.clone(),
             None => format!("{}_{index}", self.spec.kind()),
+        }
+    }
+
+    /// How a person reads it: its name, else its text where that cannot hold a secret.
+    pub fn title(&self, index: usize) -> String {
+        match &self.spec {
+            _ if self.name.is_some() => self.label(index),
+            MonitorSpec::Exec(_) | MonitorSpec::Http { .. } => self.label(index),
+            spec => spec.to_string(),
         }
     }
 }
@@ -50,7 +59,7 @@ pub enum MonitorSpec {
     Exec(ExecCommand),
     /// Consul's checks of the service on this node.
     Consul,
-    /// A connection opens. The host is an address or a name, without brackets.
+    /// A connection opens. The host is an address or a name, without brackets, or `vip`.
     Tcp {
         host: String,
         port: u16,
@@ -68,7 +77,7 @@ pub enum MonitorSpec {
         /// As written, a trailing dot included.
         name: String,
         qtype: QType,
-        server: SocketAddr,
+        server: DnsServer,
         /// `None`: NOERROR with an answer; else this code, answer or not.
         rcode: Option<Rcode>,
     },
@@ -153,11 +162,10 @@ impl FromStr for MonitorSpec {
 
 const PORT: &str = "a port monitor: port:tcp:N or port:udp:N, N from 1 to 65535";
 const EXEC: &str = "an exec monitor: exec: and a command";
-const TCP: &str = "a tcp monitor: tcp:HOST:PORT, an IPv6 address in brackets";
+const TCP: &str = "a tcp monitor: tcp:HOST:PORT, an IPv6 address in brackets, or tcp:vip:PORT";
 const HEARTBEAT: &str =
     "a heartbeat monitor: heartbeat: and a duration above 0 such as heartbeat:30s";
-const DNS: &str =
-    "a dns monitor: dns:NAME[/TYPE][@ADDR[:PORT]] such as dns:example.com/AAAA@[::1]:53";
+const DNS: &str = "a dns monitor: dns:NAME[/TYPE][@ADDR[:PORT]] such as dns:example.com/AAAA@[::1]:53 or dns:example.com@vip";
 const KINDS: &str = "a monitor: port:tcp:N, port:udp:N, exec:COMMAND, consul, tcp:HOST:PORT, http://…, https://…, dns:NAME or heartbeat:DURATION";
 
 fn parse_port(rest: &str) -> Option<MonitorSpec> {
@@ -171,8 +179,8 @@ fn parse_port(rest: &str) -> Option<MonitorSpec> {
 
 fn parse_dns(rest: &str) -> Result<MonitorSpec, &'static str> {
     let (question, server) = match rest.split_once('@') {
-        Some((question, server)) => (question, dns::server(server).ok_or(DNS)?),
-        None => (rest, SocketAddr::from((Ipv4Addr::LOCALHOST, 53))),
+        Some((question, server)) => (question, server.parse().map_err(|_| DNS)?),
+        None => (rest, DnsServer::Address((Ipv4Addr::LOCALHOST, 53).into())),
     };
     let (name, qtype) = match question.rsplit_once('/') {
         Some((name, qtype)) => (name, qtype.parse().map_err(|_| DNS)?),
@@ -189,7 +197,7 @@ fn parse_dns(rest: &str) -> Result<MonitorSpec, &'static str> {
     })
 }
 
-/// What a listener whose accept queue is full means.
+/// The result for a listener whose accept queue is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AcceptQueue {
     Ignore,
@@ -289,6 +297,11 @@ mod tests {
             ("dns:./SOA@::1", "dns:./SOA@[::1]:53"),
             ("dns:a.b./TYPE99@[::1]", "dns:a.b./TYPE99@[::1]:53"),
             ("dns:x@192.0.2.1:5353", "dns:x/A@192.0.2.1:5353"),
+            ("dns:x@vip", "dns:x/A@vip:53"),
+            ("dns:x/SOA@VIP:5353", "dns:x/SOA@vip:5353"),
+            ("tcp:vip:80", "tcp:vip:80"),
+            ("http://vip", "http://vip/"),
+            ("https://vip:8443/x", "https://vip:8443/x"),
             ("heartbeat:90s", "heartbeat:1m30s"),
         ] {
             let spec: MonitorSpec = text.parse().unwrap_or_else(|e| panic!("{e}"));
@@ -331,6 +344,13 @@ mod tests {
             "dns:a/XX",
             "dns:a@b",
             "dns:a@1.1.1.1:0",
+            "dns:a@vip:",
+            "dns:a@vip:0",
+            "dns:a@[vip]",
+            "dns:a@vip:53:1",
+            "dns:a@vips",
+            "tcp:vip",
+            "tcp:vip:0",
             "dns:a b",
             "heartbeat:",
             "heartbeat:5",

@@ -19,7 +19,7 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-/// The state of one end (RFC 5880 §4.1).
+/// Session state (RFC 5880 §4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum State {
     AdminDown,
@@ -64,9 +64,13 @@ impl fmt::Display for State {
 pub struct Diagnostic(pub u8);
 
 impl Diagnostic {
+    /// No diagnostic.
     pub const NONE: Self = Self(0);
+    /// Control detection time expired.
     pub const DETECTION_TIME_EXPIRED: Self = Self(1);
+    /// Neighbor signaled session down.
     pub const NEIGHBOR_SIGNALED_DOWN: Self = Self(3);
+    /// Administratively down.
     pub const ADMINISTRATIVELY_DOWN: Self = Self(7);
 }
 
@@ -111,12 +115,12 @@ pub struct Packet {
 pub enum PacketError {
     Wire(WireError),
     Version(u8),
-    /// The Length field, where it is below the least or past the payload.
+    /// The Length field is below the minimum or exceeds the payload.
     Length(u8),
     ZeroDetectMult,
     Multipoint,
     ZeroMyDiscriminator,
-    /// In a state in which it has to be known.
+    /// Your Discriminator is zero in a state other than Down and AdminDown.
     ZeroYourDiscriminator,
     /// The A bit, where no authentication is configured.
     Authentication,
@@ -187,6 +191,7 @@ impl Packet {
         })
     }
 
+    /// The 24 bytes of the packet.
     pub fn encode(&self) -> Vec<u8> {
         let flag = |on: bool, bit: u8| if on { bit } else { 0 };
         let mut w = Writer::new();
@@ -202,12 +207,12 @@ impl Packet {
         w.u32(self.desired_min_tx);
         w.u32(self.required_min_rx);
         w.u32(0);
-        // No length is counted here that could fail to fit.
+        // No length field is written that could overflow.
         w.finish().unwrap_or_default()
     }
 }
 
-/// A duration in the unit of the wire, at most some 71 minutes.
+/// A duration in microseconds, at most some 71 minutes.
 pub(super) fn micros(duration: Duration) -> u32 {
     u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
 }
@@ -240,7 +245,7 @@ mod tests {
         }
     }
 
-    /// The sample by hand from the diagram of RFC 5880 §4.1.
+    /// Written by hand from the diagram of RFC 5880 §4.1.
     const GOLDEN: [u8; 24] = [
         0x23, 0xe0, 3, 24, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0x00, 0x04, 0x93, 0xe0,
         0x00, 0x04, 0x93, 0xe0, 0, 0, 0, 0,
@@ -308,12 +313,10 @@ mod tests {
 
     #[test]
     fn no_bytes_panic() {
-        let mut jitter = crate::timer::Jitter::new(5880);
+        let mut rng = crate::timer::Rng::new(5880);
         for _ in 0..20_000 {
-            let len = usize::try_from(jitter.below(40)).unwrap();
-            let mut bytes: Vec<u8> = (0..len)
-                .map(|_| jitter.next_u64().to_le_bytes()[0])
-                .collect();
+            let len = usize::try_from(rng.below(40)).unwrap();
+            let mut bytes: Vec<u8> = (0..len).map(|_| rng.next_u64().to_le_bytes()[0]).collect();
             if let Some(first) = bytes.first_mut() {
                 *first = *first & 0x1f | 0x20;
             }

@@ -1,32 +1,34 @@
 //! One session (RFC 5880 §6.8), in asynchronous mode and the active role. The clock is an argument.
 
 use super::packet::{Diagnostic, Packet, State, micros};
-use crate::timer::{Jitter, Soonest};
+use crate::timer::{EarliestDeadline, Rng};
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
-/// What one session is told.
+/// The configuration of one session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Desired Min TX and Required Min RX while Up; below Up we send once a second at most.
     pub interval: Duration,
     /// Detect Mult.
     pub multiplier: u8,
-    /// Ours; unique on this host (RFC 5880 §6.3).
+    /// Local discriminator; unique on this host (RFC 5880 §6.3).
     pub discriminator: NonZeroU32,
 }
 
+/// Input of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A packet for this session that passed [`Packet::decode`] and the check of its TTL.
     Received(Packet),
-    /// The operator takes the session down; the peer is told.
+    /// The operator takes the session down: enters AdminDown, which the peer learns.
     AdminDown,
     /// Another interval or multiplier, without a break (RFC 5880 §6.8.3).
     Reconfigure { interval: Duration, multiplier: u8 },
 }
 
+/// What the caller has to do, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Output {
     Send(Packet),
@@ -34,19 +36,20 @@ pub enum Output {
         from: State,
         to: State,
         diagnostic: Diagnostic,
-        /// What the other end said last; `None`: nothing within the detection time. Its AdminDown is
-        /// no failure (RFC 5882 §3.2).
+        /// The remote state last received; `None`: nothing within the detection time. AdminDown of the peer
+        /// is no failure (RFC 5882 §3.2).
         remote: Option<State>,
     },
 }
 
+/// The deadlines of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Timer {
     Transmit,
     Detection,
 }
 
-/// What the other end said last (RFC 5880 §6.8.1).
+/// The variables last received from the peer (RFC 5880 §6.8.1).
 #[derive(Clone, Copy, Debug)]
 struct Remote {
     discriminator: u32,
@@ -57,21 +60,22 @@ struct Remote {
     demand: bool,
 }
 
+/// One BFD session (RFC 5880 §6.8).
 #[derive(Debug)]
 pub struct Session {
     config: Config,
     state: State,
     diagnostic: Diagnostic,
-    /// `None`: nothing heard within the detection time.
+    /// `None`: nothing received within the detection time.
     remote: Option<Remote>,
     /// A Poll Sequence is under way (RFC 5880 §6.5).
     polling: bool,
-    /// The interval before the one that is being told by the poll.
-    before: Option<Duration>,
+    /// The interval before the one that the running Poll Sequence advertises.
+    previous_interval: Option<Duration>,
     sent_at: Option<Instant>,
     transmit_at: Option<Instant>,
     detect_at: Option<Instant>,
-    jitter: Jitter,
+    rng: Rng,
     outputs: VecDeque<Output>,
 }
 
@@ -84,23 +88,26 @@ impl Session {
             diagnostic: Diagnostic::NONE,
             remote: None,
             polling: false,
-            before: None,
+            previous_interval: None,
             sent_at: None,
             transmit_at: Some(now),
             detect_at: None,
-            jitter: Jitter::new(seed),
+            rng: Rng::new(seed),
             outputs: VecDeque::new(),
         }
     }
 
+    /// The local state (bfd.SessionState).
     pub fn state(&self) -> State {
         self.state
     }
 
+    /// The local discriminator.
     pub fn discriminator(&self) -> NonZeroU32 {
         self.config.discriminator
     }
 
+    /// Takes an event; call `poll_output` afterwards.
     pub fn handle(&mut self, now: Instant, event: Event) {
         match event {
             Event::Received(packet) => self.receive(now, packet),
@@ -116,6 +123,7 @@ impl Session {
         }
     }
 
+    /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.detect_at.is_some_and(|at| at <= now) {
             self.detection_expired(now);
@@ -125,13 +133,15 @@ impl Session {
         }
     }
 
+    /// The next deadline.
     pub fn poll_timeout(&self) -> Option<(Instant, Timer)> {
-        let mut soonest = Soonest::new();
-        soonest.add(self.detect_at, Timer::Detection);
-        soonest.add(self.transmit_at, Timer::Transmit);
-        soonest.get()
+        let mut earliest = EarliestDeadline::new();
+        earliest.add(self.detect_at, Timer::Detection);
+        earliest.add(self.transmit_at, Timer::Transmit);
+        earliest.get()
     }
 
+    /// The next output.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
@@ -143,7 +153,7 @@ impl Session {
         if addressed_to_another || self.state == State::AdminDown {
             return;
         }
-        let paced_before = self.transmit_interval();
+        let interval_before = self.transmit_interval();
         let remote = Remote {
             discriminator: packet.my_discriminator.get(),
             state: packet.state,
@@ -154,18 +164,18 @@ impl Session {
         };
         self.remote = Some(remote);
         if packet.r#final {
-            (self.polling, self.before) = (false, None);
+            (self.polling, self.previous_interval) = (false, None);
         }
-        self.follow(now, packet.state);
+        self.apply_state_table(now, packet.state);
         self.detect_at = Some(now + self.detection_time(&remote));
         if packet.poll {
             self.transmit(now, true);
-        } else if self.transmit_interval() != paced_before {
-            self.pace(now);
+        } else if self.transmit_interval() != interval_before {
+            self.schedule_transmit(now);
         }
     }
 
-    /// Both ends keep to what was agreed before until the peer has answered the poll.
+    /// The old interval stays in use until the peer has answered the poll.
     fn reconfigure(&mut self, now: Instant, interval: Duration, multiplier: u8) {
         let old = std::mem::replace(&mut self.config.interval, interval);
         self.config.multiplier = multiplier;
@@ -174,13 +184,13 @@ impl Session {
         }
         if old != interval {
             self.polling = true;
-            self.before = (self.state == State::Up).then_some(old);
+            self.previous_interval = (self.state == State::Up).then_some(old);
         }
         self.transmit(now, false);
     }
 
     /// The state table of RFC 5880 §6.8.6.
-    fn follow(&mut self, now: Instant, theirs: State) {
+    fn apply_state_table(&mut self, now: Instant, theirs: State) {
         match (self.state, theirs) {
             (State::Init | State::Up, State::AdminDown) | (State::Up, State::Down) => {
                 self.diagnostic = Diagnostic::NEIGHBOR_SIGNALED_DOWN;
@@ -206,22 +216,22 @@ impl Session {
             self.diagnostic = Diagnostic::DETECTION_TIME_EXPIRED;
             self.change_state(now, State::Down);
         } else {
-            // Whoever wanted nothing sent is gone.
-            self.pace(now);
+            // The intervals of the lost peer no longer apply: it may have asked for no periodic packets.
+            self.schedule_transmit(now);
         }
     }
 
-    /// The only place that changes the state. The peer hears of it at once, and of the other interval
-    /// by a Poll Sequence (RFC 5880 §6.8.3).
+    /// Changes the state and sends a packet at once; a changed interval starts a Poll Sequence (RFC 5880
+    /// §6.8.3).
     fn change_state(&mut self, now: Instant, to: State) {
         let advertised = self.desired_min_tx();
         let from = std::mem::replace(&mut self.state, to);
         if from == to {
             return;
         }
-        self.before = None;
-        let listening = self.remote.is_some() && to != State::AdminDown;
-        self.polling = listening && self.desired_min_tx() != advertised;
+        self.previous_interval = None;
+        let peer_known = self.remote.is_some() && to != State::AdminDown;
+        self.polling = peer_known && self.desired_min_tx() != advertised;
         self.outputs.push_back(Output::StateChanged {
             from,
             to,
@@ -236,11 +246,11 @@ impl Session {
         if self.state == State::Up {
             self.config.interval
         } else {
-            self.config.interval.max(SLOW)
+            self.config.interval.max(MIN_INTERVAL_NOT_UP)
         }
     }
 
-    /// `None`: nothing may be sent periodically (§6.8.7).
+    /// `None`: periodic packets must not be sent (§6.8.7).
     fn transmit_interval(&self) -> Option<Duration> {
         let Some(remote) = &self.remote else {
             return Some(self.desired_min_tx());
@@ -249,15 +259,19 @@ impl Session {
         let silent = remote.min_rx == 0 || (remote.demand && both_up && !self.polling);
         let asked = Duration::from_micros(remote.min_rx.into());
         let own = self.desired_min_tx();
-        let own = self.before.map_or(own, |before| own.min(before));
+        let own = self
+            .previous_interval
+            .map_or(own, |previous_interval| own.min(previous_interval));
         (!silent).then(|| own.max(asked))
     }
 
-    /// §6.8.4, asynchronous mode: how long silence lasts before it means Down.
+    /// The detection time of asynchronous mode (§6.8.4).
     fn detection_time(&self, remote: &Remote) -> Duration {
         let theirs = Duration::from_micros(remote.min_tx.into());
         let own = self.config.interval;
-        let own = self.before.map_or(own, |before| own.max(before));
+        let own = self
+            .previous_interval
+            .map_or(own, |previous_interval| own.max(previous_interval));
         own.max(theirs) * u32::from(remote.detect_mult)
     }
 
@@ -277,22 +291,22 @@ impl Session {
         };
         self.outputs.push_back(Output::Send(packet));
         self.sent_at = Some(now);
-        self.pace(now);
+        self.schedule_transmit(now);
     }
 
-    /// The next periodic packet, 0 to 25 % early, and at least 10 % where one lost packet is one too
-    /// many (§6.8.7). A new interval counts from the last packet (§6.8.3).
-    fn pace(&mut self, now: Instant) {
+    /// Schedules the next periodic packet: the interval less a jitter of 0 to 25 %, at least 10 % with a
+    /// Detect Mult of 1 (§6.8.7), counted from the last packet (§6.8.3).
+    fn schedule_transmit(&mut self, now: Instant) {
         let most = if self.config.multiplier == 1 { 90 } else { 100 };
-        let percent = 75 + u32::try_from(self.jitter.below(most - 75 + 1)).unwrap_or(0);
+        let percent = 75 + u32::try_from(self.rng.below(most - 75 + 1)).unwrap_or(0);
         let sent_at = self.sent_at.unwrap_or(now);
         let next = |interval: Duration| (sent_at + interval * percent / 100).max(now);
         self.transmit_at = self.transmit_interval().map(next);
     }
 }
 
-/// Nobody sends faster before a session is up (RFC 5880 §6.8.3).
-const SLOW: Duration = Duration::from_secs(1);
+/// The shortest interval below Up (RFC 5880 §6.8.3).
+const MIN_INTERVAL_NOT_UP: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -457,9 +471,9 @@ mod tests {
         }
     }
 
-    /// RFC 5880 §6.8.3, both directions: slower and faster again, and no end ever sees silence.
+    /// RFC 5880 §6.8.3, both directions: slower and faster again; no detection time expires.
     #[test]
-    fn another_interval_needs_no_break() {
+    fn an_interval_changes_without_a_session_down() {
         let mut pair = Pair::new();
         pair.run(5 * Duration::from_secs(1));
         pair.changes = Default::default();
@@ -493,7 +507,7 @@ mod tests {
         let fast = |state| Packet {
             required_min_rx: 1,
             desired_min_tx: 1,
-            ..said(state)
+            ..packet_in_state(state)
         };
         session.handle(now, Event::Received(fast(State::Init)));
         let reconfigure = |interval| Event::Reconfigure {
@@ -569,7 +583,7 @@ mod tests {
     }
 
     /// A packet of a peer that sends once a second.
-    fn said(state: State) -> Packet {
+    fn packet_in_state(state: State) -> Packet {
         Packet {
             diagnostic: Diagnostic::NONE,
             state,
@@ -599,7 +613,7 @@ mod tests {
         let mut session = Session::new(now, config(1), 1);
         let silent = |state| Packet {
             required_min_rx: 0,
-            ..said(state)
+            ..packet_in_state(state)
         };
         for state in [State::Down, State::AdminDown] {
             session.handle(now, Event::Received(silent(state)));
@@ -615,67 +629,71 @@ mod tests {
         assert_eq!(timer, Timer::Transmit);
     }
 
-    /// RFC 5880 §6.8.3: both ways between the slow and the configured interval are told by a poll.
+    /// RFC 5880 §6.8.3: a change between the slow and the configured interval, in either direction, starts a Poll
+    /// Sequence.
     #[test]
     fn each_change_of_the_interval_begins_a_poll_where_somebody_listens() {
         let now = Instant::now();
         let mut session = Session::new(now, config(1), 1);
-        session.handle(now, Event::Received(said(State::Init)));
+        session.handle(now, Event::Received(packet_in_state(State::Init)));
         assert!(sends(&mut session).iter().all(|packet| packet.poll));
         let done = Packet {
             r#final: true,
-            ..said(State::Up)
+            ..packet_in_state(State::Up)
         };
         session.handle(now, Event::Received(done));
-        session.handle(now, Event::Received(said(State::Down)));
+        session.handle(now, Event::Received(packet_in_state(State::Down)));
         let [down] = sends(&mut session)[..] else {
             panic!("one packet")
         };
         assert!(down.poll && down.state == State::Down && down.desired_min_tx == 1_000_000);
         let mut lost = Session::new(now, config(1), 1);
-        lost.handle(now, Event::Received(said(State::Init)));
+        lost.handle(now, Event::Received(packet_in_state(State::Init)));
         sends(&mut lost);
         lost.handle_timeout(now + 4 * Duration::from_secs(1));
         let packets = sends(&mut lost);
         let down = packets.last().unwrap();
-        assert!(!down.poll && down.your_discriminator == 0, "nobody listens");
+        assert!(
+            !down.poll && down.your_discriminator == 0,
+            "no session listens"
+        );
     }
 
-    /// RFC 5880 §6.8.3: the wait counts from the last packet, however often the peer changes its mind.
+    /// RFC 5880 §6.8.3: the wait counts from the last packet, however often the peer changes its interval.
     #[test]
-    fn a_faster_interval_is_honoured_at_once() {
+    fn a_faster_interval_is_honored_at_once() {
         let now = Instant::now();
         let mut session = Session::new(now, config(1), 1);
-        session.handle(now, Event::Received(said(State::Init)));
+        session.handle(now, Event::Received(packet_in_state(State::Init)));
         sends(&mut session);
         let faster = Packet {
             required_min_rx: 300_000,
-            ..said(State::Up)
+            ..packet_in_state(State::Up)
         };
         let later = now + 200 * MS;
         session.handle(later, Event::Received(faster));
         let (at, timer) = session.poll_timeout().unwrap();
         assert_eq!(timer, Timer::Transmit);
         assert!(at >= later && at <= now + 300 * MS);
-        session.handle(now + 290 * MS, Event::Received(said(State::Up)));
+        session.handle(now + 290 * MS, Event::Received(packet_in_state(State::Up)));
         session.handle(now + 299 * MS, Event::Received(faster));
         let (at, _) = session.poll_timeout().unwrap();
         assert!(at <= now + 300 * MS, "the peer cannot put it off");
     }
 
     #[test]
-    fn the_peers_admin_down_is_told_from_a_failure() {
+    fn admin_down_of_the_peer_is_distinguished_from_a_failure() {
         let now = Instant::now();
         let mut session = Session::new(now, config(1), 1);
-        session.handle(now, Event::Received(said(State::Init)));
-        session.handle(now, Event::Received(said(State::AdminDown)));
+        session.handle(now, Event::Received(packet_in_state(State::Init)));
+        session.handle(now, Event::Received(packet_in_state(State::AdminDown)));
         let outputs: Vec<Output> = std::iter::from_fn(|| session.poll_output()).collect();
-        let told = Output::StateChanged {
+        let change = Output::StateChanged {
             from: State::Up,
             to: State::Down,
             diagnostic: Diagnostic::NEIGHBOR_SIGNALED_DOWN,
             remote: Some(State::AdminDown),
         };
-        assert!(outputs.contains(&told), "{outputs:?}");
+        assert!(outputs.contains(&change), "{outputs:?}");
     }
 }

@@ -1,7 +1,7 @@
 //! Path attributes (RFC 4271 §4.3, §5) as they are announced: origin, AS path (RFC 6793 for speakers
 //! with two-octet AS numbers), next hop (RFC 4760, 8950), MED, local preference, communities (RFC
-//! 1997, 4360, 8092). Left out: whatever only those need who pass routes on (aggregators, originators,
-//! clusters, sets of AS numbers); what comes is judged in `inspect`.
+//! 1997, 4360, 8092). Left out: attributes that only a speaker which propagates routes sends
+//! (AGGREGATOR, ORIGINATOR_ID, CLUSTER_LIST, AS_SET). Received attributes are checked in `validate`.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -16,23 +16,41 @@ use crate::wire::Writer;
 pub struct AttributeCode(pub u8);
 
 impl AttributeCode {
+    /// RFC 4271 §5.1.1.
     pub const ORIGIN: Self = Self(1);
+    /// RFC 4271 §5.1.2.
     pub const AS_PATH: Self = Self(2);
+    /// RFC 4271 §5.1.3.
     pub const NEXT_HOP: Self = Self(3);
+    /// RFC 4271 §5.1.4.
     pub const MULTI_EXIT_DISC: Self = Self(4);
+    /// RFC 4271 §5.1.5.
     pub const LOCAL_PREF: Self = Self(5);
+    /// RFC 4271 §5.1.6.
     pub const ATOMIC_AGGREGATE: Self = Self(6);
+    /// RFC 4271 §5.1.7.
     pub const AGGREGATOR: Self = Self(7);
+    /// RFC 1997.
     pub const COMMUNITIES: Self = Self(8);
+    /// RFC 4456 §8.
     pub const ORIGINATOR_ID: Self = Self(9);
+    /// RFC 4456 §8.
     pub const CLUSTER_LIST: Self = Self(10);
+    /// RFC 4760 §3.
     pub const MP_REACH_NLRI: Self = Self(14);
+    /// RFC 4760 §4.
     pub const MP_UNREACH_NLRI: Self = Self(15);
+    /// RFC 4360 §2.
     pub const EXTENDED_COMMUNITIES: Self = Self(16);
+    /// RFC 6793 §3.
     pub const AS4_PATH: Self = Self(17);
+    /// RFC 6793 §3.
     pub const AS4_AGGREGATOR: Self = Self(18);
+    /// RFC 5701 §2.
     pub const IPV6_EXT_COMMUNITIES: Self = Self(25);
+    /// RFC 8092 §3.
     pub const LARGE_COMMUNITIES: Self = Self(32);
+    /// RFC 9234 §5.
     pub const ONLY_TO_CUSTOMER: Self = Self(35);
 }
 
@@ -67,8 +85,8 @@ impl fmt::Display for AttributeCode {
     }
 }
 
-/// What a route is announced with. What is `None` or empty is not sent: an empty COMMUNITIES would be
-/// malformed (RFC 7606 §7.8).
+/// The path attributes of a route. An attribute that is `None` or empty is not sent: an empty COMMUNITIES would
+/// be malformed (RFC 7606 §7.8).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PathAttributes {
     pub origin: Origin,
@@ -83,7 +101,7 @@ pub struct PathAttributes {
 }
 
 impl PathAttributes {
-    /// Only what is mandatory: origin IGP, an empty path.
+    /// Only the mandatory attributes: origin IGP, an empty path.
     pub fn new(next_hop: IpAddr) -> Self {
         Self {
             origin: Origin::Igp,
@@ -161,12 +179,13 @@ pub(super) fn write(w: &mut Writer, flags: u8, code: AttributeCode, value: &[u8]
     }
 }
 
-/// AS_PATH (RFC 4271 §4.3 b) of routes that begin here: one sequence, the nearest AS first. The numbers
-/// are four octets wide whatever the session speaks.
+/// AS_PATH (RFC 4271 §4.3 b) of routes that we originate: one sequence, the nearest AS first. The numbers
+/// are kept in four octets whatever was negotiated.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AsPath(pub Vec<u32>);
 
 impl AsPath {
+    /// A path of these AS numbers, the nearest first.
     pub fn sequence(asns: impl IntoIterator<Item = Asn>) -> Self {
         Self(asns.into_iter().map(Asn::get).collect())
     }
@@ -254,7 +273,7 @@ mod tests {
         assert_eq!(second.len(), 2 + 45 * 2);
     }
 
-    /// RFC 6793 §4.2.2: AS_TRANS where a number does not fit, and the real path beside it.
+    /// RFC 6793 §4.2.2: AS_TRANS where a number does not fit, and the real path in AS4_PATH.
     #[test]
     fn an_old_speaker_gets_as_trans_and_as4_path_only_where_it_must() {
         let cx = EncodeContext {

@@ -1,7 +1,7 @@
 //! Capabilities of an OPEN (RFC 5492): multiprotocol (4760), route refresh (2918, 7313), extended next
 //! hop (8950), extended message (8654), graceful restart (4724, 8538), four-octet AS (6793), FQDN
-//! (draft-walton-bgp-hostname-capability). Left out: ADD-PATH (7911), roles (9234) and the rest; what a
-//! peer says of them is kept as it came.
+//! (draft-walton-bgp-hostname-capability). Left out: ADD-PATH (7911), roles (9234) and the rest; a
+//! peer's are kept as `Unknown`.
 
 use super::AfiSafi;
 use crate::wire::{Reader, TooLong, WireError, Writer};
@@ -19,11 +19,11 @@ pub enum Capability {
     ExtendedMessage,
     /// RFC 4724 §3.
     GracefulRestart(GracefulRestart),
-    /// RFC 6793 §3; 0 only where a peer said so.
+    /// RFC 6793 §3; 0 only as received.
     FourOctetAs(u32),
     /// RFC 7313 §3.
     EnhancedRouteRefresh,
-    /// Names for humans to read.
+    /// Host and domain name, informational.
     Fqdn {
         hostname: String,
         domain: String,
@@ -50,7 +50,7 @@ impl Capability {
         }
     }
 
-    /// Code, length and value. A value over 255 bytes is remembered by the writer.
+    /// Code, length and value. A value over 255 bytes makes [`Writer::finish`] fail.
     pub(super) fn write(&self, w: &mut Writer) {
         w.u8(self.code());
         w.len_u8(|w| match self {
@@ -76,8 +76,7 @@ impl Capability {
         });
     }
 
-    /// All capabilities of one parameter. The length of a capability we know must be right, what we
-    /// do not know is kept.
+    /// All capabilities of one parameter. A known capability of wrong length is an error; an unknown one is kept.
     pub(super) fn read_all(mut r: Reader<'_>) -> Result<Vec<Self>, WireError> {
         let mut all = Vec::new();
         while !r.is_empty() {
@@ -122,7 +121,7 @@ impl Capability {
         Ok(capability)
     }
 
-    /// A draft that every vendor reads differently: what is not two plain names is kept unread.
+    /// Implementations differ in this draft: a value that is not two names is kept as `Unknown`.
     fn read_fqdn(value: &[u8]) -> Self {
         let name = |r: &mut Reader<'_>| {
             let length = r.u8().ok()?;
@@ -151,7 +150,7 @@ pub(super) fn encode_all<'a>(
     w.finish()
 }
 
-/// "Routes of this family may have a next hop of that one" (RFC 8950 §4).
+/// Routes of `afi` and `safi` may have a next hop of `next_hop_afi` (RFC 8950 §4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExtendedNextHop {
     pub afi: u16,
@@ -173,7 +172,7 @@ impl ExtendedNextHop {
 pub struct GracefulRestart {
     /// R: the sender has restarted.
     pub restarted: bool,
-    /// N: a NOTIFICATION and the hold timer also leave the routes in place (RFC 8538).
+    /// N: the routes are kept after a NOTIFICATION and the expiry of the hold timer too (RFC 8538).
     pub notification: bool,
     /// Seconds, at most 4095.
     pub restart_time: u16,
@@ -216,6 +215,7 @@ impl GracefulRestart {
     }
 }
 
+/// One family of a graceful restart capability (RFC 4724 §3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RestartFamily {
     pub family: AfiSafi,
@@ -274,7 +274,7 @@ mod tests {
             (
                 "4504 00010103",
                 Capability::Unknown {
-                    code: 69, // ADD-PATH: never offered, and no harm
+                    code: 69, // ADD-PATH: never offered, ignored
                     value: vec![0, 1, 1, 3],
                 },
             ),

@@ -1,4 +1,4 @@
-//! The byte stream, cut into messages (RFC 4271 §4.1, §6.1; RFC 8654 for longer ones).
+//! Splits the byte stream into messages (RFC 4271 §4.1, §6.1; RFC 8654 for longer ones).
 
 use std::fmt;
 
@@ -7,16 +7,16 @@ use crate::wire::{Reader, TooLong, Writer};
 /// The longest message, header included (RFC 4271 §4.1).
 pub const MAX_LEN: usize = 4096;
 
-/// The longest message where both ends have said so (RFC 8654 §4).
+/// The longest message after the Extended Message capability was negotiated (RFC 8654 §4).
 pub const MAX_LEN_EXTENDED: usize = 65535;
 
 pub(super) const HEADER_LEN: usize = 19;
 
 pub(super) const MARKER: [u8; 16] = [0xff; 16];
 
-/// What a message is (RFC 4271 §4.1, RFC 2918 §3).
+/// The message type (RFC 4271 §4.1, RFC 2918 §3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Type {
+pub enum MessageType {
     Open,
     Update,
     Notification,
@@ -24,7 +24,8 @@ pub enum Type {
     RouteRefresh,
 }
 
-impl Type {
+impl MessageType {
+    /// All known types.
     pub const ALL: [Self; 5] = [
         Self::Open,
         Self::Update,
@@ -33,11 +34,12 @@ impl Type {
         Self::RouteRefresh,
     ];
 
-    /// `None` for a number that means nothing to us.
+    /// `None` for an unknown code.
     pub fn from_code(code: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.code() == code)
     }
 
+    /// The code in the message header.
     pub fn code(self) -> u8 {
         match self {
             Self::Open => 1,
@@ -49,7 +51,7 @@ impl Type {
     }
 }
 
-impl fmt::Display for Type {
+impl fmt::Display for MessageType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Open => "OPEN",
@@ -61,7 +63,7 @@ impl fmt::Display for Type {
     }
 }
 
-/// One message without its header; `kind` is a [`Type`]'s code.
+/// One message without its header; `kind` is a [`MessageType`]'s code.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
     pub kind: u8,
@@ -75,7 +77,7 @@ impl Frame {
     /// | marker, all ones | length | type | body |
     /// |        16        |    2   |   1  |      |
     /// ```
-    pub(super) fn encode(kind: Type, body: &[u8]) -> Result<Vec<u8>, TooLong> {
+    pub(super) fn encode(kind: MessageType, body: &[u8]) -> Result<Vec<u8>, TooLong> {
         let mut w = Writer::new();
         w.bytes(&MARKER);
         w.len_u16_with(MARKER.len() + 2, |w| {
@@ -121,52 +123,53 @@ impl fmt::Display for HeaderError {
 
 impl std::error::Error for HeaderError {}
 
-/// Buffers what came in until a message is whole.
+/// Buffers received bytes and hands out whole messages.
 #[derive(Debug, Default)]
 pub struct Framer {
     buf: Vec<u8>,
     /// Bytes of `buf` that are already handed out.
-    used: usize,
+    consumed: usize,
 }
 
 impl Framer {
+    /// An empty buffer.
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Adds bytes as they came from the connection.
     pub fn push(&mut self, bytes: &[u8]) {
-        if self.used > 0 {
-            self.buf.drain(..self.used);
-            self.used = 0;
+        if self.consumed > 0 {
+            self.buf.drain(..self.consumed);
+            self.consumed = 0;
         }
         self.buf.extend_from_slice(bytes);
     }
 
     /// The next whole message; `None` while it is incomplete. `max_len` is [`MAX_LEN`], or
-    /// [`MAX_LEN_EXTENDED`] once that is negotiated. A header is judged as soon as the field in
-    /// question is there: nothing waits for the body of a message that cannot be.
+    /// [`MAX_LEN_EXTENDED`] once that is negotiated. Each field of the header is
+    /// checked as soon as it has come, without waiting for the body of an invalid message.
     pub fn next(&mut self, max_len: usize) -> Result<Option<Frame>, HeaderError> {
-        let waiting = self.buf.get(self.used..).unwrap_or_default();
-        let Some((kind, length)) = judge_header(waiting, max_len)? else {
+        let waiting = self.buf.get(self.consumed..).unwrap_or_default();
+        let Some((kind, length)) = check_header(waiting, max_len)? else {
             return Ok(None);
         };
         let Some(body) = waiting.get(HEADER_LEN..length) else {
             return Ok(None);
         };
         let body = body.to_vec();
-        self.used += length;
+        self.consumed += length;
         Ok(Some(Frame { kind, body }))
     }
 
     /// Bytes waiting for the rest of their message.
     pub fn buffered(&self) -> usize {
-        self.buf.len() - self.used
+        self.buf.len() - self.consumed
     }
 }
 
-/// Type and length, once both are there. In the order of RFC 4271 §6.1: marker, length, type.
-fn judge_header(bytes: &[u8], max_len: usize) -> Result<Option<(u8, usize)>, HeaderError> {
+/// Type and length, once both have come. In the order of RFC 4271 §6.1: marker, length, type.
+fn check_header(bytes: &[u8], max_len: usize) -> Result<Option<(u8, usize)>, HeaderError> {
     if bytes.iter().zip(MARKER).any(|(got, want)| *got != want) {
         return Err(HeaderError::NotSynchronized);
     }
@@ -182,14 +185,14 @@ fn judge_header(bytes: &[u8], max_len: usize) -> Result<Option<(u8, usize)>, Hea
     let Ok(kind) = r.u8() else {
         return Ok(None);
     };
-    let fits = match Type::from_code(kind).ok_or(HeaderError::BadType { kind })? {
+    let fits = match MessageType::from_code(kind).ok_or(HeaderError::BadType { kind })? {
         // RFC 8654 §4: these two never grow.
-        Type::Open => (29..=MAX_LEN).contains(&size),
-        Type::Keepalive => size == HEADER_LEN,
-        Type::Update => size >= 23,
-        Type::Notification => size >= 21,
-        // Too short a body is judged with its subtype (RFC 7313 §5).
-        Type::RouteRefresh => true,
+        MessageType::Open => (29..=MAX_LEN).contains(&size),
+        MessageType::Keepalive => size == HEADER_LEN,
+        MessageType::Update => size >= 23,
+        MessageType::Notification => size >= 21,
+        // The length of the body is checked with its subtype (RFC 7313 §5).
+        MessageType::RouteRefresh => true,
     };
     if fits {
         Ok(Some((kind, size)))
@@ -202,7 +205,7 @@ fn judge_header(bytes: &[u8], max_len: usize) -> Result<Option<(u8, usize)>, Hea
 mod tests {
     use super::super::golden::load;
     use super::*;
-    use crate::timer::Jitter;
+    use crate::timer::Rng;
 
     fn header(length: u16, kind: u8) -> Vec<u8> {
         let mut bytes = MARKER.to_vec();
@@ -237,11 +240,11 @@ mod tests {
     /// RFC 4271 §6.1, third paragraph; RFC 8654 §4.
     #[test]
     fn a_length_is_judged_before_the_body_is_there() {
-        let open = Type::Open.code();
-        let update = Type::Update.code();
-        let notification = Type::Notification.code();
-        let keepalive = Type::Keepalive.code();
-        let refresh = Type::RouteRefresh.code();
+        let open = MessageType::Open.code();
+        let update = MessageType::Update.code();
+        let notification = MessageType::Notification.code();
+        let keepalive = MessageType::Keepalive.code();
+        let refresh = MessageType::RouteRefresh.code();
         let bad = [
             (0, update, MAX_LEN),
             (18, update, MAX_LEN),
@@ -305,7 +308,7 @@ mod tests {
         let messages: Vec<Vec<u8>> = load().into_values().collect();
         let stream = messages.concat();
         for seed in 0..200 {
-            let mut chance = Jitter::new(seed);
+            let mut chance = Rng::new(seed);
             let longest = 1 + chance.below(300);
             let mut framer = Framer::new();
             let mut rest = stream.as_slice();
@@ -324,7 +327,7 @@ mod tests {
                 }
             }
             let kinds = got.iter().map(|frame| {
-                let kind = Type::from_code(frame.kind).unwrap();
+                let kind = MessageType::from_code(frame.kind).unwrap();
                 Frame::encode(kind, &frame.body).unwrap()
             });
             assert_eq!(kinds.collect::<Vec<_>>(), messages, "seed {seed}");

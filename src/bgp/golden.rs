@@ -57,7 +57,7 @@ pub(super) fn prefix(text: &str) -> Prefix {
     text.parse().unwrap()
 }
 
-/// AS 65000, id 10.0.0.1, against 65001, with all that can be agreed on.
+/// AS 65000, identifier 10.0.0.1, with a peer of AS 65001; every capability is negotiated.
 pub(super) fn negotiated() -> Negotiated {
     Negotiated {
         session: SessionType::Ebgp,
@@ -74,6 +74,7 @@ pub(super) fn negotiated() -> Negotiated {
         extended_next_hop: true,
         graceful_restart: None,
         hostname: None,
+        peer_capabilities: Vec::new(),
     }
 }
 

@@ -2,14 +2,11 @@
 //! RFC 7313). OPEN, UPDATE and NOTIFICATION have their own files. Left out: route filters in a
 //! ROUTE-REFRESH (RFC 5291).
 
-use std::collections::BTreeSet;
-
 use super::framer::MAX_LEN;
 use super::{
-    AfiSafi, Frame, HeaderError, Negotiated, Notification, Open, ProtocolError, SessionType, Type,
-    UpdateSummary, inspect,
+    AfiSafi, DecodeContext, Frame, HeaderError, MessageType, Notification, Open, ProtocolError,
+    UpdateSummary, validate,
 };
-use crate::net::{Asn, Family, RouterId};
 use crate::wire::{Reader, TooLong};
 
 /// A message to send; UPDATEs are made by a [`Packer`](super::Packer).
@@ -31,14 +28,14 @@ pub enum Received {
     RouteRefresh(RouteRefresh),
 }
 
-/// ROUTE-REFRESH (RFC 2918 §3); a family we do not know is to be ignored.
+/// ROUTE-REFRESH (RFC 2918 §3); an unknown family is ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RouteRefresh {
     pub family: AfiSafi,
     pub kind: RefreshKind,
 }
 
-/// The subtype (RFC 7313 §3.2); what is unknown is to be ignored.
+/// The subtype (RFC 7313 §3.2); an unknown one is ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefreshKind {
     Request,
@@ -47,116 +44,50 @@ pub enum RefreshKind {
     Unknown(u8),
 }
 
-/// What the meaning of received bytes depends on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DecodeContext {
-    pub local_as: Asn,
-    pub local_router_id: RouterId,
-    /// As configured; `None` takes any.
-    pub peer_as: Option<Asn>,
-    pub session: SessionType,
-    /// AS numbers in paths are four octets wide (RFC 6793).
-    pub four_octet_as: bool,
-    pub families: BTreeSet<Family>,
-    /// IPv4 routes may have an IPv6 next hop (RFC 8950).
-    pub extended_next_hop: bool,
-    pub enhanced_route_refresh: bool,
-}
-
-impl DecodeContext {
-    /// Before the peer's OPEN: nothing is agreed on yet.
-    pub fn before_open(local_as: Asn, local_router_id: RouterId, peer_as: Option<Asn>) -> Self {
-        Self {
-            local_as,
-            local_router_id,
-            peer_as,
-            session: if peer_as == Some(local_as) {
-                SessionType::Ibgp
-            } else {
-                SessionType::Ebgp
-            },
-            four_octet_as: false,
-            families: BTreeSet::from([Family::Ipv4]),
-            extended_next_hop: false,
-            enhanced_route_refresh: false,
-        }
-    }
-
-    /// After both OPENs.
-    pub fn established(negotiated: &Negotiated) -> Self {
-        Self {
-            local_as: negotiated.local_as,
-            local_router_id: negotiated.local_router_id,
-            peer_as: Some(negotiated.peer_as),
-            session: negotiated.session,
-            four_octet_as: negotiated.four_octet_as,
-            families: negotiated.families.clone(),
-            extended_next_hop: negotiated.extended_next_hop,
-            enhanced_route_refresh: negotiated.enhanced_route_refresh,
-        }
-    }
-}
-
-/// What the bytes of an UPDATE's attributes depend on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EncodeContext {
-    pub session: SessionType,
-    pub four_octet_as: bool,
-}
-
-impl From<&Negotiated> for EncodeContext {
-    fn from(negotiated: &Negotiated) -> Self {
-        Self {
-            session: negotiated.session,
-            four_octet_as: negotiated.four_octet_as,
-        }
-    }
-}
-
 impl Message {
     /// The whole message with its header. A NOTIFICATION's data is cut to what fits.
     pub fn encode(&self) -> Result<Vec<u8>, TooLong> {
         match self {
             Self::Open(open) => {
-                let bytes = Frame::encode(Type::Open, &open.encode_body()?)?;
+                let bytes = Frame::encode(MessageType::Open, &open.encode_body()?)?;
                 let (length, limit) = (bytes.len(), MAX_LEN);
                 // RFC 8654 §4: an OPEN never grows.
                 let fits = length <= limit;
                 fits.then_some(bytes).ok_or(TooLong { length, limit })
             }
             Self::Notification(notification) => Ok(notification.encode()),
-            Self::Keepalive => Frame::encode(Type::Keepalive, &[]),
+            Self::Keepalive => Frame::encode(MessageType::Keepalive, &[]),
             Self::RouteRefresh(refresh) => {
-                Frame::encode(Type::RouteRefresh, &refresh.encode_body())
+                Frame::encode(MessageType::RouteRefresh, &refresh.encode_body())
             }
         }
     }
 
-    pub(super) fn kind(&self) -> Type {
+    pub(super) fn kind(&self) -> MessageType {
         match self {
-            Self::Open(_) => Type::Open,
-            Self::Notification(_) => Type::Notification,
-            Self::Keepalive => Type::Keepalive,
-            Self::RouteRefresh(_) => Type::RouteRefresh,
+            Self::Open(_) => MessageType::Open,
+            Self::Notification(_) => MessageType::Notification,
+            Self::Keepalive => MessageType::Keepalive,
+            Self::RouteRefresh(_) => MessageType::RouteRefresh,
         }
     }
 }
 
-/// Checks a message and keeps only what a speaker acts on: an UPDATE's routes are looked at in place
-/// and counted. Errors that end the session are returned, milder ones have no effect.
-pub fn receive(frame: &Frame, cx: &DecodeContext) -> Result<Received, ProtocolError> {
+/// Decodes and validates a message. The routes of an UPDATE are counted, not stored. Returns only errors
+/// that reset the session.
+pub fn decode_message(frame: &Frame, cx: &DecodeContext) -> Result<Received, ProtocolError> {
     let body = frame.body.as_slice();
     Ok(match kind(frame)? {
-        Type::Open => Received::Open(Open::decode_body(body, cx)?),
-        Type::Update => Received::Update(inspect::check(body, cx)?),
-        Type::Notification => Received::Notification(Notification::decode_body(body)?),
-        Type::Keepalive => keepalive(body).map(|()| Received::Keepalive)?,
-        Type::RouteRefresh => Received::RouteRefresh(RouteRefresh::decode_body(body, cx)?),
+        MessageType::Open => Received::Open(Open::decode_body(body, cx)?),
+        MessageType::Update => Received::Update(validate::check(body, cx)?),
+        MessageType::Notification => Received::Notification(Notification::decode_body(body)?),
+        MessageType::Keepalive => keepalive(body).map(|()| Received::Keepalive)?,
+        MessageType::RouteRefresh => Received::RouteRefresh(RouteRefresh::decode_body(body, cx)?),
     })
 }
 
-fn kind(frame: &Frame) -> Result<Type, HeaderError> {
-    Type::from_code(frame.kind).ok_or(HeaderError::BadType { kind: frame.kind })
+fn kind(frame: &Frame) -> Result<MessageType, HeaderError> {
+    MessageType::from_code(frame.kind).ok_or(HeaderError::BadType { kind: frame.kind })
 }
 
 fn keepalive(body: &[u8]) -> Result<(), HeaderError> {
@@ -183,12 +114,12 @@ impl RouteRefresh {
         [high, low, kind, self.family.safi]
     }
 
-    /// Filters behind a request (RFC 5291) are a bad length, since we never offered to heed them; a
-    /// marker that is not four bytes long has an error of its own (RFC 7313 §5).
+    /// A request with outbound route filters (RFC 5291) has a bad length, since that capability is never
+    /// offered; a BoRR or EoRR that is not four bytes long has an error of its own (RFC 7313 §5).
     fn decode_body(body: &[u8], cx: &DecodeContext) -> Result<Self, ProtocolError> {
         let subtype = body.get(2).copied();
         if cx.enhanced_route_refresh && matches!(subtype, Some(1 | 2)) && body.len() != 4 {
-            let message = Frame::encode(Type::RouteRefresh, body).unwrap_or_default();
+            let message = Frame::encode(MessageType::RouteRefresh, body).unwrap_or_default();
             return Err(ProtocolError::RouteRefreshLength { message });
         }
         let fields = |mut r: Reader<'_>| {
@@ -215,7 +146,7 @@ mod tests {
 
     fn fault(kind: u8, body: &str, cx: &DecodeContext) -> Notification {
         let body = hex(body);
-        let error = receive(&Frame { kind, body }, cx).expect_err("an error");
+        let error = decode_message(&Frame { kind, body }, cx).expect_err("an error");
         Notification::from(&error)
     }
 
@@ -238,7 +169,7 @@ mod tests {
         for (body, length) in [("0001 01", 22), ("0001 02 01 00", 24)] {
             let notification = fault(5, body, &cx());
             assert_eq!((notification.code, notification.subcode), (7, 1));
-            let whole = Frame::encode(Type::RouteRefresh, &hex(body)).unwrap();
+            let whole = Frame::encode(MessageType::RouteRefresh, &hex(body)).unwrap();
             assert_eq!(notification.data, whole);
             let not_agreed = DecodeContext {
                 enhanced_route_refresh: false,
@@ -253,7 +184,7 @@ mod tests {
     #[test]
     fn a_refresh_of_something_unknown_is_read() {
         let body = hex("4004 07 47");
-        let read = receive(&Frame { kind: 5, body }, &cx());
+        let read = decode_message(&Frame { kind: 5, body }, &cx());
         let refresh = RouteRefresh {
             family: AfiSafi {
                 afi: 0x4004,

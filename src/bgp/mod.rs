@@ -1,18 +1,19 @@
-//! BGP-4: bytes to types and back, and the machine that keeps a session (RFC 4271).
+//! BGP-4: the message codec and the state machine of a peer (RFC 4271).
 //!
 //! The codec is a set of pure functions of bytes and an explicit context. A [`Framer`] cuts the byte
-//! stream into [`Frame`]s, [`receive`] checks one and keeps only what a speaker needs, [`Packer`] makes as
+//! stream into [`Frame`]s, [`decode_message`] checks one and keeps only what a speaker needs, [`Packer`] makes as
 //! few UPDATEs as possible of a set of routes.
 //! Every code that goes into a NOTIFICATION is chosen by the one `From<&ProtocolError>`.
 
 pub mod attribute;
 pub mod capability;
-mod connection;
+mod context;
+mod error;
 pub mod framer;
 #[cfg(test)]
 mod golden;
-mod inspect;
 pub mod message;
+mod negotiated;
 pub mod notification;
 pub mod open;
 pub mod pack;
@@ -23,24 +24,23 @@ mod reader;
 pub mod rib;
 mod summary;
 mod update;
+mod validate;
 
 pub use attribute::{AsPath, AttributeCode, PathAttributes};
 pub use capability::{Capability, ExtendedNextHop, GracefulRestart, RestartFamily};
-pub use framer::{Frame, Framer, HeaderError, MAX_LEN, MAX_LEN_EXTENDED, Type};
-pub use inspect::{UpdateError, UpdateSummary};
-pub use message::{
-    DecodeContext, EncodeContext, Message, Received, RefreshKind, RouteRefresh, receive,
-};
-pub use notification::{Cease, Notification, ProtocolError, UnexpectedIn};
-pub use open::{Negotiated, Open, OpenError};
-pub use pack::{Packed, Packer, end_of_rib, pack, sendable};
+pub use context::{DecodeContext, EncodeContext};
+pub use error::{Cease, OpenError, ProtocolError, UnexpectedIn, UpdateError};
+pub use framer::{Frame, Framer, HeaderError, MAX_LEN, MAX_LEN_EXTENDED, MessageType};
+pub use message::{Message, Received, RefreshKind, RouteRefresh, decode_message};
+pub use negotiated::Negotiated;
+pub use notification::Notification;
+pub use open::Open;
+pub use pack::{PackedUpdate, Packer, end_of_rib, is_sendable, pack};
+pub use validate::UpdateSummary;
 
 use std::fmt;
 
 use crate::net::Family;
-
-/// The log target of messages, a line each; quiet until asked for twice.
-pub const MESSAGES: &str = "sidecast::bgp::messages";
 
 /// Whether both ends are in one AS (RFC 4271 §1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

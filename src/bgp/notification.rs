@@ -1,13 +1,13 @@
-//! NOTIFICATION (RFC 4271 §4.5, §6) in words: Cease (RFC 4486, 8538, 9384), shutdown communication
-//! (RFC 9003), FSM errors (RFC 6608), ROUTE-REFRESH errors (RFC 7313), send hold timer (RFC 9687).
+//! NOTIFICATION (RFC 4271 §4.5, §6), its codes and their names: Cease (RFC 4486, 8538, 9384), shutdown
+//! communication (RFC 9003), FSM errors (RFC 6608), ROUTE-REFRESH errors (RFC 7313), send hold timer (RFC 9687).
 
 use std::collections::BTreeSet;
 use std::fmt;
 
 use super::framer::{HEADER_LEN, MAX_LEN};
 use super::{
-    AfiSafi, AttributeCode, Capability, Frame, HeaderError, OpenError, Type, UpdateError,
-    capability,
+    AfiSafi, AttributeCode, Capability, Cease, Frame, HeaderError, MessageType, OpenError,
+    ProtocolError, UnexpectedIn, UpdateError, capability,
 };
 use crate::net::Family;
 use crate::wire::Reader;
@@ -21,6 +21,7 @@ pub struct Notification {
 }
 
 impl Notification {
+    /// A NOTIFICATION of these fields.
     pub fn new(code: u8, subcode: u8, data: Vec<u8>) -> Self {
         Self {
             code,
@@ -29,11 +30,11 @@ impl Notification {
         }
     }
 
-    /// A Cease; `reason` goes with a shutdown or reset alone (RFC 9003), cut to what fits.
+    /// A Cease. `reason` is the shutdown communication, sent with a shutdown or reset only (RFC 9003), cut to fit.
     pub fn cease(cease: Cease, reason: Option<&str>) -> Self {
-        let reason = reason.filter(|text| !text.is_empty() && cease.has_reason());
+        let reason = reason.filter(|text| !text.is_empty() && cease.carries_communication());
         let data = reason.map_or_else(Vec::new, |text| {
-            // The longest start of whole characters that one length byte can count.
+            // The longest prefix of whole characters that fits a one-byte length.
             let (length, text) = (0..=u8::MAX)
                 .rev()
                 .find_map(|length| Some((length, text.get(..usize::from(length))?)))
@@ -50,7 +51,7 @@ impl Notification {
             .chain(self.data.iter().copied())
             .take(MAX_LEN - HEADER_LEN)
             .collect();
-        Frame::encode(Type::Notification, &body).expect("4096 bytes fit the length field")
+        Frame::encode(MessageType::Notification, &body).expect("4096 bytes fit the length field")
     }
 
     /// There is no error to send for a bad NOTIFICATION (RFC 4271 §6.4), unless it is too short to be
@@ -62,7 +63,7 @@ impl Notification {
         }
     }
 
-    /// The Cease subcode, where it is one we know; a hard reset's is the one inside (RFC 8538 §3).
+    /// The Cease subcode, if known; for a Hard Reset that of the NOTIFICATION inside (RFC 8538 §3).
     pub fn as_cease(&self) -> Option<Cease> {
         let own = Cease::from_subcode(self.subcode).filter(|_| self.code == CEASE)?;
         let inner = self.inside_hard_reset().filter(|inner| inner.code == CEASE);
@@ -70,7 +71,17 @@ impl Notification {
         Some(inner.unwrap_or(own))
     }
 
-    /// What a hard reset holds.
+    /// OPEN Message Error (RFC 4271 §6.2).
+    pub fn rejects_open(&self) -> bool {
+        self.code == OPEN_ERROR
+    }
+
+    /// Finite State Machine Error (RFC 4271 §6.6), without a subcode of RFC 6608.
+    pub(super) fn is_fsm_error(&self) -> bool {
+        (self.code, self.subcode) == (FSM_ERROR, 0)
+    }
+
+    /// The NOTIFICATION inside a Hard Reset (RFC 8538 §3).
     fn inside_hard_reset(&self) -> Option<Self> {
         if (self.code, self.subcode) != (CEASE, Cease::HardReset.subcode()) {
             return None;
@@ -78,7 +89,7 @@ impl Notification {
         Self::decode_body(&self.data).ok()
     }
 
-    /// What the operator at the other end wrote (RFC 9003), made fit for a log line.
+    /// The shutdown communication of the peer's operator (RFC 9003), without control characters.
     pub fn reason(&self) -> Option<String> {
         let inner = self.inside_hard_reset();
         let Self {
@@ -86,12 +97,12 @@ impl Notification {
             subcode,
             data,
         } = inner.as_ref().unwrap_or(self);
-        if *code != CEASE || !Cease::from_subcode(*subcode)?.has_reason() {
+        if *code != CEASE || !Cease::from_subcode(*subcode)?.carries_communication() {
             return None;
         }
         let (length, text) = data.split_first()?;
         let text = text.get(..usize::from(*length)).unwrap_or(text);
-        // RFC 9003 §4: it comes from outside and goes into a log.
+        // RFC 9003 §4: untrusted text that goes into a log.
         let fit = |c: char| if c.is_control() { ' ' } else { c };
         let text: String = String::from_utf8_lossy(text).chars().map(fit).collect();
         let text = text.trim();
@@ -106,13 +117,13 @@ impl Notification {
         Some(Capability::read_all(Reader::new(&self.data)).unwrap_or_default())
     }
 
-    /// The data in words, where we know how to read it.
-    fn detail(&self) -> Option<String> {
+    /// The data as text, for codes whose data is defined.
+    fn data_text(&self) -> Option<String> {
         let mut r = Reader::new(&self.data);
         match (self.code, self.subcode) {
             (1, 2) => Some(format!("length {}", r.u16().ok()?)),
             (1, 3) => Some(format!("type {}", r.u8().ok()?)),
-            (2, 1) => Some(format!("it speaks version {}", r.u16().ok()?)),
+            (2, 1) => Some(format!("peer supports version {}", r.u16().ok()?)),
             (2, 7) => {
                 let all = self.unsupported_capabilities()?;
                 let codes: Vec<_> = all.iter().map(|c| c.code().to_string()).collect();
@@ -125,7 +136,7 @@ impl Notification {
             }
             (5, 1..=3) => {
                 let kind = r.u8().ok()?;
-                Some(match Type::from_code(kind) {
+                Some(match MessageType::from_code(kind) {
                     Some(kind) => kind.to_string(),
                     None => format!("type {kind}"),
                 })
@@ -147,16 +158,16 @@ impl fmt::Display for Notification {
     /// `Cease / Administrative Shutdown (6/2): "rack moves at 12:00"`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(inner) = self.inside_hard_reset() {
-            return write!(f, "Hard Reset (6/9): {}", Words(&inner));
+            return write!(f, "Hard Reset (6/9): {}", WithoutNested(&inner));
         }
-        Words(self).fmt(f)
+        WithoutNested(self).fmt(f)
     }
 }
 
-/// A NOTIFICATION without looking for another one inside.
-struct Words<'a>(&'a Notification);
+/// Displays a NOTIFICATION without the one inside a Hard Reset.
+struct WithoutNested<'a>(&'a Notification);
 
-impl fmt::Display for Words<'_> {
+impl fmt::Display for WithoutNested<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Notification { code, subcode, .. } = self.0;
         let find = |subcode| {
@@ -173,14 +184,14 @@ impl fmt::Display for Words<'_> {
             Some(name) => write!(f, " / {name} ({code}/{subcode})")?,
             None => write!(f, " ({code}/{subcode})")?,
         }
-        match self.0.detail() {
-            Some(detail) => write!(f, ": {detail}"),
+        match self.0.data_text() {
+            Some(data_text) => write!(f, ": {data_text}"),
             None => Ok(()),
         }
     }
 }
 
-/// IANA's registry "BGP Error (Notification) Codes" with the subcodes; 0 stands for the code itself.
+/// IANA's registry "BGP Error (Notification) Codes" with the subcodes; the row with subcode 0 names the code itself.
 const NAMES: &[(u8, u8, &str)] = &[
     (1, 0, "Message Header Error"),
     (1, 1, "Connection Not Synchronized"),
@@ -228,116 +239,9 @@ const NAMES: &[(u8, u8, &str)] = &[
     (8, 0, "Send Hold Timer Expired"),
 ];
 
+const OPEN_ERROR: u8 = 2;
+const FSM_ERROR: u8 = 5;
 const CEASE: u8 = 6;
-
-/// Subcodes of Cease (RFC 4486 §4, RFC 8538 §3, RFC 9384 §3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Cease {
-    MaximumPrefixes,
-    AdministrativeShutdown,
-    PeerDeconfigured,
-    AdministrativeReset,
-    ConnectionRejected,
-    OtherConfigurationChange,
-    CollisionResolution,
-    OutOfResources,
-    HardReset,
-    BfdDown,
-}
-
-impl Cease {
-    pub const ALL: [Self; 10] = [
-        Self::MaximumPrefixes,
-        Self::AdministrativeShutdown,
-        Self::PeerDeconfigured,
-        Self::AdministrativeReset,
-        Self::ConnectionRejected,
-        Self::OtherConfigurationChange,
-        Self::CollisionResolution,
-        Self::OutOfResources,
-        Self::HardReset,
-        Self::BfdDown,
-    ];
-
-    pub fn subcode(self) -> u8 {
-        match self {
-            Self::MaximumPrefixes => 1,
-            Self::AdministrativeShutdown => 2,
-            Self::PeerDeconfigured => 3,
-            Self::AdministrativeReset => 4,
-            Self::ConnectionRejected => 5,
-            Self::OtherConfigurationChange => 6,
-            Self::CollisionResolution => 7,
-            Self::OutOfResources => 8,
-            Self::HardReset => 9,
-            Self::BfdDown => 10,
-        }
-    }
-
-    /// `None` for a number that means nothing to us.
-    pub fn from_subcode(subcode: u8) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|cease| cease.subcode() == subcode)
-    }
-
-    /// Whether a shutdown communication goes with it (RFC 9003 §2).
-    fn has_reason(self) -> bool {
-        matches!(
-            self,
-            Self::AdministrativeShutdown | Self::AdministrativeReset
-        )
-    }
-}
-
-/// The state in which a message was not expected (RFC 6608).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum UnexpectedIn {
-    OpenSent,
-    OpenConfirm,
-    Established,
-}
-
-/// Everything that makes us end a session, by cause.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ProtocolError {
-    Header(HeaderError),
-    Open(OpenError),
-    Update(UpdateError),
-    /// A begin or end of route refresh that is not four bytes long (RFC 7313 §5); the whole message.
-    RouteRefreshLength {
-        message: Vec<u8>,
-    },
-    HoldTimerExpired,
-    /// The peer took nothing for too long (RFC 9687).
-    SendHoldTimerExpired,
-    UnexpectedMessage {
-        state: UnexpectedIn,
-        kind: Type,
-    },
-    Cease {
-        cease: Cease,
-        reason: Option<String>,
-    },
-}
-
-impl From<HeaderError> for ProtocolError {
-    fn from(error: HeaderError) -> Self {
-        Self::Header(error)
-    }
-}
-
-impl From<OpenError> for ProtocolError {
-    fn from(error: OpenError) -> Self {
-        Self::Open(error)
-    }
-}
-
-impl From<UpdateError> for ProtocolError {
-    fn from(error: UpdateError) -> Self {
-        Self::Update(error)
-    }
-}
 
 impl From<&ProtocolError> for Notification {
     fn from(error: &ProtocolError) -> Self {
@@ -422,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_notification_is_told_in_words() {
+    fn a_notification_is_displayed_by_name() {
         let rows = [
             (
                 1,
@@ -446,7 +350,7 @@ mod tests {
                 2,
                 1,
                 &[0, 3],
-                "OPEN Message Error / Unsupported Version Number (2/1): it speaks version 3",
+                "OPEN Message Error / Unsupported Version Number (2/1): peer supports version 3",
             ),
             (2, 2, &[], "OPEN Message Error / Bad Peer AS (2/2)"),
             (
@@ -537,7 +441,7 @@ mod tests {
 
     /// RFC 9003 §2, §4.
     #[test]
-    fn the_other_operators_words_are_read_whatever_they_hold() {
+    fn any_shutdown_communication_is_read() {
         let reason = |data: &[u8]| Notification::new(6, 2, data.to_vec()).reason();
         assert_eq!(reason(b"\x05hello"), Some("hello".to_owned()));
         assert_eq!(reason(b""), None);
@@ -556,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn our_words_fit_one_length_byte_and_end_at_a_character() {
+    fn our_shutdown_communication_fits_one_length_byte_and_ends_at_a_character() {
         let cease = |text: &str| Notification::cease(Cease::AdministrativeShutdown, Some(text));
         assert_eq!(cease("noon").data, b"\x04noon");
         assert_eq!(cease("").data, b"");
@@ -597,7 +501,7 @@ mod tests {
     fn every_cause_has_its_code_subcode_and_data() {
         let unexpected = |state| ProtocolError::UnexpectedMessage {
             state,
-            kind: Type::Update,
+            kind: MessageType::Update,
         };
         let rows = [
             (HeaderError::NotSynchronized.into(), (1, 1, vec![])),

@@ -1,16 +1,13 @@
-//! OPEN (RFC 4271 §4.2, §6.2) with extended optional parameters (RFC 9072), and what two of them
-//! agree on. Unique identifiers are RFC 6286's, AS 0 is refused (RFC 7607). Left out: every optional
-//! parameter but capabilities (RFC 5492).
+//! OPEN (RFC 4271 §4.2, §6.2) with extended optional parameters (RFC 9072). Unique
+//! identifiers are RFC 6286's, AS 0 is refused (RFC 7607). Left out: every optional parameter but
+//! capabilities (RFC 5492).
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::net::Ipv4Addr;
-use std::time::Duration;
 
-use super::framer::{HeaderError, MAX_LEN, MAX_LEN_EXTENDED};
 use super::{
-    Capability, DecodeContext, ExtendedNextHop, GracefulRestart, ProtocolError, SessionType,
-    capability,
+    Capability, DecodeContext, ExtendedNextHop, GracefulRestart, HeaderError, OpenError,
+    ProtocolError, capability,
 };
 use crate::net::{Asn, Family, RouterId};
 use crate::wire::{Reader, TooLong, WireError, Writer};
@@ -18,9 +15,9 @@ use crate::wire::{Reader, TooLong, WireError, Writer};
 /// An OPEN.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Open {
-    /// The real AS number: the four-octet one where that capability is there.
+    /// The AS number: that of the four-octet AS capability, if present.
     pub asn: Asn,
-    /// "My Autonomous System" as the two octets say it, [`Asn::TRANS`] where `asn` does not fit.
+    /// The field "My Autonomous System", [`Asn::TRANS`] where `asn` does not fit.
     pub my_as16: u16,
     /// Seconds; 0 or at least 3.
     pub hold_time: u16,
@@ -29,7 +26,7 @@ pub struct Open {
 }
 
 impl Open {
-    /// One of ours; the four-octet AS capability (RFC 6793) is added in front where it is missing.
+    /// An OPEN to send; the four-octet AS capability (RFC 6793) is added in front if it is missing.
     pub fn new(
         asn: Asn,
         hold_time: u16,
@@ -52,11 +49,12 @@ impl Open {
         }
     }
 
-    pub fn has(&self, capability: &Capability) -> bool {
+    /// Whether a capability with exactly this value is offered.
+    pub fn has_capability(&self, capability: &Capability) -> bool {
         self.capabilities.contains(capability)
     }
 
-    /// The families offered: IPv4 alone where none is named (RFC 4760 §8).
+    /// The offered families: IPv4 alone without a multiprotocol capability (RFC 4760 §8).
     pub fn families(&self) -> BTreeSet<Family> {
         let mut named = self
             .capabilities
@@ -72,7 +70,7 @@ impl Open {
         named.flatten().collect()
     }
 
-    fn ipv4_over_ipv6(&self) -> bool {
+    pub(super) fn ipv4_over_ipv6(&self) -> bool {
         self.capabilities.iter().any(|capability| {
             matches!(capability, Capability::ExtendedNextHop(list)
                 if list.contains(&ExtendedNextHop::IPV4_OVER_IPV6))
@@ -80,7 +78,7 @@ impl Open {
     }
 
     /// RFC 4724 §3: of several the last one counts.
-    fn graceful_restart(&self) -> Option<&GracefulRestart> {
+    pub(super) fn graceful_restart(&self) -> Option<&GracefulRestart> {
         let mut all = self.capabilities.iter().rev();
         all.find_map(|capability| match capability {
             Capability::GracefulRestart(restart) => Some(restart),
@@ -88,11 +86,11 @@ impl Open {
         })
     }
 
-    fn four_octet_as(&self) -> Option<u32> {
+    pub(super) fn four_octet_as(&self) -> Option<u32> {
         four_octet_as(&self.capabilities)
     }
 
-    fn hostname(&self) -> Option<&str> {
+    pub(super) fn hostname(&self) -> Option<&str> {
         self.capabilities
             .iter()
             .find_map(|capability| match capability {
@@ -133,7 +131,7 @@ impl Open {
         w.finish()
     }
 
-    /// Reads and judges a body of at least ten bytes.
+    /// Decodes and validates a body of at least ten bytes.
     pub(super) fn decode_body(body: &[u8], cx: &DecodeContext) -> Result<Self, ProtocolError> {
         let mut r = Reader::new(body);
         let fixed = |r: &mut Reader<'_>| {
@@ -175,8 +173,8 @@ fn four_octet_as(capabilities: &[Capability]) -> Option<u32> {
     })
 }
 
-/// The optional parameters, from their length on. It is the first type that makes them extended: 255
-/// bytes of classic ones are possible too (RFC 9072 §2).
+/// The optional parameters, from their length on. They are extended if the first type is 255; a length of 255
+/// alone is not enough (RFC 9072 §2).
 fn read_parameters(mut r: Reader<'_>) -> Result<Vec<Capability>, OpenError> {
     let malformed = |_| OpenError::Malformed;
     let length = r.u8().map_err(malformed)?;
@@ -215,155 +213,15 @@ const CAPABILITIES: u8 = 2;
 /// Parameter type and length that announce extended parameters (RFC 9072 §2).
 const EXTENDED: u8 = 255;
 
-/// Why an OPEN ends the session (RFC 4271 §6.2).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum OpenError {
-    UnsupportedVersion {
-        version: u8,
-    },
-    BadPeerAs {
-        got: u32,
-        expected: Option<Asn>,
-    },
-    /// Zero, or our own inside one AS (RFC 6286 §2.1, §2.2).
-    BadIdentifier {
-        id: std::net::Ipv4Addr,
-    },
-    UnsupportedParameter {
-        kind: u8,
-    },
-    /// One or two seconds.
-    UnacceptableHoldTime {
-        seconds: u16,
-    },
-    /// No address family in common; ours are the capabilities the peer lacks (RFC 5492 §5).
-    NoCommonFamily {
-        ours: BTreeSet<Family>,
-    },
-    /// The optional parameters or a capability do not hold what their lengths say.
-    Malformed,
-}
-
-impl fmt::Display for OpenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::UnsupportedVersion { version } => write!(f, "BGP version {version}, not 4"),
-            Self::BadPeerAs {
-                got,
-                expected: Some(expected),
-            } => write!(f, "peer is in AS {got}, configured is {expected}"),
-            Self::BadPeerAs {
-                got,
-                expected: None,
-            } => write!(f, "peer AS {got} is not valid"),
-            Self::BadIdentifier { id } => {
-                write!(f, "BGP identifier {id} is not valid or is our own")
-            }
-            Self::UnsupportedParameter { kind } => write!(f, "unknown optional parameter {kind}"),
-            Self::UnacceptableHoldTime { seconds } => {
-                write!(f, "hold time {seconds} s is neither 0 nor at least 3 s")
-            }
-            Self::NoCommonFamily { ours } => {
-                f.write_str("peer offers none of our address families:")?;
-                ours.iter().try_for_each(|family| write!(f, " {family}"))
-            }
-            Self::Malformed => f.write_str("optional parameters are malformed"),
-        }
-    }
-}
-
-impl std::error::Error for OpenError {}
-
-/// What two OPENs agree on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Negotiated {
-    pub session: SessionType,
-    pub local_as: Asn,
-    pub peer_as: Asn,
-    pub local_router_id: RouterId,
-    pub peer_router_id: RouterId,
-    /// The smaller of both; `None` for zero: neither hold nor keepalive timer exists.
-    pub hold_time: Option<Duration>,
-    pub families: BTreeSet<Family>,
-    pub four_octet_as: bool,
-    /// The peer answers a ROUTE-REFRESH; ours is always answered.
-    pub route_refresh: bool,
-    /// Both ends mark where a refresh begins and ends (RFC 7313).
-    pub enhanced_route_refresh: bool,
-    /// Both ends take messages up to 65535 bytes (RFC 8654): such are sent.
-    pub extended_message: bool,
-    /// IPv4 routes may have an IPv6 next hop (RFC 8950).
-    pub extended_next_hop: bool,
-    /// What the peer said, where both ends have the capability (RFC 4724).
-    pub graceful_restart: Option<GracefulRestart>,
-    /// The peer's name, where it told one.
-    pub hostname: Option<String>,
-}
-
-impl Negotiated {
-    /// From our OPEN and an accepted one of the peer.
-    pub fn new(ours: &Open, theirs: &Open) -> Result<Self, OpenError> {
-        let families: BTreeSet<Family> = ours
-            .families()
-            .intersection(&theirs.families())
-            .copied()
-            .collect();
-        if families.is_empty() {
-            return Err(OpenError::NoCommonFamily {
-                ours: ours.families(),
-            });
-        }
-        let both = |capability| ours.has(&capability) && theirs.has(&capability);
-        let hold_time = ours.hold_time.min(theirs.hold_time);
-        Ok(Self {
-            session: if ours.asn == theirs.asn {
-                SessionType::Ibgp
-            } else {
-                SessionType::Ebgp
-            },
-            local_as: ours.asn,
-            peer_as: theirs.asn,
-            local_router_id: ours.router_id,
-            peer_router_id: theirs.router_id,
-            hold_time: (hold_time != 0).then(|| Duration::from_secs(u64::from(hold_time))),
-            // What goes in MP_REACH_NLRI and MP_UNREACH_NLRI must have been offered (RFC 4760 §8), and
-            // IPv4 is there without that too.
-            extended_next_hop: both(Capability::Multiprotocol(Family::Ipv4.into()))
-                && ours.ipv4_over_ipv6()
-                && theirs.ipv4_over_ipv6(),
-            families,
-            four_octet_as: ours.four_octet_as().and(theirs.four_octet_as()).is_some(),
-            route_refresh: theirs.has(&Capability::RouteRefresh),
-            enhanced_route_refresh: both(Capability::EnhancedRouteRefresh),
-            extended_message: both(Capability::ExtendedMessage),
-            graceful_restart: ours
-                .graceful_restart()
-                .and(theirs.graceful_restart())
-                .cloned(),
-            hostname: theirs.hostname().map(str::to_owned),
-        })
-    }
-
-    /// The longest message we may send after the OPENs.
-    pub fn max_len(&self) -> usize {
-        if self.extended_message {
-            MAX_LEN_EXTENDED
-        } else {
-            MAX_LEN
-        }
-    }
-
-    /// A third of the hold time (RFC 4271 §4.4).
-    pub fn keepalive(&self) -> Option<Duration> {
-        self.hold_time.map(|hold_time| hold_time / 3)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::golden::{asn, hex, id};
-    use super::super::{AfiSafi, Frame, Message, Notification, Received, RestartFamily, receive};
+    use super::super::{
+        AfiSafi, Frame, MAX_LEN, MAX_LEN_EXTENDED, Message, Negotiated, Notification, Received,
+        RestartFamily, SessionType, decode_message,
+    };
     use super::*;
+    use std::time::Duration;
 
     fn context() -> DecodeContext {
         DecodeContext::before_open(asn(65000), id("10.0.0.1"), Some(asn(65001)))
@@ -374,7 +232,7 @@ mod tests {
             kind: 1,
             body: hex(body),
         };
-        receive(&frame, cx).map(|message| match message {
+        decode_message(&frame, cx).map(|message| match message {
             Received::Open(open) => open,
             other => panic!("{other:?}"),
         })
@@ -635,7 +493,7 @@ mod tests {
         assert!(!old.extended_next_hop, "it knows no MP_REACH_NLRI");
     }
 
-    /// RFC 5492 §5: the data is what we would have needed.
+    /// RFC 5492 §5: the data lists the capabilities that we require.
     #[test]
     fn no_common_family_is_an_unsupported_capability() {
         let vpn = Capability::Multiprotocol(AfiSafi { afi: 1, safi: 128 });

@@ -1,28 +1,28 @@
-//! Sets of routes into as few UPDATEs as hold them (RFC 4271 §4.3, RFC 4760): withdrawals first, then
-//! one attribute set after the other.
+//! Packs routes into the fewest possible UPDATEs (RFC 4271 §4.3, RFC 4760): withdrawals first, then the
+//! announcements grouped by attributes.
 //!
 //! IPv4 routes with an IPv4 next hop use the NLRI field; IPv6 routes, and IPv4 ones over an IPv6 next
-//! hop (RFC 8950), use MP_REACH_NLRI with a single 16-byte next hop, which every receiver takes.
+//! hop (RFC 8950), use MP_REACH_NLRI with a single 16-byte next hop, which every receiver accepts.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::framer::HEADER_LEN;
 use super::update::{Body, reach_value, write_prefix};
-use super::{EncodeContext, Frame, Negotiated, PathAttributes, Type};
+use super::{EncodeContext, Frame, MessageType, Negotiated, PathAttributes};
 use crate::net::{Family, Prefix};
 use crate::wire::Writer;
 
-/// One UPDATE, ready to send, and the routes it speaks of.
+/// One encoded UPDATE and the routes in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Packed {
+pub struct PackedUpdate {
     pub bytes: Vec<u8>,
     pub withdrawn: Vec<Prefix>,
     pub announced: Vec<Prefix>,
 }
 
-/// Makes UPDATEs one at a time, withdrawals first, so that whoever sends can stop when there is no
-/// room and remember what has left.
+/// Yields UPDATEs one at a time, withdrawals first, so that the caller can stop when its send buffer is
+/// full.
 #[derive(Debug)]
 pub struct Packer {
     max_len: usize,
@@ -30,8 +30,8 @@ pub struct Packer {
 }
 
 impl Packer {
-    /// `attributes` are taken as they are to be seen by the peer, but LOCAL_PREF goes out on iBGP only.
-    /// Routes that [`sendable`] refuses, and withdrawals of families not negotiated, are left out.
+    /// `announced` has the attributes as they go on the wire, except that LOCAL_PREF is sent on iBGP only.
+    /// Routes that [`is_sendable`] refuses, and withdrawals of families not negotiated, are left out.
     pub fn new(
         withdrawn: &BTreeSet<Prefix>,
         announced: &BTreeMap<Prefix, PathAttributes>,
@@ -41,7 +41,7 @@ impl Packer {
         let cx = EncodeContext::from(negotiated);
         let mut batches = VecDeque::new();
         for family in &negotiated.families {
-            // Where IPv4 may come in MP_REACH_NLRI it also goes in MP_UNREACH_NLRI.
+            // IPv4 routes that may be announced in MP_REACH_NLRI are withdrawn in MP_UNREACH_NLRI.
             let classic = *family == Family::Ipv4 && !negotiated.extended_next_hop;
             let of_family = withdrawn.iter().filter(|p| p.family() == *family);
             batches.push_back(Batch {
@@ -77,9 +77,9 @@ impl Packer {
 }
 
 impl Iterator for Packer {
-    type Item = Packed;
+    type Item = PackedUpdate;
 
-    fn next(&mut self) -> Option<Packed> {
+    fn next(&mut self) -> Option<PackedUpdate> {
         loop {
             let packed = self.batches.front_mut()?.next_message(self.max_len);
             match packed {
@@ -90,7 +90,7 @@ impl Iterator for Packer {
     }
 }
 
-/// The bytes alone of what a [`Packer`] makes.
+/// The bytes of the UPDATEs of a [`Packer`].
 pub fn pack(
     withdrawn: &BTreeSet<Prefix>,
     announced: &BTreeMap<Prefix, PathAttributes>,
@@ -102,7 +102,7 @@ pub fn pack(
 
 /// Whether the session can carry this route: its family is negotiated, the next hop is of that family
 /// (or IPv6 for IPv4 where RFC 8950 is negotiated) and it fits a message of `max_len` bytes.
-pub fn sendable(
+pub fn is_sendable(
     prefix: &Prefix,
     attributes: &PathAttributes,
     negotiated: &Negotiated,
@@ -115,7 +115,7 @@ pub fn sendable(
     })
 }
 
-/// "That was all of this family" (RFC 4724 §2).
+/// The End-of-RIB marker of a family (RFC 4724 §2).
 pub fn end_of_rib(family: Family) -> Vec<u8> {
     let body = Body {
         unreach_family: (family == Family::Ipv6).then_some(family),
@@ -124,9 +124,9 @@ pub fn end_of_rib(family: Family) -> Vec<u8> {
     encode(&body).expect("an empty UPDATE fits")
 }
 
-/// `None` for a body longer than any length can say.
+/// `None` for a body that does not fit its length fields.
 fn encode(body: &Body) -> Option<Vec<u8>> {
-    Frame::encode(Type::Update, &body.encode().ok()?).ok()
+    Frame::encode(MessageType::Update, &body.encode().ok()?).ok()
 }
 
 /// Routes that can share a message.
@@ -173,7 +173,7 @@ impl NlriField {
         };
         let mut w = Writer::new();
         attributes.write(&mut w, cx, next_hop);
-        // A single attribute over 65535 bytes: pass any limit, so that the route is left out.
+        // A single attribute over 65535 bytes: exceed any limit, so that the route is left out.
         w.finish()
             .unwrap_or_else(|_| vec![0; usize::from(u16::MAX)])
     }
@@ -191,7 +191,7 @@ impl NlriField {
 
 impl Batch {
     /// As many routes as fit; `None` when none is left or the next one never fits.
-    fn next_message(&mut self, max_len: usize) -> Option<Packed> {
+    fn next_message(&mut self, max_len: usize) -> Option<PackedUpdate> {
         let mut room = max_len.checked_sub(self.field.overhead(&self.attributes))?;
         let mut prefixes = Vec::new();
         let mut bytes = Vec::new();
@@ -230,7 +230,7 @@ impl Batch {
         } else {
             (Vec::new(), prefixes)
         };
-        Some(Packed {
+        Some(PackedUpdate {
             bytes,
             withdrawn,
             announced,
@@ -245,18 +245,18 @@ fn wire_len(prefix: &Prefix) -> usize {
 #[cfg(test)]
 mod tests {
     use super::super::golden::{addr, asn, frame, hex, negotiated, prefix};
-    use super::super::reader::{Heard, Update, decode};
+    use super::super::reader::{Decoded, Update, decode};
     use super::super::{AsPath, DecodeContext, MAX_LEN, SessionType};
     use super::*;
     use crate::net::Community;
-    use crate::timer::Jitter;
+    use crate::timer::Rng;
     use std::collections::BTreeSet;
 
     type Routes = BTreeMap<Prefix, PathAttributes>;
 
     fn read(bytes: &[u8], negotiated: &Negotiated) -> Update {
         match decode(&frame(bytes), &DecodeContext::established(negotiated)) {
-            Ok(Heard::Update(update)) => update,
+            Ok(Decoded::Update(update)) => update,
             other => panic!("{other:?}"),
         }
     }
@@ -304,7 +304,7 @@ mod tests {
         }
     }
 
-    /// RFC 7606 §5.1, and what every receiver takes: 16 bytes of next hop.
+    /// RFC 7606 §5.1; a next hop of 16 bytes, which every receiver accepts.
     #[test]
     fn each_route_goes_where_its_next_hop_fits() {
         let routes = Routes::from([
@@ -351,7 +351,7 @@ mod tests {
                 families: BTreeSet::from([family]),
                 ..negotiated()
             };
-            let sent: Vec<Packed> = Packer::new(&withdrawn, &routes, &one, MAX_LEN).collect();
+            let sent: Vec<PackedUpdate> = Packer::new(&withdrawn, &routes, &one, MAX_LEN).collect();
             assert_eq!(sent.len(), 2);
             for packed in sent {
                 let all = packed.withdrawn.iter().chain(&packed.announced);
@@ -359,7 +359,7 @@ mod tests {
                 assert!(!packed.bytes.is_empty());
             }
             for (prefix, attributes) in &routes {
-                let can = sendable(prefix, attributes, &one, MAX_LEN);
+                let can = is_sendable(prefix, attributes, &one, MAX_LEN);
                 assert_eq!(can, prefix.family() == family);
             }
         }
@@ -390,29 +390,29 @@ mod tests {
         );
     }
 
-    /// More communities than a message holds: the route stays here, the others leave.
+    /// More communities than fit a message: this route is left out, the others are sent.
     #[test]
     fn a_route_whose_attributes_do_not_fit_is_left_out() {
         let mut huge = via("10.0.0.2");
         huge.communities = (0..1100).map(Community).collect();
         let negotiated = negotiated();
-        assert!(!sendable(&host4(1), &huge, &negotiated, MAX_LEN));
+        assert!(!is_sendable(&host4(1), &huge, &negotiated, MAX_LEN));
         let mut immense = huge.clone();
         immense.communities = (0..20_000).map(Community).collect();
-        assert!(!sendable(&host4(3), &immense, &negotiated, MAX_LEN));
+        assert!(!is_sendable(&host4(3), &immense, &negotiated, MAX_LEN));
         let routes = Routes::from([
             (host4(1), huge),
             (host4(2), via("10.0.0.2")),
             (host4(3), immense),
         ]);
-        let sent: Vec<Packed> =
+        let sent: Vec<PackedUpdate> =
             Packer::new(&BTreeSet::new(), &routes, &negotiated, MAX_LEN).collect();
         let announced: Vec<Prefix> = sent.into_iter().flat_map(|p| p.announced).collect();
         assert_eq!(announced, [host4(2)]);
     }
 
     /// A random set of routes over random sessions.
-    fn some_routes(chance: &mut Jitter) -> (BTreeSet<Prefix>, Routes) {
+    fn some_routes(chance: &mut Rng) -> (BTreeSet<Prefix>, Routes) {
         let mut withdrawn = BTreeSet::new();
         let mut routes = Routes::new();
         let kinds = 1 + chance.below(4);
@@ -450,9 +450,9 @@ mod tests {
     #[test]
     fn what_is_packed_is_what_is_read_whatever_was_agreed_on() {
         for seed in 0..30 {
-            let mut chance = Jitter::new(seed);
+            let mut chance = Rng::new(seed);
             let (withdrawn, routes) = some_routes(&mut chance);
-            let flag = |chance: &mut Jitter| chance.below(2) == 0;
+            let flag = |chance: &mut Rng| chance.below(2) == 0;
             let mut negotiated = negotiated();
             negotiated.four_octet_as = flag(&mut chance);
             negotiated.extended_next_hop = flag(&mut chance);
@@ -490,7 +490,9 @@ mod tests {
             let agreed = |prefix: &Prefix| negotiated.families.contains(&prefix.family());
             let expected: Routes = routes
                 .iter()
-                .filter(|(prefix, attributes)| sendable(prefix, attributes, &negotiated, max_len))
+                .filter(|(prefix, attributes)| {
+                    is_sendable(prefix, attributes, &negotiated, max_len)
+                })
                 .map(|(prefix, attributes)| {
                     let local_pref = attributes
                         .local_pref

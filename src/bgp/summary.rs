@@ -1,7 +1,7 @@
-//! A message in one line, for the log.
+//! Messages as one line of text, for the log.
 
 use super::{
-    Capability, Message, Open, Packed, PathAttributes, Received, RefreshKind, RouteRefresh,
+    Capability, Message, Open, PackedUpdate, PathAttributes, Received, RefreshKind, RouteRefresh,
     UpdateSummary,
 };
 use crate::net::Family;
@@ -97,23 +97,23 @@ pub(super) fn end_of_rib(family: Family) -> String {
     format!("UPDATE: End-of-RIB {family}")
 }
 
-/// An UPDATE of ours; `attributes` are those of the routes that it announces.
-pub(super) fn update(packed: &Packed, attributes: Option<&PathAttributes>) -> String {
-    let Packed {
+/// An UPDATE to send; `attributes` are those of the announced routes.
+pub(super) fn update(packed: &PackedUpdate, attributes: Option<&PathAttributes>) -> String {
+    let PackedUpdate {
         withdrawn,
         announced,
         ..
     } = packed;
     match attributes {
         Some(attributes) => {
-            let path = path(attributes);
-            format!("UPDATE: announces {}, {path}", list(announced))
+            let attributes_text = attributes_text(attributes);
+            format!("UPDATE: announces {}, {attributes_text}", list(announced))
         }
         None => format!("UPDATE: withdraws {}", list(withdrawn)),
     }
 }
 
-fn path(attributes: &PathAttributes) -> String {
+fn attributes_text(attributes: &PathAttributes) -> String {
     let PathAttributes {
         origin,
         as_path,
@@ -130,23 +130,23 @@ fn path(attributes: &PathAttributes) -> String {
             text.push_str(&format!(", {name} {number}"));
         }
     }
-    text.push_str(&named("communities", &attributes.communities));
-    text.push_str(&named("large", &attributes.large_communities));
-    text.push_str(&named("extended", &attributes.ext_communities));
+    text.push_str(&set_text("communities", &attributes.communities));
+    text.push_str(&set_text("large", &attributes.large_communities));
+    text.push_str(&set_text("extended", &attributes.ext_communities));
     text
 }
 
-fn named<T: Display>(name: &str, set: &BTreeSet<T>) -> String {
+fn set_text<T: Display>(name: &str, set: &BTreeSet<T>) -> String {
     match set.is_empty() {
         true => String::new(),
         false => format!(", {name} {}", list(set)),
     }
 }
 
-/// The first few of many.
+/// The first [`MAX_LISTED`] of a list.
 fn list<T: Display>(all: impl IntoIterator<Item = T>) -> String {
     let all: Vec<String> = all.into_iter().map(|one| one.to_string()).collect();
-    let (shown, rest) = all.split_at(all.len().min(SHOWN));
+    let (shown, rest) = all.split_at(all.len().min(MAX_LISTED));
     let more = match rest.len() {
         0 => String::new(),
         count => format!(" and {count} more"),
@@ -155,7 +155,7 @@ fn list<T: Display>(all: impl IntoIterator<Item = T>) -> String {
 }
 
 /// Prefixes or communities in one line.
-const SHOWN: usize = 8;
+const MAX_LISTED: usize = 8;
 
 #[cfg(test)]
 mod tests {
@@ -214,22 +214,24 @@ mod tests {
     fn updates_say_what_they_announce_and_withdraw() {
         let negotiated = crate::bgp::golden::negotiated();
         let prefix = |n: u8| Prefix::host(IpAddr::from([192, 0, 2, n]));
-        let mut path = PathAttributes::new(IpAddr::from([10, 0, 0, 2]));
-        path.med = Some(7);
-        path.communities = [Community::new(65001, 53)].into();
-        let routes: BTreeMap<_, _> = (1..=10).map(|n| (prefix(n), path.clone())).collect();
-        let withdrawn = BTreeSet::from([prefix(53)]);
-        let said: Vec<String> = Packer::new(&withdrawn, &routes, &negotiated, 4096)
-            .map(|packed| update(&packed, packed.announced.first().map(|_| &path)))
+        let mut attributes_text = PathAttributes::new(IpAddr::from([10, 0, 0, 2]));
+        attributes_text.med = Some(7);
+        attributes_text.communities = [Community::new(65001, 53)].into();
+        let routes: BTreeMap<_, _> = (1..=10)
+            .map(|n| (prefix(n), attributes_text.clone()))
             .collect();
-        let said = said.join("\n");
+        let withdrawn = BTreeSet::from([prefix(53)]);
+        let report: Vec<String> = Packer::new(&withdrawn, &routes, &negotiated, 4096)
+            .map(|packed| update(&packed, packed.announced.first().map(|_| &attributes_text)))
+            .collect();
+        let report = report.join("\n");
         for part in [
             "withdraws 192.0.2.53/32",
             "announces 192.0.2.1/32, 192.0.2.2/32",
             "192.0.2.8/32 and 2 more, next hop 10.0.0.2, origin igp, path [",
             "MED 7, communities 65001:53",
         ] {
-            assert!(said.contains(part), "{part}: {said}");
+            assert!(report.contains(part), "{part}: {report}");
         }
         let summary = UpdateSummary {
             announced: 3,

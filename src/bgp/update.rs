@@ -1,4 +1,4 @@
-//! UPDATE as it is written (RFC 4271 §4.3, RFC 4760). One that comes is looked at by `inspect`.
+//! Encoding of an UPDATE (RFC 4271 §4.3, RFC 4760). Received ones are checked in `validate`.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -7,11 +7,11 @@ use super::{AfiSafi, AttributeCode};
 use crate::net::{Family, Prefix};
 use crate::wire::{TooLong, Writer};
 
-/// The parts of an UPDATE, each already in bytes.
+/// The encoded fields of an UPDATE.
 #[derive(Debug, Default)]
 pub(super) struct Body {
     pub withdrawn: Vec<u8>,
-    /// Whose routes `unreach` has; `None` for no MP_UNREACH_NLRI.
+    /// The family of `unreach`; `None`: no MP_UNREACH_NLRI.
     pub unreach_family: Option<Family>,
     pub unreach: Vec<u8>,
     /// The value of MP_REACH_NLRI; empty for none.

@@ -1,189 +1,129 @@
-//! The command line: arguments in, an [`Invocation`] out. GoCast's flags are rewritten first.
+//! The command line: arguments in, an [`Invocation`] out, by the table of commands. GoCast's flags are
+//! rewritten first.
 
-use lexopt::{Arg, Parser, ValueExt};
+use super::command::{Command, Global, Invocation, LogFormat};
+use super::commands::{self, named};
+use super::spec::{Flag, ParsedArgs, Spec, Value};
+use super::usage_error::UsageError;
+use crate::schema::nearest;
+use lexopt::{Arg, Parser};
 use std::ffi::OsString;
-use std::fmt;
 use std::path::PathBuf;
-
-/// One call of the program.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Invocation {
-    pub command: Command,
-    pub global: Global,
-}
-
-/// What every command may be told.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Global {
-    pub config: Option<PathBuf>,
-    /// Where the client commands find the running one.
-    pub addr: Option<String>,
-    /// 0 info, 1 debug, 2 and more trace.
-    pub verbosity: u8,
-    pub log_format: LogFormat,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LogFormat {
-    #[default]
-    Text,
-    Json,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Command {
-    Run {
-        dry_run: bool,
-    },
-    Check,
-    Demo {
-        keep: bool,
-    },
-    /// A process of the demo's own: `router` or `service`.
-    DemoPart {
-        part: String,
-    },
-    /// A call to the announcer that runs already.
-    Ask(Ask),
-    Healthcheck,
-    Help,
-    Version,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ask {
-    Status {
-        json: bool,
-        watch: bool,
-    },
-    Register {
-        name: String,
-        vip: String,
-        monitors: Vec<String>,
-        nats: Vec<String>,
-        options: Vec<(String, String)>,
-    },
-    Unregister {
-        name: String,
-    },
-    Drain {
-        name: Option<String>,
-        wait: bool,
-    },
-    Undrain {
-        name: Option<String>,
-    },
-    Reload,
-}
-
-/// A command line that says something else.
-#[derive(Debug)]
-pub enum UsageError {
-    Lexopt(lexopt::Error),
-    UnknownCommand(String),
-    Missing {
-        command: &'static str,
-        argument: &'static str,
-    },
-    Unexpected {
-        command: &'static str,
-        argument: String,
-    },
-    LogFormat(String),
-    Verbosity(String),
-    Option(String),
-}
-
-impl fmt::Display for UsageError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Lexopt(error) => write!(f, "{error}"),
-            Self::UnknownCommand(name) => write!(f, "unknown command `{name}`"),
-            Self::Missing { command, argument } => write!(f, "`{command}` needs {argument}"),
-            Self::Unexpected { command, argument } => {
-                write!(f, "`{command}` does not take `{argument}`")
-            }
-            Self::LogFormat(value) => write!(f, "--log-format: `{value}` is neither text nor json"),
-            Self::Verbosity(value) => {
-                write!(f, "-v: `{value}` is not a number: write -v=2, or -v alone")
-            }
-            Self::Option(value) => write!(f, "--option: `{value}` is not KEY=VALUE"),
-        }
-    }
-}
-
-impl std::error::Error for UsageError {}
-
-impl From<lexopt::Error> for UsageError {
-    fn from(error: lexopt::Error) -> Self {
-        Self::Lexopt(error)
-    }
-}
-
-pub const HELP: &str = "\
-sidecast announces a service's anycast address by BGP while the service is healthy.
-
-usage: sidecast [COMMAND] [OPTIONS]
-
-commands:
-  run [--dry-run]           run the announcer (the default); configured by file, environment or both
-  check                     validate the configuration and print it with where each value came from
-  demo [--keep]             show the main job in a second, in namespaces of its own
-  status [--json] [--watch] peers, apps, VIPs and monitors of the running announcer
-  register NAME VIP [--monitor M]... [--nat N]... [--option K=V]...
-  unregister NAME
-  drain [NAME] [--no-wait]  withdraw one app, or all; returns when it is done
-  undrain [NAME]
-  reload                    read the configuration again
-  healthcheck               exit 0 while the announcer is alive
-
-options:
-  -c, --config FILE         configuration (YAML); also SIDECAST_CONFIG
-      --addr ADDR           the running announcer: host:port or unix:/path; also SIDECAST_ADDR
-  -v                        more log, twice with every BGP message; also RUST_LOG
-      --log-format FORMAT   text or json
-  -h, --help                this text
-  -V, --version
-
-exit codes: 0 done, 1 failure at run time, 2 bad usage or configuration
-            (status: 1 something is down, 3 not reachable)
-";
 
 /// Reads the arguments behind the program's name.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, UsageError> {
-    let mut parser = Parser::from_args(rewrite_gocast(args.into_iter().collect())?);
-    let mut raw = Raw::default();
+    let args = rewrite_gocast(args.into_iter().collect())?;
+    let mut parser = Parser::from_args(args.clone());
+    let mut parsed = ParsedArgs::default();
     while let Some(arg) = parser.next()? {
-        match arg {
-            Arg::Short('h') | Arg::Long("help") => raw.help = true,
-            Arg::Short('V') | Arg::Long("version") => raw.version = true,
-            Arg::Short('v') | Arg::Long("verbose") => {
-                raw.global.verbosity = raw.global.verbosity.saturating_add(1)
+        let flag = match arg {
+            Arg::Value(word) => {
+                parsed.words.push_back(word);
+                continue;
             }
-            Arg::Short('c') | Arg::Long("config") => {
-                raw.global.config = Some(parser.value()?.into())
+            Arg::Short(letter) => commands::short(letter),
+            Arg::Long(name) => commands::long(name),
+        };
+        let Some(flag) = flag else {
+            let unknown = match arg {
+                Arg::Short(letter) => spelled(&args, letter),
+                Arg::Long(name) => format!("--{name}"),
+                Arg::Value(_) => continue,
+            };
+            return Err(parsed.unknown_flag(unknown));
+        };
+        let value = flag.value.map(|_| parser.value()).transpose()?;
+        parsed.flags.push((flag, value));
+    }
+    parsed.invocation()
+}
+
+/// The argument that an unknown letter came from: `-json` is parsed as four letters.
+fn spelled(args: &[OsString], letter: char) -> String {
+    let texts = args.iter().filter_map(|arg| arg.to_str());
+    let cluster = |text: &&str| text.starts_with('-') && !text.starts_with("--");
+    let mut found = texts.filter(cluster).filter(|text| text.contains(letter));
+    found
+        .next()
+        .map_or_else(|| format!("-{letter}"), str::to_owned)
+}
+
+impl ParsedArgs {
+    fn invocation(mut self) -> Result<Invocation, UsageError> {
+        let mut global = self.global()?;
+        if self.has("help") {
+            let command = self.word()?.map(|name| named(&name)).transpose()?;
+            let command = Command::Help(command.map(|spec| spec.name));
+            return Ok(Invocation { command, global });
+        }
+        if self.has("version") {
+            let command = Command::Version;
+            return Ok(Invocation { command, global });
+        }
+        let name = self.word()?;
+        let spec = named(name.as_deref().unwrap_or("run"))?;
+        self.fits(spec)?;
+        let command = (spec.read)(&mut self)?;
+        global.config = self.file.or(global.config);
+        Ok(Invocation { command, global })
+    }
+
+    fn global(&self) -> Result<Global, UsageError> {
+        let last = |long| self.texts(long).map(|mut texts| texts.pop());
+        let verbosity = self.flags.iter().filter(|(flag, _)| flag.long == "verbose");
+        Ok(Global {
+            config: self.values("config").last().map(PathBuf::from),
+            addr: last("addr")?,
+            verbosity: u8::try_from(verbosity.count()).unwrap_or(u8::MAX),
+            log_format: last("log-format")?
+                .map_or(Ok(LogFormat::default()), |value| log_format(&value))?,
+        })
+    }
+
+    /// Checks the number of arguments, and that every flag is the command's.
+    fn fits(&self, spec: &'static Spec) -> Result<(), UsageError> {
+        let command = spec.name;
+        let count = self.words.len();
+        if let Some(missing) = spec.arguments.iter().skip(count).find(|a| a.required) {
+            return Err(UsageError::Missing {
+                command,
+                argument: missing.doc,
+            });
+        }
+        let unexpected = |argument: String| Err(UsageError::Unexpected { command, argument });
+        if let Some(word) = self.words.get(spec.arguments.len()) {
+            return unexpected(word.to_string_lossy().into_owned());
+        }
+        for (argument, word) in spec.arguments.iter().zip(&self.words) {
+            if let Value::Words(words) = argument.value
+                && !words.iter().chain(argument.also).any(|known| word == known)
+            {
+                return unexpected(word.to_string_lossy().into_owned());
             }
-            Arg::Long("addr") => raw.global.addr = Some(parser.value()?.string()?),
-            Arg::Long("log-format") => {
-                raw.global.log_format = log_format(&parser.value()?.string()?)?
-            }
-            Arg::Long("dry-run") => raw.flags.push("--dry-run"),
-            Arg::Long("keep") => raw.flags.push("--keep"),
-            Arg::Long("json") => raw.flags.push("--json"),
-            Arg::Long("watch") => raw.flags.push("--watch"),
-            Arg::Long("no-wait") => raw.flags.push("--no-wait"),
-            Arg::Long("monitor") => raw.monitors.push(parser.value()?.string()?),
-            Arg::Long("nat") => raw.nats.push(parser.value()?.string()?),
-            Arg::Long("option") => raw.options.push(key_value(&parser.value()?.string()?)?),
-            Arg::Value(word) => raw.words.push(word.string()?),
-            other => return Err(other.unexpected().into()),
+        }
+        let known = |flag: &Flag| spec.all_flags().any(|own| own.long == flag.long);
+        match self.flags.iter().find(|(flag, _)| !known(flag)) {
+            Some((flag, _)) => unexpected(format!("--{}", flag.long)),
+            None => Ok(()),
         }
     }
-    let global = raw.global.clone();
-    Ok(Invocation {
-        command: raw.command()?,
-        global,
-    })
+
+    /// The error for an unknown flag, suggesting flags of the named command first.
+    fn unknown_flag(&self, written: String) -> UsageError {
+        let command = self.words.front().and_then(|word| word.to_str());
+        let command = command.and_then(commands::command);
+        let bare = written.trim_start_matches('-');
+        let own = command.and_then(|spec| nearest(bare, spec.all_flags().map(|f| f.long)));
+        // A single letter has no useful suggestion.
+        let near = own
+            .or_else(|| nearest(bare, commands::every_flag().map(|flag| flag.long)))
+            .filter(|_| bare.len() > 1);
+        UsageError::UnknownFlag {
+            command: command.map(|spec| spec.name),
+            near,
+            written,
+        }
+    }
 }
 
 fn log_format(value: &str) -> Result<LogFormat, UsageError> {
@@ -194,140 +134,8 @@ fn log_format(value: &str) -> Result<LogFormat, UsageError> {
     }
 }
 
-fn key_value(text: &str) -> Result<(String, String), UsageError> {
-    let (key, value) = text
-        .split_once('=')
-        .ok_or_else(|| UsageError::Option(text.to_owned()))?;
-    Ok((key.to_owned(), value.to_owned()))
-}
-
-/// The words and flags, not yet told apart by command.
-#[derive(Default)]
-struct Raw {
-    global: Global,
-    words: Vec<String>,
-    flags: Vec<&'static str>,
-    monitors: Vec<String>,
-    nats: Vec<String>,
-    options: Vec<(String, String)>,
-    help: bool,
-    version: bool,
-}
-
-impl Raw {
-    fn command(mut self) -> Result<Command, UsageError> {
-        if self.help {
-            return Ok(Command::Help);
-        }
-        if self.version {
-            return Ok(Command::Version);
-        }
-        let name = if self.words.is_empty() {
-            "run".to_owned()
-        } else {
-            self.words.remove(0)
-        };
-        let (name, command): (&'static str, Command) = match name.as_str() {
-            "run" => (
-                "run",
-                Command::Run {
-                    dry_run: self.flag("--dry-run"),
-                },
-            ),
-            "check" => ("check", Command::Check),
-            "demo" => ("demo", self.demo()),
-            "status" => ("status", self.status()),
-            "register" => ("register", self.register()?),
-            "unregister" => ("unregister", self.unregister()?),
-            "drain" => ("drain", self.drain()),
-            "undrain" => ("undrain", self.undrain()),
-            "reload" => ("reload", Command::Ask(Ask::Reload)),
-            "healthcheck" => ("healthcheck", Command::Healthcheck),
-            "help" => ("help", Command::Help),
-            _ => return Err(UsageError::UnknownCommand(name)),
-        };
-        self.nothing_left(name)?;
-        Ok(command)
-    }
-
-    fn demo(&mut self) -> Command {
-        match self.next_word() {
-            Some(part) => Command::DemoPart { part },
-            None => Command::Demo {
-                keep: self.flag("--keep"),
-            },
-        }
-    }
-
-    fn status(&mut self) -> Command {
-        let (json, watch) = (self.flag("--json"), self.flag("--watch"));
-        Command::Ask(Ask::Status { json, watch })
-    }
-
-    fn register(&mut self) -> Result<Command, UsageError> {
-        Ok(Command::Ask(Ask::Register {
-            name: self.word("register", "the app's NAME")?,
-            vip: self.word("register", "the VIP, as ADDRESS/LENGTH")?,
-            monitors: std::mem::take(&mut self.monitors),
-            nats: std::mem::take(&mut self.nats),
-            options: std::mem::take(&mut self.options),
-        }))
-    }
-
-    fn unregister(&mut self) -> Result<Command, UsageError> {
-        let name = self.word("unregister", "the app's NAME")?;
-        Ok(Command::Ask(Ask::Unregister { name }))
-    }
-
-    fn drain(&mut self) -> Command {
-        let wait = !self.flag("--no-wait");
-        Command::Ask(Ask::Drain {
-            name: self.next_word(),
-            wait,
-        })
-    }
-
-    fn undrain(&mut self) -> Command {
-        Command::Ask(Ask::Undrain {
-            name: self.next_word(),
-        })
-    }
-
-    fn next_word(&mut self) -> Option<String> {
-        (!self.words.is_empty()).then(|| self.words.remove(0))
-    }
-
-    fn word(
-        &mut self,
-        command: &'static str,
-        argument: &'static str,
-    ) -> Result<String, UsageError> {
-        self.next_word()
-            .ok_or(UsageError::Missing { command, argument })
-    }
-
-    fn flag(&mut self, name: &str) -> bool {
-        let before = self.flags.len();
-        self.flags.retain(|flag| *flag != name);
-        self.flags.len() != before
-    }
-
-    fn nothing_left(mut self, command: &'static str) -> Result<(), UsageError> {
-        let option = |(given, name): (bool, &str)| given.then(|| name.to_owned());
-        let left = self
-            .next_word()
-            .or_else(|| self.flags.pop().map(str::to_owned))
-            .or_else(|| option((!self.monitors.is_empty(), "--monitor")))
-            .or_else(|| option((!self.nats.is_empty(), "--nat")))
-            .or_else(|| option((!self.options.is_empty(), "--option")));
-        left.map_or(Ok(()), |argument| {
-            Err(UsageError::Unexpected { command, argument })
-        })
-    }
-}
-
-/// GoCast's flags in our spelling: Go's `flag` takes one dash or two, and glog's switches say nothing
-/// here but how much is logged.
+/// Rewrites GoCast's flags: Go's `flag` takes one dash or two, and of glog's flags only the level has an
+/// effect.
 fn rewrite_gocast(args: Vec<OsString>) -> Result<Vec<OsString>, UsageError> {
     let mut out = Vec::with_capacity(args.len());
     let mut args = args.into_iter().peekable();
@@ -390,6 +198,7 @@ fn verbosity(level: &str) -> Result<usize, UsageError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::command::ClientCommand;
 
     fn run(line: &str) -> Result<Invocation, String> {
         parse(line.split_whitespace().map(OsString::from)).map_err(|e| e.to_string())
@@ -468,7 +277,7 @@ mod tests {
             run("register dns 192.0.2.53/32 --monitor port:udp:53 --nat udp:53 --option rise=2")
                 .unwrap()
                 .command,
-            Command::Ask(Ask::Register {
+            Command::Client(ClientCommand::Register {
                 name: "dns".into(),
                 vip: "192.0.2.53/32".into(),
                 monitors: vec!["port:udp:53".into()],
@@ -478,14 +287,14 @@ mod tests {
         );
         assert_eq!(
             run("drain --no-wait").unwrap().command,
-            Command::Ask(Ask::Drain {
+            Command::Client(ClientCommand::Drain {
                 name: None,
                 wait: false
             })
         );
         assert_eq!(
             run("drain dns").unwrap().command,
-            Command::Ask(Ask::Drain {
+            Command::Client(ClientCommand::Drain {
                 name: Some("dns".into()),
                 wait: true
             })
@@ -499,14 +308,13 @@ mod tests {
             "`check` does not take `--watch`"
         );
         assert_eq!(
-            run("check this").unwrap_err(),
-            "`check` does not take `this`"
+            run("check this that").unwrap_err(),
+            "`check` does not take `that`"
         );
         assert_eq!(
             run("reload --nat x").unwrap_err(),
             "`reload` does not take `--nat`"
         );
-        assert_eq!(run("rnu").unwrap_err(), "unknown command `rnu`");
         assert!(run("--confg x").unwrap_err().contains("--confg"));
         assert!(run("--log-format xml").unwrap_err().contains("xml"));
         assert!(
@@ -518,7 +326,101 @@ mod tests {
 
     #[test]
     fn help_and_version_win_over_what_else_is_wrong() {
-        assert_eq!(run("status --help").unwrap().command, Command::Help);
+        assert_eq!(
+            run("status --help").unwrap().command,
+            Command::Help(Some("status"))
+        );
+        assert_eq!(
+            run("--help --json register").unwrap().command,
+            Command::Help(Some("register"))
+        );
+        for general in ["--help", "help", "-h"] {
+            assert_eq!(run(general).unwrap().command, Command::Help(None));
+        }
+        assert_eq!(
+            run("help drain").unwrap().command,
+            Command::Help(Some("drain"))
+        );
         assert_eq!(run("-V").unwrap().command, Command::Version);
+    }
+
+    #[test]
+    fn what_was_probably_meant_is_named() {
+        for (line, error) in [
+            ("rnu", "unknown command `rnu`; did you mean `run`?"),
+            ("chekc", "unknown command `chekc`; did you mean `check`?"),
+            (
+                "regsiter --help",
+                "unknown command `regsiter`; did you mean `register`?",
+            ),
+            (
+                "help stauts",
+                "unknown command `stauts`; did you mean `status`?",
+            ),
+            ("frobnicate", "unknown command `frobnicate`"),
+            (
+                "sidecast.yaml",
+                "unknown command `sidecast.yaml`; a configuration is named with --config sidecast.yaml",
+            ),
+            (
+                "--confg x",
+                "unknown flag `--confg`; did you mean `--config`?",
+            ),
+            (
+                "status --jsno",
+                "unknown flag `--jsno`; did you mean `--json`?",
+            ),
+            (
+                "status -json",
+                "unknown flag `-json`; did you mean `--json`?",
+            ),
+            // Of its own command, though another has one that is as near.
+            (
+                "drain --nowait",
+                "unknown flag `--nowait`; did you mean `--no-wait`?",
+            ),
+            ("status -x", "unknown flag `-x`"),
+            ("status --frobnicate", "unknown flag `--frobnicate`"),
+        ] {
+            assert_eq!(run(line).unwrap_err(), error, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_file_to_check_may_be_an_argument() {
+        for line in ["check x.yaml", "check --config x.yaml", "-c x.yaml check"] {
+            assert_eq!(run(line).unwrap().global.config, Some("x.yaml".into()));
+        }
+        let quiet = run("check -q x.yaml").unwrap();
+        assert_eq!(quiet.command, Command::Check { quiet: true });
+        let two = run("check --config x.yaml y.yaml").unwrap_err();
+        assert!(
+            two.contains("--config") && two.contains("`y.yaml`"),
+            "{two}"
+        );
+    }
+
+    #[test]
+    fn the_demos_own_parts_are_no_others() {
+        let part = "router".to_owned();
+        assert_eq!(
+            run("demo router").unwrap().command,
+            Command::DemoPart { part }
+        );
+        assert_eq!(
+            run("demo routers").unwrap_err(),
+            "`demo` does not take `routers`"
+        );
+    }
+
+    #[test]
+    fn an_error_names_the_help_that_tells_more() {
+        let command = |line: &str| {
+            let words = line.split_whitespace().map(OsString::from);
+            parse(words).unwrap_err().command()
+        };
+        assert_eq!(command("register dns"), Some("register"));
+        assert_eq!(command("status --jsno"), Some("status"));
+        assert_eq!(command("--jsno"), None);
     }
 }

@@ -1,8 +1,7 @@
-//! Asking the running announcer, over TCP or a unix socket, without the reactor.
+//! HTTP client of the running announcer, over TCP or a unix socket, blocking.
 //!
-//! The address comes from `--addr`, `SIDECAST_ADDR` or the configuration; the token from the
-//! configuration, of which a variable is a part. Where none is named, in a container, it is the one
-//! that the first process was started with.
+//! The address comes from `--addr`, `SIDECAST_ADDR` or the configuration, the token from the
+//! configuration or its variable. If no configuration is named, in a container, it is that of process 1.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -15,19 +14,21 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Failure;
-use super::args::{self, Command, Invocation};
+use super::args;
+use super::command::{Command, Invocation};
 use super::run::environment;
 use crate::config::{self, Agent, ListenAddr, Secret};
-use crate::io::client::{self, Ask, Error, Files};
+use crate::io::client::{self, Error, HttpRequest, TlsFiles};
 
-/// Where the announcer listens, and what it wants to see.
+/// The announcer's address and token.
 #[derive(Debug)]
 pub struct Client {
     target: Target,
     token: Option<Secret>,
+    passed_over: Hint,
 }
 
-/// One end of a connection to be made.
+/// The address to connect to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// `host:port`; the host may be a name.
@@ -44,9 +45,9 @@ impl fmt::Display for Target {
     }
 }
 
-/// What was found out about the running one's address.
+/// The result of looking for the announcer's address.
 #[derive(Debug)]
-pub enum Found {
+pub enum Lookup {
     Client(Client),
     /// `agent.listen_addr` is "off".
     SwitchedOff,
@@ -57,6 +58,7 @@ pub enum Found {
 pub struct Answer {
     pub status: u16,
     pub body: String,
+    hint: Hint,
 }
 
 /// Why there is no answer.
@@ -65,19 +67,27 @@ pub enum CallError {
     Unreachable {
         target: String,
         cause: io::Error,
+        hint: Hint,
     },
     /// The connection was there and ended early, or the answer took too long.
-    Broken {
-        target: String,
-        cause: io::Error,
-    },
-    /// Whoever answers there speaks something else.
-    NotHttp {
-        target: String,
-    },
+    Broken { target: String, cause: io::Error },
+    /// The answer is not HTTP.
+    NotHttp { target: String, hint: Hint },
+}
+
+/// Why the configuration at its default path was not read: it may have the address or token that is
+/// missing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hint(Option<String>);
+
+impl fmt::Display for Hint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_ref().map_or(Ok(()), |why| write!(f, "\n{why}"))
+    }
 }
 
 impl CallError {
+    /// Whether no connection could be made.
     pub fn is_unreachable(&self) -> bool {
         matches!(self, Self::Unreachable { .. })
     }
@@ -86,12 +96,18 @@ impl CallError {
 impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreachable { target, cause } => write!(
+            Self::Unreachable {
+                target,
+                cause,
+                hint,
+            } => write!(
                 f,
-                "nothing answers at {target}: {cause}; is sidecast running? --addr or SIDECAST_ADDR names another address"
+                "nothing answers at {target}: {cause}; is sidecast running? --addr or SIDECAST_ADDR names another address{hint}"
             ),
             Self::Broken { target, cause } => write!(f, "no answer from {target}: {cause}"),
-            Self::NotHttp { target } => write!(f, "what answers at {target} is not sidecast"),
+            Self::NotHttp { target, hint } => {
+                write!(f, "what answers at {target} is not sidecast{hint}")
+            }
         }
     }
 }
@@ -106,16 +122,16 @@ impl From<CallError> for Failure {
 
 impl Client {
     /// Finds the address. `addr` and `config` are `--addr` and `--config`.
-    pub fn find(addr: Option<&str>, config: Option<&Path>) -> Result<Found, Failure> {
+    pub fn find(addr: Option<&str>, config: Option<&Path>) -> Result<Lookup, Failure> {
         let first = fs::read("/proc/1/cmdline").unwrap_or_default();
-        find_in(addr, config, &environment(), &first)
+        find_in(addr, config, &environment(), &first, Path::new(STANDARD))
     }
 
     /// As [`Client::find`], for commands that cannot do without one.
     pub fn must_find(addr: Option<&str>, config: Option<&Path>) -> Result<Self, Failure> {
         match Self::find(addr, config)? {
-            Found::Client(client) => Ok(client),
-            Found::SwitchedOff => Err(Failure::usage(
+            Lookup::Client(client) => Ok(client),
+            Lookup::SwitchedOff => Err(Failure::usage(
                 "sidecast: the configuration switches the API off; set agent.listen_addr to an address",
             )),
         }
@@ -143,7 +159,7 @@ impl Client {
         let body = form_urlencoded::Serializer::new(String::new())
             .extend_pairs(params)
             .finish();
-        let asked = client::Client::new(socket, Files::default()).ask(&Ask {
+        let asked = client::Client::new(socket, TlsFiles::default()).fetch(&HttpRequest {
             url: &format!("http://{host}{path}"),
             headers: &headers,
             form: kind.map(|_| body.as_str()),
@@ -154,32 +170,39 @@ impl Client {
             let status = answer.status();
             let body = answer.read_all(MAX_ANSWER)?;
             let body = String::from_utf8_lossy(&body).into_owned();
-            Ok(Answer { status, body })
+            let hint = self.passed_over.clone();
+            Ok(Answer { status, body, hint })
         });
         answer.map_err(|error| self.failed(error))
     }
 
     fn failed(&self, error: Error) -> CallError {
         let target = self.target.to_string();
+        let hint = self.passed_over.clone();
         let late = || io::Error::new(io::ErrorKind::TimedOut, "it took too long");
         match error {
-            Error::Unreachable(_, cause) => CallError::Unreachable { target, cause },
-            Error::Broken(cause) => CallError::Broken { target, cause },
-            Error::Late => CallError::Broken {
+            Error::ConnectFailed(_, cause) => CallError::Unreachable {
+                target,
+                cause,
+                hint,
+            },
+            Error::Io(cause) => CallError::Broken { target, cause },
+            Error::TimedOut => CallError::Broken {
                 target,
                 cause: late(),
             },
-            Error::Foreign(_) => CallError::NotHttp { target },
+            Error::InvalidHttp(_) => CallError::NotHttp { target, hint },
         }
     }
 }
 
 impl Answer {
+    /// Whether the status is 200.
     pub fn is_ok(&self) -> bool {
         self.status == 200
     }
 
-    /// Read as bytes, like all JSON here: for text the reader would be there a second time.
+    /// Parsed as bytes, like all JSON here: parsing text would add a second instance of the parser.
     pub fn json(&self) -> Option<serde_json::Value> {
         serde_json::from_slice(self.body.as_bytes()).ok()
     }
@@ -194,16 +217,19 @@ impl Answer {
     /// The answer as an error of a command, with what to do about it.
     pub fn into_failure(self) -> Failure {
         let reason = match self.reason() {
-            reason if reason.is_empty() => format!("the answer is {}", self.status),
+            reason if reason.is_empty() => format!("HTTP status {}", self.status),
             reason => reason,
         };
         let advice = match self.status {
             401 => "; set SIDECAST_AGENT_API_TOKEN, or name the announcer's file with --config",
             _ => "",
         };
-        let message = format!("sidecast: {reason}{advice}");
+        let message = match self.status {
+            401 | 403 => format!("sidecast: {reason}{advice}{}", self.hint),
+            _ => format!("sidecast: {reason}"),
+        };
         match self.status {
-            // What was asked cannot be right: bad usage.
+            // The request is invalid: bad usage.
             400 => Failure::usage(message),
             _ => Failure::run(message),
         }
@@ -216,41 +242,76 @@ fn find_in(
     config: Option<&Path>,
     env: &BTreeMap<String, String>,
     first: &[u8],
-) -> Result<Found, Failure> {
+    standard: &Path,
+) -> Result<Lookup, Failure> {
     let set = |key: &str| env.get(key).map(String::as_str).filter(|v| !v.is_empty());
-    let given = addr.or_else(|| set("SIDECAST_ADDR"));
+    let address = addr.or_else(|| set("SIDECAST_ADDR"));
     let inline = set("SIDECAST_CONFIG_YAML");
     let path = config
         .or_else(|| set("SIDECAST_CONFIG").map(Path::new))
         .or_else(|| set("SIDECAST_CONFIG_YAML_FILE").map(Path::new));
-    // What `--addr` names may be another host: then nothing of this one's goes there unasked.
-    let told = path.is_some() || inline.is_some() || given.is_some();
-    let named = if told { None } else { named_at_start(first) };
+    // `--addr` may name another host: the token of process 1 is not sent there.
+    let explicit = path.is_some() || inline.is_some() || address.is_some();
+    let first = if explicit { None } else { at_start(first) };
+    let (usual, passed_over) = match (explicit, &first) {
+        (false, None) => usual(standard),
+        _ => (None, Hint::default()),
+    };
+    let named = first.flatten().or(usual);
     let agent = load_agent(config.or(named.as_deref()), env);
-    if let Some(text) = given {
+    if let Some(text) = address {
         // An address is enough: the configuration may be out of reach, or another host's.
         let token = agent.ok().and_then(|agent| agent.api_token);
-        return Ok(Found::Client(Client {
+        return Ok(Lookup::Client(Client {
             target: parse_target(text)?,
             token: token.or_else(|| token_of(env)),
+            passed_over,
         }));
     }
-    agent.map(from_agent).or_else(|problems| {
+    let found = agent.map(from_agent).or_else(|problems| {
         let text = match (path.or(named.as_deref()), inline) {
             (Some(path), _) => fs::read_to_string(path).unwrap_or_default(),
             (None, inline) => inline.unwrap_or_default().to_owned(),
         };
-        salvage(&text, env).ok_or_else(|| {
+        from_invalid_config(&text, env).ok_or_else(|| {
             Failure::usage(format!(
                 "{problems}\nsidecast: the address could not be read from the configuration; --addr names it"
             ))
         })
+    })?;
+    Ok(match found {
+        Lookup::Client(client) => Lookup::Client(Client {
+            passed_over,
+            ..client
+        }),
+        Lookup::SwitchedOff => Lookup::SwitchedOff,
     })
 }
 
-/// The file that a container's first process was told with `--config`: what the engine runs beside it,
-/// a health check or `docker exec`, has the same environment and does not know the arguments.
-fn named_at_start(first: &[u8]) -> Option<PathBuf> {
+/// The configuration that commands read where none is named, if it is there.
+pub fn standard_config() -> Option<PathBuf> {
+    usual(Path::new(STANDARD)).0
+}
+
+/// The configuration at its default path, if it is readable; else why not.
+fn usual(standard: &Path) -> (Option<PathBuf>, Hint) {
+    match fs::File::open(standard) {
+        Ok(_) => (Some(standard.to_owned()), Hint::default()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => (None, Hint::default()),
+        Err(error) => {
+            let path = standard.display();
+            let hint = format!(
+                "sidecast: {path} was passed over: {error}; it may name another address and a token: \
+                 ask as who may read it, or say --addr"
+            );
+            (None, Hint(Some(hint)))
+        }
+    }
+}
+
+/// Whether process 1 of a container is the announcer, and its `--config`: a health check or
+/// `docker exec` has the same environment, but not the arguments.
+fn at_start(first: &[u8]) -> Option<Option<PathBuf>> {
     let words = first.strip_suffix(&[0])?.split(|byte| *byte == 0);
     let mut words = words
         .map(OsStr::from_bytes)
@@ -260,21 +321,21 @@ fn named_at_start(first: &[u8]) -> Option<PathBuf> {
         Invocation {
             command: Command::Run { .. },
             global,
-        } => global.config,
+        } => Some(global.config),
         _ => None,
     }
 }
 
-/// The address out of a configuration that has a mistake elsewhere, or that is not to be had: the
-/// announcer goes on with the one it read before, and a health check must not fail because of an edit.
-fn salvage(text: &str, env: &BTreeMap<String, String>) -> Option<Found> {
-    let file = config::Written::read(text)?;
+/// The address of an invalid or unreadable configuration: the announcer keeps running with the one it
+/// loaded before, and a health check must not fail because of an edit.
+fn from_invalid_config(text: &str, env: &BTreeMap<String, String>) -> Option<Lookup> {
+    let file = config::RawConfig::read(text)?;
     let written = |key: &str| file.text("agent", key);
     let listen = variable(env, "SIDECAST_AGENT_LISTEN_ADDR")
         .or_else(|| written("listen_addr"))
         .unwrap_or_else(|| DEFAULT.to_owned());
     if listen == "off" {
-        return Some(Found::SwitchedOff);
+        return Some(Lookup::SwitchedOff);
     }
     let addrs = listen.split([',', '\n']).map(str::trim);
     let addrs: Result<Vec<ListenAddr>, _> = addrs.map(str::parse).collect();
@@ -290,7 +351,11 @@ fn salvage(text: &str, env: &BTreeMap<String, String>) -> Option<Found> {
     let token = token_of(env)
         .or_else(|| written("api_token").map(Secret::new))
         .or_else(in_file);
-    Some(Found::Client(Client { target, token }))
+    Some(Lookup::Client(Client {
+        target,
+        token,
+        passed_over: Hint::default(),
+    }))
 }
 
 /// The agent's section of the configuration, as the announcer would read it.
@@ -301,17 +366,18 @@ fn load_agent(config: Option<&Path>, env: &BTreeMap<String, String>) -> Result<A
         .map_err(|problems| problems.to_string())
 }
 
-fn from_agent(agent: Agent) -> Found {
+fn from_agent(agent: Agent) -> Lookup {
     match agent.listen.addrs.iter().min_by_key(|a| preference(a)) {
-        Some(addr) => Found::Client(Client {
+        Some(addr) => Lookup::Client(Client {
             target: target_of(addr),
             token: agent.api_token,
+            passed_over: Hint::default(),
         }),
-        None => Found::SwitchedOff,
+        None => Lookup::SwitchedOff,
     }
 }
 
-/// The announcer is on this host: what only this host reaches comes first.
+/// Addresses that only this host reaches come first.
 fn preference(addr: &ListenAddr) -> u8 {
     match addr {
         ListenAddr::Unix(_) => 0,
@@ -381,13 +447,15 @@ fn variable(env: &BTreeMap<String, String>, name: &str) -> Option<String> {
     value.filter(|value| !value.is_empty())
 }
 
-/// A command's usual patience with an answer.
-pub const ANSWER: Duration = Duration::from_secs(15);
+/// How long commands wait for an answer.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// With a drain: `drain_time` is the operator's to choose.
-pub const DRAIN: Duration = Duration::from_secs(3600);
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(3600);
 
 const CONNECT: Duration = Duration::from_secs(5);
 const DEFAULT: &str = "127.0.0.1:8179";
+/// The default path of the configuration.
+const STANDARD: &str = "/etc/sidecast/config.yaml";
 const MAX_ANSWER: usize = 64 << 20;
 
 #[cfg(test)]
@@ -404,10 +472,12 @@ mod tests {
             .collect()
     }
 
+    const NOWHERE: &str = "/nonexistent/config.yaml";
+
     fn target(addr: Option<&str>, pairs: &[(&str, &str)]) -> String {
-        match find_in(addr, None, &env(pairs), b"").unwrap() {
-            Found::Client(client) => client.target.to_string(),
-            Found::SwitchedOff => "off".to_owned(),
+        match find_in(addr, None, &env(pairs), b"", NOWHERE.as_ref()).unwrap() {
+            Lookup::Client(client) => client.target.to_string(),
+            Lookup::SwitchedOff => "off".to_owned(),
         }
     }
 
@@ -424,15 +494,20 @@ mod tests {
 
     #[test]
     fn the_configuration_names_the_address_even_with_a_mistake_elsewhere() {
-        let of =
-            |yaml: &str| match find_in(None, None, &env(&[("SIDECAST_CONFIG_YAML", yaml)]), b"") {
-                Ok(Found::Client(client)) => {
-                    let token = client.token.map(|t| t.expose().to_owned());
-                    (client.target.to_string(), token)
-                }
-                Ok(Found::SwitchedOff) => ("off".to_owned(), None),
-                Err(failure) => (format!("exit {}: {failure}", failure.code), None),
-            };
+        let of = |yaml: &str| match find_in(
+            None,
+            None,
+            &env(&[("SIDECAST_CONFIG_YAML", yaml)]),
+            b"",
+            NOWHERE.as_ref(),
+        ) {
+            Ok(Lookup::Client(client)) => {
+                let token = client.token.map(|t| t.expose().to_owned());
+                (client.target.to_string(), token)
+            }
+            Ok(Lookup::SwitchedOff) => ("off".to_owned(), None),
+            Err(failure) => (format!("exit {}: {failure}", failure.code), None),
+        };
         let token = Some("s3cret".to_owned());
         let good = "{agent: {listen_addr: ':8080', api_token: s3cret}, bgp: {local_as: 65001}}";
         assert_eq!(of(good), ("127.0.0.1:8080".to_owned(), token.clone()));
@@ -455,9 +530,15 @@ mod tests {
     #[test]
     fn the_variables_do_where_the_configuration_has_a_mistake() {
         let typo = ("SIDECAST_APP_VIPP", "192.0.2.1/32");
-        let of = |key, value| match find_in(None, None, &env(&[typo, (key, value)]), b"") {
-            Ok(Found::Client(client)) => client.target.to_string(),
-            Ok(Found::SwitchedOff) => "off".to_owned(),
+        let of = |key, value| match find_in(
+            None,
+            None,
+            &env(&[typo, (key, value)]),
+            b"",
+            NOWHERE.as_ref(),
+        ) {
+            Ok(Lookup::Client(client)) => client.target.to_string(),
+            Ok(Lookup::SwitchedOff) => "off".to_owned(),
             Err(failure) => format!("exit {}: {failure}", failure.code),
         };
         let listen = "SIDECAST_AGENT_LISTEN_ADDR";
@@ -488,7 +569,7 @@ mod tests {
 
     #[test]
     fn beside_a_containers_first_process_its_configuration_counts() {
-        let named = |first: &str| named_at_start(first.as_bytes());
+        let named = |first: &str| at_start(first.as_bytes()).flatten();
         let file = Some(PathBuf::from("/c.yaml"));
         for first in [
             "/sidecast\0--config\0/c.yaml\0",
@@ -507,14 +588,15 @@ mod tests {
         ] {
             assert_eq!(named(first), None, "{first:?}");
         }
-        // Whoever names an address or a file means that one.
+        // An explicit `--addr` or `--config` is never replaced by process 1's.
         let path = std::env::temp_dir().join(format!("sidecast-{}-first", std::process::id()));
         let yaml = "{agent: {listen_addr: ':9000', api_token: s3cret}, bgp: {local_as: 65001}}";
         fs::write(&path, yaml).unwrap();
         let first = format!("/sidecast\0--config\0{}\0", path.display());
         let found = |addr, pairs: &[(&str, &str)]| {
-            let found = find_in(addr, None, &env(pairs), first.as_bytes()).unwrap();
-            let Found::Client(client) = found else {
+            let found =
+                find_in(addr, None, &env(pairs), first.as_bytes(), NOWHERE.as_ref()).unwrap();
+            let Lookup::Client(client) = found else {
                 panic!("it is on")
             };
             (client.target.to_string(), client.token.is_some())
@@ -589,12 +671,15 @@ mod tests {
         let client = Client {
             target: Target::Tcp(addr.clone()),
             token: Some(Secret::new("s3\r\ncret")),
+            passed_over: Hint::default(),
         };
         let params = [
             ("a".to_owned(), "x y".to_owned()),
             ("b".to_owned(), "%&=".to_owned()),
         ];
-        let answer = client.call("POST", "/register", &params, ANSWER).unwrap();
+        let answer = client
+            .call("POST", "/register", &params, ANSWER_TIMEOUT)
+            .unwrap();
         assert_eq!((answer.status, answer.reason().as_str()), (409, "held"));
         assert_eq!(answer.into_failure().message, "sidecast: held");
         let seen = server.join().unwrap();
@@ -605,26 +690,78 @@ mod tests {
     }
 
     #[test]
-    fn nobody_there_is_told_from_a_bad_answer() {
+    fn no_listener_and_a_bad_answer_are_different_errors() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap().to_string();
         drop(listener);
         let client = Client {
             target: Target::Tcp(addr),
             token: None,
+            passed_over: Hint::default(),
         };
-        let error = client.call("GET", "/", &[], ANSWER).unwrap_err();
+        let error = client.call("GET", "/", &[], ANSWER_TIMEOUT).unwrap_err();
         assert!(error.is_unreachable());
         assert!(error.to_string().contains("--addr"));
         let client = Client {
             target: Target::Unix("/nonexistent/sidecast.sock".into()),
             token: None,
+            passed_over: Hint::default(),
         };
         assert!(
             client
-                .call("GET", "/", &[], ANSWER)
+                .call("GET", "/", &[], ANSWER_TIMEOUT)
                 .unwrap_err()
                 .is_unreachable()
         );
+    }
+
+    #[test]
+    fn the_usual_place_comes_after_whatever_is_named() {
+        let path = std::env::temp_dir().join(format!("sidecast-{}-usual", std::process::id()));
+        let yaml = "{agent: {listen_addr: ':9000', api_token: s3cret}, bgp: {local_as: 65001}}";
+        fs::write(&path, yaml).unwrap();
+        let found = |addr, pairs: &[(&str, &str)], first: &[u8]| {
+            let Lookup::Client(client) = find_in(addr, None, &env(pairs), first, &path).unwrap()
+            else {
+                panic!("it is on")
+            };
+            assert_eq!(client.passed_over, Hint::default());
+            (client.target.to_string(), client.token.is_some())
+        };
+        let default = (DEFAULT.to_owned(), false);
+        assert_eq!(found(None, &[], b""), ("127.0.0.1:9000".to_owned(), true));
+        assert_eq!(found(Some("h:1"), &[], b""), ("h:1".to_owned(), false));
+        let inline = ("SIDECAST_CONFIG_YAML", "{bgp: {local_as: 65001}}");
+        assert_eq!(found(None, &[inline], b""), default);
+        // The announcer of this container was started without it.
+        assert_eq!(found(None, &[], b"/sidecast\0run\0"), default);
+        fs::remove_file(&path).unwrap();
+    }
+
+    /// Root, who runs the tests, may read any file: a file in place of a directory cannot be opened even by root.
+    #[test]
+    fn one_that_cannot_be_read_is_passed_over_with_a_hint() {
+        let path = std::env::temp_dir().join(format!("sidecast-{}-folder", std::process::id()));
+        fs::write(&path, "").unwrap();
+        let found = find_in(None, None, &env(&[]), b"", &path.join("config.yaml")).unwrap();
+        let Lookup::Client(client) = found else {
+            panic!("it is on")
+        };
+        assert_eq!(client.target.to_string(), DEFAULT);
+        let failure = client.failed(Error::InvalidHttp("this".into())).to_string();
+        let (first, second) = failure.split_once('\n').unwrap();
+        assert_eq!(first, format!("what answers at {DEFAULT} is not sidecast"));
+        let answer = |status| Answer {
+            status,
+            body: "{\"error\":\"no\"}".to_owned(),
+            hint: client.passed_over.clone(),
+        };
+        let explicit = |status| answer(status).into_failure().message.contains(second);
+        assert_eq!([401, 403, 404].map(explicit), [true, true, false]);
+        assert!(
+            second.contains("passed over") && second.contains("--addr"),
+            "{second}"
+        );
+        fs::remove_file(&path).unwrap();
     }
 }

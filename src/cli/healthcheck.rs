@@ -4,16 +4,16 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::Failure;
-use super::client::{Client, Found};
+use super::client::{Client, Lookup};
 
-/// 0 when `/healthz` answers 200, and when the listener is switched off: then there is nobody to ask,
+/// 0 when `/healthz` answers 200, and when the listener is switched off: then there is no listener to ask,
 /// and the process is there or the container would not be.
 pub fn run(addr: Option<&str>, config: Option<&Path>) -> Result<u8, Failure> {
     let client = match Client::find(addr, config)? {
-        Found::Client(client) => client,
-        Found::SwitchedOff => return Ok(0),
+        Lookup::Client(client) => client,
+        Lookup::SwitchedOff => return Ok(0),
     };
-    let answer = client.call("GET", "/healthz", &[], PATIENCE)?;
+    let answer = client.call("GET", "/healthz", &[], TIMEOUT)?;
     if answer.is_ok() {
         Ok(0)
     } else {
@@ -21,4 +21,4 @@ pub fn run(addr: Option<&str>, config: Option<&Path>) -> Result<u8, Failure> {
     }
 }
 
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);

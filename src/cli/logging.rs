@@ -1,9 +1,9 @@
 //! The log on standard error: a line of text, or a JSON object, an entry.
 
-use super::args::LogFormat;
-use crate::bgp::MESSAGES;
+use super::command::LogFormat;
+use crate::diagnosis::MESSAGES;
 use crate::io::stderr::Lines;
-use crate::text::OneLine;
+use crate::text::SingleLine;
 use crate::view::time::rfc3339;
 use env_logger::Target;
 use env_logger::fmt::Formatter;
@@ -11,14 +11,14 @@ use log::{LevelFilter, Record};
 use std::io::{self, Write};
 use std::time::SystemTime;
 
-/// Installs the logger. `RUST_LOG` stands in for `-v` and all that is usual.
+/// Installs the logger. `RUST_LOG` replaces `-v` and the default levels.
 pub fn start(verbosity: u8, format: LogFormat) {
     let level = match verbosity {
         0 => LevelFilter::Info,
         1 => LevelFilter::Debug,
         _ => LevelFilter::Trace,
     };
-    // A line for every message would drown what -v is mostly for.
+    // One line for each BGP message only from -vv.
     let messages = match verbosity {
         0 | 1 => LevelFilter::Info,
         _ => LevelFilter::Debug,
@@ -26,7 +26,7 @@ pub fn start(verbosity: u8, format: LogFormat) {
     let mut builder = env_logger::Builder::new();
     match std::env::var("RUST_LOG") {
         Ok(filters) if !filters.is_empty() => builder.parse_filters(&filters),
-        // Libraries below speak only when asked by RUST_LOG.
+        // Libraries log warnings only, unless RUST_LOG asks for more.
         _ => builder
             .filter_level(LevelFilter::Warn)
             .filter_module("sidecast", level)
@@ -47,8 +47,8 @@ fn text(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
         "{} {:<5} {}",
         rfc3339(SystemTime::now()),
         record.level(),
-        // Names, tags and errors of others: none may look like a line of its own.
-        OneLine(record.args())
+        // Remote texts are escaped: none may look like a log line of its own.
+        SingleLine(record.args())
     )
 }
 

@@ -1,23 +1,41 @@
-//! The commands: one file each, chosen here.
+//! The commands, one file each, and their dispatch.
 
 mod args;
 pub mod check;
 pub mod client;
+mod color;
+mod command;
+mod commands;
+mod completions;
 mod demo;
+mod doctor;
 mod drain;
 mod healthcheck;
+mod help;
+mod json_schema;
 mod logging;
+mod man;
+mod output;
 mod register;
 mod reload;
+mod routes;
 mod run;
+mod spec;
 mod status;
+mod table;
+mod usage_error;
+mod values;
+
+#[cfg(test)]
+#[path = "../../tests/unit/reference.rs"]
+mod reference;
 
 use crate::io::{launch, stderr};
-use args::{Ask, Command, Global, Invocation};
 use client::Client;
+use color::Color;
+use command::{ClientCommand, Command, Global, Invocation};
 use std::ffi::OsString;
 use std::fmt;
-use std::io::Write;
 
 /// Why a command ended without success, and with which exit code.
 #[derive(Debug)]
@@ -58,13 +76,19 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     if let Some((first, rest)) = args.split_first()
         && first == launch::COMMAND
     {
-        // As a shell has it for a command that cannot be run.
+        // The shell's exit code for a command that cannot be run.
         let why = launch::become_command(rest);
         stderr::write(format!("{why}\n").as_bytes());
         return 127;
     }
     let outcome = args::parse(args)
-        .map_err(|error| Failure::usage(format!("sidecast: {error}\nsidecast --help tells more")))
+        .map_err(|error| {
+            let command = error.command().map(|name| format!(" {name}"));
+            let command = command.unwrap_or_default();
+            Failure::usage(format!(
+                "sidecast: {error}\nsidecast{command} --help tells more"
+            ))
+        })
         .and_then(dispatch);
     let code = match outcome {
         Ok(code) => code,
@@ -83,13 +107,18 @@ fn dispatch(invocation: Invocation) -> Result<u8, Failure> {
     logging::start(global.verbosity, global.log_format);
     match command {
         Command::Run { dry_run } => run::run(&global, dry_run),
-        Command::Check => check::check(&global),
+        Command::Check { quiet } => check::check(&global, quiet),
         Command::Demo { keep } => demo::run(keep),
         Command::DemoPart { part } => demo::part(&part),
+        Command::Doctor { json } => doctor::run(&global, json),
         Command::Healthcheck => healthcheck::run(global.addr.as_deref(), global.config.as_deref()),
-        Command::Help => Ok(say(args::HELP)),
-        Command::Version => Ok(say(concat!("sidecast ", env!("CARGO_PKG_VERSION"), "\n"))),
-        Command::Ask(asked) => ask(&running(&global)?, asked),
+        Command::Help(name) => say(&help::help(name.and_then(commands::command))),
+        Command::Version => say(concat!("sidecast ", env!("CARGO_PKG_VERSION"), "\n")),
+        Command::Completions(shell) => say(&shell.script()),
+        Command::Man(page) => say(&page.render()),
+        Command::Schema => say(&json_schema::render()),
+        Command::AppNames => say(&completions::apps(&running(&global)?)),
+        Command::Client(command) => call(&running(&global)?, command),
     }
 }
 
@@ -98,26 +127,29 @@ fn running(global: &Global) -> Result<Client, Failure> {
     Client::must_find(global.addr.as_deref(), global.config.as_deref())
 }
 
-fn ask(client: &Client, asked: Ask) -> Result<u8, Failure> {
+fn call(client: &Client, command: ClientCommand) -> Result<u8, Failure> {
     let mut out = std::io::stdout();
-    match asked {
-        Ask::Status { json, watch } => status::run(client, json, watch, &mut out),
-        Ask::Register {
+    match command {
+        ClientCommand::Status(options) => {
+            status::run(client, &options, Color::of_stdout(), &mut out)
+        }
+        ClientCommand::Register {
             name,
             vip,
             monitors,
             nats,
             options,
         } => register::register(client, &name, &vip, &monitors, &nats, &options),
-        Ask::Unregister { name } => register::unregister(client, &name),
-        Ask::Drain { name, wait } => drain::drain(client, name.as_deref(), wait),
-        Ask::Undrain { name } => drain::undrain(client, name.as_deref()),
-        Ask::Reload => reload::run(client, &mut out),
+        ClientCommand::Unregister { name } => register::unregister(client, &name),
+        ClientCommand::Drain { name, wait } => {
+            drain::drain(client, name.as_deref(), wait, &mut out)
+        }
+        ClientCommand::Undrain { name } => drain::undrain(client, name.as_deref()),
+        ClientCommand::Reload => reload::run(client, &mut out),
     }
 }
 
-fn say(text: &str) -> u8 {
-    // A closed standard output is nobody's error here.
-    let _ = std::io::stdout().write_all(text.as_bytes());
-    0
+/// All there is to say.
+fn say(text: &str) -> Result<u8, Failure> {
+    output::say(text).map(|()| 0)
 }

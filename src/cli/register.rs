@@ -1,7 +1,7 @@
 //! `sidecast register` and `unregister`: the HTTP API from a shell.
 
 use super::Failure;
-use super::client::{ANSWER, Client};
+use super::client::{ANSWER_TIMEOUT, Client};
 use crate::app::Vip;
 
 /// Registers an app. Options go as they are: `interval`, `rise`, `vip_communities`….
@@ -18,7 +18,7 @@ pub fn register(
     params.extend(monitors.iter().map(|m| pair("monitor", m)));
     params.extend(nats.iter().map(|n| pair("nat", n)));
     params.extend(options.iter().cloned());
-    let answer = client.call("POST", "/register", &params, ANSWER)?;
+    let answer = client.call("POST", "/register", &params, ANSWER_TIMEOUT)?;
     if answer.is_ok() {
         Ok(0)
     } else {
@@ -26,9 +26,9 @@ pub fn register(
     }
 }
 
-/// Unregisters an app; one that nobody knows is no error.
+/// Unregisters an app; one that is not registered is no error.
 pub fn unregister(client: &Client, name: &str) -> Result<u8, Failure> {
-    let answer = client.call("POST", "/unregister", &[pair("name", name)], ANSWER)?;
+    let answer = client.call("POST", "/unregister", &[pair("name", name)], ANSWER_TIMEOUT)?;
     if answer.is_ok() {
         Ok(0)
     } else {
@@ -36,7 +36,7 @@ pub fn unregister(client: &Client, name: &str) -> Result<u8, Failure> {
     }
 }
 
-/// The API keeps GoCast's few words for a VIP it cannot read; here is room for what to write.
+/// Checked here for a better message: the API keeps GoCast's text for an invalid VIP.
 fn check_vips(list: &str) -> Result<(), Failure> {
     for vip in list.split(',').map(str::trim) {
         Vip::parse(vip).map_err(|e| Failure::usage(format!("sidecast: {e}")))?;
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_vip_without_its_length_is_told_what_to_write() {
+    fn a_vip_without_a_length_gets_a_hint() {
         assert!(check_vips("192.0.2.1/32, 2001:db8::1/128").is_ok());
         let failure = check_vips("192.0.2.1").unwrap_err();
         assert_eq!(failure.code, 2);

@@ -1,19 +1,18 @@
-//! `sidecast reload`: asks the running one to read its configuration again.
+//! `sidecast reload`: makes the running announcer read its configuration again.
 
 use std::io::Write;
 
 use serde_json::Value;
 
-use super::Failure;
-use super::client::{ANSWER, Client};
+use super::client::{ANSWER_TIMEOUT, Client};
+use super::{Failure, output};
 
 /// Prints what changed; errors in the configuration are exit code 2.
 pub fn run(client: &Client, out: &mut impl Write) -> Result<u8, Failure> {
-    let answer = client.call("POST", "/reload", &[], ANSWER)?;
+    let answer = client.call("POST", "/reload", &[], ANSWER_TIMEOUT)?;
     match answer.status {
         200 => {
-            // A closed pipe is no failure of the reload.
-            let _ = out.write_all(changes(&answer.body).as_bytes());
+            output::write(out, &changes(&answer.body))?;
             Ok(0)
         }
         400 => Err(Failure::usage(format!(

@@ -1,7 +1,7 @@
-//! `sidecast run`: configuration, listeners, and then the agent until it is told to stop.
+//! `sidecast run`: loads the configuration, opens the listeners and runs the agent.
 
 use super::Failure;
-use super::args::Global;
+use super::command::Global;
 use crate::agent::{self, Start};
 use crate::config::{self, Config, Listen, ListenAddr, Loaded};
 use crate::io::http::{ListenError, Listener};
@@ -13,8 +13,9 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+/// Runs the announcer; returns its exit code.
 pub fn run(global: &Global, dry_run: bool) -> Result<u8, Failure> {
-    signal::hold();
+    signal::block();
     stderr::queue();
     stderr::abort_on_panic();
     let Loaded { config, file, .. } = load(global)?;
@@ -25,7 +26,7 @@ pub fn run(global: &Global, dry_run: bool) -> Result<u8, Failure> {
             env!("CARGO_PKG_VERSION")
         ),
     }
-    privilege::raise();
+    privilege::raise_capabilities();
     let mut start = Start {
         api: listeners("agent.listen_addr", &config.agent.listen)?,
         metrics: listeners("agent.metrics_addr", &config.agent.metrics)?,
@@ -44,15 +45,16 @@ pub fn run(global: &Global, dry_run: bool) -> Result<u8, Failure> {
         seed: RandomState::new().hash_one(std::process::id()),
         config,
     };
-    // Listeners may need what is given up here; threads, which inherit it, start only behind it.
+    // Capabilities are dropped after the listeners are open and before the first thread, which would
+    // inherit them.
     let agent = &start.config.agent;
-    privilege::settle(agent.user.as_deref(), agent.exec_user.is_some())
+    privilege::drop_privileges(agent.user.as_deref(), agent.exec_user.is_some())
         .map_err(|error| Failure::run(format!("sidecast: agent.user: {error}")))?;
     may_run_commands(&start.config).map_err(|error| Failure::run(format!("sidecast: {error}")))?;
-    start.launcher = Launcher::own(process::keep_secrets());
+    start.launcher = Launcher::own(process::protect_memory());
     stderr::start().map_err(|error| Failure::run(format!("sidecast: a thread: {error}")))?;
     if !dry_run && start.config.agent.vip_interface.is_some() {
-        privilege::without_net_admin()
+        privilege::missing_net_admin()
             .iter()
             .for_each(|advice| log::error!("{advice}"));
     }
@@ -79,27 +81,31 @@ fn reload(global: &Global) -> Result<Config, String> {
     Ok(config)
 }
 
-/// Whether there is such a user, and whether we may run commands as it.
+/// Checks that `exec_user` exists and that commands may run as it.
 fn may_run_commands(config: &Config) -> Result<(), String> {
     let user = config.agent.exec_user.as_deref();
-    user.map_or(Ok(()), privilege::may_become_for_command)
+    user.map_or(Ok(()), privilege::can_switch_user_for_command)
         .map_err(|error| format!("agent.exec_user: {error}"))
 }
 
-/// The environment as text; what is none cannot be meant for us.
+/// The environment; variables that are not UTF-8 are ignored.
 pub fn environment() -> BTreeMap<String, String> {
-    std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect()
+    let mut variables = BTreeMap::new();
+    for (name, value) in std::env::vars_os() {
+        if let (Ok(name), Ok(value)) = (name.into_string(), value.into_string()) {
+            variables.insert(name, value);
+        }
+    }
+    variables
 }
 
-/// Opens what is configured. The default address may be taken, one that somebody wrote may not.
+/// Opens the listeners. A configured address in use is an error, the default in use a warning.
 fn listeners(key: &str, listen: &Listen) -> Result<Vec<Listener>, Failure> {
     let mut open = Vec::new();
     for addr in &listen.addrs {
         match listener(addr) {
             Ok(listener) => open.push(listener),
-            Err(error) if listen.defaulted => log::warn!("{key}: {error}; going on without"),
+            Err(error) if listen.defaulted => log::warn!("{key}: {error}; continuing without it"),
             Err(error) => return Err(Failure::run(format!("sidecast: {key}: {error}"))),
         }
     }

@@ -1,4 +1,5 @@
-//! `sidecast status`: peers, apps, VIPs and monitors of the running announcer, as tables.
+//! `sidecast status`: peers, apps, VIPs and monitors of the running announcer, as tables, problems
+//! first.
 
 use std::io::Write;
 use std::thread;
@@ -6,62 +7,72 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::Failure;
-use super::client::{ANSWER, CallError, Client};
-use crate::text::misleads;
+use super::client::{ANSWER_TIMEOUT, CallError, Client};
+use super::color::{Color, Tone};
+use super::command::StatusOptions;
+use super::table::{Cell, Table};
+use super::values::{items, text};
+use super::{Failure, output, routes};
+use crate::schema::nearest;
 use crate::view::time::age;
 
-/// 0: all is well; 1: something is down; 3: not reachable. With `watch` it goes on until it is
-/// stopped or nobody reads it any more.
-pub fn run(client: &Client, json: bool, watch: bool, out: &mut impl Write) -> Result<u8, Failure> {
+/// 0: the verdict is ok; 1: it is another; 3: not reachable. With `watch` it goes on until it is
+/// stopped or its output is closed.
+pub fn run(
+    client: &Client,
+    wish: &StatusOptions,
+    color: Color,
+    out: &mut impl Write,
+) -> Result<u8, Failure> {
     loop {
-        let (text, code) = match fetch(client) {
-            Ok(status) => (status.render(json), status.code()),
-            Err(Trouble::Call(e)) if watch => (format!("{e}\n"), UNREACHABLE),
-            Err(Trouble::Call(e)) => {
+        let (text, code) = match fetch(client).and_then(|status| status.of(wish)) {
+            Ok(status) => (status.render(wish, color), status.code()),
+            Err(StatusError::Call(e)) if wish.watch => (format!("{e}\n"), UNREACHABLE),
+            Err(StatusError::Call(e)) => {
                 let code = if e.is_unreachable() { UNREACHABLE } else { 1 };
                 return Err(Failure {
                     code,
                     message: format!("sidecast: {e}"),
                 });
             }
-            Err(Trouble::Refused(failure)) => return Err(failure),
+            Err(StatusError::Refused(failure)) => return Err(failure),
         };
-        let screen = if watch && !json {
+        let screen = if wish.watch && !wish.json {
             format!("{CLEAR}{text}")
         } else {
             text
         };
-        let written = out.write_all(screen.as_bytes()).and_then(|()| out.flush());
-        if !watch || written.is_err() {
+        let read = output::write(out, &screen)?;
+        if !wish.watch || !read {
             return Ok(code);
         }
         thread::sleep(PERIOD);
     }
 }
 
-enum Trouble {
+enum StatusError {
     Call(CallError),
     Refused(Failure),
 }
 
-/// What `/info` and `/apps` said.
+/// The answers of `/verdict`, `/info` and `/apps`.
 struct Status {
+    verdict: Value,
     peers: Vec<Value>,
     apps: Vec<Value>,
 }
 
-fn fetch(client: &Client) -> Result<Status, Trouble> {
+fn fetch(client: &Client) -> Result<Status, StatusError> {
     let get = |path: &str| {
         let answer = client
-            .call("GET", path, &[], ANSWER)
-            .map_err(Trouble::Call)?;
+            .call("GET", path, &[], ANSWER_TIMEOUT)
+            .map_err(StatusError::Call)?;
         if !answer.is_ok() {
-            return Err(Trouble::Refused(answer.into_failure()));
+            return Err(StatusError::Refused(answer.into_failure()));
         }
         answer.json().ok_or_else(|| {
-            Trouble::Refused(Failure::run(format!(
-                "sidecast: {path} is not answered as sidecast does; --addr names another address"
+            StatusError::Refused(Failure::run(format!(
+                "sidecast: the answer to {path} is not sidecast's; --addr names another address"
             )))
         })
     };
@@ -70,126 +81,280 @@ fn fetch(client: &Client) -> Result<Status, Trouble> {
         _ => Vec::new(),
     };
     Ok(Status {
+        verdict: get("/verdict")?,
         apps: list(get("/apps")?),
         peers: list(get("/info")?["peers"].take()),
     })
 }
 
 impl Status {
-    fn code(&self) -> u8 {
-        let established = |p: &Value| p["state"]["session_state"] == 6;
-        let up = |a: &Value| a["state"] == "up" && a["announced"] == true;
-        let peers = !self.peers.is_empty() && self.peers.iter().all(established);
-        u8::from(!(peers && self.apps.iter().all(up)))
+    /// The one app that was asked for.
+    fn of(mut self, wish: &StatusOptions) -> Result<Self, StatusError> {
+        let Some(name) = &wish.name else {
+            return Ok(self);
+        };
+        let names: Vec<String> = self.apps.iter().map(|app| text(&app["name"])).collect();
+        self.apps.retain(|app| app["name"] == name.as_str());
+        if self.apps.is_empty() {
+            let near = nearest(name, names.iter().map(String::as_str));
+            let near = near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+            let message = format!("sidecast: no app `{name}`{near}");
+            return Err(StatusError::Refused(Failure::run(message)));
+        }
+        self.verdict = verdict_of(&self.apps);
+        Ok(self)
     }
 
-    fn render(&self, json: bool) -> String {
-        if json {
-            return format!("{}\n", json!({ "peers": self.peers, "apps": self.apps }));
+    fn code(&self) -> u8 {
+        u8::from(self.verdict["verdict"] != "ok")
+    }
+
+    fn render(&self, wish: &StatusOptions, color: Color) -> String {
+        let mut peers: Vec<&Value> = self.peers.iter().collect();
+        let mut apps: Vec<&Value> = self.apps.iter().collect();
+        if wish.down {
+            peers.retain(|peer| !established(peer));
+            apps.retain(|app| rank(app) != Rank::Well);
         }
-        let tables = [self.peers(), self.apps(), self.monitors()];
-        let shown: Vec<String> = tables.into_iter().filter(|t| !t.is_empty()).collect();
+        if wish.json {
+            let all = json!({ "verdict": self.verdict, "peers": peers, "apps": apps });
+            return format!("{all}\n");
+        }
+        // By name among equals.
+        peers.sort_by_key(|peer| established(peer));
+        apps.sort_by_key(|app| rank(app));
+        let routes = apps.first().filter(|_| wish.name.is_some());
+        let tables = [
+            self.peers(&peers, color),
+            self.apps(&apps, color),
+            routes.map_or_else(String::new, |app| routes::render(app)),
+            paths(&apps, color),
+            monitors(&apps, color),
+        ];
+        let tables = tables.into_iter().filter(|t| !t.is_empty());
+        let mut shown: Vec<String> = [self.verdict()].into_iter().chain(tables).collect();
+        if shown.len() == 1 {
+            shown.push(format!(
+                "nothing is down: {}, {}\n",
+                counted(self.peers.len(), "peer"),
+                counted(self.apps.len(), "app")
+            ));
+        }
         shown.join("\n")
     }
 
-    fn peers(&self) -> String {
+    /// The verdict's line, the other reasons and the warnings.
+    fn verdict(&self) -> String {
+        let mut report = format!("{}\n", text(&self.verdict["line"]));
+        for reason in items(&self.verdict, "reasons").skip(1) {
+            report += &format!("  {}\n", text(&reason["text"]));
+        }
+        for warning in items(&self.verdict, "warnings") {
+            report += &format!("warning: {}\n", text(warning));
+        }
+        report
+    }
+
+    fn peers(&self, peers: &[&Value], color: Color) -> String {
+        if self.peers.is_empty() {
+            return match text(&self.verdict["no_peer"]) {
+                none if none.is_empty() => "no peers: none is configured\n".to_owned(),
+                why => format!("no peers: {why}\n"),
+            };
+        }
         let mut table = Table::new(&["PEER", "STATE", "FOR", "AS", "ROUTES", "WHY"]);
-        for peer in &self.peers {
+        for peer in peers {
             let state = &peer["state"];
-            let up = state["session_state"] == 6;
+            let up = established(peer);
+            let tone = if up { Tone::Good } else { Tone::Bad };
             table.row([
-                text(&peer["name"]),
-                text(&state["session_state_name"]),
-                span(&state["age"]),
+                text(&peer["name"]).into(),
+                Cell::new(text(&state["session_state_name"]), tone),
+                span(&state["age"]).into(),
                 match text(&state["peer_as"]).as_str() {
-                    "0" => "any".to_owned(),
-                    asn => asn.to_owned(),
+                    "0" => "any".into(),
+                    asn => asn.into(),
                 },
-                text(&state["announced"]),
+                text(&state["announced"]).into(),
                 if up {
-                    String::new()
+                    Cell::default()
                 } else {
-                    text(&state["last_error"])
+                    text(&state["last_error"]).into()
                 },
             ]);
         }
-        if self.peers.is_empty() {
-            return "no peers: none is configured or found yet\n".to_owned();
+        if table.is_empty() {
+            return String::new();
         }
-        table.render()
+        table.render(color)
     }
 
-    fn apps(&self) -> String {
-        let mut table = Table::new(&["APP", "STATE", "FOR", "VIP", "ANNOUNCED", "WHY"]);
-        for app in &self.apps {
-            let mut first = true;
-            for vip in app["vip_status"].as_array().into_iter().flatten() {
-                let head = |value: String| if first { value } else { String::new() };
-                let problem = text(&vip["problem"]);
-                table.row([
-                    head(text(&app["name"])),
-                    head(text(&app["state"])),
-                    head(span(&app["age"])),
-                    text(&vip["vip"]),
-                    if vip["announced"] == true {
-                        "yes"
-                    } else {
-                        "no"
-                    }
-                    .to_owned(),
-                    if problem.is_empty() {
-                        head(text(&app["why"]))
-                    } else {
-                        problem
-                    },
-                ]);
-                first = false;
-            }
-        }
+    fn apps(&self, apps: &[&Value], color: Color) -> String {
         if self.apps.is_empty() {
             return "no apps: none is configured or registered\n".to_owned();
         }
-        table.render()
-    }
-
-    fn monitors(&self) -> String {
-        let mut table = Table::new(&["APP", "MONITOR", "RESULT", "AGE", "TOOK", "WHY"]);
-        for app in &self.apps {
-            for monitor in app["monitors"].as_array().into_iter().flatten() {
-                let name = text(&monitor["name"]);
-                let spec = text(&monitor["monitor"]);
-                let result = text(&monitor["result"]);
+        let mut table = Table::new(&["APP", "STATE", "FOR", "VIP", "ANNOUNCED", "WHY"]);
+        for app in apps {
+            let tone = rank(app).tone();
+            for (index, vip) in items(app, "vip_status").enumerate() {
+                let head = |value: String| if index == 0 { value } else { String::new() };
+                let problem = text(&vip["problem"]);
+                let (announced, spoken) = match vip["announced"] == true {
+                    true if app["last_resort"] == true => (last_resort(app), Tone::Bad),
+                    true => ("yes".to_owned(), Tone::Good),
+                    false if tone == Tone::Good => ("no".to_owned(), Tone::Bad),
+                    false => ("no".to_owned(), tone),
+                };
                 table.row([
-                    text(&app["name"]),
-                    if spec.contains(':') { spec } else { name },
-                    if result.is_empty() {
-                        "none yet".to_owned()
+                    head(text(&app["name"])).into(),
+                    Cell::new(head(text(&app["state"])), tone),
+                    head(span(&app["age"])).into(),
+                    text(&vip["vip"]).into(),
+                    Cell::new(announced, spoken),
+                    if problem.is_empty() {
+                        head(why(app)).into()
                     } else {
-                        result
+                        problem.into()
                     },
-                    span(&monitor["age"]),
-                    took(&monitor["duration"]),
-                    text(&monitor["message"]),
                 ]);
             }
         }
-        if table.rows.is_empty() {
+        if table.is_empty() {
             return String::new();
         }
-        table.render()
+        table.render(color)
     }
 }
 
-/// A value as text. What came from a service's output must not reach the terminal as commands.
-fn text(value: &Value) -> String {
-    let raw = match value {
-        Value::Null => String::new(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
+/// The verdict on the one app that was requested.
+fn verdict_of(apps: &[Value]) -> Value {
+    let app = apps.first().unwrap_or(&Value::Null);
+    let verdict = text(&app["verdict"]);
+    let line = match text(&app["reasons"][0]["text"]) {
+        none if none.is_empty() => {
+            let (name, state) = (text(&app["name"]), text(&app["state"]));
+            format!("{verdict}: app {name} is {state}")
+        }
+        first => format!("{verdict}: {first}"),
     };
-    raw.chars()
-        .map(|c| if misleads(c) { ' ' } else { c })
-        .collect()
+    json!({ "verdict": verdict, "line": line, "reasons": app["reasons"] })
+}
+
+/// The reason of the app's state; for a drain also who requested it, and when.
+fn why(app: &Value) -> String {
+    let why = text(&app["why"]);
+    let drain = &app["drain"];
+    match (text(&drain["since"]), text(&drain["by"])) {
+        (since, _) if since.is_empty() => why,
+        (since, by) if why.contains(&by) => format!("{why}, since {since}"),
+        (since, by) => format!("{why}: {by}, since {since}"),
+    }
+}
+
+/// Since when it has been announced although it is down.
+fn last_resort(app: &Value) -> String {
+    format!("last resort since {}", text(&app["last_resort_since"]))
+}
+
+/// The path proof of each VIP and peer.
+fn paths(apps: &[&Value], color: Color) -> String {
+    let mut table = Table::new(&["VIP", "PEER", "PATH"]);
+    for vip in apps.iter().flat_map(|app| items(app, "vip_status")) {
+        for path in items(vip, "paths") {
+            let proof = text(&path["proof"]);
+            let proof = match path["state"].as_str() {
+                Some("yes" | "partly") => Cell::new(proof, Tone::Good),
+                Some("no") => Cell::new(proof, Tone::Bad),
+                Some("unknown") => proof.into(),
+                _ => Cell::new(proof, Tone::Warn),
+            };
+            table.row([text(&vip["vip"]).into(), text(&path["peer"]).into(), proof]);
+        }
+    }
+    if table.is_empty() {
+        return String::new();
+    }
+    table.render(color)
+}
+
+fn monitors(apps: &[&Value], color: Color) -> String {
+    let mut table = Table::new(&["APP", "MONITOR", "RESULT", "AGE", "TOOK", "WHY"]);
+    for app in apps {
+        let mut monitors: Vec<&Value> = items(app, "monitors").collect();
+        monitors.sort_by_key(|monitor| match monitor["result"].as_str() {
+            Some("fail") => 0,
+            Some("unavailable") => 1,
+            _ => 2,
+        });
+        for monitor in monitors {
+            let name = text(&monitor["name"]);
+            let spec = text(&monitor["monitor"]);
+            let (result, tone) = match text(&monitor["result"]).as_str() {
+                "" => ("none yet".to_owned(), Tone::Warn),
+                "pass" => ("pass".to_owned(), Tone::Good),
+                "fail" => ("fail".to_owned(), Tone::Bad),
+                other => (other.to_owned(), Tone::Warn),
+            };
+            table.row([
+                text(&app["name"]).into(),
+                if spec.contains(':') { spec } else { name }.into(),
+                Cell::new(result, tone),
+                span(&monitor["age"]).into(),
+                took(&monitor["duration"]).into(),
+                text(&monitor["message"]).into(),
+            ]);
+        }
+    }
+    if table.is_empty() {
+        return String::new();
+    }
+    table.render(color)
+}
+
+fn established(peer: &Value) -> bool {
+    peer["state"]["session_state"] == 6
+}
+
+/// The severity of an app's state, worst first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    /// Should be announced and is not.
+    Failing,
+    /// Announced in part, or not yet.
+    Degraded,
+    /// Drained or in maintenance.
+    TakenAway,
+    Well,
+}
+
+impl Rank {
+    fn tone(self) -> Tone {
+        match self {
+            Self::Failing => Tone::Bad,
+            Self::Degraded | Self::TakenAway => Tone::Warn,
+            Self::Well => Tone::Good,
+        }
+    }
+}
+
+fn rank(app: &Value) -> Rank {
+    let announced = app["announced"] == true;
+    match app["state"].as_str() {
+        _ if app["last_resort"] == true => Rank::Failing,
+        Some("up") if announced => match items(app, "vip_status").all(|v| v["announced"] == true) {
+            true => Rank::Well,
+            false => Rank::Degraded,
+        },
+        Some("draining" | "drained" | "maintenance") => Rank::TakenAway,
+        Some("pending" | "held_down") => Rank::Degraded,
+        _ => Rank::Failing,
+    }
+}
+
+/// `1 app`, `2 apps`.
+pub(super) fn counted(count: usize, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}")
 }
 
 fn span(value: &Value) -> String {
@@ -209,47 +374,6 @@ fn seconds(value: &Value) -> Option<Duration> {
     Duration::try_from_secs_f64(value.as_f64()?).ok()
 }
 
-/// Columns as wide as their widest cell; the last one is as long as it is.
-struct Table<const N: usize> {
-    head: [&'static str; N],
-    rows: Vec<[String; N]>,
-}
-
-impl<const N: usize> Table<N> {
-    fn new(head: &[&'static str; N]) -> Self {
-        Self {
-            head: *head,
-            rows: Vec::new(),
-        }
-    }
-
-    fn row(&mut self, cells: [String; N]) {
-        self.rows.push(cells);
-    }
-
-    fn render(&self) -> String {
-        let head = self.head.map(str::to_owned);
-        let all: Vec<&[String; N]> = std::iter::once(&head).chain(&self.rows).collect();
-        let mut widths = [0; N];
-        for row in &all {
-            for (width, cell) in widths.iter_mut().zip(row.iter()) {
-                *width = cell.chars().count().max(*width);
-            }
-        }
-        let mut out = String::new();
-        for row in all {
-            let mut line = String::new();
-            for (width, cell) in widths.iter().zip(row) {
-                let width = *width;
-                line.push_str(&format!("{cell:<width$}  "));
-            }
-            out.push_str(line.trim_end());
-            out.push('\n');
-        }
-        out
-    }
-}
-
 const CLEAR: &str = "\x1b[H\x1b[2J";
 const PERIOD: Duration = Duration::from_secs(2);
 const UNREACHABLE: u8 = 3;
@@ -260,6 +384,11 @@ mod tests {
 
     fn status() -> Status {
         Status {
+            verdict: json!({
+                "verdict": "degraded", "line": "degraded: app dns: no next hop (and 1 more)",
+                "reasons": [{"text": "app dns: no next hop"}, {"text": "peer 10.0.0.2: active"}],
+                "warnings": ["open to all"],
+            }),
             peers: vec![json!({
                 "name": "10.0.0.1",
                 "state": {"session_state": 6, "session_state_name": "established", "age": 252.0,
@@ -284,6 +413,10 @@ mod tests {
     #[test]
     fn a_table_says_it_all() {
         let want = "\
+degraded: app dns: no next hop (and 1 more)
+  peer 10.0.0.2: active
+warning: open to all
+
 PEER      STATE        FOR    AS     ROUTES  WHY
 10.0.0.1  established  4m12s  65000  2
 
@@ -295,34 +428,173 @@ APP  MONITOR      RESULT    AGE  TOOK  WHY
 dns  port:udp:53  pass      0s   <1ms
 dns  exec_1       none yet             a [2Jb
 ";
-        assert_eq!(status().render(false), want);
+        assert_eq!(status().render(&StatusOptions::default(), Color::OFF), want);
     }
 
     #[test]
-    fn the_exit_code_tells_what_is_down() {
-        assert_eq!(status().code(), 0);
-        let mut down = status();
-        down.apps[0]["state"] = json!("draining");
-        assert_eq!(down.code(), 1);
-        let mut idle = status();
-        idle.peers[0]["state"]["session_state"] = json!(3);
-        assert_eq!(idle.code(), 1);
-        let mut alone = status();
-        alone.peers.clear();
-        assert_eq!(alone.code(), 1, "without a peer nobody is told");
-        let mut unheard = status();
-        unheard.apps[0]["announced"] = json!(false);
-        assert_eq!(unheard.code(), 1);
-        assert!(idle.render(false).contains("old"));
+    fn the_path_of_each_vip_by_each_peer_has_a_line() {
+        let mut status = status();
+        status.apps[0]["vip_status"][0]["paths"] = json!([
+            {"peer": "10.0.0.1", "state": "yes", "proof": "yes (16/16)"},
+            {"peer": "10.0.0.9", "state": "no", "proof": "no (0/16: 10.0.0.9 says no route)"},
+        ]);
+        let want = "
+VIP            PEER      PATH
+192.0.2.53/32  10.0.0.1  yes (16/16)
+192.0.2.53/32  10.0.0.9  no (0/16: 10.0.0.9 says no route)
+
+APP  MONITOR";
+        let shown = status.render(&StatusOptions::default(), Color::OFF);
+        assert!(shown.contains(want), "{shown}");
+    }
+
+    #[test]
+    fn the_exit_code_is_the_verdicts() {
+        for (verdict, code) in [("ok", 0), ("starting", 1), ("degraded", 1), ("failing", 1)] {
+            let mut status = status();
+            status.verdict["verdict"] = json!(verdict);
+            assert_eq!(status.code(), code, "{verdict}");
+        }
     }
 
     #[test]
     fn an_empty_announcer_says_so() {
         let empty = Status {
+            verdict: json!({"line": "degraded", "no_peer": "no default gateway"}),
             peers: Vec::new(),
             apps: Vec::new(),
         };
-        assert!(empty.render(false).contains("no apps"));
-        assert_eq!(empty.render(true), "{\"apps\":[],\"peers\":[]}\n");
+        assert!(
+            empty
+                .render(&StatusOptions::default(), Color::OFF)
+                .contains("no apps")
+        );
+        let json = StatusOptions {
+            json: true,
+            ..StatusOptions::default()
+        };
+        let shown = empty.render(&StatusOptions::default(), Color::OFF);
+        assert!(shown.contains("no peers: no default gateway\n"), "{shown}");
+        let all: Value = serde_json::from_str(&empty.render(&json, Color::OFF)).unwrap();
+        assert_eq!((&all["apps"], &all["peers"]), (&json!([]), &json!([])));
+    }
+
+    fn app(name: &str, state: &str, announced: bool) -> Value {
+        json!({
+            "name": name, "state": state, "announced": announced, "age": 1, "why": "",
+            "verdict": if announced { "ok" } else { "failing" }, "reasons": [],
+            "vip_status": [{"vip": "192.0.2.1/32", "announced": announced, "problem": null}],
+            "monitors": [
+                {"name": "a", "monitor": "port:tcp:1", "result": "pass", "message": ""},
+                {"name": "b", "monitor": "port:tcp:2",
+                 "result": if announced { "pass" } else { "fail" }, "message": ""},
+            ],
+        })
+    }
+
+    fn several() -> Status {
+        let mut status = status();
+        status.apps = vec![
+            app("well", "up", true),
+            app("away", "drained", false),
+            app("held", "held_down", false),
+            app("dead", "down", false),
+            app("unheard", "up", false),
+        ];
+        let mut idle = status.peers[0].clone();
+        idle["name"] = json!("10.0.0.9");
+        idle["state"]["session_state"] = json!(1);
+        status.peers.push(idle);
+        status
+    }
+
+    /// The first words of the lines of a table.
+    fn column(text: &str, table: usize) -> Vec<&str> {
+        // Behind the verdict.
+        let table = text.split("\n\n").nth(table + 1).unwrap_or_default();
+        let lines = table.lines().skip(1);
+        lines
+            .filter_map(|line| line.split_whitespace().next())
+            .collect()
+    }
+
+    #[test]
+    fn what_is_wrong_stands_first() {
+        let text = several().render(&StatusOptions::default(), Color::OFF);
+        assert_eq!(column(&text, 0), ["10.0.0.9", "10.0.0.1"]);
+        assert_eq!(
+            column(&text, 1),
+            ["dead", "unheard", "held", "away", "well"]
+        );
+        let monitors = text.lines().filter(|line| line.contains("port:"));
+        let first = monitors.take(2).map(|line| line.split_whitespace().nth(1));
+        assert_eq!(
+            first.collect::<Vec<_>>(),
+            [Some("port:tcp:2"), Some("port:tcp:1")],
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn down_leaves_out_what_is_well() {
+        let wish = StatusOptions {
+            down: true,
+            ..StatusOptions::default()
+        };
+        let text = several().render(&wish, Color::OFF);
+        assert_eq!(column(&text, 0), ["10.0.0.9"]);
+        assert_eq!(column(&text, 1), ["dead", "unheard", "held", "away"]);
+        assert!(!text.contains("well"), "{text}");
+        let mut well = several();
+        well.apps.truncate(1);
+        well.peers.truncate(1);
+        assert_eq!(
+            well.render(&wish, Color::OFF).split("\n\n").nth(1),
+            Some("nothing is down: 1 peer, 1 app\n")
+        );
+        well.apps = status().apps;
+        let partly = well.render(&wish, Color::OFF);
+        assert!(
+            partly.contains("no next hop"),
+            "one VIP of two is missing: {partly}"
+        );
+        let json = StatusOptions { json: true, ..wish };
+        let value: Value = serde_json::from_str(&several().render(&json, Color::OFF)).unwrap();
+        assert_eq!(value["apps"].as_array().unwrap().len(), 4);
+        assert_eq!(value["apps"][0]["name"], "away", "JSON keeps its order");
+    }
+
+    #[test]
+    fn one_app_is_found_by_its_name() {
+        let named = |name: &str| {
+            let name = Some(name.to_owned());
+            several().of(&StatusOptions {
+                name,
+                ..StatusOptions::default()
+            })
+        };
+        let one = named("well").ok().unwrap();
+        assert_eq!(
+            (one.apps.len(), one.apps[0]["name"].as_str()),
+            (1, Some("well"))
+        );
+        assert_eq!(one.verdict["line"], "ok: app well is up");
+        assert_eq!(one.code(), 0, "whatever the others are");
+        let Err(StatusError::Refused(failure)) = named("wel") else {
+            panic!("there is none");
+        };
+        assert_eq!(
+            failure.message,
+            "sidecast: no app `wel`; did you mean `well`?"
+        );
+        assert_eq!(failure.code, 1);
+    }
+
+    #[test]
+    fn on_a_terminal_states_have_colors() {
+        let text = several().render(&StatusOptions::default(), Color::ON);
+        assert!(text.contains("\x1b[1;31mdown\x1b[0m"), "{text:?}");
+        assert!(text.contains("\x1b[33mdrained\x1b[0m"), "{text:?}");
+        assert!(text.contains("\x1b[32mestablished\x1b[0m"), "{text:?}");
     }
 }

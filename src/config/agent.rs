@@ -5,70 +5,89 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::env::{self, Env};
-use super::{Lease, Listen, ListenAddr, is_interface_name, tables};
-use crate::app::{HttpUrl, Source, VipPresence};
-use crate::net::Prefix;
+use super::{Bgp, Lease, Listen, ListenAddr};
+use crate::app::{
+    Attributes, DrainWait, HttpUrl, LastResort, PathProof, Source, VipPresence, WhenDown,
+};
+use crate::net::{Prefix, is_interface_name};
 use crate::schema::kinds::{
-    Check, FilePath, Interval, List, Number, Opt, OrOff, Parsed, Secret, Text, Time, hold, list,
-    parsed, quoted, read_list,
+    FilePath, GocastInterval, Interval, List, Number, Opt, OrOff, Parsed, Secret, Text, Time,
+    Validate, ensure, list, parsed, quoted, read_list,
 };
 use crate::schema::tree::{Node, Place};
-use crate::schema::{At, Beside, ByRule, Context, Fields, Kind, Section, Shape, Split};
+use crate::schema::{Context, Custom, Derived, Fields, Key, Kind, Section, Shape, Split, ValueAt};
 use crate::section;
 
 section! {
     /// The process itself.
     pub struct Agent {
-        /// Where the API is: also `:8080`, `[::1]:8080`, `unix:/run/sidecast.sock`, a list, or `off`.
-        listen: Listen, name = "listen_addr", default = "127.0.0.1:8179", at_start = true;
+        /// Where the API listens: also `:8080`, `[::1]:8080`, `unix:/run/sidecast.sock`, a list, or
+        /// `off`.
+        listen: Listen, name = "listen_addr", default = "127.0.0.1:8179", needs_restart = true;
         /// A second listener with `/healthz`, `/readyz`, `/metrics` only.
-        metrics: Listen, name = "metrics_addr", default = "off", at_start = true;
-        /// Of monitors that have none of their own.
-        monitor_interval: Interval, default = "10s";
-        /// An app down this long gives up its NAT; one registered by HTTP is forgotten.
-        cleanup_timer: Interval, default = "15m";
-        /// How long an address stays after a withdraw; `off`: until `cleanup_timer`.
+        metrics: Listen, name = "metrics_addr", default = "off", needs_restart = true;
+        /// Interval of monitors without one of their own.
+        monitor_interval: GocastInterval, default = "10s";
+        /// An app that is not up for this long loses its NAT rules; one registered by HTTP is
+        /// unregistered.
+        cleanup_timer: GocastInterval, default = "15m";
+        /// How long an address stays after a withdraw; `off`: until `cleanup_timer`, as in GoCast.
         vip_linger: OrOff<Time>, default = "10s";
         /// `always`: addresses are there from start to exit, for services that bind to them.
         vip_presence: Parsed<VipPresence>, default = "healthy";
-        /// How long an address lives when nobody renews it; 0: derived from hold time and restart time; `off`: for ever.
+        /// How long an address lives without renewal; 0: the longest of 3 × hold time, restart time + 60 s and 180 s;
+        /// `off`: permanent.
         vip_lease: Lease, default = "0";
-        /// Where addresses are put; `none`: they are managed elsewhere.
-        vip_interface: Interface, default = "lo", at_start = true;
-        /// Between withdraw and the end of a drain.
+        /// The interface of VIP addresses; `none`: another program manages them, and CAP_NET_ADMIN is not needed.
+        vip_interface: Interface, default = "lo", needs_restart = true;
+        /// The longest wait of a drain: for acknowledgments, and for packets that still come.
         drain_time: Time, default = "2s";
-        /// Bearer token asked of every changing call.
+        /// `traffic`: a drain is over when no packet has come for 1 s, after 2 s at the earliest and `drain_time` at the
+        /// latest; `fixed`: after `drain_time`.
+        drain_wait: Parsed<DrainWait>, default = "traffic";
+        /// Probes sent to VIPs by way of each router show whether that forwards to this host; `auto`: where sidecast
+        /// has CAP_NET_ADMIN.
+        path_proof: PathProof, default = "auto";
+        /// Default of `when_down`: what happens to routes of apps that are down.
+        when_down: WhenDown, default = "withdraw";
+        /// Path attributes of an app that is announced although it is down (`when_down: last_resort`).
+        last_resort: LastResort, default = LastResort::DEFAULT;
+        /// Bearer token required for every changing call.
         api_token: Opt<Token>, file = Some("api_token_file");
-        /// Without a token: who else may change something, besides this host and what is near.
+        /// Without a token: prefixes from which changing calls are accepted, besides this host and the networks of
+        /// interfaces that carry neither a session nor a default route.
         api_allow: List<Parsed<Prefix>>;
         /// Sources whose `exec:` monitors run.
         allow_exec: ExecSources, default = "config,env";
-        /// When set, a VIP outside is refused, whatever its source.
+        /// When set, a VIP outside is refused, whatever its source; HTTP and Consul may ask for more than one address only
+        /// where it is set.
         allowed_vips: Opt<List<Parsed<Prefix>>>;
         /// Apps that HTTP may register.
         max_http_apps: Number<usize, 0, 1_000_000>, default = "1000";
-        /// Addresses of all apps together.
+        /// VIPs of all apps together; HTTP and Consul are refused beyond it. One app of theirs has at most 64 VIPs,
+        /// 32 monitors and 64 NATs, one of the file 1024 of each.
         max_vips: Number<usize, 0, 1_000_000>, default = "10000";
         /// The longest `drain_time` that HTTP and Consul may ask for.
         max_drain: Time, default = "5m";
-        /// Connections to each listener.
-        max_connections: Number<usize, 1, 1_000_000>, default = "64", at_start = true;
-        /// Checks over HTTP and look-ups of names at once; one that waits for its turn is late, never failed.
-        check_threads: Number<usize, 1, MAX_CHECK_THREADS>, default = "128", at_start = true;
-        /// Keeps HTTP apps, drains and what Consul said over a restart.
-        state_file: Opt<FilePath>, at_start = true;
-        /// Names one of several in a network namespace: NAT table `sidecast_NAME`.
-        instance: Opt<Instance>, at_start = true;
+        /// Connections to each listener; 8 of them are kept for this host, and another address has at most 16.
+        max_connections: Number<usize, 1, 1_000_000>, default = "64", needs_restart = true;
+        /// Concurrent blocking checks (HTTP, name look-ups); a queued check is late, not failed.
+        check_threads: Number<usize, 1, MAX_CHECK_THREADS>, default = "128", needs_restart = true;
+        /// Keeps HTTP apps, drains, the last known Consul apps and what passed in Consul over a restart.
+        state_file: Opt<FilePath>, needs_restart = true;
+        /// Name of this instance, when several share a network namespace: NAT table `sidecast_NAME`.
+        instance: Opt<Instance>, needs_restart = true;
         /// After start, run as this user.
-        user: Opt<Text>, at_start = true;
-        /// Whom exec monitors and hooks run as; default: as we do.
+        user: Opt<Text>, needs_restart = true;
+        /// `exec:` monitors and `on_change` run as this user, with its groups and without capabilities; needs root, so not
+        /// with `user`.
         exec_user: Opt<Text>;
         /// A program and its arguments, run with every transition as JSON on standard input.
         on_change: List<Text>;
         /// Ignored: NAT is done by nf_tables, no program is run.
-        iptables_binary: ByRule<()>;
+        iptables_binary: Custom<()>;
         /// Discovery; `None`: it is off.
-        consul: Beside<Option<Consul>>;
+        consul: Derived<Option<Consul>>;
     }
 }
 
@@ -76,41 +95,58 @@ section! {
     /// Discovery of apps in Consul; its keys are the agent's.
     pub struct Consul {
         /// Switches discovery on: `http://localhost:8500`, https, `unix:///path`; with or without a trailing `/v1`.
-        addr: ConsulAddr, name = "consul_addr", at_start = true;
+        addr: ConsulAddr, name = "consul_addr", needs_restart = true;
         /// The longest time between two full queries; changes arrive at once.
-        query_interval: Interval, name = "consul_query_interval", default = "5m", at_start = true;
-        /// After `CONSUL_TOKEN`, before `CONSUL_HTTP_TOKEN`.
+        query_interval: GocastInterval, name = "consul_query_interval", default = "5m", needs_restart = true;
+        /// After `CONSUL_TOKEN`, before `CONSUL_HTTP_TOKEN`. It needs `node_prefix ""` and `service_prefix ""` read: what
+        /// it does not show counts as unknown and is never withdrawn. The file is read again when Consul refuses or fails,
+        /// with every full query and on reload.
         token: Opt<Secret>, name = "consul_token", file = Some("consul_token_file");
-        /// TLS to Consul; default: `CONSUL_CACERT`, else the system's.
-        ca_file: Opt<FilePath>, name = "consul_ca_file", at_start = true;
-        /// A certificate for Consul; default: `CONSUL_CLIENT_CERT`.
-        cert_file: Opt<FilePath>, name = "consul_cert_file", at_start = true;
-        /// Its key; default: `CONSUL_CLIENT_KEY`.
-        key_file: Opt<FilePath>, name = "consul_key_file", at_start = true;
+        /// TLS to Consul; default: `CONSUL_CACERT`, else the system's. The file is read again when it changes.
+        ca_file: Opt<FilePath>, name = "consul_ca_file", needs_restart = true;
+        /// A certificate for Consul; default: `CONSUL_CLIENT_CERT`. The file is read again when it changes.
+        cert_file: Opt<FilePath>, name = "consul_cert_file", needs_restart = true;
+        /// Its key; default: `CONSUL_CLIENT_KEY`. The file is read again when it changes; where certificate and key do
+        /// not match no query is sent.
+        key_file: Opt<FilePath>, name = "consul_key_file", needs_restart = true;
         /// Default: the agent's own.
-        datacenter: Opt<Text>, name = "consul_datacenter", at_start = true;
+        datacenter: Opt<Text>, name = "consul_datacenter", needs_restart = true;
         /// Default: the token's own.
-        namespace: Opt<Text>, name = "consul_namespace", at_start = true;
-        /// Services with this tag announce themselves; `enable_sidecast` matches too.
-        match_tag: Text, name = "consul_match_tag", default = "enable_gocast", at_start = true;
-        /// How long what is known stays while Consul is away; 0: for ever.
-        grace: Grace, name = "consul_grace", default = "0", at_start = true;
+        namespace: Opt<Text>, name = "consul_namespace", needs_restart = true;
+        /// The tag of services to announce; `enable_sidecast` matches too.
+        match_tag: Text, name = "consul_match_tag", default = "enable_gocast", needs_restart = true;
+        /// How long the last known state is kept while Consul is unreachable; 0: for ever.
+        grace: Grace, name = "consul_grace", default = "0", needs_restart = true;
         /// What a `warning` check counts as: `fail` or `pass`.
-        warning_passes: WarningPasses, name = "consul_warning", default = "fail", at_start = true;
-        /// `CONSUL_NODE`; `None`: a local agent is asked for its node's name.
-        node: Beside<Option<String>>;
-        /// Where `token` was read from: it may hold another one by now.
-        token_file: Beside<Option<PathBuf>>;
+        warning_passes: WarningPasses, name = "consul_warning", default = "fail", needs_restart = true;
+        /// `CONSUL_NODE`; `None`: the local agent's node name.
+        node: Derived<Option<String>>;
+        /// The file of `token`, read again when it changed.
+        token_file: Derived<Option<PathBuf>>;
         /// `CONSUL_STALE=true`.
-        stale: Beside<bool>;
+        stale: Derived<bool>;
     }
 }
 
-/// The pool of threads grows to 500, and others have theirs there too.
+/// smol's pool has at most 500 threads, some of which other blocking calls need.
 const MAX_CHECK_THREADS: u32 = 400;
 
+impl Agent {
+    /// `last_resort`, with no attribute that routers prefer to those of healthy apps by the section `bgp`.
+    pub fn last_resort_beside(&self, bgp: &Bgp) -> Attributes {
+        let peers = bgp.peers.iter().map(|peer| &peer.attributes);
+        let all = std::iter::once(&bgp.attributes).chain(peers);
+        all.fold(self.last_resort.clone(), Attributes::no_better_than)
+    }
+}
+
+/// The keys of the section, with those of Consul.
+pub(super) fn keys() -> Vec<&'static Key> {
+    [Agent::keys(), Consul::keys()].concat()
+}
+
 pub(super) fn agent(cx: &mut Context<'_>, node: Option<&Node>, env: &Env) -> Agent {
-    let f = &Fields::open(cx, "agent", node, &tables::agent());
+    let f = &Fields::open(cx, "agent", node, &keys());
     let mut agent = Agent::default();
     agent.read(cx, f);
     if f.has("iptables_binary") {
@@ -127,18 +163,18 @@ pub(super) fn agent(cx: &mut Context<'_>, node: Option<&Node>, env: &Env) -> Age
     agent
 }
 
-/// Container engines kill ten seconds after they asked to stop.
+/// Container engines send SIGKILL ten seconds after SIGTERM.
 pub(super) fn warn_long_drain(cx: &mut Context<'_>, f: &Fields<'_>, drain_time: Duration) {
     if f.has("drain_time") && drain_time > Duration::from_secs(8) {
         let key = f.path("drain_time");
         let message = format!(
-            "{key} is over 8s: a container engine kills 10s after it asked to stop, unless told otherwise"
+            "{key} is over 8s: a container engine kills 10s after it asked to stop, unless its grace period is set"
         );
         f.warn(cx, "drain_time", message);
     }
 }
 
-/// Others reach the API, and there is no token to tell them by.
+/// The API is reachable from other hosts, and there is no token.
 fn warn_open(cx: &mut Context<'_>, f: &Fields<'_>, listen: &Listen) {
     let is_open = |addr: &&ListenAddr| match addr {
         ListenAddr::Any(_) => true,
@@ -147,9 +183,7 @@ fn warn_open(cx: &mut Context<'_>, f: &Fields<'_>, listen: &Listen) {
     };
     if let Some(addr) = listen.addrs.iter().find(is_open) {
         let message = format!(
-            "agent.listen_addr {addr} is reached by others and there is no agent.api_token: calls \
-             that change something are taken from this host, from networks of interfaces without a \
-             session or a default route, and from agent.api_allow; no browser's are"
+            "agent.listen_addr {addr} is reachable from other hosts and agent.api_token is not set: changing calls are accepted from this host, from networks of interfaces without a session or a default route, and from agent.api_allow; from a browser they never are"
         );
         f.warn(cx, "listen_addr", message);
     }
@@ -179,7 +213,7 @@ fn consul(cx: &mut Context<'_>, f: &Fields<'_>, env: &Env) -> Option<Consul> {
     }
     let written = f.has("consul_addr");
     if written && consul.node.is_none() && !consul.is_local() {
-        let message = "CONSUL_NODE, the name of this node in Consul, is not set, and only an agent on this host could be asked for it: nothing is discovered";
+        let message = "CONSUL_NODE, the name of this node in Consul, is not set, and consul_addr is not an agent on this host that could be asked for it: no services are discovered";
         f.warn(cx, "consul_addr", message);
     }
     if consul.cert_file.is_some() != consul.key_file.is_some() {
@@ -194,7 +228,8 @@ fn consul(cx: &mut Context<'_>, f: &Fields<'_>, env: &Env) -> Option<Consul> {
     written.then_some(consul)
 }
 
-/// GoCast's variable, else what is configured, else Consul's own variable; and the file it is from.
+/// The token: GoCast's variable, else the configuration, else Consul's own variable; and the file it was
+/// read from.
 fn consul_token(cx: &mut Context<'_>, f: &Fields<'_>, env: &Env, consul: &mut Consul) {
     let mut variable = |name| variable(cx, f, "consul_token", env, name).map(Secret::new);
     let other = match variable("CONSUL_TOKEN") {
@@ -209,7 +244,7 @@ fn consul_token(cx: &mut Context<'_>, f: &Fields<'_>, env: &Env, consul: &mut Co
     }
 }
 
-/// A variable of others that stands for a key.
+/// A variable of GoCast or Consul that sets a key.
 fn variable<'e>(
     cx: &mut Context<'_>,
     f: &Fields<'_>,
@@ -223,12 +258,12 @@ fn variable<'e>(
 }
 
 impl Consul {
-    /// The socket of a local agent, where the address is one.
+    /// The unix socket, where the address is one.
     pub fn unix_path(&self) -> Option<&Path> {
         self.addr.strip_prefix("unix:").map(Path::new)
     }
 
-    /// Whether it is this host's own agent that is asked.
+    /// Whether the address is an agent on this host.
     pub fn is_local(&self) -> bool {
         let url = self.addr.parse::<HttpUrl>();
         let host = url.map(|url| url.host).unwrap_or_default();
@@ -254,8 +289,9 @@ impl Kind for Listen {
         })
     }
 
-    /// What cannot be read is no address, and so no default either: the problem was told.
-    fn read(cx: &mut Context<'_>, at: &At<'_>) -> Option<Self> {
+    /// An address that cannot be read is left out, never replaced by the default: the problem was
+    /// reported.
+    fn read(cx: &mut Context<'_>, at: &ValueAt<'_>) -> Option<Self> {
         let addrs = read_list(cx, at, OrOff::<Parsed<ListenAddr>>::parse)?;
         if addrs.len() > 1 && addrs.contains(&None) {
             cx.problem(&at.place, &at.path, "off", "should stand alone");
@@ -287,7 +323,7 @@ impl Kind for Lease {
                 short if short < Duration::from_secs(5) => {
                     Err("should be at least 5s: it is renewed every third of that".to_owned())
                 }
-                long if long > LONGEST_LEASE => Err("should be at most 8760h".to_owned()),
+                long if long > MAX_LEASE => Err("should be at most 8760h".to_owned()),
                 fixed => Ok(Self::Fixed(fixed)),
             },
         }
@@ -302,8 +338,8 @@ impl Kind for Lease {
     }
 }
 
-/// A year: the kernel counts in jiffies and seconds of 32 bits.
-const LONGEST_LEASE: Duration = Duration::from_secs(8760 * 3600);
+/// A year: the kernel keeps lifetimes in 32-bit seconds and jiffies.
+const MAX_LEASE: Duration = Duration::from_secs(8760 * 3600);
 
 /// An interface, or none.
 pub struct Interface;
@@ -327,12 +363,12 @@ impl Kind for Interface {
 /// A token is sent in a header: visible characters only (RFC 6750 §2.1).
 pub struct Token;
 
-impl Check for Token {
+impl Validate for Token {
     type Of = Secret;
 
-    fn check(token: &Secret) -> Result<(), String> {
+    fn validate(token: &Secret) -> Result<(), String> {
         let visible = token.expose().bytes().all(|b| b.is_ascii_graphic());
-        hold(visible, "should be visible ASCII characters without spaces")
+        ensure(visible, "should be visible ASCII characters without spaces")
     }
 }
 
@@ -351,7 +387,7 @@ impl Kind for ExecSources {
         Some(list(sources))
     }
 
-    fn read(cx: &mut Context<'_>, at: &At<'_>) -> Option<BTreeSet<Source>> {
+    fn read(cx: &mut Context<'_>, at: &ValueAt<'_>) -> Option<BTreeSet<Source>> {
         let sources = read_list(cx, at, |text| match text {
             "none" => Ok(None),
             _ => parsed(text).map(Some),
@@ -363,13 +399,13 @@ impl Kind for ExecSources {
 /// A part of the name of a table.
 pub struct Instance;
 
-impl Check for Instance {
+impl Validate for Instance {
     type Of = Text;
 
-    fn check(name: &String) -> Result<(), String> {
+    fn validate(name: &String) -> Result<(), String> {
         let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
         let message = "should be 1 to 32 letters, digits and underscores";
-        hold(plain && name.len() <= 32, message)
+        ensure(plain && name.len() <= 32, message)
     }
 }
 
@@ -414,7 +450,10 @@ impl Kind for Grace {
     const SHAPE: Shape = Shape::Duration;
 
     fn parse(text: &str) -> Result<Option<Duration>, String> {
-        Ok(Some(Interval::parse(text)?).filter(|grace| !grace.is_zero()))
+        match Time::parse(text)? {
+            Duration::ZERO => Ok(None),
+            _ => Interval::parse(text).map(Some),
+        }
     }
 
     fn write(grace: &Option<Duration>) -> Option<String> {

@@ -1,64 +1,72 @@
-//! The section `apps`: one app, whoever registers it.
+//! The section `apps`: one app, from any source.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::path::Path;
 use std::time::Duration;
 
+use super::Agent;
 use super::agent::warn_long_drain;
-use super::monitor::Written;
+use super::monitor::MonitorEntry;
 use super::policy::{Policy, Refusal, check_size};
-use super::{Agent, Config, tables};
 use crate::app::{
-    App, AppName, AppOptions, Monitor, NatSpec, Protocol, Source, Timing, Vip, VipConfig, VipError,
+    App, AppName, AppOptions, Monitor, NatSpec, Source, Timing, Vip, VipConfig, VipError,
 };
-use crate::schema::kinds::{Each, Found, Opt, Parsed, Quoted, quoted, read_text};
+use crate::net::PeerName;
+use crate::schema::kinds::{ItemList, ListItem, Opt, Parsed, Quoted, quoted, read_text};
 use crate::schema::tree::{Node, Place, Tree};
 use crate::schema::{
-    At, Context, ENV, EVERYWHERE, FILE, Fields, HTTP, Key, Kind, Part, Problem, Section, shown,
+    Context, Custom, ENV, EVERYWHERE, FILE, Fields, Flatten, HTTP, Key, Kind, Section, Shape,
+    ValueAt, shown,
 };
 use crate::section;
 
 section! {
-    /// An app as it is written.
+    /// An app as written.
     pub struct AppSpec {
-        /// How it is called.
+        /// The app's name.
         name: Opt<Quoted<AppName>>, required = true, scope = FILE | ENV | HTTP;
-        /// Its addresses with their lengths: `192.0.2.53/32`, `2001:db8::53/128`.
-        vip: Each<Vip, false>, required = true, aliases = &["vips"], params = &["vip", "vips"], scope = EVERYWHERE;
-        /// Checks that all have to pass; none: always healthy.
-        monitors: Each<Written, true>, params = &["monitor"], scope = EVERYWHERE;
-        /// `protocol:listenPort:destinationPort`, or `protocol:port`.
-        nats: Each<Parsed<NatSpec>, true>, params = &["nat"], scope = EVERYWHERE;
-        /// For all of its monitors.
-        timing: Part<Timing>;
+        /// Its addresses with their lengths: `192.0.2.53/32`, `2001:db8::53/128`; host bits are masked with a warning.
+        vip: ItemList<Vip, false>, required = true, aliases = &["vips"], params = &["vip", "vips"], scope = EVERYWHERE;
+        /// Checks that all have to pass; none: always healthy, with a warning.
+        monitors: ItemList<MonitorEntry, true>, params = &["monitor"], scope = EVERYWHERE;
+        /// `protocol:listenPort:destinationPort`, or `protocol:port`: the VIP's port goes to that port of the session's
+        /// local address, for received and locally generated packets.
+        nats: ItemList<Parsed<NatSpec>, true>, params = &["nat"], scope = EVERYWHERE;
+        /// Of all its monitors.
+        timing: Flatten<Timing>;
         /// What else it may set.
-        options: Part<AppOptions>;
-        /// How its routes look.
-        vip_config: VipConfig, scope = FILE;
+        options: Flatten<AppOptions>;
+        /// Path attributes of its routes.
+        vip_config: Custom<VipConfig>, shape = Shape::Map("vip_config"), scope = FILE;
     }
 }
 
-/// What an app is read with.
+/// Defaults and policy for reading apps.
 pub(super) struct Rules<'p> {
-    /// What it gets where it says nothing.
+    /// Values of keys that are not set.
     defaults: AppSpec,
     keys: Vec<&'static Key>,
     interval: Duration,
-    /// `None`: whoever takes the app judges it.
+    /// `None`: the policy is applied by the caller.
     policy: Option<&'p Policy>,
 }
 
 impl<'p> Rules<'p> {
+    /// The agent's defaults, and the policy to apply.
     pub fn new(agent: &Agent, policy: Option<&'p Policy>) -> Self {
         let options = AppOptions {
             drain_time: agent.drain_time,
+            drain_wait: agent.drain_wait,
             vip_presence: agent.vip_presence,
+            path_proof: agent.path_proof,
             ..AppOptions::default()
         };
         Self {
             defaults: AppSpec {
                 options,
+                vip_config: VipConfig {
+                    when_down: agent.when_down.clone(),
+                    ..VipConfig::default()
+                },
                 ..AppSpec::default()
             },
             keys: AppSpec::keys(),
@@ -129,7 +137,7 @@ pub(super) fn apps(
     apps
 }
 
-/// As in GoCast, but said.
+/// Such apps are always announced, as in GoCast, with a warning.
 fn warn_unchecked(cx: &mut Context<'_>, apps: &[App]) {
     let unchecked = apps.iter().filter(|app| app.monitors.is_empty());
     let names: Vec<&str> = unchecked.map(|app| app.name.as_str()).collect();
@@ -139,21 +147,8 @@ fn warn_unchecked(cx: &mut Context<'_>, apps: &[App]) {
     }
 }
 
-/// An app that stands in no file, and what is wrong with its form. It names no other file to read.
-pub(super) fn lone_app(
-    node: &Node,
-    source: Source,
-    config: &Config,
-) -> (Option<App>, Vec<Problem>) {
-    let mut nothing = |_: &Path| Err(io::ErrorKind::Unsupported.into());
-    let mut cx = Context::new(tables::TABLES, &mut nothing);
-    let rules = Rules::new(&config.agent, None);
-    let app = app(&mut cx, "", node, source, &rules);
-    (app, cx.problems)
-}
-
-/// One app; `None` where name or VIP cannot be read, which was told then.
-fn app(
+/// One app; `None` if name or VIP cannot be read, which was reported.
+pub(super) fn app(
     cx: &mut Context<'_>,
     path: &str,
     node: &Node,
@@ -163,6 +158,9 @@ fn app(
     let f = &Fields::open(cx, path, Some(node), &rules.keys);
     let mut spec = rules.defaults.clone();
     spec.read(cx, f);
+    if let Some(at) = f.at(cx, "vip_config") {
+        spec.vip_config = at.section(cx, spec.vip_config.clone()).unwrap_or_default();
+    }
     if !f.has("name") {
         let message = match &f.place {
             Place::Env(_) => "is missing: SIDECAST_APP_NAME says what it is called",
@@ -172,13 +170,14 @@ fn app(
     }
     let vips = vips(cx, f, &spec.vip, source, rules);
     let monitors = monitors(cx, &spec, source, rules);
+    peers(cx, f, &spec.options.peers, rules);
     warn_long_drain(cx, f, spec.options.drain_time);
     let nats = nats(cx, &spec.nats);
     Some(App {
         name: spec.name?,
         source,
-        vips: vips?,
-        monitors,
+        vips: vips?.into(),
+        monitors: monitors.into(),
         nats,
         attributes: spec.vip_config.attributes,
         when_down: spec.vip_config.when_down,
@@ -191,7 +190,7 @@ fn app(
 fn vips(
     cx: &mut Context<'_>,
     f: &Fields<'_>,
-    found: &[Found<Vip>],
+    found: &[ListItem<Vip>],
     source: Source,
     rules: &Rules<'_>,
 ) -> Option<BTreeSet<Vip>> {
@@ -214,9 +213,18 @@ fn vips(
     (!vips.is_empty()).then_some(vips)
 }
 
+fn peers(cx: &mut Context<'_>, f: &Fields<'_>, named: &BTreeSet<PeerName>, rules: &Rules<'_>) {
+    for peer in named {
+        let judge = rules.policy.map(|policy| policy.permit_peer(peer));
+        if let Some(Err(refusal)) = judge {
+            f.problem(cx, "peers", format!("{peer}: {refusal}"));
+        }
+    }
+}
+
 fn refuse<T>(
     cx: &mut Context<'_>,
-    item: &Found<T>,
+    item: &ListItem<T>,
     value: &str,
     judge: Option<Result<(), Refusal>>,
 ) {
@@ -249,47 +257,38 @@ fn monitors(
     monitors
 }
 
-fn nats(cx: &mut Context<'_>, found: &[Found<NatSpec>]) -> BTreeSet<NatSpec> {
-    let mut nats: BTreeMap<(Protocol, u16), NatSpec> = BTreeMap::new();
+fn nats(cx: &mut Context<'_>, found: &[ListItem<NatSpec>]) -> BTreeSet<NatSpec> {
+    let mut nats: BTreeSet<NatSpec> = BTreeSet::new();
     for item in found {
         let Some(nat) = item.value else { continue };
-        let other = nats.insert((nat.protocol, nat.listen), nat);
-        if other.is_some_and(|other| other != nat) {
-            let message = "sends a port to a second destination";
+        let listens =
+            |other: &NatSpec| (other.protocol, other.listen) == (nat.protocol, nat.listen);
+        let is_second = nats.iter().any(|other| listens(other) && *other != nat);
+        nats.insert(nat);
+        if is_second {
+            let message = "maps a port to a second destination";
             cx.problem(&item.place, &item.path, &item.text, message);
         }
     }
-    nats.into_values().collect()
+    nats
 }
 
 impl Kind for Vip {
     type Value = Self;
 
     fn parse(text: &str) -> Result<Self, String> {
-        Self::parse(text)
-            .map(|(vip, _)| vip)
-            .map_err(|error| match error {
-                VipError::Syntax(error) => format!("should be {}", error.expected),
-                VipError::NoMask(addr) => {
-                    let host = crate::net::Prefix::host(addr);
-                    format!("should be an address with its length: write {host}")
-                }
-                VipError::Never { what, .. } => format!("can be no VIP: {what}"),
-            })
+        text.parse().map_err(|error: VipError| error.to_string())
     }
 
     fn write(vip: &Self) -> Option<String> {
         Some(quoted(vip))
     }
 
-    fn read(cx: &mut Context<'_>, at: &At<'_>) -> Option<Self> {
+    fn read(cx: &mut Context<'_>, at: &ValueAt<'_>) -> Option<Self> {
         let vip = read_text(cx, at, <Self as Kind>::parse)?;
         let text = at.node.text()?;
         if let Ok((_, true)) = Self::parse(text) {
-            let message = format!(
-                "{}: {text} has bits behind its length, {vip} is announced",
-                at.path
-            );
+            let message = format!("{}: {text} has host bits set, {vip} is announced", at.path);
             cx.warn(&at.place, message);
         }
         Some(vip)

@@ -2,17 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
 
-use super::{Remote, tables};
+use super::Remote;
 use crate::app::Attributes;
 use crate::net::{Asn, Family, Origin, RouterId};
 use crate::schema::kinds::{
-    Bool, Check, Number, Opt, Parsed, Secret, Set, Time, hold, list, parsed, quoted, read_list,
-    read_text, should_be,
+    Bool, Number, Opt, Parsed, Secret, Set, Time, Validate, Within, ensure, list, parsed, quoted,
+    read_list, read_text, should_be,
 };
 use crate::schema::tree::Node;
-use crate::schema::{At, Beside, ByRule, Context, Fields, Kind, Part, Section, Shape, Split};
+use crate::schema::{
+    Context, Custom, Derived, Fields, Flatten, Key, Kind, Section, Shape, Split, ValueAt,
+};
 use crate::section;
 
 section! {
@@ -25,31 +26,42 @@ section! {
         /// At most one of each family; default: the source address of the route to the peer.
         local_ip: LocalIp;
         /// For all apps and peers; a peer's are laid over them, an app's over both.
-        attributes: Part<Attributes>;
+        attributes: Flatten<Attributes>;
         /// ORIGIN: `igp`, `egp` or `incomplete`.
         origin: Parsed<Origin>, default = "igp";
-        /// Where sessions are accepted too: `[::]:179`; default: nowhere.
-        listen: Opt<Accept>;
-        /// In place of `peer_ip`: a list of maps, each with any of the keys of a peer. Never empty; with `discover` the one entry is the model for every gateway.
-        peers: ByRule<Vec<PeerSettings>>, shape = Shape::List(Split::Commas, &Shape::Map("bgp.peers"));
+        /// Where sessions are accepted too: `[::]:179` (needs CAP_NET_BIND_SERVICE); default: nowhere.
+        listen: Opt<SocketAddress>;
+        /// In place of `peer_ip`: a list of maps, each with any of the keys of a peer. Never empty; with
+        /// `discover` the one entry is the template of every gateway.
+        peers: Custom<Vec<PeerSettings>>, shape = Shape::List(Split::Commas, &Shape::Map("bgp.peers"));
         /// Ignored: write families, the default is both.
-        family: ByRule<()>;
+        family: Custom<()>;
         /// No peer is written: the default gateways are the peers.
-        discover: Beside<bool>;
+        discover: Derived<bool>;
+    }
+}
+
+impl Bgp {
+    /// `router_id`, else the IPv4 address of `local_ip` unless it is a loopback one, which every host has.
+    pub fn written_router_id(&self) -> Option<RouterId> {
+        let local = self.local_ip.v4.filter(|addr| !addr.is_loopback());
+        self.router_id.or(local.and_then(RouterId::new))
     }
 }
 
 section! {
-    /// One peer, or the model of the discovered ones. In the section `bgp` these are for all peers.
+    /// One peer, or the template of the discovered ones. In the section `bgp` these keys apply to all
+    /// peers.
     pub struct PeerSettings {
-        /// An address, or `%eth0`, the router on that link; in `bgp` also several; default: the default gateways.
-        remote: ByRule<Remote>, name = "peer_ip", shape = Shape::List(Split::Commas, &Shape::Text);
+        /// An address, or `%eth0`, the router on that link (unnumbered, RFC 8950; needs CAP_NET_RAW for router
+        /// advertisements); in `bgp` also several; default: the default gateways.
+        remote: Custom<Remote>, name = "peer_ip", shape = Shape::List(Split::Commas, &Shape::Text);
         /// Its AS; default: any is accepted, with a warning.
         peer_as: Opt<Parsed<Asn>>, aliases = &["remote_as"];
         /// 0 switches keepalives off; else at least 3 s (RFC 4271 §4.2).
         hold_time: Seconds<65535, 3>, default = "90s";
-        /// The longest wait between two attempts.
-        connect_retry: Retry, default = "5s";
+        /// The longest delay between two connection attempts; the first is 0.2 s.
+        connect_retry: Within<100>, default = "5s";
         /// Where the peer listens.
         port: Number<u16, 1, 65535>, default = "179";
         /// TCP MD5 (RFC 2385), at most 80 bytes.
@@ -58,18 +70,18 @@ section! {
         multihop: Opt<Number<u8, 1, 255>>, default = "255";
         /// GTSM hops (RFC 5082), in place of `multihop`.
         ttl_security: Opt<Number<u8, 1, 254>>;
-        /// What is offered: `ipv4`, `ipv6`.
-        families: Families, default = "ipv4,ipv6";
+        /// Address families offered in OPEN: `ipv4`, `ipv6`.
+        families: Families, default = "ipv4,ipv6", shape = Shape::List(Split::Commas, &Shape::Words(&["ipv4", "ipv6"]));
         /// Waits for the peer to connect; needs `listen`.
         passive: Bool, default = "false";
         /// Restart time to advertise, at most 4095 s (RFC 4724); 0: off.
         graceful_restart: Seconds<4095, 0>, default = "0";
-        /// Bidirectional forwarding detection: `true`, or a map.
+        /// Bidirectional forwarding detection: `true`, or a map such as `{interval: 300ms, multiplier: 3}`.
         bfd: Bfd, default = "false";
         /// The peer's own, else the global one.
         local_ip: LocalIp;
         /// The peer's own only: laid over the global ones, an app's over both.
-        attributes: Part<Attributes>;
+        attributes: Flatten<Attributes>;
         /// The peer's own only.
         origin: Opt<Parsed<Origin>>;
     }
@@ -79,13 +91,24 @@ section! {
     /// Bidirectional forwarding detection (RFC 5880).
     #[derive(Copy)]
     pub struct Bfd {
-        /// Between two packets, 10 ms to 1 m.
-        interval: BfdInterval, default = "300ms";
-        /// So many missing packets end the session.
+        /// Transmit interval, 10 ms to 1 m.
+        interval: Within<10, 60_000>, default = "300ms";
+        /// Detection multiplier: missing packets after which the session is down.
         multiplier: Number<u8, 1, 255>, default = "3";
-        /// Between loopbacks (RFC 5883).
+        /// Multihop BFD (RFC 5883), as between loopbacks.
         multihop: Bool, default = "false";
     }
+}
+
+/// The keys of the section: the speaker's, and those of all peers.
+pub(super) fn keys() -> Vec<&'static Key> {
+    let mut keys = Bgp::keys();
+    for key in PeerSettings::keys() {
+        if !keys.iter().any(|other| other.name == key.name) {
+            keys.push(key);
+        }
+    }
+    keys
 }
 
 /// At most one address of each family.
@@ -96,7 +119,7 @@ pub struct LocalIp {
 }
 
 pub(super) fn bgp(cx: &mut Context<'_>, node: Option<&Node>) -> Bgp {
-    let f = &Fields::open(cx, "bgp", node, &tables::bgp());
+    let f = &Fields::open(cx, "bgp", node, &keys());
     let mut bgp = Bgp::default();
     bgp.read(cx, f);
     if f.has("family") {
@@ -107,12 +130,12 @@ pub(super) fn bgp(cx: &mut Context<'_>, node: Option<&Node>) -> Bgp {
         let message = "is missing: our own AS number (or SIDECAST_BGP_LOCAL_AS)";
         cx.problem(&f.place, "bgp.local_as", "", message);
     }
-    let mut model = PeerSettings::default();
-    session(cx, f, &mut model);
-    let model = own_of(model, PeerSettings::default());
-    let peers = peers(cx, f, &model);
+    let mut template = PeerSettings::default();
+    session(cx, f, &mut template);
+    let template = own_of(template, PeerSettings::default());
+    let peers = peers(cx, f, &template);
     bgp.discover = peers.is_none();
-    bgp.peers = peers.unwrap_or_else(|| vec![model]);
+    bgp.peers = peers.unwrap_or_else(|| vec![template]);
     if bgp.peers.iter().any(|peer| peer.peer_as.is_none()) {
         let message = "bgp.peer_as is not set for every peer: any AS is accepted there";
         cx.warn(&f.place, message);
@@ -124,7 +147,7 @@ pub(super) fn bgp(cx: &mut Context<'_>, node: Option<&Node>) -> Bgp {
     bgp
 }
 
-/// What is not inherited from the section around a peer, out of `own`.
+/// Replaces what a peer does not inherit from the section by the values of `own`.
 fn own_of(peer: PeerSettings, own: PeerSettings) -> PeerSettings {
     PeerSettings {
         local_ip: own.local_ip,
@@ -134,20 +157,24 @@ fn own_of(peer: PeerSettings, own: PeerSettings) -> PeerSettings {
     }
 }
 
-/// The peers that are written; `None`: none is.
-fn peers(cx: &mut Context<'_>, f: &Fields<'_>, model: &PeerSettings) -> Option<Vec<PeerSettings>> {
+/// The configured peers; `None`: none is written.
+fn peers(
+    cx: &mut Context<'_>,
+    f: &Fields<'_>,
+    template: &PeerSettings,
+) -> Option<Vec<PeerSettings>> {
     let before = cx.problems.len();
     let key = if f.has("peers") { "peers" } else { "peer_ip" };
     if key == "peers" && f.has("peer_ip") {
-        f.problem(cx, key, "stands in place of peer_ip: write one of them");
+        f.problem(cx, key, "replaces peer_ip: set one of them");
     }
     let mut peers: Vec<PeerSettings> = Vec::new();
     for item in f.at(cx, key)?.items(cx, Split::Commas)? {
         let peer = match key {
-            "peers" => peer(cx, &item, model),
+            "peers" => peer(cx, &item, template),
             _ => address(cx, &item).map(|remote| PeerSettings {
                 remote,
-                ..model.clone()
+                ..template.clone()
             }),
         };
         match peer {
@@ -156,7 +183,7 @@ fn peers(cx: &mut Context<'_>, f: &Fields<'_>, model: &PeerSettings) -> Option<V
                     &item.place,
                     &item.path,
                     &peer.remote.to_string(),
-                    "is there twice",
+                    "is listed twice",
                 );
             }
             peer => peers.extend(peer),
@@ -172,7 +199,7 @@ fn peers(cx: &mut Context<'_>, f: &Fields<'_>, model: &PeerSettings) -> Option<V
     Some(peers)
 }
 
-fn address(cx: &mut Context<'_>, item: &At<'_>) -> Option<Remote> {
+fn address(cx: &mut Context<'_>, item: &ValueAt<'_>) -> Option<Remote> {
     let parsed = match item.node.text() {
         Some(text) => parsed(text),
         None => Err(should_be("an address")),
@@ -181,9 +208,9 @@ fn address(cx: &mut Context<'_>, item: &At<'_>) -> Option<Remote> {
 }
 
 /// One entry of `peers`.
-fn peer(cx: &mut Context<'_>, item: &At<'_>, model: &PeerSettings) -> Option<PeerSettings> {
+fn peer(cx: &mut Context<'_>, item: &ValueAt<'_>, template: &PeerSettings) -> Option<PeerSettings> {
     let f = &Fields::open(cx, &item.path, Some(&item.node), &PeerSettings::keys());
-    let mut peer = model.clone();
+    let mut peer = template.clone();
     session(cx, f, &mut peer);
     if !f.has("peer_ip") {
         cx.problem(
@@ -202,7 +229,7 @@ fn peer(cx: &mut Context<'_>, item: &At<'_>, model: &PeerSettings) -> Option<Pee
 /// The session options in a section, over those of the section around it.
 fn session(cx: &mut Context<'_>, f: &Fields<'_>, peer: &mut PeerSettings) {
     peer.read(cx, f);
-    // How far the peer may be: what we send may go that far, or what comes must not come from further.
+    // `multihop` limits the TTL sent, `ttl_security` the distance of received packets.
     if f.has("ttl_security") {
         peer.multihop = None;
     } else if f.has("multihop") {
@@ -214,9 +241,9 @@ fn session(cx: &mut Context<'_>, f: &Fields<'_>, peer: &mut PeerSettings) {
     }
 }
 
-/// Whoever writes a peer's own `local_ip` wants its session to come from there.
+/// A peer's own `local_ip` has to be of the session's family.
 fn check_source(cx: &mut Context<'_>, f: &Fields<'_>, peer: &PeerSettings) {
-    // The source of a session to a link-local peer is the interface's.
+    // A session to a link-local peer uses the interface's link-local address.
     let Remote::Addr(remote, None) = &peer.remote else {
         return;
     };
@@ -249,18 +276,36 @@ impl Kind for LocalIp {
     }
 
     fn write(addrs: &Self) -> Option<String> {
-        let v4 = addrs.v4.map(IpAddr::V4).into_iter();
-        Some(list(v4.chain(addrs.v6.map(IpAddr::V6)))).filter(|text| text != "[]")
+        Some(list(addrs.iter())).filter(|text| text != "[]")
     }
 
-    fn read(cx: &mut Context<'_>, at: &At<'_>) -> Option<Self> {
+    fn read(cx: &mut Context<'_>, at: &ValueAt<'_>) -> Option<Self> {
         let addrs = read_list(cx, at, local_ip)?;
-        let told = |message| cx.problem(&at.place, &at.path, "", message);
-        Self::of(addrs).map_err(told).ok()
+        let report = |message| cx.problem(&at.place, &at.path, "", message);
+        Self::of(addrs).map_err(report).ok()
+    }
+}
+
+impl Bgp {
+    /// The addresses of the peers that are written with one.
+    pub fn peer_addresses(&self) -> BTreeSet<IpAddr> {
+        let remotes = self.peers.iter().map(|peer| &peer.remote);
+        remotes
+            .filter_map(|remote| match remote {
+                Remote::Addr(addr, _) => Some(*addr),
+                Remote::Interface(_) | Remote::Gateway => None,
+            })
+            .collect()
     }
 }
 
 impl LocalIp {
+    /// The addresses, IPv4 first.
+    pub fn iter(&self) -> impl Iterator<Item = IpAddr> {
+        let v4 = self.v4.map(IpAddr::V4).into_iter();
+        v4.chain(self.v6.map(IpAddr::V6))
+    }
+
     fn of(addrs: Vec<IpAddr>) -> Result<Self, String> {
         let mut all = Self::default();
         for addr in addrs {
@@ -278,7 +323,8 @@ impl LocalIp {
 
 fn local_ip(text: &str) -> Result<IpAddr, String> {
     match text.parse::<IpAddr>() {
-        // It would also be a next hop, where routers take no such address alone (RFC 2545 §3).
+        // It would also be a next hop, and routers do not accept a link-local address alone (RFC 2545
+        // §3).
         Ok(IpAddr::V6(addr)) if addr.is_unicast_link_local() => Err(
             "is link-local: write a global address, or none; sessions to link-local peers have their interface's"
                 .to_owned(),
@@ -289,9 +335,9 @@ fn local_ip(text: &str) -> Result<IpAddr, String> {
 }
 
 /// An address and port to listen on; `:179` is every address of both families.
-pub struct Accept;
+pub struct SocketAddress;
 
-impl Kind for Accept {
+impl Kind for SocketAddress {
     type Value = SocketAddr;
 
     fn parse(text: &str) -> Result<SocketAddr, String> {
@@ -338,50 +384,25 @@ fn whole(most: u16) -> String {
     format!("should be whole seconds, at most {most}s")
 }
 
-/// A wait between attempts.
-pub struct Retry;
-
-impl Check for Retry {
-    type Of = Time;
-
-    fn check(retry: &Duration) -> Result<(), String> {
-        let long = *retry >= Duration::from_millis(100);
-        hold(long, "should be at least 100ms")
-    }
-}
-
 /// `TCP_MD5SIG_MAXKEYLEN`, linux/tcp.h.
 pub struct Md5Key;
 
-impl Check for Md5Key {
+impl Validate for Md5Key {
     type Of = Secret;
 
-    fn check(key: &Secret) -> Result<(), String> {
-        hold(key.expose().len() <= 80, "should be at most 80 bytes")
+    fn validate(key: &Secret) -> Result<(), String> {
+        ensure(key.expose().len() <= 80, "should be at most 80 bytes")
     }
 }
 
 /// Never empty.
 pub struct Families;
 
-impl Kind for Families {
-    type Value = BTreeSet<Family>;
-    const SHAPE: Shape = Shape::List(Split::Commas, &Shape::Words(&["ipv4", "ipv6"]));
+impl Validate for Families {
+    type Of = Set<Parsed<Family>>;
 
-    fn parse(text: &str) -> Result<BTreeSet<Family>, String> {
-        Set::<Parsed<Family>>::parse(text)
-    }
-
-    fn write(families: &BTreeSet<Family>) -> Option<String> {
-        Set::<Parsed<Family>>::write(families)
-    }
-
-    fn read(cx: &mut Context<'_>, at: &At<'_>) -> Option<BTreeSet<Family>> {
-        let families = Set::<Parsed<Family>>::read(cx, at)?;
-        if families.is_empty() {
-            cx.problem(&at.place, &at.path, "", "should name ipv4, ipv6 or both");
-        }
-        Some(families)
+    fn validate(families: &BTreeSet<Family>) -> Result<(), String> {
+        ensure(!families.is_empty(), "should name ipv4, ipv6 or both")
     }
 }
 
@@ -399,29 +420,10 @@ impl Kind for Bfd {
         Some(bfd.map_or_else(|| "false".to_owned(), |bfd| bfd.in_braces("bgp.bfd")))
     }
 
-    fn read(cx: &mut Context<'_>, at: &At<'_>) -> Option<Option<Self>> {
+    fn read(cx: &mut Context<'_>, at: &ValueAt<'_>) -> Option<Option<Self>> {
         match at.is_map() {
             true => at.section(cx, Self::default()).map(Some),
             false => read_text(cx, at, Self::parse),
         }
     }
 }
-
-/// Between two packets; 0: the default.
-pub struct BfdInterval;
-
-impl Check for BfdInterval {
-    type Of = Time;
-
-    fn check(interval: &Duration) -> Result<(), String> {
-        let fits = interval.is_zero() || (FASTEST..=SLOWEST).contains(interval);
-        hold(fits, "should be between 10ms and 1m")
-    }
-
-    fn is_default(interval: &Duration) -> bool {
-        interval.is_zero()
-    }
-}
-
-const FASTEST: Duration = Duration::from_millis(10);
-const SLOWEST: Duration = Duration::from_secs(60);

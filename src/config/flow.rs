@@ -1,13 +1,13 @@
-//! `{key: value}` and `[a, b]` in parameters and tags: what strangers send is read by this and never by a
-//! YAML library. No aliases, tags or comments, two levels, one line of [`LONGEST`] bytes; what it takes
-//! means the same as in YAML, and JSON of that form is taken too.
+//! A bounded reader of `{key: value}` and `[a, b]` in parameters and tags: remote input never reaches
+//! the YAML library. No aliases, tags or comments, two levels, one line of [`MAX_BYTES`] bytes; its result
+//! is the same as in YAML, and JSON of that form is accepted too.
 
 use crate::schema::tree::{Entry, Node, Place, Tree};
 
 /// Bytes of such a value.
-const LONGEST: usize = 1024;
+const MAX_BYTES: usize = 1024;
 /// A map in a map, or a list in one.
-const DEEPEST: usize = 2;
+const MAX_DEPTH: usize = 2;
 
 /// Whether a value is of that form.
 pub(super) fn is_flow(text: &str) -> bool {
@@ -17,15 +17,21 @@ pub(super) fn is_flow(text: &str) -> bool {
 /// # Errors
 /// What is wrong, without the text: it may hold a secret.
 pub(super) fn read(text: &str) -> Result<Node, String> {
-    if text.len() > LONGEST {
-        return Err(format!("is longer than {LONGEST} bytes"));
+    if text.len() > MAX_BYTES {
+        return Err(format!("is longer than {MAX_BYTES} bytes"));
     }
     let mut reader = Flow { rest: text };
     let node = reader.value(0, &[])?;
     match reader.rest.trim_start().is_empty() {
         true => Ok(node),
-        false => Err("has something behind its end".to_owned()),
+        false => Err("has text after its end".to_owned()),
     }
+}
+
+/// Parses a value written by the tables, of any length.
+pub(super) fn read_trusted(text: &str) -> Node {
+    let node = Flow { rest: text }.value(0, &[]);
+    node.unwrap_or_else(|_| Node::scalar(Place::Default, text))
 }
 
 struct Flow<'t> {
@@ -37,8 +43,8 @@ impl<'t> Flow<'t> {
     fn value(&mut self, depth: usize, ends: &[char]) -> Result<Node, String> {
         self.rest = self.rest.trim_start();
         let tree = match self.rest.chars().next() {
-            Some('{' | '[') if depth == DEEPEST => {
-                return Err(format!("is nested deeper than {DEEPEST} levels"));
+            Some('{' | '[') if depth == MAX_DEPTH => {
+                return Err(format!("is nested deeper than {MAX_DEPTH} levels"));
             }
             Some('{') => Tree::Map(self.map(depth + 1)?),
             Some('[') => Tree::List(self.list(depth + 1)?),
@@ -88,7 +94,7 @@ impl<'t> Flow<'t> {
         while !self.takes(end) {
             item(self)?;
             if !self.takes(',') && !self.rest.starts_with(end) {
-                return Err(format!("should have a comma or `{end}` behind each value"));
+                return Err(format!("should have a comma or `{end}` after each value"));
             }
         }
         Ok(())
@@ -151,7 +157,7 @@ impl<'t> Flow<'t> {
                 c => text.push(c),
             }
         }
-        Err(UNENDED.to_owned())
+        Err(UNTERMINATED.to_owned())
     }
 
     /// With JSON's escapes.
@@ -169,11 +175,11 @@ impl<'t> Flow<'t> {
                 _ => escaped = false,
             }
         }
-        Err(UNENDED.to_owned())
+        Err(UNTERMINATED.to_owned())
     }
 }
 
-const UNENDED: &str = "has a quoted text without an end";
+const UNTERMINATED: &str = "has an unterminated quoted string";
 
 #[cfg(test)]
 mod tests {
@@ -204,28 +210,28 @@ mod tests {
     }
 
     #[test]
-    fn what_it_does_not_take_is_told() {
+    fn what_is_not_supported_is_an_error() {
         for (text, why) in [
             ("{a: &x b}", "begins with `&`"),
             ("{a: *x}", "begins with `*`"),
             ("{a: !t b}", "begins with `!`"),
             ("{a: [[b]]}", "deeper than 2"),
-            ("{a: b} c", "behind its end"),
-            ("{a: b", "`}` behind each value"),
-            ("[a, b", "`]` behind each value"),
-            ("{a: \"b}", "without an end"),
-            ("{a: 'b}", "without an end"),
+            ("{a: b} c", "after its end"),
+            ("{a: b", "`}` after each value"),
+            ("[a, b", "`]` after each value"),
+            ("{a: \"b}", "unterminated quoted string"),
+            ("{a: 'b}", "unterminated quoted string"),
             ("{a: \"\\q\"}", "escape"),
             ("{: b}", "empty key"),
             ("{a: 1, a: 2}", "twice"),
             ("{[a]: b}", "begins with `[`"),
         ] {
-            let said = read(text).expect_err(text);
-            assert!(said.contains(why), "{text}: {said}");
+            let report = read(text).expect_err(text);
+            assert!(report.contains(why), "{text}: {report}");
         }
-        let long = format!("[{}]", "x".repeat(LONGEST));
+        let long = format!("[{}]", "x".repeat(MAX_BYTES));
         assert!(read(&long).unwrap_err().contains("longer than 1024"));
-        assert!(read(&"[".repeat(LONGEST)).is_err());
+        assert!(read(&"[".repeat(MAX_BYTES)).is_err());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! File and environment into one configuration, or everything that is wrong with them.
+//! Loads file and environment into one configuration, or returns all their problems.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use super::env::{self, Env};
 use super::policy::Policy;
-use super::{Config, agent, apps, bgp, tables};
+use super::{Config, agent, apps, bgp, tables, variables};
 use crate::schema::tree::{Node, Place, Tree};
-use crate::schema::{Context, Fields, Key, Problems, Shape, yaml};
+use crate::schema::{Context, Fields, Key, Problems, Shape, Table, form, yaml};
 
 /// A configuration, and where its values came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub fn load(
     }
 }
 
-/// `None`: there is nothing to read further, and it was told why.
+/// `None`: the source cannot be read, which was reported.
 fn read(cx: &mut Context<'_>, flag: Option<&str>, env: &Env) -> Option<(Config, Option<String>)> {
     let source = env::source(cx, flag, env).ok()?;
     let mut root = match &source {
@@ -60,10 +60,10 @@ fn read(cx: &mut Context<'_>, flag: Option<&str>, env: &Env) -> Option<(Config, 
         root = Node::map(Place::Default);
     }
     if let Tree::Map(entries) = &mut root.tree {
-        // A place for anchors, as elsewhere in the world of containers.
+        // Extension fields for anchors, as in Compose files.
         entries.retain(|entry| !entry.key.starts_with("x-"));
     }
-    let app = env::overlay(cx, &mut root, env);
+    let app = variables::overlay(cx, &mut root, env);
     let config = sections(cx, &root, app.as_ref(), env);
     Some((config, source.map(|(name, _)| name)))
 }
@@ -74,11 +74,23 @@ fn file(cx: &mut Context<'_>, name: &str, text: &str) -> Option<Node> {
     match yaml::parse(text, &|line| Place::File(name.clone(), line)) {
         Ok(node) => Some(node),
         Err(error) => {
-            let place = Place::File(name, error.line.unwrap_or(1));
-            cx.problem(&place, "", "", error.message);
+            let mut message = error.message;
+            if let Some(mark) = error.mark {
+                let shown = form::excerpt(text, mark, &secrets(cx.tables));
+                message = format!("{message}\n{shown}");
+            }
+            let place = Place::File(name, error.mark.map_or(1, |(line, _)| line));
+            cx.problem(&place, "", "", message);
             None
         }
     }
+}
+
+/// Keys whose values are secret.
+fn secrets(tables: &[Table]) -> Vec<&'static str> {
+    let keys = tables.iter().flat_map(|table| (table.keys)());
+    let secret = keys.filter(|key| key.file.is_some() || matches!(key.shape, Shape::Texts));
+    secret.map(|key| key.name).collect()
 }
 
 fn sections(cx: &mut Context<'_>, root: &Node, app: Option<&Node>, env: &Env) -> Config {

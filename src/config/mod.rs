@@ -1,4 +1,4 @@
-//! What the operator wrote, in a file and in the environment, as types that can only be valid.
+//! The operator's configuration, from file and environment, as types that are valid by construction.
 //!
 //! This is the only place where configuration is checked: past it nothing is checked again, but for
 //! what only the kernel's tables can tell (gateways and the host's own addresses inside a VIP).
@@ -9,25 +9,26 @@ mod bgp;
 mod env;
 mod flow;
 mod load;
-mod memory;
 mod monitor;
 mod params;
 mod policy;
+mod raw;
 mod render;
+mod saved_state;
 mod tables;
 mod tags;
-mod written;
+mod variables;
 
 pub use agent::{Agent, Consul};
 pub use bgp::{Bfd, Bgp, LocalIp, PeerSettings};
 pub use load::{Loaded, load};
-pub use memory::SavedState;
 pub use params::parse_app_from_params;
 pub use policy::{Policy, Refusal};
+pub use raw::RawConfig;
 pub use render::render;
-pub use tables::{TABLES, reference};
+pub use saved_state::SavedState;
+pub use tables::TABLES;
 pub use tags::{is_tagged, parse_app_from_tags};
-pub use written::Written;
 
 pub use crate::schema::kinds::Secret;
 pub use crate::schema::tree::Place;
@@ -40,7 +41,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::app::App;
-use crate::net::ParseError;
+use crate::net::{ParseError, PeerName};
 
 /// Everything that was configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +50,7 @@ pub struct Config {
     pub bgp: Bgp,
     /// From the file, then the one of the environment. Names and VIPs are unique.
     pub apps: Vec<App>,
-    /// What is taken but hardly meant, a sentence each.
+    /// Warnings: values that are accepted but hardly intended, a sentence each.
     pub warnings: Vec<String>,
 }
 
@@ -57,11 +58,12 @@ pub struct Config {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listen {
     pub addrs: Vec<ListenAddr>,
-    /// Nobody wrote it: an address that is taken is no error.
+    /// The default is used: an address in use is no error.
     pub defaulted: bool,
 }
 
 impl Listen {
+    /// Whether the server is switched off.
     pub fn is_off(&self) -> bool {
         self.addrs.is_empty()
     }
@@ -112,7 +114,7 @@ impl FromStr for ListenAddr {
     }
 }
 
-/// How long an address lives when nobody renews it.
+/// How long an address lives without renewal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Lease {
     /// Long enough for the longest hold time and graceful restart.
@@ -127,11 +129,22 @@ pub enum Lease {
 pub enum Remote {
     /// An address; a link-local one has the interface as its scope.
     Addr(IpAddr, Option<String>),
-    /// Whoever is the router on this interface (unnumbered).
+    /// The router on this interface, whatever its address (unnumbered).
     Interface(String),
     /// Every default gateway.
     #[default]
     Gateway,
+}
+
+impl Remote {
+    /// The peer of this address or interface; `None`: it is discovered.
+    pub fn name(&self) -> Option<PeerName> {
+        match self {
+            Self::Addr(addr, scope) => Some(PeerName::new(*addr, scope.as_deref())),
+            Self::Interface(name) => Some(PeerName::on(name)),
+            Self::Gateway => None,
+        }
+    }
 }
 
 impl fmt::Display for Remote {
@@ -149,42 +162,12 @@ impl FromStr for Remote {
     type Err = ParseError;
 
     fn from_str(s: &str) -> Result<Self, ParseError> {
-        let parse = || {
-            let (addr, scope) = match s.split_once('%') {
-                Some((addr, scope)) => (addr, Some(scope.to_owned())),
-                None => (s, None),
-            };
-            if scope
-                .as_deref()
-                .is_some_and(|name| !is_interface_name(name))
-            {
-                return None;
-            }
-            if let (true, Some(name)) = (addr.is_empty(), scope.clone()) {
-                return Some(Self::Interface(name));
-            }
-            let addr: IpAddr = addr.parse().ok()?;
-            let link_local = matches!(addr, IpAddr::V6(v6) if v6.is_unicast_link_local());
-            let usable = !addr.is_unspecified() && !addr.is_multicast();
-            (usable && link_local == scope.is_some()).then_some(Self::Addr(addr, scope))
-        };
-        parse().ok_or_else(|| {
-            ParseError::new(
-                s,
-                "a peer: an address such as 10.0.0.1 or 2001:db8::1, a link-local one with its interface \
-                 such as fe80::1%eth0, or %eth0 for the router on that interface",
-            )
+        let name: PeerName = s.parse()?;
+        Ok(match (name.addr(), name.scope()) {
+            (Some(addr), scope) => Self::Addr(addr, scope.map(str::to_owned)),
+            (None, scope) => Self::Interface(scope.unwrap_or_default().to_owned()),
         })
     }
-}
-
-/// The kernel's rule (net/core/dev.c, dev_valid_name): 1 to 15 bytes, no slash, colon or space.
-pub(crate) fn is_interface_name(name: &str) -> bool {
-    (1..=15).contains(&name.len())
-        && !matches!(name, "." | "..")
-        && !name
-            .chars()
-            .any(|c| matches!(c, '/' | ':' | '%') || c.is_whitespace() || c.is_control())
 }
 
 #[cfg(test)]

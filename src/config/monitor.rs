@@ -1,13 +1,16 @@
 //! One monitor, as a string or as a map.
 
+use std::mem::swap;
 use std::time::Duration;
 
 use crate::app::{AcceptQueue, ExecCommand, Monitor, MonitorSpec, Rcode, StatusRanges, Timing};
 use crate::schema::kinds::{
-    Bool, Check, MASK, Opt, Parsed, Quoted, Text, hold, list, parsed, quoted,
+    Bool, MASK, Opt, Parsed, Quoted, Text, Validate, ensure, list, parsed, quoted,
 };
 use crate::schema::tree::{Node, Place, Tree};
-use crate::schema::{At, Context, Fields, Kind, Part, Section, Shape, Split, shown, yaml};
+use crate::schema::{
+    Context, Fields, Flatten, Kind, Line, Section, Shape, Split, ValueAt, shown, yaml,
+};
 use crate::section;
 
 section! {
@@ -17,44 +20,34 @@ section! {
         monitor: Opt<Quoted<MonitorSpec>>;
         /// In place of `monitor`: a command for a shell, or a list of a program and its arguments.
         exec: Opt<ExecCommand>;
-        /// How it is called outside.
+        /// Label in metrics and `/apps`.
         name: Opt<Name>;
-        /// In place of the app's.
-        timing: Part<Timing>;
+        /// Overrides the app's.
+        timing: Flatten<Timing>;
         /// What a full accept queue means for a port: `warn`, `fail` or `ignore`.
-        accept_queue: Opt<Parsed<AcceptQueue>>;
-        /// What is taken from http: `200`, `2xx`, ranges, several; default: 2xx and 3xx.
-        status: Opt<StatusRanges>;
-        /// What the body from http must hold.
-        contains: Opt<Text>;
-        /// Sent with http, names and values.
-        headers: Headers;
+        accept_queue: Parsed<AcceptQueue>, default = "warn", only_for = "port";
+        /// Accepted status of http: `200`, `2xx`, ranges, several; default: 2xx and 3xx.
+        status: StatusRanges, default = "200-399", only_for = "http";
+        /// Text that the body of http must contain.
+        contains: Opt<Text>, only_for = "http";
+        /// Headers sent with http.
+        headers: Headers, only_for = "http";
         /// The certificate of https is not verified.
-        insecure: Opt<Bool>;
-        /// The answer of DNS that passes, in place of NOERROR with an answer.
-        rcode: Opt<Parsed<Rcode>>;
+        insecure: Bool, default = "false", only_for = "http";
+        /// The DNS RCODE that passes, instead of NOERROR with an answer.
+        rcode: Opt<Parsed<Rcode>>, only_for = "dns";
     }
 }
 
-/// What may be written only for a kind of monitor.
-const OPTIONS: &[(&str, &str)] = &[
-    ("accept_queue", "port"),
-    ("status", "http"),
-    ("contains", "http"),
-    ("headers", "http"),
-    ("insecure", "http"),
-    ("rcode", "dns"),
-];
-
-/// A monitor as far as it is written.
+/// A monitor as written, before the app's timing is applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Written {
+pub struct MonitorEntry {
     pub spec: MonitorSpec,
     pub name: Option<String>,
     timing: Timing,
 }
 
-impl Written {
+impl MonitorEntry {
     /// With the app's timing, and the agent's interval, where it has none of its own.
     pub fn monitor(&self, app: &Timing, interval: Duration) -> Monitor {
         let own = &self.timing;
@@ -75,7 +68,7 @@ impl Written {
     }
 }
 
-impl Kind for Written {
+impl Kind for MonitorEntry {
     type Value = Self;
     const SHAPE: Shape = Shape::Either(&Shape::Text, &Shape::Map("monitors"));
 
@@ -91,7 +84,7 @@ impl Kind for Written {
         None
     }
 
-    fn read(cx: &mut Context<'_>, at: &At<'_>) -> Option<Self> {
+    fn read(cx: &mut Context<'_>, at: &ValueAt<'_>) -> Option<Self> {
         let braces = in_braces(cx, at)?;
         let node = braces.as_ref().unwrap_or(&at.node);
         let read = match &node.tree {
@@ -99,32 +92,32 @@ impl Kind for Written {
             Tree::Scalar(text) => Self::parse(text),
             _ => Err("should be a monitor such as port:tcp:80".to_owned()),
         };
-        let told = |message| cx.problem(&at.place, &at.path, &shown(&node.tree), message);
-        read.map_err(told).ok()
+        let report = |message| cx.problem(&at.place, &at.path, &shown(&node.tree), message);
+        read.map_err(report).ok()
     }
 }
 
-/// A variable may hold maps too: an item in braces is read as one. `None`: it was told why it cannot be.
-fn in_braces(cx: &mut Context<'_>, at: &At<'_>) -> Option<Option<Node>> {
+/// Reads an item in braces, in a variable, as a map. `None`: it is invalid, which was reported.
+fn in_braces(cx: &mut Context<'_>, at: &ValueAt<'_>) -> Option<Option<Node>> {
     let text = at.node.text().filter(|text| text.starts_with('{'));
     let (Some(text), Place::Env(_)) = (text, &at.place) else {
         return Some(None);
     };
     let node = yaml::parse(text, &|_| at.place.clone());
-    // The text is not told: a header may be a secret.
-    let told = |error: yaml::YamlError| cx.problem(&at.place, &at.path, "", error.message);
-    node.map_err(told).ok().map(Some)
+    // The text is not shown: a header may be a secret.
+    let report = |error: yaml::YamlError| cx.problem(&at.place, &at.path, "", error.message);
+    node.map_err(report).ok().map(Some)
 }
 
-fn from_map(cx: &mut Context<'_>, path: &str, node: &Node) -> Option<Written> {
+fn from_map(cx: &mut Context<'_>, path: &str, node: &Node) -> Option<MonitorEntry> {
     let f = &Fields::open(cx, path, Some(node), &MonitorKeys::keys());
     let mut keys = MonitorKeys::default();
     keys.read(cx, f);
     let mut spec = match (f.has("monitor"), f.has("exec")) {
-        (true, false) => keys.monitor?,
-        (false, true) => MonitorSpec::Exec(keys.exec?),
+        (true, false) => keys.monitor.take()?,
+        (false, true) => MonitorSpec::Exec(keys.exec.take()?),
         (true, true) => {
-            f.problem(cx, "exec", "stands in place of monitor: write one of them");
+            f.problem(cx, "exec", "replaces monitor: set one of them");
             return None;
         }
         (false, false) => {
@@ -134,15 +127,24 @@ fn from_map(cx: &mut Context<'_>, path: &str, node: &Node) -> Option<Written> {
             return None;
         }
     };
-    for (key, kind) in OPTIONS.iter().filter(|(_, kind)| *kind != spec.kind()) {
-        if f.has(key) {
-            f.problem(cx, key, format!("is only for {kind} monitors"));
+    for key in MonitorKeys::keys() {
+        if f.has(key.name) && !key.is_for(spec.kind()) {
+            let message = format!("is only for {} monitors", key.only_for);
+            f.problem(cx, key.name, message);
         }
     }
-    match &mut spec {
-        MonitorSpec::Port { accept_queue, .. } => {
-            *accept_queue = keys.accept_queue.unwrap_or_default();
-        }
+    swap_options(&mut spec, &mut keys);
+    Some(MonitorEntry {
+        spec,
+        name: keys.name,
+        timing: keys.timing,
+    })
+}
+
+/// Swaps the options of one monitor kind between the monitor and its keys.
+fn swap_options(spec: &mut MonitorSpec, keys: &mut MonitorKeys) {
+    match spec {
+        MonitorSpec::Port { accept_queue, .. } => swap(accept_queue, &mut keys.accept_queue),
         MonitorSpec::Http {
             status,
             contains,
@@ -150,23 +152,19 @@ fn from_map(cx: &mut Context<'_>, path: &str, node: &Node) -> Option<Written> {
             insecure,
             ..
         } => {
-            *status = keys.status.unwrap_or_default();
-            *contains = keys.contains;
-            *headers = keys.headers;
-            *insecure = keys.insecure.unwrap_or(false);
+            swap(status, &mut keys.status);
+            swap(contains, &mut keys.contains);
+            swap(headers, &mut keys.headers);
+            swap(insecure, &mut keys.insecure);
         }
-        MonitorSpec::Dns { rcode, .. } => *rcode = keys.rcode,
+        MonitorSpec::Dns { rcode, .. } => swap(rcode, &mut keys.rcode),
         _ => {}
     }
-    Some(Written {
-        spec,
-        name: keys.name,
-        timing: keys.timing,
-    })
 }
 
-/// All that a monitor says, as keys.
-pub(super) fn keys_of(monitor: &Monitor) -> MonitorKeys {
+/// The keys that describe a monitor.
+pub(super) fn lines(monitor: &Monitor) -> Vec<Line> {
+    let mut spec = monitor.spec.clone();
     let mut keys = MonitorKeys {
         name: monitor.name.clone(),
         timing: Timing {
@@ -178,37 +176,25 @@ pub(super) fn keys_of(monitor: &Monitor) -> MonitorKeys {
         },
         ..MonitorKeys::default()
     };
-    match monitor.spec.clone() {
+    swap_options(&mut spec, &mut keys);
+    match spec {
         MonitorSpec::Exec(command @ ExecCommand::Argv(_)) => keys.exec = Some(command),
         spec => keys.monitor = Some(spec),
     }
-    match monitor.spec.clone() {
-        MonitorSpec::Port { accept_queue, .. } => keys.accept_queue = Some(accept_queue),
-        MonitorSpec::Http {
-            status,
-            contains,
-            headers,
-            insecure,
-            ..
-        } => {
-            (keys.status, keys.contains) = (Some(status), contains);
-            (keys.headers, keys.insecure) = (headers, Some(insecure));
-        }
-        MonitorSpec::Dns { rcode, .. } => keys.rcode = rcode,
-        _ => {}
-    }
-    keys
+    let mut lines = keys.lines();
+    lines.retain(|line| line.key.is_for(monitor.spec.kind()));
+    lines
 }
 
 /// What a monitor may be called.
 pub struct Name;
 
-impl Check for Name {
+impl Validate for Name {
     type Of = Text;
 
-    fn check(name: &String) -> Result<(), String> {
-        let fits = name.len() <= 100 && !name.contains(crate::text::misleads);
-        hold(fits, "should be a name of at most 100 bytes")
+    fn validate(name: &String) -> Result<(), String> {
+        let fits = name.len() <= 100 && !name.contains(crate::text::needs_escape);
+        ensure(fits, "should be a name of at most 100 bytes")
     }
 }
 
@@ -230,7 +216,7 @@ impl Kind for ExecCommand {
         }
     }
 
-    fn read(cx: &mut Context<'_>, at: &At<'_>) -> Option<Self> {
+    fn read(cx: &mut Context<'_>, at: &ValueAt<'_>) -> Option<Self> {
         let command = match &at.node.tree {
             Tree::List(items) => {
                 let word = |item: &Node| match &item.tree {
@@ -263,16 +249,17 @@ impl Kind for StatusRanges {
         Some(quoted(status))
     }
 
-    fn read(cx: &mut Context<'_>, at: &At<'_>) -> Option<Self> {
+    fn read(cx: &mut Context<'_>, at: &ValueAt<'_>) -> Option<Self> {
         let parts = at.items(cx, Split::Commas)?;
         let texts: Vec<&str> = parts.iter().filter_map(|item| item.node.text()).collect();
         let text = texts.join(",");
-        let told = |message| cx.problem(&at.place, &at.path, &text, message);
-        parsed(&text).map_err(told).ok()
+        let report = |message| cx.problem(&at.place, &at.path, &text, message);
+        parsed(&text).map_err(report).ok()
     }
 }
 
-/// A map of names and values (RFC 9110 §5). Values may be secret, such as Authorization: they are not told.
+/// A map of names and values (RFC 9110 §5). Values may be secret, such as Authorization: they are never
+/// shown.
 pub struct Headers;
 
 impl Kind for Headers {
@@ -291,7 +278,7 @@ impl Kind for Headers {
         (!names.is_empty()).then(|| format!("{{{}}}", names.join(", ")))
     }
 
-    fn read(cx: &mut Context<'_>, at: &At<'_>) -> Option<Self::Value> {
+    fn read(cx: &mut Context<'_>, at: &ValueAt<'_>) -> Option<Self::Value> {
         let Tree::Map(entries) = &at.node.tree else {
             cx.problem(
                 &at.place,

@@ -1,37 +1,56 @@
-//! An app from parameters: `/register`'s, and the tags of a service in Consul.
+//! An app from parameters: those of `/register`, or a Consul service's tags.
 
-use super::{Config, Refusal, apps, flow, tables};
+use std::io;
+use std::path::Path;
+
+use super::apps::{Rules, app};
+use super::{Config, Refusal, flow, tables};
 use crate::app::{App, Source};
 use crate::schema::tree::{Entry, Node, Place, Tree};
-use crate::schema::{Key, Problem, Shape, Split, nearest};
+use crate::schema::{Context, Key, Problem, Shape, Split, nearest};
 
 /// Reads `name`, `vip`…, `monitor`…, `nat`…, `vip_communities` and the options of an app. Empty values
-/// mean "not given", but for an empty `monitor`, which is refused: the app would go unchecked. Whether the
-/// app is permitted is not asked here.
+/// mean "not given", but for an empty `monitor`, which is refused: the app would go unchecked. The
+/// policy is not applied here.
 pub fn parse_app_from_params(
     params: &[(String, String)],
     source: Source,
     config: &Config,
 ) -> Result<App, Refusal> {
     let node = node(params)?;
-    let (app, mut problems) = apps::lone_app(&node, source, config);
+    let (app, problems) = single_app(&node, source, config);
     let rank =
         |problem: &Problem| tables::parameters().position(|(key, _)| key.name == name_of(problem));
-    problems.sort_by_key(|problem| rank(problem).unwrap_or(usize::MAX));
-    match (problems.into_iter().next(), app) {
+    let first = problems
+        .into_iter()
+        .min_by_key(|problem| rank(problem).unwrap_or(usize::MAX));
+    match (first, app) {
         (Some(problem), _) => Err(refusal(problem)),
         (None, Some(app)) => Ok(app),
         (None, None) => Err(Refusal::Invalid("Invalid app name".to_owned())),
     }
 }
 
+/// Reads an app that is not in the configuration, and its problems. It cannot name files to be read.
+pub(super) fn single_app(
+    node: &Node,
+    source: Source,
+    config: &Config,
+) -> (Option<App>, Vec<Problem>) {
+    let mut nothing = |_: &Path| Err(io::ErrorKind::Unsupported.into());
+    let mut cx = Context::new(tables::TABLES, &mut nothing);
+    let rules = Rules::new(&config.agent, None);
+    let app = app(&mut cx, "", node, source, &rules);
+    (app, cx.problems)
+}
+
 /// The same tree that a file would make.
 fn node(params: &[(String, String)]) -> Result<Node, Refusal> {
-    bounded(params)?;
+    check_limits(params)?;
     let mut node = Node::map(Place::Default);
     let mut vip_config = Node::map(Place::Default);
     for (param, value) in params {
-        let Some((key, in_vip_config)) = of_parameter(param) else {
+        let Some((key, in_vip_config)) = key_of_param(param) else {
             return Err(unknown(param));
         };
         let section = if in_vip_config {
@@ -41,12 +60,12 @@ fn node(params: &[(String, String)]) -> Result<Node, Refusal> {
         };
         match key.shape {
             Shape::List(Split::Commas, _) if !key.params.is_empty() => {
-                push(section, key, commas(value))
+                push(section, key, split_commas(value))
             }
             // An empty monitor is refused: the app would go unchecked.
             Shape::List(..) if !key.params.is_empty() => {
-                let given = !value.is_empty() || key.name == "monitors";
-                push(section, key, given.then_some(value.as_str()).into_iter());
+                let is_set = !value.is_empty() || key.name == "monitors";
+                push(section, key, is_set.then_some(value.as_str()).into_iter());
             }
             shape if shape.is_map() && flow::is_flow(value) => {
                 let value = flow::read(value)
@@ -65,30 +84,30 @@ fn node(params: &[(String, String)]) -> Result<Node, Refusal> {
 }
 
 /// Bytes of one value; an `exec:` may be a small script.
-const LONGEST_VALUE: usize = 8 * 1024;
+const MAX_VALUE_BYTES: usize = 8 * 1024;
 /// Bytes of all names and values, as of a whole request.
-const LONGEST_PARAMS: usize = 64 * 1024;
+const MAX_PARAMS_BYTES: usize = 64 * 1024;
 
-fn bounded(params: &[(String, String)]) -> Result<(), Refusal> {
+fn check_limits(params: &[(String, String)]) -> Result<(), Refusal> {
     let mut whole = 0;
     for (key, value) in params {
         whole += key.len() + value.len();
-        if value.len() > LONGEST_VALUE {
-            // A key may be just as long.
+        if value.len() > MAX_VALUE_BYTES {
+            // A key may be as long as a value.
             let key: String = key.chars().take(64).collect();
-            let message = format!("{key}: is longer than {LONGEST_VALUE} bytes");
+            let message = format!("{key}: is longer than {MAX_VALUE_BYTES} bytes");
             return Err(Refusal::Invalid(message));
         }
     }
-    match whole > LONGEST_PARAMS {
+    match whole > MAX_PARAMS_BYTES {
         true => Err(Refusal::Invalid(format!(
-            "the parameters are longer than {LONGEST_PARAMS} bytes"
+            "the parameters are longer than {MAX_PARAMS_BYTES} bytes"
         ))),
         false => Ok(()),
     }
 }
 
-fn of_parameter(param: &str) -> Option<(&'static Key, bool)> {
+fn key_of_param(param: &str) -> Option<(&'static Key, bool)> {
     tables::parameters().find(|(key, _)| key.params_of().contains(&param))
 }
 
@@ -100,7 +119,7 @@ fn unknown(param: &str) -> Refusal {
     })
 }
 
-fn commas(value: &str) -> impl Iterator<Item = &str> {
+fn split_commas(value: &str) -> impl Iterator<Item = &str> {
     value.split(',').map(str::trim).filter(|v| !v.is_empty())
 }
 
@@ -133,7 +152,7 @@ fn name_of(problem: &Problem) -> &str {
     key.strip_prefix("vip_config.").unwrap_or(key)
 }
 
-/// GoCast's words where it has some: scripts look for them.
+/// GoCast's messages where it has one: scripts match them.
 fn refusal(problem: Problem) -> Refusal {
     let name = name_of(&problem).to_owned();
     let Problem { value, message, .. } = problem;
@@ -147,7 +166,7 @@ fn refusal(problem: Problem) -> Refusal {
     let gocast = match (param, kind) {
         ("name", "") => Some("Invalid app name"),
         ("name", _) => return Refusal::Invalid(format!("Invalid app name: {message}")),
-        ("vip", _) if !message.starts_with("can be no VIP") => {
+        ("vip", _) if !message.starts_with("cannot be a VIP") => {
             Some("Invalid VIP specified, need ip/mask")
         }
         ("monitor", "exec") => Some("Invalid exec monitor, must specify command"),

@@ -1,5 +1,5 @@
-//! Who may register what: the one judgement of an app, whoever registers it. What only the kernel's tables
-//! can tell (gateways and the host's own addresses inside a VIP) is not known here.
+//! What may be registered by whom: the policy applied to every app, whatever its source. Addresses known
+//! only from the kernel's tables (gateways, the host's own) are checked by `registry::Facts`.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -7,11 +7,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use super::{Agent, Bgp, Remote};
-use crate::app::{App, MonitorSpec, Source, Vip};
-use crate::net::Prefix;
+use crate::app::{App, HttpUrl, MonitorSpec, Source, Vip};
+use crate::net::{PeerName, Prefix};
 use crate::schema::duration::Shown;
 
-/// What the agent's and the speaker's settings allow.
+/// The policy of the sections `agent` and `bgp`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// Consul is configured.
@@ -23,16 +23,18 @@ pub struct Policy {
     pub max_http_apps: usize,
     /// The longest `drain_time` that [`Source::is_remote`] ones may ask for.
     max_drain: Duration,
-    /// Addresses that the host must go on reaching by itself, and what they are.
+    /// Addresses that must stay reachable from this host, and what they are.
     reserved: Vec<(IpAddr, &'static str)>,
+    /// The configured peers.
+    peers: Vec<Remote>,
 }
 
-/// Why an app is not taken.
+/// Why an app is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// A setting forbids it; `key` is the one to change.
     Policy { key: &'static str, message: String },
-    /// Another app, or a higher source, stands in the way.
+    /// Another app holds the VIP, or a source of higher precedence defines the app.
     Conflict(String),
     /// It cannot be read, or can never work as it is.
     Invalid(String),
@@ -44,7 +46,7 @@ impl Refusal {
         Self::Policy { key, message }
     }
 
-    /// The same, with what it is said of.
+    /// Prefixes the message with its subject.
     fn of(self, what: impl fmt::Display) -> Self {
         let of = |message| format!("{what} {message}");
         match self {
@@ -54,7 +56,7 @@ impl Refusal {
         }
     }
 
-    /// The key that would allow it, where one would.
+    /// The key to change to allow it, if there is one.
     pub fn key(&self) -> Option<&'static str> {
         match self {
             Self::Policy { key, .. } => Some(key),
@@ -75,6 +77,7 @@ impl fmt::Display for Refusal {
 impl std::error::Error for Refusal {}
 
 impl Policy {
+    /// The policy of a configuration.
     pub fn new(agent: &Agent, bgp: &Bgp) -> Self {
         Self {
             consul: agent.consul.is_some(),
@@ -82,13 +85,14 @@ impl Policy {
             allowed_vips: agent.allowed_vips.clone(),
             max_vips: agent.max_vips,
             max_http_apps: agent.max_http_apps,
-            // What the operator himself made the default is never too long.
+            // The operator's own default is never too long.
             max_drain: agent.max_drain.max(agent.drain_time),
             reserved: reserved(agent, bgp),
+            peers: bgp.peers.iter().map(|peer| peer.remote.clone()).collect(),
         }
     }
 
-    /// Judges an app by itself: how many others there are is the registry's to know.
+    /// Applies the policy to one app; limits on the number of apps and VIPs are the registry's.
     pub fn permit(&self, app: &App) -> Result<(), Refusal> {
         check_size(app)?;
         for monitor in &app.monitors {
@@ -98,6 +102,10 @@ impl Policy {
         for vip in &app.vips {
             self.permit_vip(app.source, *vip)
                 .map_err(|refusal| refusal.of(format_args!("vip: {vip}:")))?;
+        }
+        for peer in &app.options.peers {
+            self.permit_peer(peer)
+                .map_err(|refusal| refusal.of(format_args!("peers: {peer}:")))?;
         }
         if app.source.is_remote() && app.options.drain_time > self.max_drain {
             let message = format!(
@@ -111,13 +119,13 @@ impl Policy {
         Ok(())
     }
 
-    /// Judges one VIP; the message leaves out which, as that of a monitor does.
+    /// Applies the policy to one VIP; the message does not name it.
     pub(super) fn permit_vip(&self, source: Source, vip: Vip) -> Result<(), Refusal> {
         const KEY: &str = "agent.allowed_vips";
         let prefix = vip.prefix();
         let mut reserved = self.reserved.iter();
         if let Some((addr, what)) = reserved.find(|(addr, _)| prefix.contains(*addr)) {
-            let message = format!("can be no VIP: it holds {addr}, {what}");
+            let message = format!("cannot be a VIP: it contains {addr}, {what}");
             return Err(Refusal::Invalid(message));
         }
         match &self.allowed_vips {
@@ -134,6 +142,22 @@ impl Policy {
         }
     }
 
+    /// Whether an app may name this peer: it is configured, or may yet be discovered.
+    pub(super) fn permit_peer(&self, named: &PeerName) -> Result<(), Refusal> {
+        let mut peers = self.peers.iter();
+        if peers.any(|peer| may_be(peer, named)) {
+            return Ok(());
+        }
+        let first = self.peers.iter().take(MOST_PEERS).map(Remote::to_string);
+        let mut ours = first.collect::<Vec<_>>().join(", ");
+        match self.peers.len().saturating_sub(MOST_PEERS) {
+            0 => {}
+            more => ours += &format!(" and {more} more"),
+        }
+        let message = format!("is no peer of ours; those are {ours}");
+        Err(Refusal::Invalid(message))
+    }
+
     pub(super) fn permit_monitor(&self, source: Source, spec: &MonitorSpec) -> Result<(), Refusal> {
         match spec {
             MonitorSpec::Exec(_) if !self.allow_exec.contains(&source) => {
@@ -148,7 +172,20 @@ impl Policy {
     }
 }
 
-/// What was class E: many networks do not carry it.
+/// Peers that a message lists.
+const MOST_PEERS: usize = 8;
+
+/// Whether a configured peer is, or may turn out to be, what an app means by `named`.
+fn may_be(peer: &Remote, named: &PeerName) -> bool {
+    match (peer.name(), peer) {
+        (Some(name), _) if named.means(&name) => true,
+        (_, Remote::Interface(interface)) => named.scope() == Some(interface.as_str()),
+        (_, Remote::Gateway) => true,
+        (_, Remote::Addr(..)) => false,
+    }
+}
+
+/// 240.0.0.0/4 (formerly class E), which many networks do not forward.
 fn is_reserved(prefix: &Prefix) -> bool {
     let reserved = Prefix::masked(Ipv4Addr::new(240, 0, 0, 0).into(), 4);
     reserved.is_ok_and(|reserved| reserved.covers(prefix))
@@ -176,28 +213,17 @@ pub(super) fn check_size(app: &App) -> Result<(), Refusal> {
 
 fn reserved(agent: &Agent, bgp: &Bgp) -> Vec<(IpAddr, &'static str)> {
     let mut all = Vec::new();
-    let mut add = |addr: Option<IpAddr>, what| all.extend(addr.map(|addr| (addr, what)));
     for peer in &bgp.peers {
         if let Remote::Addr(addr, _) = &peer.remote {
-            add(Some(*addr), "a BGP peer");
+            all.push((*addr, "a BGP peer"));
         }
-        add(
-            peer.local_ip.v4.map(IpAddr::from),
-            "the local address of a session",
-        );
-        add(
-            peer.local_ip.v6.map(IpAddr::from),
-            "the local address of a session",
-        );
+        let local = peer.local_ip.iter();
+        all.extend(local.map(|addr| (addr, "the local address of a session")));
     }
-    add(bgp.local_ip.v4.map(IpAddr::from), "bgp.local_ip");
-    add(bgp.local_ip.v6.map(IpAddr::from), "bgp.local_ip");
-    add(bgp.router_id.map(|id| id.addr().into()), "bgp.router_id");
-    let consul = agent.consul.as_ref();
-    let consul = consul.and_then(|consul| consul.addr.parse::<crate::app::HttpUrl>().ok());
-    add(
-        consul.and_then(|url| url.host.parse().ok()),
-        "Consul's address",
-    );
+    all.extend(bgp.local_ip.iter().map(|addr| (addr, "bgp.local_ip")));
+    all.extend(bgp.router_id.map(|id| (id.addr().into(), "bgp.router_id")));
+    let consul = agent.consul.iter();
+    let consul = consul.filter_map(|consul| consul.addr.parse::<HttpUrl>().ok()?.host.parse().ok());
+    all.extend(consul.map(|addr| (addr, "Consul's address")));
     all
 }

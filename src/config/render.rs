@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::{Loaded, Place, monitor};
-use crate::app::{App, VipConfig};
+use crate::app::App;
 use crate::schema::kinds::{list, quoted};
-use crate::schema::{Line, Section};
+use crate::schema::{Line, Section, braces};
 
 /// What `sidecast check` prints.
 pub fn render(loaded: &Loaded) -> String {
@@ -109,7 +109,7 @@ impl Page<'_> {
             self.heading("    monitors:");
         }
         for one in &app.monitors {
-            let map = monitor::keys_of(one).in_braces("monitors");
+            let map = braces(&monitor::lines(one), "monitors");
             let (key, rest) = map.split_once(": ").unwrap_or((&map, ""));
             self.line(6, &format!("- {key}"), &[at("monitors")], rest);
         }
@@ -119,11 +119,6 @@ impl Page<'_> {
         options.retain(|line| line.key.name != "flap_limit" || app.options.damping().is_some());
         self.lines(4, &[path, "agent"], options);
         self.heading("    vip_config:");
-        let vip_config = VipConfig {
-            attributes: app.attributes.clone(),
-            when_down: app.when_down.clone(),
-            when_draining: app.when_draining.clone(),
-        };
-        self.lines(6, &[&at("vip_config")], vip_config.lines());
+        self.lines(6, &[&at("vip_config")], app.vip_config().lines());
     }
 }

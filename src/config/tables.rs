@@ -1,17 +1,15 @@
-//! Every section there is, and what derives from their tables: variables, parameters, the reference.
-
-use std::fmt::Write;
+//! Every section there is, and what derives from their tables: variables, parameters.
 
 use super::apps::AppSpec;
 use super::monitor::MonitorKeys;
-use super::{Agent, Bfd, Bgp, Consul, PeerSettings};
-use crate::app::{Attributes, VipConfig};
+use super::{Bfd, PeerSettings, agent, bgp};
+use crate::app::{Attributes, Probing, VipConfig};
 use crate::schema::{ENV, HTTP, Key, Section, Table};
 
 /// Where a section has no variables of its own, its prefix is empty.
 pub const TABLES: &[Table] = &[
-    Table::new("agent", "AGENT_", &["agent"], agent),
-    Table::new("bgp", "BGP_", &["bgp"], bgp),
+    Table::new("agent", "AGENT_", &["agent"], agent::keys),
+    Table::new("bgp", "BGP_", &["bgp"], bgp::keys),
     Table::new("apps", "APP_", &["app"], AppSpec::keys),
     Table::new(
         "vip_config",
@@ -19,6 +17,7 @@ pub const TABLES: &[Table] = &[
         &["app", "vip_config"],
         VipConfig::keys,
     ),
+    Table::new("path_proof", "", &["agent", "path_proof"], Probing::keys),
     Table::new("bgp.bfd", "BGP_BFD_", &["bgp", "bfd"], Bfd::keys),
     Table::new("bgp.peers", "", &["bgp", "peers"], PeerSettings::keys),
     Table::new("monitors", "", &["apps", "monitors"], MonitorKeys::keys),
@@ -30,28 +29,13 @@ pub const TABLES: &[Table] = &[
     ),
 ];
 
-pub(super) fn agent() -> Vec<&'static Key> {
-    [Agent::keys(), Consul::keys()].concat()
-}
-
-/// The speaker's, and those of all peers.
-pub(super) fn bgp() -> Vec<&'static Key> {
-    let mut keys = Bgp::keys();
-    for key in PeerSettings::keys() {
-        if !keys.iter().any(|other| other.name == key.name) {
-            keys.push(key);
-        }
-    }
-    keys
-}
-
 /// Variables that set no key.
-pub(super) const OTHER_VARIABLES: &[&str] =
+pub(super) const NON_KEY_VARIABLES: &[&str] =
     &["SIDECAST_CONFIG", "SIDECAST_CONFIG_YAML", "SIDECAST_ADDR"];
 
 /// Every variable there is.
 pub(super) fn variables() -> Vec<String> {
-    let mut all: Vec<String> = OTHER_VARIABLES.iter().map(|s| (*s).to_owned()).collect();
+    let mut all: Vec<String> = NON_KEY_VARIABLES.iter().map(|s| (*s).to_owned()).collect();
     for table in TABLES.iter().filter(|table| !table.prefix.is_empty()) {
         for (_, name) in names(table) {
             all.push(format!(
@@ -89,51 +73,3 @@ pub(super) fn parameters() -> impl Iterator<Item = (&'static Key, bool)> {
     app.chain(vip_config)
         .filter(|(key, _)| key.scope & HTTP != 0)
 }
-
-/// Every key as a page in Markdown.
-pub fn reference() -> String {
-    let mut page = HEAD.to_owned();
-    for table in TABLES {
-        // Writing into a String cannot fail.
-        let _ = write!(
-            page,
-            "\n## {}\n\n| key | type | default | |\n| --- | --- | --- | --- |\n",
-            table.name
-        );
-        for key in (table.keys)() {
-            let names: Vec<String> = key.names_in(table.name).map(|n| format!("`{n}`")).collect();
-            let default = match key.default {
-                _ if key.required => "required".to_owned(),
-                "" => String::new(),
-                text => format!("`{text}`"),
-            };
-            let doc = key.doc.trim();
-            let at_start = if key.at_start {
-                " Taken at the next start."
-            } else {
-                ""
-            };
-            let params = match key.params {
-                [] => String::new(),
-                several => format!(" Parameter: `{}`.", several.join("`, `")),
-            };
-            let params = if table.prefix == "APP_" {
-                params
-            } else {
-                String::new()
-            };
-            let (names, shape) = (names.join(", "), key.shape);
-            let _ = writeln!(
-                page,
-                "| {names} | {shape} | {default} | {doc}{at_start}{params} |"
-            );
-        }
-    }
-    page
-}
-
-const HEAD: &str = "# Configuration keys
-
-Made from the tables in the code. A variable is `SIDECAST_`, the section (`AGENT_`, `BGP_`, `BGP_BFD_`, `APP_`, also for
-`vip_config`) and the key in capital letters; with `_FILE` appended it names a file with the value.
-";

@@ -1,11 +1,12 @@
-//! Services that announce themselves: the tags of a service in Consul, as the parameters of an app.
+//! The tags of a Consul service, as parameters of an app.
 
 use super::{Config, Refusal, parse_app_from_params};
 use crate::app::{App, AppName, Source};
 
 /// Whether these tags ask for an announcement.
 pub fn is_tagged(tags: &[String], match_tag: &str) -> bool {
-    tags.iter().any(|tag| tag == match_tag || tag == OURS)
+    tags.iter()
+        .any(|tag| tag == match_tag || tag == SIDECAST_TAG)
 }
 
 /// The app that the tags of one instance describe; else what is wrong with them.
@@ -22,8 +23,8 @@ pub fn parse_app_from_tags(
     Ok(app)
 }
 
-/// The value is all that follows the first `=`. What is written with `sidecast_` stands in place of the
-/// same with `gocast_`.
+/// The value is all that follows the first `=`. A `sidecast_` tag replaces the `gocast_` tag of the same
+/// key.
 fn params(tags: &[String]) -> Result<Vec<(String, String)>, String> {
     let ours = with_prefix(tags, "sidecast_")?;
     let mut all = with_prefix(tags, "gocast_")?;
@@ -42,16 +43,16 @@ fn with_prefix(tags: &[String], prefix: &str) -> Result<Vec<(String, String)>, S
             // Consul knows the name.
             Some(("name", _)) => return Err(format!("{tag}: the name is the service's")),
             Some((key, value)) => found.push((key.to_owned(), value.to_owned())),
-            // A monitor that somebody meant to write must not be missing in silence.
-            None if NEEDED.contains(&rest) => return Err(format!("{tag}: has no value")),
+            // A monitor tag without a value is an error: the app would go unchecked.
+            None if VALUE_REQUIRED.contains(&rest) => return Err(format!("{tag}: has no value")),
             None => {}
         }
     }
     Ok(found)
 }
 
-const OURS: &str = "enable_sidecast";
-const NEEDED: [&str; 5] = ["vip", "vips", "monitor", "nat", "vip_communities"];
+const SIDECAST_TAG: &str = "enable_sidecast";
+const VALUE_REQUIRED: [&str; 5] = ["vip", "vips", "monitor", "nat", "vip_communities"];
 
 #[cfg(test)]
 mod tests {
@@ -68,7 +69,7 @@ mod tests {
             .config
     }
 
-    /// An app that is permitted, or why it is none.
+    /// The app, if the policy permits it; else the reason.
     fn parse(tags: &[&str]) -> Result<App, String> {
         let tags: Vec<String> = tags.iter().map(|tag| (*tag).to_owned()).collect();
         let config = config();
@@ -104,12 +105,12 @@ mod tests {
         let specs: Vec<String> = app.monitors.iter().map(|m| m.spec.to_string()).collect();
         assert!(
             specs.iter().any(|spec| spec.ends_with("?a=b")),
-            "B11: {specs:?}"
+            "monitors of a tag: {specs:?}"
         );
     }
 
     #[test]
-    fn ours_stand_in_place_of_gocasts() {
+    fn sidecast_tags_replace_gocast_tags() {
         let app = parse(&[
             "gocast_vip=192.0.2.1/32",
             "sidecast_vip=192.0.2.2/32",
@@ -120,6 +121,7 @@ mod tests {
             "sidecast_timeout=500ms",
             "sidecast_drain_time=4s",
             "sidecast_med=7",
+            "sidecast_peers=10.0.0.1",
         ])
         .unwrap();
         let vips: Vec<String> = app.vips.iter().map(ToString::to_string).collect();
@@ -133,6 +135,7 @@ mod tests {
             (app.options.drain_time.as_secs(), app.attributes.med),
             (4, Some(7))
         );
+        assert_eq!(app.options.peers, ["10.0.0.1".parse().unwrap()].into());
     }
 
     #[test]
@@ -141,7 +144,7 @@ mod tests {
         for (tags, why) in [
             (vec!["enable_gocast"], "need ip/mask"),
             (vec!["gocast_vip=192.0.2.1"], "need ip/mask"),
-            (vec!["gocast_vip=127.0.0.1/32"], "can be no VIP"),
+            (vec!["gocast_vip=127.0.0.1/32"], "cannot be a VIP"),
             (vec!["gocast_vip=192.0.2.0/24"], "set agent.allowed_vips"),
             (vec!["gocast_vip=10.0.0.1/32"], "a BGP peer"),
             (
@@ -162,14 +165,16 @@ mod tests {
                 vec![vip, "sidecast_monitr=port:tcp:80"],
                 "did you mean `monitor`?",
             ),
+            (vec![vip, "sidecast_peers=10.0.0.9"], "is no peer of ours"),
+            (vec![vip, "sidecast_peers=x"], "should be a peer"),
             (vec![vip, "gocast_name=x"], "the name is the service's"),
             (
                 vec![vip, "gocast_nat=tcp"],
                 "protocol:listenPort:destinationPort",
             ),
         ] {
-            let said = parse(&tags).expect_err(why);
-            assert!(said.contains(why), "{tags:?}: {said}");
+            let report = parse(&tags).expect_err(why);
+            assert!(report.contains(why), "{tags:?}: {report}");
         }
     }
 

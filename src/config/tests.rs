@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::*;
-use crate::app::{App, Monitor, MonitorSpec, Reaction, Source};
+use crate::app::{App, Monitor, MonitorSpec, Probing, RouteAction, Source};
 use crate::schema::Shape;
 
 mod golden;
@@ -83,7 +83,7 @@ fn every_documented_key_is_read() {
     assert_eq!(config.bgp.attributes.as_path_prepend, Some(0));
     assert_eq!(config.bgp.peers[0].hold_time, 90);
     assert_eq!(config.apps.len(), 2);
-    assert!(matches!(config.apps[1].when_down, Reaction::Announce(_)));
+    assert!(matches!(config.apps[1].when_down, RouteAction::Announce(_)));
     assert_eq!(config.apps[1].monitors.len(), 10);
     assert_eq!(config.apps[1].options.damping(), None);
 
@@ -113,20 +113,17 @@ fn the_shipped_example_of_gocast_is_read() {
     assert_eq!(config.bgp.peers[0].peer_as.unwrap().get(), 6789);
     assert_eq!(config.bgp.attributes.communities.len(), 2);
     let app = &config.apps[0];
-    assert_eq!(
-        app.vips,
-        BTreeSet::from(["1.1.1.1/32".parse::<Vip>().unwrap()])
-    );
+    assert_eq!(app.vips, ["1.1.1.1/32".parse::<Vip>().unwrap()].into());
     assert_eq!(
         app.attributes.communities,
         BTreeSet::from([Community::new(12345, 300)])
     );
-    // Its listener is open to everybody.
+    // Its listener is reachable from every host.
     assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
-    assert!(config.warnings[0].contains("agent.listen_addr :8080 is reached by others"));
+    assert!(config.warnings[0].contains("agent.listen_addr :8080 is reachable from other hosts"));
 }
 
-/// Each line of a file that is wrong, with what is told about it.
+/// Each line of a file that is wrong, with the problem that is reported.
 fn wrong_configurations() -> Vec<(String, &'static str)> {
     let agent = |line: &str| format!("bgp: {{local_as: 1}}\nagent:\n  {line}\n");
     let bgp = |line: &str| format!("bgp:\n  local_as: 65001\n  {line}\n");
@@ -204,7 +201,7 @@ fn wrong_configurations() -> Vec<(String, &'static str)> {
         ),
         (
             bgp("local_as: 1"),
-            "f.yaml:3: bgp.local_as: is there twice, first at f.yaml:2",
+            "f.yaml:3: bgp.local_as: is listed twice, first at f.yaml:2",
         ),
         (
             bgp("peer_as: 0"),
@@ -221,7 +218,7 @@ fn wrong_configurations() -> Vec<(String, &'static str)> {
         (bgp("peer_ip: fe80::1"), "should be a peer"),
         (
             bgp("peer_ip: [10.0.0.1, 10.0.0.1]"),
-            "f.yaml:3: bgp.peer_ip[1]: 10.0.0.1: is there twice",
+            "f.yaml:3: bgp.peer_ip[1]: 10.0.0.1: is listed twice",
         ),
         (bgp("peers: []"), "f.yaml:3: bgp.peers: is an empty list"),
         (
@@ -234,7 +231,7 @@ fn wrong_configurations() -> Vec<(String, &'static str)> {
         ),
         (
             bgp("peers: [{peer_ip: 10.0.0.1}]\n  peer_ip: 10.0.0.2"),
-            "stands in place of peer_ip",
+            "replaces peer_ip",
         ),
         (
             bgp("communities: ['65000:70000']"),
@@ -337,7 +334,7 @@ fn wrong_configurations() -> Vec<(String, &'static str)> {
         ),
         (
             app("monitors: [{exec: x, monitor: consul}]"),
-            "stands in place of monitor",
+            "replaces monitor",
         ),
         (
             app(
@@ -351,7 +348,7 @@ fn wrong_configurations() -> Vec<(String, &'static str)> {
         ),
         (
             app("nats: [udp:53:8053, udp:53:8054]"),
-            "sends a port to a second destination",
+            "maps a port to a second destination",
         ),
         (app("rise: 0"), "should be a number from 1 to 1000"),
         (app("hold_down: 2m"), "should be at most 1m"),
@@ -365,11 +362,11 @@ fn wrong_configurations() -> Vec<(String, &'static str)> {
         ),
         (
             app("vip_config: {when_down: stay}"),
-            "should be withdraw, or a map",
+            "should be withdraw, last_resort, or a map",
         ),
         (
             app("vips: [10.0.0.0/8]"),
-            "can be no VIP: it holds 10.0.0.1, a BGP peer",
+            "cannot be a VIP: it contains 10.0.0.1, a BGP peer",
         ),
         (
             app("vips: [192.0.2.5]"),
@@ -377,11 +374,11 @@ fn wrong_configurations() -> Vec<(String, &'static str)> {
         ),
         (
             app("vips: [0.0.0.0/0]"),
-            "can be no VIP: it would take all traffic",
+            "cannot be a VIP: it would take all traffic",
         ),
         (
             app("vips: ['fe80::/64']"),
-            "can be no VIP: it holds link-local addresses",
+            "cannot be a VIP: it contains link-local addresses",
         ),
         (
             with_app("- {name: a, vip: 192.0.2.1/32}\n- {name: a, vip: 192.0.2.2/32}\n"),
@@ -417,7 +414,7 @@ fn wrong_configurations() -> Vec<(String, &'static str)> {
 }
 
 #[test]
-fn each_problem_is_told_with_its_line_key_and_value() {
+fn each_problem_has_its_line_key_and_value() {
     for (text, want) in wrong_configurations() {
         let all = problems(&text);
         assert!(
@@ -481,7 +478,7 @@ fn the_environment_alone_makes_a_sidecar() {
     assert_eq!(app.options.drain_time, Duration::ZERO);
     let specs: Vec<String> = app.monitors.iter().map(|m| m.spec.to_string()).collect();
     assert_eq!(specs, ["port:udp:53", "exec:/bin/check a,b"]);
-    assert!(matches!(&app.when_down, Reaction::Announce(a) if a.med == Some(1000)));
+    assert!(matches!(&app.when_down, RouteAction::Announce(a) if a.med == Some(1000)));
 }
 
 #[test]
@@ -646,7 +643,7 @@ fn a_whole_file_may_be_a_variable() {
     );
 }
 
-/// Without what a rendering leaves out on purpose.
+/// Without the values that rendering omits on purpose.
 fn comparable(mut config: Config) -> Config {
     config.warnings.clear();
     config.agent.listen.defaulted = false;
@@ -731,7 +728,7 @@ fn every_value_is_printed_with_its_origin() {
 }
 
 #[test]
-fn a_secret_that_is_wrong_is_not_told() {
+fn an_invalid_secret_is_not_shown() {
     let long = "s".repeat(81);
     let text =
         format!("bgp: {{local_as: 1, password: {long}}}\nagent: {{api_token: 'geheim nis'}}\n");
@@ -766,7 +763,7 @@ fn a_listener_for_others_without_a_token_is_a_warning() {
 }
 
 #[test]
-fn what_is_hardly_meant_is_a_warning() {
+fn values_that_are_hardly_intended_are_warnings() {
     let text = "agent: {iptables_binary: iptables-nft, drain_time: 9s, consul_addr: 'http://c:8500/v1/'}\n\
                 bgp: {local_as: 1, family: 4, peer_ip: 10.0.0.1}\n\
                 apps:\n- {name: a, vip: 198.51.100.77/24}\n- {name: b, vip: 192.0.2.1/32, drain_time: 10s}\n";
@@ -779,7 +776,7 @@ fn what_is_hardly_meant_is_a_warning() {
         "CONSUL_NODE",
         "f.yaml:2: bgp.family is ignored",
         "any AS is accepted",
-        "f.yaml:4: apps[0].vip: 198.51.100.77/24 has bits behind its length, 198.51.100.0/24 is announced",
+        "f.yaml:4: apps[0].vip: 198.51.100.77/24 has host bits set, 198.51.100.0/24 is announced",
         "f.yaml:5: apps[1].drain_time is over 8s",
         "no monitors, so always announced: a, b",
     ] {
@@ -789,7 +786,7 @@ fn what_is_hardly_meant_is_a_warning() {
 }
 
 #[test]
-fn texts_are_taken_as_gocast_takes_them() {
+fn texts_are_read_as_gocast_reads_them() {
     let config = good(
         "x-anchors: {b: [1]}\nagent: {monitor_interval: 0, cleanup_timer: 0, consul_addr: ''}\n\
          bgp: {local_as: 65001, peer_as: 65000, communities: [65001:53], hold_time: 0, passive: no}\n\
@@ -810,7 +807,87 @@ fn texts_are_taken_as_gocast_takes_them() {
 }
 
 #[test]
-fn a_monitor_inherits_and_has_patience_by_its_kind() {
+fn zero_is_the_default_where_gocast_has_the_key_and_else_it_is_refused() {
+    let text = "agent: {monitor_interval: 0, cleanup_timer: 0s,\n  consul_query_interval: 0s, consul_addr: 'http://localhost:8500'}\n\
+                bgp: {local_as: 1, peer_as: 2, peer_ip: 10.0.0.1, hold_time: 0}\n";
+    let config = good(text);
+    let output = |line: u8, key: &str, zero: &str| {
+        format!("f.yaml:{line}: agent.{key}: {zero} means the default, as in GoCast")
+    };
+    assert_eq!(
+        config.warnings,
+        [
+            output(1, "monitor_interval", "0"),
+            output(1, "cleanup_timer", "0s"),
+            output(2, "consul_query_interval", "0s"),
+        ]
+    );
+    assert_eq!(config.agent.monitor_interval, Duration::from_secs(10));
+    let consul = config.agent.consul.unwrap();
+    assert_eq!(consul.query_interval, Duration::from_secs(300));
+    assert_eq!(config.bgp.peers[0].hold_time, 0);
+    let app = |line: &str| with_app(&format!("- name: a\n  vip: 192.0.2.1/32\n  {line}\n"));
+    for (text, want) in [
+        (
+            app("interval: 0"),
+            "apps[0].interval: 0: should be at least 10ms",
+        ),
+        (
+            app("timeout: 0s"),
+            "apps[0].timeout: 0s: should be at least 10ms",
+        ),
+        (
+            app("fast_interval: 0"),
+            "apps[0].fast_interval: 0: should be at least 10ms",
+        ),
+        (
+            app("monitors: [{monitor: port:tcp:80, interval: 0}]"),
+            "apps[0].monitors[0].interval: 0: should be at least 10ms",
+        ),
+        (
+            "bgp: {local_as: 1, connect_retry: 0}\n".to_owned(),
+            "bgp.connect_retry: 0: should be at least 100ms",
+        ),
+        (
+            "bgp: {local_as: 1, bfd: {interval: 0}}\n".to_owned(),
+            "bgp.bfd.interval: 0: should be between 10ms and 1m",
+        ),
+    ] {
+        let all = problems(&text);
+        assert!(all.len() == 1 && all[0].ends_with(want), "{want}: {all:?}");
+    }
+}
+
+#[test]
+fn a_mistake_of_form_is_shown_in_its_line() {
+    for (text, want) in [
+        (
+            "agent:\n\tdrain_time: 1s\nbgp: {}\n",
+            "f.yaml:2: has a tab: YAML is indented with spaces alone\n  2 | →drain_time: 1s\n    | ^",
+        ),
+        (
+            "\u{feff}bgp:\n  local_as: 1\n peer_as: 2\n",
+            "f.yaml:3: is no key, or does not line up with the keys above it\n  3 |  peer_as: 2\n    |  ^",
+        ),
+        (
+            "bgp:\n  router_id: \"10.0.0.1\n  local_as: 1\n",
+            "f.yaml:2: this quote is never closed\n  2 |   router_id: \"10.0.0.1\n    |              ^",
+        ),
+        (
+            "agent:\n  api_token: 'geheim\nbgp: {}\n",
+            "f.yaml:2: this quote is never closed\n  2 |   api_token:…\n    |              ^",
+        ),
+        (
+            "apps:\n- monitors:\n  - monitor: http://a\n    headers:\n      X: 'geheim\n",
+            "f.yaml:5: this quote is never closed\n  5 |       X:…\n    |          ^",
+        ),
+    ] {
+        assert_eq!(load_with(text, &[], &[]).unwrap_err().to_string(), want);
+    }
+}
+
+#[test]
+fn a_monitor_inherits_its_interval_and_has_a_timeout_by_kind() {
     let config = good(&with_app(
         "- name: a\n  vip: 192.0.2.1/32\n  rise: 3\n  monitors: [port:tcp:80, exec:x, {monitor: port:tcp:81, interval: 1s, rise: 1}]\n",
     ));
@@ -821,7 +898,7 @@ fn a_monitor_inherits_and_has_patience_by_its_kind() {
     assert_eq!(seconds(monitors[2]), (10, 10, 3, 1));
 }
 
-/// Reads an app of HTTP and judges it.
+/// Parses an app of HTTP and applies the policy to it.
 fn register(config: &Config, params: &[(&str, &str)]) -> Result<App, Refusal> {
     let owned = |(k, v): &(&str, &str)| ((*k).to_owned(), (*v).to_owned());
     let params: Vec<(String, String)> = params.iter().map(owned).collect();
@@ -865,7 +942,7 @@ fn parameters_make_the_same_app_as_a_file() {
 }
 
 #[test]
-fn bad_parameters_are_refused_in_the_words_of_gocast() {
+fn bad_parameters_are_refused_with_gocasts_messages() {
     let config = good(&with_app(""));
     const VIP: (&str, &str) = ("vip", "192.0.2.1/32");
     const NAME: (&str, &str) = ("name", "a");
@@ -921,11 +998,11 @@ fn bad_parameters_are_refused_in_the_words_of_gocast() {
         ),
         (
             vec![NAME, ("vip", "10.0.0.1/32")],
-            "vip: 10.0.0.1/32: can be no VIP: it holds 10.0.0.1, a BGP peer",
+            "vip: 10.0.0.1/32: cannot be a VIP: it contains 10.0.0.1, a BGP peer",
         ),
         (
             vec![NAME, ("vip", "0.0.0.0/0")],
-            "vip: 0.0.0.0/0: can be no VIP: it would take all traffic",
+            "vip: 0.0.0.0/0: cannot be a VIP: it would take all traffic",
         ),
         (vec![NAME, VIP, ("when_down", "{")], "when_down: "),
     ] {
@@ -934,6 +1011,55 @@ fn bad_parameters_are_refused_in_the_words_of_gocast() {
         };
         assert!(message.starts_with(want), "{params:?}: {message}");
     }
+}
+
+/// Only what is written can be compared: which routers will be found is unknown here.
+#[test]
+fn an_app_names_peers_of_ours() {
+    let check = |ours: &str, named: &str| {
+        let text = format!(
+            "bgp: {{local_as: 65001, peer_as: 65000{ours}}}\n\
+             apps:\n  - name: a\n    vip: 192.0.2.1/32\n    peers: [{named}]\n"
+        );
+        match load_with(&text, &[], &[]) {
+            Ok(loaded) => Ok(loaded.config.apps[0].options.peers.len()),
+            Err(problems) => Err(problems.to_string()),
+        }
+    };
+    let two = ", peer_ip: [10.0.0.1, 'fd00::1']";
+    let interface = ", peer_ip: '%eth0'";
+    let link_local = ", peer_ip: 'fe80::1%eth0'";
+    for (ours, named) in [
+        (two, "10.0.0.1"),
+        (two, "'fd00:0::1', 10.0.0.1"),
+        (interface, "'%eth0'"),
+        (interface, "'fe80::1%eth0'"),
+        (link_local, "'%eth0'"),
+        (link_local, "'fe80::1%eth0'"),
+        ("", "10.9.9.9, '%eth7'"),
+    ] {
+        let count = named.split(',').count();
+        assert_eq!(check(ours, named), Ok(count), "{ours} {named}");
+    }
+    for (ours, named, other, all) in [
+        (two, "10.0.0.1, 10.0.0.9", "10.0.0.9", "10.0.0.1, fd00::1"),
+        (two, "'%eth0'", "%eth0", "10.0.0.1, fd00::1"),
+        (interface, "'fe80::1%eth1'", "fe80::1%eth1", "%eth0"),
+        (link_local, "'fe80::2%eth0'", "fe80::2%eth0", "fe80::1%eth0"),
+    ] {
+        let text = check(ours, named).unwrap_err();
+        let want = format!("f.yaml:5: apps[0].peers: {other}: is no peer of ours; those are {all}");
+        assert_eq!(text.trim_end(), want);
+    }
+    let env = [
+        ("SIDECAST_BGP_LOCAL_AS", "65001"),
+        ("SIDECAST_BGP_PEER_IP", "10.0.0.1,fd00::1"),
+        ("SIDECAST_APP_NAME", "a"),
+        ("SIDECAST_APP_VIP", "192.0.2.1/32"),
+        ("SIDECAST_APP_PEERS", "10.0.0.1,fd00::1"),
+    ];
+    let app = load_with("", &env, &[]).unwrap().config.apps.remove(0);
+    assert_eq!(app.options.peers.len(), 2);
 }
 
 #[test]
@@ -1021,7 +1147,7 @@ fn one_app_of_http_is_small_and_drains_soon() {
         refusal.to_string(),
         "drain_time: 1000h: should be at most 5m from http (set agent.max_drain to allow it)"
     );
-    // What the operator made the default is no more than what he allows.
+    // The operator's own default may exceed the maximum for remote sources.
     let text = format!("agent: {{max_drain: 1s, drain_time: 3s}}\n{}", with_app(""));
     let config = good(&text);
     assert!(drain(&config, "3s").is_ok() && drain(&config, "4s").is_err());
@@ -1039,19 +1165,19 @@ fn what_a_file_holds_is_bounded_too() {
         format!("agent: {{{agent}}}\n{}", with_app(&app))
     };
     assert_eq!(good(&text("", &vips(1024))).apps[0].vips.len(), 1024);
-    let told = |agent, count| {
+    let report = |agent, count| {
         let text = text(agent, &vips(count));
         load_with(&text, &[], &[]).unwrap_err().to_string()
     };
-    let said = told("", 1025);
+    let output = report("", 1025);
     assert!(
-        said.ends_with("apps[0]: a: has 1025 VIPs: an app from config may have 1024"),
-        "{said}"
+        output.ends_with("apps[0]: a: has 1025 VIPs: an app from config may have 1024"),
+        "{output}"
     );
-    let said = told("max_vips: 3", 4);
+    let output = report("max_vips: 3", 4);
     assert!(
-        said.ends_with("apps: have 4 VIPs in all, agent.max_vips allows 3"),
-        "{said}"
+        output.ends_with("apps: have 4 VIPs in all, agent.max_vips allows 3"),
+        "{output}"
     );
     good(&text("max_vips: 3", &vips(3)));
 }
@@ -1146,8 +1272,56 @@ fn every_key_is_documented_and_has_a_variable() {
     }
     for name in tables::variables() {
         let rest = name.strip_prefix("SIDECAST_").unwrap();
-        let known = tables::OTHER_VARIABLES.contains(&name.as_str());
+        let known = tables::NON_KEY_VARIABLES.contains(&name.as_str());
         assert!(known || tables::variable(rest).is_some(), "{name}");
+    }
+}
+
+#[test]
+fn the_proof_of_the_path_is_the_apps_own_or_the_agents() {
+    let of = |agent: &str, app: &str| {
+        let text = format!(
+            "agent: {{{agent}}}\nbgp: {{local_as: 1}}\n\
+             apps: [{{name: a, vip: 192.0.2.1/32, {app}}}]\n"
+        );
+        let config = good(&text);
+        config.apps[0].options.path_proof.probing().map(|probing| {
+            let Probing {
+                interval,
+                probes,
+                port,
+            } = probing;
+            (interval.as_secs(), probes, port)
+        })
+    };
+    assert_eq!(of("", ""), Some((30, 16, 9)));
+    assert_eq!(of("path_proof: off", ""), None);
+    assert_eq!(of("path_proof: off", "path_proof: auto"), Some((30, 16, 9)));
+    let agent = "path_proof: {interval: 5s, port: 33434}";
+    assert_eq!(of(agent, ""), Some((5, 16, 33434)));
+    assert_eq!(of(agent, "path_proof: {probes: 4}"), Some((30, 4, 9)));
+    assert_eq!(of(agent, "path_proof: \"off\""), None);
+    for (written, want) in [
+        (
+            "on",
+            "path_proof: on: should be auto, off, or a map of interval, probes and port",
+        ),
+        (
+            "{interval: 10ms}",
+            "path_proof.interval: 10ms: should be between 1s and 1h",
+        ),
+        (
+            "{probes: 65}",
+            "path_proof.probes: 65: should be a number from 1 to 64",
+        ),
+        (
+            "{port: 0}",
+            "path_proof.port: 0: should be a number from 1 to 65535",
+        ),
+    ] {
+        let text = format!("agent: {{path_proof: {written}}}\nbgp: {{local_as: 1}}\n");
+        let all = problems(&text);
+        assert!(all[0].contains(want), "{all:?}");
     }
 }
 
@@ -1214,7 +1388,7 @@ fn details_of_bfd_come_from_variables_too() {
 }
 
 #[test]
-fn a_password_in_a_broken_variable_is_not_told() {
+fn a_password_in_an_invalid_variable_is_not_shown() {
     let all = env_problems(&[(
         "SIDECAST_BGP_PEERS",
         "[{peer_ip: 10.0.0.1, password: geheim",
@@ -1227,10 +1401,10 @@ fn a_password_in_a_broken_variable_is_not_told() {
     assert!(config.bgp.peers[0].password.is_some());
 }
 
-/// Whatever is left of a file: an answer, never a panic.
+/// A damaged file yields a configuration or problems, never a panic.
 #[test]
 fn mutilated_files_are_answered() {
-    let mut jitter = crate::timer::Jitter::new(7);
+    let mut rng = crate::timer::Rng::new(7);
     let junk = [
         "", ":", "- ", "[", "{", "}", "\t", "&a", "*a", "<<: ", "!x ", "|", "é", "\"", "0", "~",
         "? ",
@@ -1238,11 +1412,11 @@ fn mutilated_files_are_answered() {
     for round in 0..600_u32 {
         let source = if round % 2 == 0 { FULL } else { PEERS };
         let mut chars: Vec<char> = source.chars().collect();
-        for _ in 0..=jitter.below(3) {
+        for _ in 0..=rng.below(3) {
             let len = u64::try_from(chars.len()).unwrap();
-            let at = usize::try_from(jitter.below(len)).unwrap();
-            let end = (at + usize::try_from(jitter.below(12)).unwrap()).min(chars.len());
-            let index = usize::try_from(jitter.below(17)).unwrap();
+            let at = usize::try_from(rng.below(len)).unwrap();
+            let end = (at + usize::try_from(rng.below(12)).unwrap()).min(chars.len());
+            let index = usize::try_from(rng.below(17)).unwrap();
             chars.splice(at..end, junk[index].chars());
         }
         let text: String = chars.into_iter().collect();
@@ -1322,4 +1496,22 @@ fn consul_is_found_by_url_or_by_a_unix_socket() {
             "{bad}"
         );
     }
+}
+
+/// The default in the table's documentation is the one in the code.
+#[test]
+fn the_default_of_last_resort_is_what_is_written() {
+    let text = format!(
+        "agent: {{last_resort: {}}}\nbgp: {{local_as: 65001, peer_as: 65000, peer_ip: 10.0.0.1}}\n",
+        crate::app::LastResort::DEFAULT
+    );
+    assert_eq!(
+        good(&text).agent,
+        good(
+            &text
+                .replace("last_resort", "monitor_interval")
+                .replace(crate::app::LastResort::DEFAULT, "10s")
+        )
+        .agent
+    );
 }

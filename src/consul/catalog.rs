@@ -2,19 +2,19 @@
 
 use serde_json::Value;
 
-use super::{Answer, AnswerError};
+use super::{Response, ResponseError};
 
 /// One registered instance of a service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Service {
     /// Unique on the node.
     pub id: String,
-    /// What several instances share.
+    /// The name of the service, which its instances share.
     pub name: String,
     pub tags: Vec<String>,
 }
 
-/// What `/v1/catalog/node/NODE` or `/v1/catalog/node-services/NODE` answers.
+/// The answer of `/v1/catalog/node/NODE` or `/v1/catalog/node-services/NODE`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Catalog {
     /// In the order of their ids.
@@ -25,30 +25,30 @@ pub struct Catalog {
 
 impl Catalog {
     /// Reads an answer about `node`, which must be in it.
-    pub fn read(answer: &Answer, node: &str) -> Result<Self, AnswerError> {
-        const WANTED: AnswerError = AnswerError::Malformed("the services of a node as JSON");
+    pub fn read(answer: &Response, node: &str) -> Result<Self, ResponseError> {
+        const WANTED: ResponseError = ResponseError::Malformed("the services of a node as JSON");
         answer.check()?;
         let value: Value = serde_json::from_slice(&answer.body).map_err(|_| WANTED)?;
         let named = match &value {
-            Value::Null => return Err(AnswerError::NoNode),
+            Value::Null => return Err(ResponseError::NoNode),
             Value::Object(_) => value.pointer("/Node/Node").and_then(Value::as_str),
             _ => return Err(WANTED),
         };
         // Consul compares the names of nodes without case.
         if !named.is_some_and(|named| named.eq_ignore_ascii_case(node)) {
-            return Err(AnswerError::NoNode);
+            return Err(ResponseError::NoNode);
         }
         let mut complete = !answer.is_filtered();
         let mut services = Vec::new();
         let mut take = |id: Option<&str>, value: &Value| match service(id, value) {
             Some(service) => services.push(service),
-            // What cannot be read may be one that we know.
+            // An unreadable entry may be a service that is already registered.
             None => complete = false,
         };
         match value.get("Services") {
             Some(Value::Object(map)) => map.iter().for_each(|(id, value)| take(Some(id), value)),
             Some(Value::Array(list)) => list.iter().for_each(|value| take(None, value)),
-            // None at all is `{}`: whoever says null has not looked.
+            // A node without services has `{}` here; null is malformed.
             _ => return Err(WANTED),
         }
         services.sort();
@@ -77,14 +77,14 @@ fn service(key: Option<&str>, value: &Value) -> Option<Service> {
     })
 }
 
-/// A tag that is no text could be the one with the monitor: then the service cannot be read.
+/// `None` for a tag that is not a string: it might configure the app, so the service counts as unreadable.
 fn tag(value: &Value) -> Option<String> {
     value.as_str().map(str::to_owned)
 }
 
 /// The name of the agent's node, from `/v1/agent/self`.
-pub fn node_name(answer: &Answer) -> Result<String, AnswerError> {
-    const WANTED: AnswerError = AnswerError::Malformed("an agent's description of itself");
+pub fn node_name(answer: &Response) -> Result<String, ResponseError> {
+    const WANTED: ResponseError = ResponseError::Malformed("an agent's description of itself");
     answer.check()?;
     let value: Value = serde_json::from_slice(&answer.body).map_err(|_| WANTED)?;
     let name = value.pointer("/Config/NodeName").and_then(Value::as_str);
@@ -98,15 +98,15 @@ pub fn node_name(answer: &Answer) -> Result<String, AnswerError> {
 mod tests {
     use super::*;
 
-    fn read(body: &str) -> Result<Catalog, AnswerError> {
+    fn read(body: &str) -> Result<Catalog, ResponseError> {
         Catalog::read(&ok(body), "n1")
     }
 
-    fn ok(body: &str) -> Answer {
-        Answer {
+    fn ok(body: &str) -> Response {
+        Response {
             status: 200,
             body: body.into(),
-            ..Answer::default()
+            ..Response::default()
         }
     }
 
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn without_the_node_nothing_is_believed() {
+    fn a_response_without_the_node_is_rejected() {
         for body in [
             "null",
             "{}",
@@ -150,7 +150,7 @@ mod tests {
             r#"{"Node": {"Node": "n2"}, "Services": {}}"#,
             r#"{"Node": {"Node": 1}, "Services": {}}"#,
         ] {
-            assert_eq!(read(body), Err(AnswerError::NoNode), "{body}");
+            assert_eq!(read(body), Err(ResponseError::NoNode), "{body}");
         }
     }
 
@@ -202,7 +202,7 @@ mod tests {
         let mut answer = ok(NODE);
         answer
             .headers
-            .note("x-consul-results-filtered-by-acls", "true");
+            .set("x-consul-results-filtered-by-acls", "true");
         assert!(!Catalog::read(&answer, "n1").unwrap().complete);
         answer.status = 500;
         assert!(Catalog::read(&answer, "n1").is_err());

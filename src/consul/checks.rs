@@ -1,8 +1,8 @@
-//! The checks of a node, and what they mean for one service.
+//! The checks of a node, and the health of a service that follows from them.
 
 use serde_json::Value;
 
-use super::{Answer, AnswerError};
+use super::{Response, ResponseError};
 
 /// One check of a service or of the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,18 +13,26 @@ pub struct Check {
     /// Empty: a check of the node itself, such as `serfHealth` and the node's maintenance mode.
     pub service_id: String,
     pub service_name: String,
-    /// The first line of what it last said.
+    /// The first line of its last output.
     pub output: String,
 }
 
+/// The status of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
     Passing,
     Warning,
-    /// Also whatever word is not known here.
+    /// Also an unknown status.
     Critical,
     /// Critical only because the agent has just started and has not run it yet.
     NotRun,
+}
+
+impl Check {
+    /// An operator has put the service or its node into maintenance mode.
+    fn is_maintenance(&self) -> bool {
+        self.id == NODE_MAINTENANCE || self.id.starts_with(SERVICE_MAINTENANCE)
+    }
 }
 
 /// The checks of an answer.
@@ -35,29 +43,29 @@ pub struct Checks {
     pub complete: bool,
 }
 
-/// Reads `/v1/health/node/NODE`. A node with an agent has at least the check `serfHealth`, so nothing at
-/// all is not believed.
-pub fn node_checks(answer: &Answer) -> Result<Checks, AnswerError> {
-    const WANTED: AnswerError = AnswerError::Malformed("the checks of a node as JSON");
+/// Reads `/v1/health/node/NODE`. A node with an agent has at least the check `serfHealth`, so an empty
+/// list is rejected.
+pub fn node_checks(answer: &Response) -> Result<Checks, ResponseError> {
+    const WANTED: ResponseError = ResponseError::Malformed("the checks of a node as JSON");
     answer.check()?;
     match serde_json::from_slice(&answer.body).map_err(|_| WANTED)? {
         Value::Array(list) if !list.is_empty() => Ok(collect(answer, list.iter())),
-        Value::Array(_) | Value::Null => Err(AnswerError::NoChecks),
+        Value::Array(_) | Value::Null => Err(ResponseError::NoChecks),
         _ => Err(WANTED),
     }
 }
 
-/// What an agent says of its own checks.
+/// The checks of an agent as the agent itself has them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AgentChecks {
-    /// The node that it is the agent of, as its checks have it; `None`: it has none.
+    /// The name of the agent's node, from its checks; `None` without checks.
     pub node: Option<String>,
     pub checks: Checks,
 }
 
 /// Reads `/v1/agent/checks`. An agent without checks of its own is an ordinary one.
-pub fn agent_checks(answer: &Answer) -> Result<AgentChecks, AnswerError> {
-    const WANTED: AnswerError = AnswerError::Malformed("an agent's checks as JSON");
+pub fn agent_checks(answer: &Response) -> Result<AgentChecks, ResponseError> {
+    const WANTED: ResponseError = ResponseError::Malformed("an agent's checks as JSON");
     answer.check()?;
     match serde_json::from_slice(&answer.body).map_err(|_| WANTED)? {
         Value::Object(map) => {
@@ -72,7 +80,7 @@ pub fn agent_checks(answer: &Answer) -> Result<AgentChecks, AnswerError> {
     }
 }
 
-fn collect<'v>(answer: &Answer, values: impl Iterator<Item = &'v Value>) -> Checks {
+fn collect<'v>(answer: &Response, values: impl Iterator<Item = &'v Value>) -> Checks {
     let mut checks = Checks {
         all: Vec::new(),
         complete: !answer.is_filtered(),
@@ -98,8 +106,8 @@ fn check(value: &Value) -> Option<Check> {
     let status = match text("Status")? {
         "passing" => Status::Passing,
         "warning" => Status::Warning,
-        // These kinds always say something once they ran; a script or a TTL need not.
-        "critical" if output.is_empty() && OUTSPOKEN.contains(&kind) => Status::NotRun,
+        // These types always have output once they ran; a script or a TTL check need not.
+        "critical" if output.is_empty() && TYPES_WITH_OUTPUT.contains(&kind) => Status::NotRun,
         _ => Status::Critical,
     };
     Some(Check {
@@ -116,30 +124,33 @@ fn check(value: &Value) -> Option<Check> {
             .next()
             .unwrap_or_default()
             .chars()
-            .take(LINE)
+            .take(MAX_OUTPUT)
             .collect(),
     })
 }
 
-/// What checks say of a service.
+/// The health of a service by its checks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum ServiceHealth {
     Pass,
     Fail(String),
-    /// The service has none of its own, which counts as failing.
+    /// The service or its node is in maintenance mode.
+    Maintenance(String),
+    /// The service has no check of its own, which counts as failing.
     NoCheck,
-    /// They do not say.
+    /// The health cannot be determined, with the reason.
     Unknown(&'static str),
 }
 
-/// What these checks, a service's own and the node's, say of the service: all must pass, and it must have
-/// one of its own. `complete`: there are no others.
-pub fn judge<'c>(
+/// The health of a service by its own checks and the node's: all must pass, and there must be at
+/// least one of its own. `complete`: no check is missing from `checks`.
+pub fn service_health<'c>(
     checks: impl Iterator<Item = &'c Check>,
     complete: bool,
     warning_passes: bool,
-) -> Verdict {
+) -> ServiceHealth {
     let (mut own, mut node, mut not_run) = (false, false, false);
+    let mut failed = None;
     for check in checks {
         let of_node = check.service_id.is_empty();
         let word = match check.status {
@@ -156,35 +167,49 @@ pub fn judge<'c>(
                 continue;
             }
         };
+        let maintenance = check.is_maintenance();
+        if failed.is_some() && !maintenance {
+            continue;
+        }
         let Check { name, output, .. } = check;
-        let said = if output.is_empty() {
+        let detail = if output.is_empty() {
             String::new()
         } else {
             format!(": {output}")
         };
-        return Verdict::Fail(format!("Consul's check {name} is {word}{said}"));
+        let why = format!("Consul's check {name} is {word}{detail}");
+        if maintenance {
+            return ServiceHealth::Maintenance(why);
+        }
+        failed = Some(why);
+    }
+    if let Some(why) = failed {
+        return ServiceHealth::Fail(why);
     }
     match (own, not_run) {
-        (_, true) => Verdict::Unknown("Consul's agent has not run all checks yet"),
-        (true, _) if complete || node => Verdict::Pass,
-        (false, _) if complete => Verdict::NoCheck,
-        _ => Verdict::Unknown("Consul's token may not see all checks"),
+        (_, true) => ServiceHealth::Unknown("Consul's agent has not run all checks yet"),
+        (true, _) if complete || node => ServiceHealth::Pass,
+        (false, _) if complete => ServiceHealth::NoCheck,
+        _ => ServiceHealth::Unknown("Consul's token cannot read all checks"),
     }
 }
 
-/// Kinds of checks whose failures never come without a word.
-const OUTSPOKEN: [&str; 6] = ["http", "tcp", "grpc", "udp", "h2ping", "alias"];
-const LINE: usize = 200;
+/// Ids of the checks that Consul's maintenance mode registers: of a node, and of a service, followed by its id.
+const NODE_MAINTENANCE: &str = "_node_maintenance";
+const SERVICE_MAINTENANCE: &str = "_service_maintenance:";
+/// Types of checks whose failures always have output.
+const TYPES_WITH_OUTPUT: [&str; 6] = ["http", "tcp", "grpc", "udp", "h2ping", "alias"];
+const MAX_OUTPUT: usize = 200;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn ok(body: &str) -> Answer {
-        Answer {
+    fn ok(body: &str) -> Response {
+        Response {
             status: 200,
             body: body.into(),
-            ..Answer::default()
+            ..Response::default()
         }
     }
 
@@ -217,7 +242,7 @@ mod tests {
     #[test]
     fn nothing_at_all_is_not_believed_of_a_node_but_of_an_agent() {
         for body in ["[]", "null"] {
-            assert_eq!(node_checks(&ok(body)), Err(AnswerError::NoChecks));
+            assert_eq!(node_checks(&ok(body)), Err(ResponseError::NoChecks));
         }
         for body in ["{}", "1", "\"passing\"", "", "[", "not json"] {
             assert!(node_checks(&ok(body)).is_err(), "{body}");
@@ -295,14 +320,14 @@ mod tests {
         }
     }
 
-    fn verdict(checks: &[(&str, Status)], complete: bool, warning_passes: bool) -> Verdict {
+    fn verdict(checks: &[(&str, Status)], complete: bool, warning_passes: bool) -> ServiceHealth {
         let checks: Vec<Check> = checks
             .iter()
             .map(|(service, status)| check(service, *status))
             .collect();
         let concern = |c: &&Check| c.service_id.is_empty() || c.service_id == "w1";
         let concerning = checks.iter().filter(concern);
-        judge(concerning, complete, warning_passes)
+        service_health(concerning, complete, warning_passes)
     }
 
     #[test]
@@ -311,26 +336,29 @@ mod tests {
         let of = |checks: &[_]| verdict(checks, true, false);
         assert_eq!(
             of(&[("", Passing), ("w1", Passing), ("w2", Critical)]),
-            Verdict::Pass
+            ServiceHealth::Pass
         );
         assert!(matches!(
             of(&[("w1", Passing), ("w1", Critical)]),
-            Verdict::Fail(_)
+            ServiceHealth::Fail(_)
         ));
         assert!(matches!(
             of(&[("", Critical), ("w1", Passing)]),
-            Verdict::Fail(_)
+            ServiceHealth::Fail(_)
         ));
-        assert!(matches!(of(&[("w1", Warning)]), Verdict::Fail(_)));
-        assert_eq!(verdict(&[("w1", Warning)], true, true), Verdict::Pass);
-        assert_eq!(of(&[("", Passing), ("w2", Passing)]), Verdict::NoCheck);
+        assert!(matches!(of(&[("w1", Warning)]), ServiceHealth::Fail(_)));
+        assert_eq!(verdict(&[("w1", Warning)], true, true), ServiceHealth::Pass);
+        assert_eq!(
+            of(&[("", Passing), ("w2", Passing)]),
+            ServiceHealth::NoCheck
+        );
         assert!(matches!(
             of(&[("w1", NotRun), ("", Passing)]),
-            Verdict::Unknown(_)
+            ServiceHealth::Unknown(_)
         ));
         assert!(matches!(
             of(&[("w1", NotRun), ("", Critical)]),
-            Verdict::Fail(_)
+            ServiceHealth::Fail(_)
         ));
     }
 
@@ -338,9 +366,9 @@ mod tests {
     fn what_may_be_hidden_is_unknown_unless_it_fails_already() {
         use Status::{Critical, Passing};
         let of = |checks: &[_]| verdict(checks, false, false);
-        assert!(matches!(of(&[]), Verdict::Unknown(_)));
-        assert!(matches!(of(&[("w1", Passing)]), Verdict::Unknown(_)));
-        assert!(matches!(of(&[("w1", Critical)]), Verdict::Fail(_)));
-        assert_eq!(of(&[("", Passing), ("w1", Passing)]), Verdict::Pass);
+        assert!(matches!(of(&[]), ServiceHealth::Unknown(_)));
+        assert!(matches!(of(&[("w1", Passing)]), ServiceHealth::Unknown(_)));
+        assert!(matches!(of(&[("w1", Critical)]), ServiceHealth::Fail(_)));
+        assert_eq!(of(&[("", Passing), ("w1", Passing)]), ServiceHealth::Pass);
     }
 }

@@ -1,16 +1,16 @@
-//! Blocking queries: which index to ask from, and how soon again.
+//! Blocking queries: the index to wait on, and the rate limit.
 //!
-//! Consul's documentation of blocking queries asks of clients: start over when the index goes backwards,
-//! never use an index below 1, and limit their rate.
+//! Consul's documentation of blocking queries requires of clients: reset the index when it goes backwards,
+//! never use an index below 1, and limit the rate.
 
 use std::time::Duration;
 
-/// Where a blocking query stands.
+/// The index of a blocking query.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Index(u64);
 
 impl Index {
-    /// What to ask from; `None`: the next answer is to come at once.
+    /// The `index` parameter; `None`: the query returns at once.
     pub fn get(self) -> Option<u64> {
         (self.0 > 0).then_some(self.0)
     }
@@ -35,22 +35,22 @@ impl Index {
     }
 }
 
-/// Limits how often a query is asked that is answered at once. News are followed closely; answers
-/// without any, as a busy cluster gives them, further and further apart.
+/// Rate limit for blocking queries that return at once. The delay is short after a change, and doubles with
+/// every response without one, which a busy cluster sends often.
 #[derive(Clone, Copy, Debug)]
-pub struct Pace {
+pub struct QueryRateLimit {
     gap: Duration,
 }
 
-impl Default for Pace {
+impl Default for QueryRateLimit {
     fn default() -> Self {
         Self { gap: SHORTEST }
     }
 }
 
-impl Pace {
-    /// How long to wait after an answer that took `took`.
-    pub fn wait(&mut self, took: Duration, news: bool) -> Duration {
+impl QueryRateLimit {
+    /// How long to wait before the next query. `took`: the time that the last one took; `news`: it had a change.
+    pub fn delay(&mut self, took: Duration, news: bool) -> Duration {
         self.gap = if news || took > LONGEST {
             SHORTEST
         } else {
@@ -61,7 +61,7 @@ impl Pace {
 }
 
 const SHORTEST: Duration = Duration::from_millis(50);
-/// Changes must act within a second.
+/// Changes must take effect within a second.
 const LONGEST: Duration = Duration::from_millis(800);
 
 #[cfg(test)]
@@ -102,14 +102,14 @@ mod tests {
 
     #[test]
     fn answers_without_news_are_asked_for_further_apart() {
-        let mut pace = Pace::default();
+        let mut pace = QueryRateLimit::default();
         let ms = Duration::from_millis;
-        assert_eq!(pace.wait(ms(1), true), ms(49));
-        assert_eq!(pace.wait(ms(0), false), ms(100));
-        assert_eq!(pace.wait(ms(0), false), ms(200));
-        let slow: Vec<_> = (0..5).map(|_| pace.wait(ms(0), false)).collect();
+        assert_eq!(pace.delay(ms(1), true), ms(49));
+        assert_eq!(pace.delay(ms(0), false), ms(100));
+        assert_eq!(pace.delay(ms(0), false), ms(200));
+        let slow: Vec<_> = (0..5).map(|_| pace.delay(ms(0), false)).collect();
         assert_eq!(slow.last(), Some(&LONGEST));
-        assert_eq!(pace.wait(ms(0), true), ms(50));
-        assert_eq!(pace.wait(Duration::from_secs(30), false), ms(0));
+        assert_eq!(pace.delay(ms(0), true), ms(50));
+        assert_eq!(pace.delay(Duration::from_secs(30), false), ms(0));
     }
 }

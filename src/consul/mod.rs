@@ -1,24 +1,26 @@
-//! Consul's HTTP API, as far as a node's services and checks go: what its answers say, and which index
-//! the next blocking query asks from. Bytes in, types out; nothing here asks anybody.
+//! Consul's HTTP API for a node's services and checks: paths, answers, and the index of the next blocking
+//! query. A codec without I/O.
 //!
 //! Sources: Consul's API documentation of `/v1/catalog/node/:node`, `/v1/catalog/node-services/:node`,
-//! `/v1/health/node/:node`, `/v1/agent/checks`, `/v1/agent/self`, and of blocking queries. Fields that are
-//! not used are not looked at, so that an older or newer Consul is read all the same. Left out: hashes
-//! (`X-Consul-ContentHash`), which only endpoints have that are not asked.
+//! `/v1/health/node/:node`, `/v1/agent/checks`, `/v1/agent/self`, and of blocking queries. Unused fields are
+//! ignored, so that other versions of Consul can be read. Left out: hashes
+//! (`X-Consul-ContentHash`), which only endpoints return that are not used here.
 
-mod answer;
 mod catalog;
 mod checks;
 mod index;
 mod request;
+mod response;
 
-pub use answer::{Answer, AnswerError, Headers};
 pub use catalog::{Catalog, Service, node_name};
-pub use checks::{AgentChecks, Check, Checks, Status, Verdict, agent_checks, judge, node_checks};
-pub use index::{Index, Pace};
-pub use request::Scope;
+pub use checks::{
+    AgentChecks, Check, Checks, ServiceHealth, Status, agent_checks, node_checks, service_health,
+};
+pub use index::{Index, QueryRateLimit};
+pub use request::QueryScope;
+pub use response::{Headers, Response, ResponseError};
 
-/// What is asked of Consul, each as a query of its own.
+/// The queries sent to Consul.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Query {
     /// The name of the local agent's node.

@@ -1,22 +1,22 @@
-//! What is asked: the paths of the queries.
+//! The paths of the queries.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::Query;
 
-/// Where and how to ask.
+/// Node, datacenter, namespace and consistency mode of the queries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Scope {
+pub struct QueryScope {
     /// The node's name.
     pub node: String,
     pub datacenter: Option<String>,
     pub namespace: Option<String>,
-    /// Any server may answer, also one that is behind.
+    /// Consistency mode `stale`: any server may answer.
     pub stale: bool,
 }
 
-impl Scope {
+impl QueryScope {
     /// Path and query. With an index the answer comes when there is a newer one, or after `wait`.
     pub fn path(&self, query: Query, index: Option<u64>, wait: Duration) -> String {
         let mut path = match query {
@@ -71,9 +71,9 @@ mod tests {
     #[test]
     fn paths_say_what_is_asked_and_how() {
         let wait = Duration::from_secs(30);
-        let plain = Scope {
+        let plain = QueryScope {
             node: "n1.dc".into(),
-            ..Scope::default()
+            ..QueryScope::default()
         };
         assert_eq!(
             plain.path(Query::Services, None, wait),
@@ -83,7 +83,7 @@ mod tests {
             plain.path(Query::NodeChecks, Some(7), wait),
             "/v1/health/node/n1.dc?index=7&wait=30000ms"
         );
-        let all = Scope {
+        let all = QueryScope {
             node: "a/b?c ä".into(),
             datacenter: Some("dc 1".into()),
             namespace: Some("team&x".into()),

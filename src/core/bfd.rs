@@ -1,4 +1,4 @@
-//! BFD with the peers that want it: one session for each (RFC 5881 over one hop, RFC 5883 over several),
+//! BFD with the peers that are configured for it: one session for each (RFC 5881 over one hop, RFC 5883 over several),
 //! and what BGP makes of it (RFC 5882).
 //!
 //! BGP does not wait for BFD to come up (RFC 5882 §3.2); only a session that was up and fails takes BGP
@@ -14,16 +14,18 @@ use std::time::Instant;
 use log::{debug, info, warn};
 
 use super::event::{BfdPath, Output};
+use super::history::{ChangeKind, HistoryChange};
 use crate::bfd::{self, Packet, Session, State};
 use crate::config::{Bfd, Bgp};
 use crate::discovery::{Network, PeerName, PeerNetwork};
-use crate::timer::{Jitter, Soonest};
+use crate::timer::{EarliestDeadline, Rng};
 
-pub(super) struct Bfds {
+pub(super) struct BfdSessions {
     sessions: BTreeMap<PeerName, Entry>,
-    jitter: Jitter,
+    rng: Rng,
     outputs: VecDeque<Output>,
-    verdicts: VecDeque<(PeerName, Verdict)>,
+    changes: VecDeque<(PeerName, LivenessChange)>,
+    history: Vec<HistoryChange>,
 }
 
 struct Entry {
@@ -32,28 +34,30 @@ struct Entry {
     session: Session,
 }
 
-/// What BGP should know.
+/// The events that BGP gets of a BFD session (RFC 5882).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// The peer is there.
+pub(super) enum LivenessChange {
+    /// The BFD session came up.
     Up,
-    /// It was, and is no more.
+    /// It was up and failed.
     Failed,
 }
 
-impl Bfds {
+impl BfdSessions {
+    /// No sessions yet; the seed makes discriminators and jitter.
     pub fn new(seed: u64) -> Self {
         Self {
             sessions: BTreeMap::new(),
-            jitter: Jitter::new(seed),
+            rng: Rng::new(seed),
             outputs: VecDeque::new(),
-            verdicts: VecDeque::new(),
+            changes: VecDeque::new(),
+            history: Vec::new(),
         }
     }
 
     /// Brings the sessions in line with the network and the settings. `known`: peers that BGP has; a
     /// peer that is missing from the network for a moment keeps its session as long as it keeps BGP's.
-    pub fn set(
+    pub fn reconcile(
         &mut self,
         now: Instant,
         network: &Network,
@@ -78,11 +82,11 @@ impl Bfds {
         for (name, (settings, path)) in wanted {
             self.add(now, name, settings, path);
         }
-        self.keep(now, known);
+        self.retain(now, known);
     }
 
     /// Ends the sessions of peers that BGP has given up.
-    pub fn keep(&mut self, now: Instant, known: impl Fn(&PeerName) -> bool) {
+    pub fn retain(&mut self, now: Instant, known: impl Fn(&PeerName) -> bool) {
         let gone = self.sessions.keys().filter(|name| !known(name));
         let gone: Vec<PeerName> = gone.cloned().collect();
         for name in gone {
@@ -94,7 +98,7 @@ impl Bfds {
         let Some(entry) = self.sessions.get_mut(name) else {
             return;
         };
-        // While there is no way to the peer its old address is as good as any.
+        // Without a route to the peer the address used before is kept.
         path.local = path.local.or(entry.path.local);
         if entry.path.local.is_none() {
             entry.path.local = path.local;
@@ -103,7 +107,7 @@ impl Bfds {
             self.remove(now, name);
             self.add(now, name.clone(), settings, path);
         } else if entry.settings != settings {
-            // Not a new session: some peers take BGP down when they hear of AdminDown.
+            // The session is kept: some peers take BGP down on AdminDown.
             let (interval, multiplier) = (settings.interval, settings.multiplier);
             let event = bfd::Event::Reconfigure {
                 interval,
@@ -121,7 +125,7 @@ impl Bfds {
             multiplier: settings.multiplier,
             discriminator: self.discriminator(),
         };
-        let session = Session::new(now, config, self.jitter.next_u64());
+        let session = Session::new(now, config, self.rng.next_u64());
         let entry = Entry {
             settings,
             path,
@@ -133,7 +137,7 @@ impl Bfds {
     /// Unique among ours, and not what a process before us had (RFC 5880 §6.3).
     fn discriminator(&mut self) -> NonZeroU32 {
         loop {
-            let number = self.jitter.below(1 << 32);
+            let number = self.rng.below(1 << 32);
             let number = u32::try_from(number).ok().and_then(NonZeroU32::new);
             let taken = |number| {
                 let mut sessions = self.sessions.values();
@@ -155,7 +159,7 @@ impl Bfds {
         }
     }
 
-    /// We leave on purpose: the peers are told that this is no failure.
+    /// Signals AdminDown to all peers, which do not treat it as a failure (RFC 5882 §4.2).
     pub fn stop(&mut self, now: Instant) {
         self.each(|session| session.handle(now, bfd::Event::AdminDown));
     }
@@ -169,8 +173,8 @@ impl Bfds {
                 return;
             }
         };
-        // The address counts also where the discriminator names the session: who knows the one need
-        // not be able to send from the other.
+        // The source address is checked even when Your Discriminator selects the session: a sender off
+        // the path may know the discriminator.
         let meant = |entry: &Entry| {
             let number = packet.your_discriminator;
             (number == 0 || number == entry.session.discriminator().get())
@@ -185,24 +189,33 @@ impl Bfds {
         self.drain(&name);
     }
 
+    /// Handles the timers that are due.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.each(|session| session.handle_timeout(now));
     }
 
+    /// The next deadline.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let mut soonest = Soonest::new();
+        let mut earliest = EarliestDeadline::new();
         for entry in self.sessions.values() {
-            soonest.add(entry.session.poll_timeout().map(|(at, _)| at), ());
+            earliest.add(entry.session.poll_timeout().map(|(at, _)| at), ());
         }
-        soonest.get().map(|(at, ())| at)
+        earliest.get().map(|(at, ())| at)
     }
 
+    /// The next output.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
 
-    pub fn poll_verdict(&mut self) -> Option<(PeerName, Verdict)> {
-        self.verdicts.pop_front()
+    /// The next change to pass to BGP.
+    pub fn poll_change(&mut self) -> Option<(PeerName, LivenessChange)> {
+        self.changes.pop_front()
+    }
+
+    /// The changes since the last call, for the history.
+    pub fn take_history(&mut self) -> Vec<HistoryChange> {
+        std::mem::take(&mut self.history)
     }
 
     /// `None`: no BFD with this peer.
@@ -238,23 +251,30 @@ impl Bfds {
                     diagnostic,
                     remote,
                 } => {
-                    let verdict = match (from, to) {
+                    let mut note = |states, why: &str| {
+                        let change = HistoryChange::of_peer(ChangeKind::Bfd, name, states, why);
+                        self.history.push(change);
+                    };
+                    let change = match (from, to) {
                         (State::Up, State::Down) if remote == Some(State::AdminDown) => {
-                            info!("peer {name}: BFD down: the peer has switched it off");
+                            info!("peer {name}: BFD down: the peer signaled AdminDown");
+                            note(["up", "down"], "the peer signaled AdminDown");
                             None
                         }
                         (State::Up, State::Down) => {
                             warn!("peer {name}: BFD down: {diagnostic}");
-                            Some(Verdict::Failed)
+                            note(["up", "down"], &diagnostic.to_string());
+                            Some(LivenessChange::Failed)
                         }
                         (_, State::Up) => {
                             info!("peer {name}: BFD up");
-                            Some(Verdict::Up)
+                            note(["down", "up"], "the peer answers");
+                            Some(LivenessChange::Up)
                         }
                         _ => None,
                     };
-                    self.verdicts
-                        .extend(verdict.map(|verdict| (name.clone(), verdict)));
+                    self.changes
+                        .extend(change.map(|change| (name.clone(), change)));
                 }
             }
         }

@@ -1,7 +1,7 @@
-//! What Consul says: which services there are, and what its checks say of them. Where it says nothing,
-//! what is known stays: for ever, or for `consul_grace`.
+//! Consul's services and the results of its checks. While Consul is unreachable the last state is kept:
+//! for `consul_grace`, or for ever.
 
-mod heard;
+mod check_index;
 mod names;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -9,25 +9,25 @@ use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
 
-pub(super) use names::Named;
+pub(super) use names::NamedService;
 
 use crate::app::{App, AppName};
 use crate::config::{Consul, is_tagged};
-use crate::consul::{Catalog, Checks, Query, Service, Verdict, judge};
+use crate::consul::{Catalog, Checks, Query, Service, ServiceHealth, service_health};
 use crate::health::Outcome;
-use crate::timer::Soonest;
-use heard::Heard;
-use names::Names;
+use crate::timer::EarliestDeadline;
+use check_index::CheckIndex;
+use names::AppNames;
 
-/// What came of a query.
+/// The result of one query.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Report {
-    /// The local agent said the node's name.
+pub enum ConsulReport {
+    /// The node name of the local agent.
     Node(String),
     Services(Catalog),
     NodeChecks(Checks),
     AgentChecks(Checks),
-    /// It said nothing that could be believed.
+    /// No answer, or one that cannot be read.
     Failed {
         query: Query,
         why: String,
@@ -35,45 +35,56 @@ pub enum Report {
 }
 
 pub(super) enum Event {
-    Report(Report),
-    /// What was known before a restart, until Consul says otherwise: the services, each with whether it
-    /// passed, and the other apps that did.
-    Recalled {
+    Report(ConsulReport),
+    /// The state before a restart, valid until Consul answers: the services, each with whether it
+    /// passed, and the other apps whose `consul` monitor passed.
+    Restored {
         services: Vec<(Service, bool)>,
         passed_apps: BTreeSet<AppName>,
     },
-    /// What apps are made with may be another: the services are told again.
+    /// Settings that apps are made with may have changed: the services are emitted again.
     Reconfigured,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Output {
-    /// Exactly these ask for an announcement. `expired`: `consul_grace` is over for them.
-    Services { all: Vec<Named>, expired: bool },
-    /// What [`Discovery::outcome`] says may be another.
-    Rechecked,
+    /// The complete set of tagged services. `expired`: `consul_grace` is over for them.
+    Services {
+        all: Vec<NamedService>,
+        expired: bool,
+    },
+    /// What [`ConsulState::outcome`] returns may have changed.
+    ChecksChanged,
 }
 
-/// All that is known from Consul.
-pub(super) struct Discovery {
+fn by_id(services: Vec<Service>) -> BTreeMap<String, Service> {
+    let mut all = BTreeMap::new();
+    for service in services {
+        all.insert(service.id.clone(), service);
+    }
+    all
+}
+
+/// The state known from Consul.
+pub(super) struct ConsulState {
     settings: Consul,
-    /// Those that ask for an announcement, by their ids.
+    /// Services with the match tag, by id.
     services: BTreeMap<String, Service>,
-    /// When those were first seen that are new: their checks may be on the way still.
+    /// When new services were first seen: their checks may arrive later.
     new: BTreeMap<String, Instant>,
-    /// The services were heard of from Consul itself, not only from the state file.
+    /// The services are from Consul itself, not only from the state file.
     confirmed: bool,
-    names: Names,
-    node: Option<Heard>,
-    agent: Option<Heard>,
+    names: AppNames,
+    node: Option<CheckIndex>,
+    agent: Option<CheckIndex>,
     failures: BTreeMap<Query, Failure>,
     outage: Option<Instant>,
-    /// What passed before a restart, by the services' ids: counts while Consul has not answered since.
+    /// Services that passed before a restart, by id: used until Consul has answered.
     passed: BTreeSet<String>,
-    /// The same of apps that are no services of Consul's.
+    /// The same for apps that are not Consul services.
     passed_apps: BTreeSet<AppName>,
-    /// Until when Consul's own word is waited for before what is remembered counts.
-    first_word_by: Option<Instant>,
+    /// Until when Consul's answer is waited for before the saved state is used.
+    first_answer_by: Option<Instant>,
     /// `consul_grace` is over.
     expired: bool,
     outputs: VecDeque<Output>,
@@ -82,31 +93,32 @@ pub(super) struct Discovery {
 struct Failure {
     since: Instant,
     why: String,
-    /// There was an answer, but not all of it.
+    /// There was an answer, but an incomplete one.
     partial: bool,
 }
 
-impl Discovery {
-    /// Follows Consul with these settings until the end.
+impl ConsulState {
+    /// Uses these settings until exit.
     pub fn new(settings: Consul) -> Self {
         Self {
             settings,
             services: BTreeMap::new(),
             new: BTreeMap::new(),
             confirmed: false,
-            names: Names::default(),
+            names: AppNames::default(),
             node: None,
             agent: None,
             failures: BTreeMap::new(),
             outage: None,
             passed: BTreeSet::new(),
             passed_apps: BTreeSet::new(),
-            first_word_by: None,
+            first_answer_by: None,
             expired: false,
             outputs: VecDeque::new(),
         }
     }
 
+    /// Handles one event.
     pub fn handle(&mut self, now: Instant, event: Event) {
         match event {
             Event::Report(report) => {
@@ -114,79 +126,79 @@ impl Discovery {
                 self.note_outage(now);
                 self.handle_timeout(now);
             }
-            Event::Recalled {
+            Event::Restored {
                 services,
                 passed_apps,
             } => {
                 if !self.confirmed {
-                    self.recall(now, services, passed_apps);
+                    self.restore(now, services, passed_apps);
                 }
             }
-            Event::Reconfigured => self.tell_services(),
+            Event::Reconfigured => self.emit_services(),
         }
     }
 
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
-        if self.first_word_by.is_some_and(|by| by <= now) {
-            self.first_word_by = None;
-            self.outputs.push_back(Output::Rechecked);
+        if self.first_answer_by.is_some_and(|by| by <= now) {
+            self.first_answer_by = None;
+            self.outputs.push_back(Output::ChecksChanged);
         }
         let Some(grace) = self.settings.grace else {
             return;
         };
-        let since = self.away_since();
+        let since = self.unreachable_since();
         let expired = since.is_some_and(|since| since + grace <= now);
         if expired != self.expired {
             if expired {
                 warn!(
-                    "Consul has been away for {grace:?}: what it said is not announced any longer"
+                    "Consul has been unreachable for {grace:?} (agent.consul_grace): withdrawing what it registered"
                 );
             }
             self.expired = expired;
-            self.tell_services();
+            self.emit_services();
         }
     }
 
-    /// When Consul's first word is not waited for any longer, or `consul_grace` is over for what has not
-    /// been heard of since.
+    /// The end of the wait for Consul's first answer, or of `consul_grace` in an outage.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let failing = self.away_since().filter(|_| !self.expired);
+        let failing = self.unreachable_since().filter(|_| !self.expired);
         let grace = self.settings.grace;
         let over = grace.and_then(|grace| Some(failing? + grace));
-        let mut soonest = Soonest::new();
-        soonest.add(self.first_word_by, ());
-        soonest.add(over, ());
-        soonest.get().map(|(at, ())| at)
+        let mut earliest = EarliestDeadline::new();
+        earliest.add(self.first_answer_by, ());
+        earliest.add(over, ());
+        earliest.get().map(|(at, ())| at)
     }
 
+    /// The next output.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
 
-    fn take_report(&mut self, now: Instant, report: Report) {
+    fn take_report(&mut self, now: Instant, report: ConsulReport) {
         match report {
-            Report::Node(name) => {
+            ConsulReport::Node(name) => {
                 info!("Consul: this node is {name}");
                 self.failures.remove(&Query::Node);
             }
-            Report::Services(catalog) => {
+            ConsulReport::Services(catalog) => {
                 self.answered(now, Query::Services, catalog.complete);
                 self.take_services(now, catalog);
             }
-            Report::NodeChecks(checks) => {
+            ConsulReport::NodeChecks(checks) => {
                 self.answered(now, Query::NodeChecks, checks.complete);
-                self.node = Some(Heard::new(checks));
-                self.outputs.push_back(Output::Rechecked);
+                self.node = Some(CheckIndex::new(checks));
+                self.outputs.push_back(Output::ChecksChanged);
             }
-            Report::AgentChecks(checks) => {
+            ConsulReport::AgentChecks(checks) => {
                 self.answered(now, Query::AgentChecks, checks.complete);
-                self.agent = Some(Heard::new(checks));
-                self.outputs.push_back(Output::Rechecked);
+                self.agent = Some(CheckIndex::new(checks));
+                self.outputs.push_back(Output::ChecksChanged);
             }
-            Report::Failed { query, why } => {
+            ConsulReport::Failed { query, why } => {
                 if self.fail(now, query, why, false) {
-                    self.outputs.push_back(Output::Rechecked);
+                    self.outputs.push_back(Output::ChecksChanged);
                 }
             }
         }
@@ -195,35 +207,34 @@ impl Discovery {
     fn take_services(&mut self, now: Instant, catalog: Catalog) {
         let Catalog { services, complete } = catalog;
         let seen: BTreeSet<String> = services.iter().map(|s| s.id.clone()).collect();
-        let tagged = services
-            .into_iter()
-            .filter(|service| is_tagged(&service.tags, &self.settings.match_tag));
-        let mut new: BTreeMap<String, Service> = tagged.map(|s| (s.id.clone(), s)).collect();
+        let mut tagged = services;
+        tagged.retain(|service| is_tagged(&service.tags, &self.settings.match_tag));
+        let mut new = by_id(tagged);
         if !complete {
-            // What cannot be seen may be there all the same.
+            // An incomplete answer may omit services that still exist.
             let known = self.services.iter();
             let hidden = known.filter(|(id, _)| !seen.contains(*id));
             new.extend(hidden.map(|(id, service)| (id.clone(), service.clone())));
         }
         let news = self.services != new || !self.confirmed;
         let first = new.keys().filter(|id| !self.services.contains_key(*id));
-        self.new.retain(|_, at| *at + ON_THE_WAY > now);
+        self.new.retain(|_, at| *at + CHECKS_LAG > now);
         self.new.extend(first.map(|id| (id.clone(), now)));
         self.services = new;
         self.confirmed = true;
         if news {
-            self.tell_services();
+            self.emit_services();
         }
     }
 
-    fn tell_services(&mut self) {
-        let all = self.names.give(self.services.values());
+    fn emit_services(&mut self) {
+        let all = self.names.assign(self.services.values());
         let expired = self.expired;
         self.outputs.push_back(Output::Services { all, expired });
-        self.outputs.push_back(Output::Rechecked);
+        self.outputs.push_back(Output::ChecksChanged);
     }
 
-    fn recall(
+    fn restore(
         &mut self,
         now: Instant,
         services: Vec<(Service, bool)>,
@@ -232,10 +243,10 @@ impl Discovery {
         let passed = services.iter().filter(|(_, passed)| *passed);
         self.passed = passed.map(|(service, _)| service.id.clone()).collect();
         let services = services.into_iter().map(|(service, _)| service);
-        self.services = services.map(|s| (s.id.clone(), s)).collect();
+        self.services = by_id(services.collect());
         self.passed_apps = passed_apps;
-        self.first_word_by = Some(now + FIRST_WORD);
-        self.tell_services();
+        self.first_answer_by = Some(now + FIRST_ANSWER);
+        self.emit_services();
     }
 
     /// Whether Consul answers.
@@ -243,25 +254,26 @@ impl Discovery {
         self.confirmed && self.failures.is_empty()
     }
 
-    /// Which services there are has been said, by Consul or before a restart.
+    /// The services are known, from Consul or from the state file.
     pub fn knows_services(&self) -> bool {
         self.confirmed || !self.services.is_empty()
     }
 
+    /// The tagged services.
     pub fn services(&self) -> impl Iterator<Item = &Service> {
         self.services.values()
     }
 
-    /// What passed before a restart counts still, since nothing was ever said of checks: by the services'
-    /// ids, and other apps.
-    pub fn still_passed(&self) -> (BTreeSet<String>, BTreeSet<AppName>) {
-        match self.hears_no_checks() {
+    /// What passed before a restart, while no checks have been received since: services by id, and other
+    /// apps.
+    pub fn passed_before_restart(&self) -> (BTreeSet<String>, BTreeSet<AppName>) {
+        match self.has_no_checks() {
             true => (self.passed.clone(), self.passed_apps.clone()),
             false => Default::default(),
         }
     }
 
-    /// There was an answer; one that is not complete is only half of one.
+    /// Notes an answer; an incomplete one counts as a partial failure.
     fn answered(&mut self, now: Instant, query: Query, complete: bool) {
         if complete {
             self.failures.remove(&query);
@@ -270,7 +282,7 @@ impl Discovery {
         }
     }
 
-    /// Whether that is news.
+    /// Records a failure; `true` if it is new.
     fn fail(&mut self, now: Instant, query: Query, why: String, partial: bool) -> bool {
         let same = |failure: &&Failure| failure.partial == partial;
         let since = self
@@ -289,7 +301,7 @@ impl Discovery {
         since.is_none()
     }
 
-    /// One line when an outage begins, one when it is over.
+    /// Logs one line when an outage begins and one when it ends.
     fn note_outage(&mut self, now: Instant) {
         match (self.outage, self.failures.iter().next()) {
             (None, Some((query, failure))) => {
@@ -309,83 +321,89 @@ impl Discovery {
         }
     }
 
-    fn hears(&self, query: Query) -> bool {
+    fn is_answering(&self, query: Query) -> bool {
         self.failures
             .get(&query)
             .is_none_or(|failure| failure.partial)
     }
 
-    /// Whether nothing was ever said of checks since the start.
-    fn hears_no_checks(&self) -> bool {
+    /// Whether no checks were received since start.
+    fn has_no_checks(&self) -> bool {
         self.node.is_none() && self.agent.is_none()
     }
 
-    /// Since when the services, or all that could say of checks, were not heard of.
-    fn away_since(&self) -> Option<Instant> {
+    /// Since when the services, or every source of checks, have been unreachable.
+    fn unreachable_since(&self) -> Option<Instant> {
         let away = |query| {
             let failure = self.failures.get(&query).filter(|failure| !failure.partial);
             failure.map(|failure| failure.since)
         };
-        let agent = self.agent.is_some() && self.hears(Query::AgentChecks);
-        let mut soonest = Soonest::new();
-        // Without the name nothing else is asked.
-        soonest.add(away(Query::Node), ());
-        soonest.add(away(Query::Services), ());
-        soonest.add(away(Query::NodeChecks).filter(|_| !agent), ());
-        soonest.get().map(|(since, ())| since)
+        let agent = self.agent.is_some() && self.is_answering(Query::AgentChecks);
+        let mut earliest = EarliestDeadline::new();
+        // Without the node name nothing else is queried.
+        earliest.add(away(Query::Node), ());
+        earliest.add(away(Query::Services), ());
+        earliest.add(away(Query::NodeChecks).filter(|_| !agent), ());
+        earliest.get().map(|(since, ())| since)
     }
 
-    /// What Consul's checks say of an app.
+    /// The result of an app's `consul` monitor.
     pub fn outcome(&self, now: Instant, app: &App) -> Outcome {
         if self.expired {
-            return Outcome::fail(AWAY);
+            return Outcome::fail(GRACE_EXPIRED);
         }
-        let node = self.node.as_ref().filter(|_| self.hears(Query::NodeChecks));
+        let node = self
+            .node
+            .as_ref()
+            .filter(|_| self.is_answering(Query::NodeChecks));
         let agent = self
             .agent
             .as_ref()
-            .filter(|_| self.hears(Query::AgentChecks));
-        // One that the agent does not know of is as the cluster says: the agent may just have started.
-        let agent = agent.filter(|agent| agent.knows(app));
+            .filter(|_| self.is_answering(Query::AgentChecks));
+        // For a service unknown to the agent the catalog decides: the agent may just have started.
+        let agent = agent.filter(|agent| agent.has_checks_of(app));
         let warning_passes = self.settings.warning_passes;
         let verdict = match (agent, node) {
             (Some(agent), node) => {
-                // The agent does not know whether the cluster sees its node.
-                let of_cluster = node.into_iter().flat_map(Heard::of_node);
+                // The agent does not know `serfHealth`, which only the cluster can judge.
+                let of_cluster = node.into_iter().flat_map(CheckIndex::of_node);
                 let alive = of_cluster.filter(|check| check.id == SERF);
-                let all = agent.concerning(app).chain(alive);
-                judge(all, agent.is_complete(), warning_passes)
+                let all = agent.deciding(app).chain(alive);
+                service_health(all, agent.is_complete(), warning_passes)
             }
-            (None, Some(node)) => judge(node.concerning(app), node.is_complete(), warning_passes),
-            (None, None) => return self.unheard(app),
+            (None, Some(node)) => {
+                service_health(node.deciding(app), node.is_complete(), warning_passes)
+            }
+            (None, None) => return self.outcome_without_checks(app),
         };
         let seen = app.instance_id.as_ref().and_then(|id| self.new.get(id));
         match verdict {
-            Verdict::NoCheck if seen.is_some_and(|at| now < *at + ON_THE_WAY) => {
-                Outcome::unavailable("Consul has not said its checks yet")
+            ServiceHealth::NoCheck if seen.is_some_and(|at| now < *at + CHECKS_LAG) => {
+                Outcome::unavailable("Consul has not reported its checks yet")
             }
-            Verdict::NoCheck => Outcome::fail("Consul has no check for the service"),
-            Verdict::Pass => Outcome::pass(),
-            Verdict::Fail(why) => Outcome::Fail(why),
-            Verdict::Unknown(why) => Outcome::unavailable(why),
+            ServiceHealth::NoCheck => Outcome::fail("Consul has no check for the service"),
+            ServiceHealth::Pass => Outcome::pass(),
+            ServiceHealth::Fail(why) => Outcome::Fail(why),
+            ServiceHealth::Maintenance(why) => Outcome::TakenOut(why),
+            ServiceHealth::Unknown(why) => Outcome::unavailable(why),
         }
     }
 
-    /// Consul says nothing of its checks. One that refuses or fails is known to be away; one that is
-    /// merely silent had its time to contradict what is remembered.
-    fn unheard(&self, app: &App) -> Outcome {
+    /// The result while no checks are received: the saved state counts once Consul refuses, fails, or
+    /// has not answered in time.
+    fn outcome_without_checks(&self, app: &App) -> Outcome {
         let failure = self.failures.values().find(|failure| !failure.partial);
         let why = match failure {
-            Some(failure) => format!("Consul is away: {}", failure.why),
+            Some(failure) => format!("Consul is unreachable: {}", failure.why),
             None => "Consul has not answered yet".to_owned(),
         };
         let passed = match &app.instance_id {
             Some(id) => self.passed.contains(id),
             None => self.passed_apps.contains(&app.name),
         };
-        let passed = passed && self.hears_no_checks();
-        if passed && (failure.is_some() || self.first_word_by.is_none()) {
-            return Outcome::Pass(format!("as before the restart; {why}"));
+        let passed = passed && self.has_no_checks();
+        if passed && (failure.is_some() || self.first_answer_by.is_none()) {
+            return Outcome::Pass(format!("state from before the restart; {why}"));
         }
         Outcome::Unavailable(why)
     }
@@ -400,12 +418,13 @@ fn what(query: Query) -> &'static str {
     }
 }
 
-/// How long a Consul that says nothing is waited for after a restart. An agent on this host answers in
-/// milliseconds, a cluster far away within this.
-const FIRST_WORD: Duration = Duration::from_millis(300);
-/// How much later a service's checks may come than the service.
-const ON_THE_WAY: Duration = Duration::from_secs(2);
-pub(super) const AWAY: &str = "Consul has been away for longer than agent.consul_grace";
-const PARTIAL: &str = "the token may not see all of it (node:read, service:read); what is missing is believed to be there";
-/// The cluster's own check of a node.
+/// How long Consul's first answer is waited for after a restart. An agent on this host answers in
+/// milliseconds, a distant cluster within this.
+const FIRST_ANSWER: Duration = Duration::from_millis(300);
+/// How much later than the service its checks may be reported.
+const CHECKS_LAG: Duration = Duration::from_secs(2);
+pub(super) const GRACE_EXPIRED: &str =
+    "Consul has been unreachable for longer than agent.consul_grace";
+const PARTIAL: &str = "the ACL token does not show everything (node:read, service:read); entries that are missing keep their last state";
+/// The cluster's own check of a node (gossip failure detection).
 const SERF: &str = "serfHealth";

@@ -1,25 +1,28 @@
-//! What comes into the core and what goes out of it.
+//! The core's events (in) and outputs (out).
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::Report;
-use crate::app::{AppName, MonitorSpec, Protocol};
+use super::ConsulReport;
+use crate::app::{AppName, MonitorSpec, Protocol, VipTarget};
 use crate::bgp::peer::{self, ConnId};
 use crate::config::{Bgp, PeerSettings, Secret};
 use crate::discovery::{Network, PeerName, PeerNetwork};
 use crate::health::Outcome;
 use crate::net::Prefix;
+use crate::path_proof;
 use crate::plan::Step;
 use crate::registry::{AppState, MonitorId};
 
-/// Something happened outside.
+/// Input to the core.
 #[derive(Debug)]
 pub enum Event {
-    /// A check has not begun yet, as it waits for a place; its answer comes within its timeout and a little, or
-    /// this comes again.
-    CheckWaits {
+    /// A check is queued behind `agent.check_threads` others. It is answered within its timeout, or this
+    /// event repeats.
+    CheckQueued {
         monitor: MonitorId,
     },
     /// The answer to [`Output::Check`].
@@ -28,21 +31,22 @@ pub enum Event {
         outcome: Outcome,
         took: Duration,
     },
-    /// The kernel reported a socket gone: the monitors of that port look again at once.
+    /// The kernel reported a destroyed socket (sock_diag): the monitors of that port check again at
+    /// once.
     SocketDestroyed {
         protocol: Protocol,
         port: u16,
     },
-    /// Clients come to a monitored TCP port. The kernel reports a listener's end late when some of their
-    /// connections are half-open: ports are looked at every second or so for a while.
+    /// Clients connect to a monitored TCP port. The kernel reports the end of a listener late when
+    /// connections to it are half-open, so these ports are checked every 1.2 s for a while.
     ClientsSeen,
-    /// Every port's monitor looks again at once: what the kernel had to tell of sockets was lost.
+    /// Socket notifications were lost (ENOBUFS): every port monitor checks again at once.
     RecheckPorts,
-    /// The kernel's tables, as far as they concern us.
+    /// What the kernel's links, addresses, routes and neighbors mean for the peers.
     Network(Network),
-    /// The neighbor at this address, a peer or the router towards one, has another MAC than before.
+    /// The link-layer address of a peer or of its gateway has changed.
     MacChanged(IpAddr),
-    /// An address of ours went away though nobody asked us.
+    /// The kernel reported an address removed.
     AddressLost(Prefix),
     /// The answer to [`Output::Step`].
     Done {
@@ -53,33 +57,46 @@ pub enum Event {
         peer: PeerName,
         event: peer::Event,
     },
+    /// The answer to [`Output::FindOtherSpeaker`]; `None`: there is none.
+    OtherSpeaker {
+        peer: PeerName,
+        speaker: Option<String>,
+    },
     /// A BFD packet, from a socket of one hop or of several; over one hop its TTL was 255.
     Bfd {
         from: SocketAddr,
         multihop: bool,
         bytes: Vec<u8>,
     },
+    /// The answer to an [`Output::PathProof`].
+    PathProof(path_proof::Event),
     /// The answer to [`Output::AwaitAcknowledged`].
     Acknowledged,
+    /// What was seen of the VIPs of the last [`Output::WatchTraffic`], every 100 ms: the addresses that got packets by a
+    /// real interface, in order, and when the last one arrived; or why that cannot be seen, once.
+    Traffic {
+        at: Instant,
+        last_packets: Result<Vec<(IpAddr, Instant)>, String>,
+    },
     /// SIGTERM or SIGINT; the second one skips the waits.
     Stop,
-    /// SIGUSR2: leave without a withdraw and without a Cease.
-    StopQuietly,
-    /// What Consul said, or that it said nothing.
-    Consul(Report),
-    /// An app's maintenance file appeared or went.
+    /// SIGUSR2: exit for an upgrade, without a withdraw and without a Cease.
+    StopForRestart,
+    /// The result of a Consul query.
+    Consul(ConsulReport),
+    /// An app's maintenance file was created or removed.
     Maintenance {
         app: AppName,
         present: bool,
     },
-    /// Whether it is there cannot be told, and why; or it can be told again.
+    /// The maintenance file cannot be looked up, and why; `None`: it can again.
     MaintenanceUnclear {
         app: AppName,
         problem: Option<String>,
     },
 }
 
-/// Something is to be done, in the order given.
+/// Work for the shell, to be performed in the order given.
 #[derive(Debug)]
 pub enum Output {
     /// Perform one check; answered by exactly one [`Event::Checked`], unless it is abandoned.
@@ -87,19 +104,30 @@ pub enum Output {
         monitor: MonitorId,
         spec: MonitorSpec,
         timeout: Duration,
+        /// The VIPs that a monitor of the second stage probes, each alone; all have to pass.
+        targets: Vec<VipTarget>,
     },
-    /// A check that is under way has nobody who waits for it: what it runs is to be killed.
-    Abandon {
+    /// Cancel a running check: the command that it runs is killed.
+    CancelCheck {
         monitor: MonitorId,
     },
     /// [`super::Core::ports`] has changed.
     PortsChanged,
-    /// [`super::Core::maintenance_files`] has changed.
-    MaintenanceFilesChanged,
+    /// An app's maintenance file changed; `None`: it has none.
+    WatchMaintenanceFile {
+        app: AppName,
+        file: Option<PathBuf>,
+    },
     /// Answered by one [`Event::Done`].
     Step {
         id: StepId,
         step: Step,
+    },
+    /// Look for another program of this host that has a session with the peer from our address; answered by
+    /// [`Event::OtherSpeaker`].
+    FindOtherSpeaker {
+        peer: PeerName,
+        transport: Transport,
     },
     Connect {
         peer: PeerName,
@@ -115,7 +143,7 @@ pub enum Output {
         peer: PeerName,
         conn: ConnId,
     },
-    /// Close with a reset at once.
+    /// Close with a TCP RST.
     Reset {
         peer: PeerName,
         conn: ConnId,
@@ -140,20 +168,29 @@ pub enum Output {
     CloseBfd {
         peer: PeerName,
     },
+    /// Work of the proof of the path.
+    PathProof(path_proof::Output),
     /// [`super::Core::transports`] has changed.
     PeersChanged,
-    /// Answer [`Event::Acknowledged`] once the peers' kernels have acknowledged all bytes sent so far.
-    AwaitAcknowledged,
+    /// Answer [`Event::Acknowledged`] once the kernels of these peers have acknowledged all bytes sent so far.
+    AwaitAcknowledged {
+        peers: BTreeSet<PeerName>,
+    },
+    /// Watch the packets for these VIPs and no others; answered by [`Event::Traffic`] until there are none.
+    WatchTraffic {
+        vips: BTreeSet<Prefix>,
+    },
     Transition(Transition),
-    /// The VIPs or the peers' settings changed: look at the kernel's tables anew.
-    NetworkWanted,
-    /// The last output: nothing is left to do.
+    /// Read the kernel's tables again: the VIPs or the peers' settings changed.
+    ReadNetwork,
+    /// Exit the process; always the last output.
     Exit {
         code: u8,
         why: String,
     },
 }
 
+/// Identifies a step; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StepId(pub u64);
 
@@ -161,9 +198,9 @@ pub struct StepId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StepResult {
     Done,
-    /// The address was there before us and is not ours: it is used, never removed, never leased.
+    /// Another program added the address: it is used, but never removed and never given a lifetime.
     Foreign,
-    /// The address was there and is ours, from an earlier run.
+    /// The address is sidecast's own, from an earlier run.
     Adopted,
 }
 
@@ -171,7 +208,7 @@ pub enum StepResult {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StepError {
     pub message: String,
-    /// It will not get better by itself (no permission, not supported): retried rarely.
+    /// Retrying alone does not help (EPERM, EOPNOTSUPP): retried every 30 s.
     pub permanent: bool,
 }
 
@@ -183,13 +220,13 @@ impl fmt::Display for StepError {
 
 impl std::error::Error for StepError {}
 
-/// All a socket to a peer needs to know.
+/// Addresses and options of the TCP connection to a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transport {
     pub remote: SocketAddr,
     /// The address to bind; `None` leaves the choice to the kernel.
     pub local: Option<IpAddr>,
-    /// The interface the peer is on, where its address alone does not say (link-local).
+    /// The interface of a link-local peer.
     pub interface: Option<String>,
     /// RFC 2385.
     pub password: Option<Secret>,
@@ -197,14 +234,9 @@ pub struct Transport {
 }
 
 impl Transport {
-    /// The way to a peer, as the network and the settings have it.
-    pub(super) fn to(peer: &PeerNetwork, settings: &PeerSettings, bgp: &Bgp) -> Self {
-        let ibgp = settings.peer_as == Some(bgp.local_as);
-        let ttl = match (settings.ttl_security, settings.multihop) {
-            (Some(hops), _) => Ttl::Security { hops },
-            (None, Some(limit)) if !ibgp => Ttl::Limit(limit),
-            _ => Ttl::System,
-        };
+    /// The transport to a peer, from the network and the settings.
+    pub fn to(peer: &PeerNetwork, settings: &PeerSettings, bgp: &Bgp) -> Self {
+        let ttl = Ttl::of(settings, bgp);
         let remote = match peer.remote {
             IpAddr::V4(_) => SocketAddr::new(peer.remote, settings.port),
             IpAddr::V6(addr) => SocketAddrV6::new(addr, settings.port, 0, peer.scope_id).into(),
@@ -220,46 +252,46 @@ impl Transport {
     }
 }
 
-/// Between which addresses a BFD session runs.
+/// The addresses of a BFD session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BfdPath {
-    /// With the port of one hop or of several, and the interface of a link-local address.
+    /// With port 3784 (single hop) or 4784 (multihop), and the scope of a link-local address.
     pub remote: SocketAddr,
     /// The address to send from; `None` leaves the choice to the kernel.
     pub local: Option<IpAddr>,
     pub multihop: bool,
 }
 
-/// Why a connection that somebody opened to us is not a peer's.
+/// Why an incoming connection is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NotAdmitted {
+pub enum RejectReason {
     Unknown,
-    /// It came to an anycast address: the next one may reach another host.
+    /// It was made to an anycast address, whose next connection may reach another host.
     ToVip,
     Stopping,
 }
 
-impl fmt::Display for NotAdmitted {
+impl fmt::Display for RejectReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Unknown => "no peer of ours",
-            Self::ToVip => "it came to a VIP; the peer must use the host's own address",
-            Self::Stopping => "we are stopping",
+            Self::Unknown => "not a configured peer",
+            Self::ToVip => "it was made to a VIP; the peer must use the host's own address",
+            Self::Stopping => "sidecast is stopping",
         })
     }
 }
 
-/// What a process before us left behind.
+/// What a previous sidecast left in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Predecessor {
-    /// Packets still reach the services as they did: its NAT table stands, or needs none.
+    /// The forwarding state is preserved (RFC 4724): its NAT table exists, or none is needed.
     pub forwarding: bool,
 }
 
 /// The hop limit of a session's packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ttl {
-    /// Whatever the kernel's default is (iBGP).
+    /// The kernel's default (iBGP).
     System,
     /// Send with this one.
     Limit(u8),
@@ -267,14 +299,28 @@ pub enum Ttl {
     Security { hops: u8 },
 }
 
-/// An app went from one state to another.
+impl Ttl {
+    /// As the settings of a peer have it.
+    pub(super) fn of(settings: &PeerSettings, bgp: &Bgp) -> Self {
+        let ibgp = settings.peer_as == Some(bgp.local_as);
+        match (settings.ttl_security, settings.multihop) {
+            (Some(hops), _) => Self::Security { hops },
+            (None, Some(limit)) if !ibgp => Self::Limit(limit),
+            _ => Self::System,
+        }
+    }
+}
+
+/// An app went from one state to another, or became a last resort, or is none any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transition {
-    /// Counts from 1 and never repeats.
+    /// Sequence number, from 1.
     pub seq: u64,
     pub app: AppName,
     pub from: AppState,
     pub to: AppState,
+    /// It is announced as last resort from now on.
+    pub last_resort: bool,
     pub why: String,
     pub at: Instant,
 }

@@ -1,5 +1,4 @@
-//! What is applied in the kernel and on the way there: steps under way, leases to renew, failures to
-//! try again.
+//! What is applied in the kernel, and the steps in flight, leases to renew and failures to retry.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -8,32 +7,36 @@ use std::time::{Duration, Instant};
 use log::{debug, info, warn};
 
 use super::event::{StepError, StepId, StepResult};
-use crate::app::Attributes;
 use crate::net::{Family, Prefix};
-use crate::plan::{Applied, NatRule, NatTable, Step, Subject, Wanted};
-use crate::timer::{Backoff, Deadlines, Jitter};
+use crate::plan::{Applied, Desired, NatChange, NatRules, Route, Step, Subject};
+use crate::registry::Presence;
+use crate::timer::{Backoff, Deadlines, Rng};
 
-pub(super) struct Kernel {
+pub(super) struct KernelState {
     applied: Applied,
-    /// The NAT rules that are wanted, by VIP.
-    nat: BTreeMap<Prefix, BTreeSet<NatRule>>,
-    /// They changed, or are to be tried again.
+    /// The desired NAT rules, by VIP.
+    nat: NatRules,
+    /// VIPs whose NAT rules are to be reconciled.
+    nat_queue: BTreeSet<Prefix>,
+    /// The queue has a new entry, or a retry is due.
     nat_queued: bool,
-    /// VIPs whose route waits for its NAT rules.
+    /// VIPs whose route, or whose monitors, wait for their NAT rules.
     awaiting_nat: BTreeSet<Prefix>,
-    /// VIPs whose route is not as wanted yet.
+    /// VIPs whose route is not yet as desired.
     unfinished: BTreeSet<Prefix>,
-    under_way: BTreeMap<StepId, Step>,
+    in_flight: BTreeMap<StepId, Step>,
     busy: BTreeSet<Subject>,
     retries: BTreeMap<Subject, Retry>,
-    /// Vanished while a step was adding or renewing them: which came first is not known.
-    doubtful: BTreeSet<Prefix>,
-    /// Removed by us of late: the kernel's own report of it, on another socket, may be still to come.
+    /// Addresses reported removed while a step was adding or renewing them: which happened first is
+    /// unknown.
+    uncertain: BTreeSet<Prefix>,
+    /// Addresses removed by sidecast within the last second: the kernel's notification, on another
+    /// socket, may still arrive.
     removed: BTreeMap<Prefix, Instant>,
     leases: BTreeMap<Prefix, Lease>,
     deadlines: Deadlines<Due>,
     next: u64,
-    jitter: Jitter,
+    rng: Rng,
 }
 
 /// What a deadline is for.
@@ -50,84 +53,99 @@ struct Lease {
 }
 
 struct Retry {
-    /// What failed. Another step on the same subject does not wait for its sake.
+    /// The step that failed. A different step on the same subject is tried at once.
     step: Step,
     backoff: Backoff,
-    /// It may be tried.
+    /// The backoff is over.
     due: bool,
     error: String,
 }
 
-/// What is to be done now.
+/// Changes of one reconcile run.
 #[derive(Default)]
 pub(super) struct Plan {
     /// Routes that changed; `None`: to be withdrawn.
-    pub routes: BTreeMap<Prefix, Option<Rc<Attributes>>>,
+    pub routes: BTreeMap<Prefix, Option<Rc<Route>>>,
     pub steps: Vec<(StepId, Step)>,
-    /// They come after all others.
+    /// Address removals, performed after all other steps.
     removals: Vec<(StepId, Step)>,
 }
 
-impl Kernel {
+impl KernelState {
+    /// Nothing is applied; the seed makes the backoff's jitter.
     pub fn new(seed: u64) -> Self {
         Self {
             applied: Applied::default(),
-            nat: BTreeMap::new(),
+            nat: NatRules::new(),
+            nat_queue: BTreeSet::new(),
             nat_queued: false,
             awaiting_nat: BTreeSet::new(),
             unfinished: BTreeSet::new(),
-            under_way: BTreeMap::new(),
+            in_flight: BTreeMap::new(),
             busy: BTreeSet::new(),
             retries: BTreeMap::new(),
-            doubtful: BTreeSet::new(),
+            uncertain: BTreeSet::new(),
             removed: BTreeMap::new(),
             leases: BTreeMap::new(),
             deadlines: Deadlines::default(),
             next: 0,
-            jitter: Jitter::new(seed),
+            rng: Rng::new(seed),
         }
     }
 
+    /// What is applied.
     pub fn applied(&self) -> &Applied {
         &self.applied
     }
 
-    /// Nothing of ours is left and nothing is under way.
+    /// No address and no NAT rule of sidecast is left, and no step is in flight.
     pub fn is_clean(&self) -> bool {
-        self.busy.is_empty()
-            && self.applied.addresses.is_empty()
-            && self.applied.nat.rules.is_empty()
+        self.busy.is_empty() && self.applied.addresses.is_empty() && self.applied.nat.is_empty()
     }
 
-    /// Every route that is wanted is out.
+    /// Every desired route is advertised.
     pub fn is_finished(&self) -> bool {
         self.unfinished.is_empty()
     }
 
-    /// VIPs of which something is or may be in the kernel or at the peers.
+    /// VIPs whose route is not yet as desired.
+    pub fn unfinished(&self) -> &BTreeSet<Prefix> {
+        &self.unfinished
+    }
+
+    /// VIPs with an address, a route or NAT rules, in the kernel or at the peers.
     pub fn vips(&self) -> impl Iterator<Item = Prefix> {
         let applied = &self.applied;
         let addresses = applied.addresses.keys().chain(&applied.foreign);
         addresses
             .chain(applied.routes.keys())
             .chain(self.nat.keys())
+            .chain(self.applied.nat.keys())
             .copied()
     }
 
-    /// Why this address is not there, or not renewed.
+    /// The error of the last failed step on this subject.
     pub fn error(&self, subject: &Subject) -> Option<&str> {
         self.retries.get(subject).map(|retry| retry.error.as_str())
     }
 
-    /// Compares what is wanted for a VIP with what is there. A route moves at once: advertising cannot
-    /// fail. Steps move when they are done. `unaddressed`: addresses are managed elsewhere.
-    pub fn plan(&mut self, prefix: Prefix, wanted: &Wanted, unaddressed: bool, plan: &mut Plan) {
-        if wanted.address.is_none() && self.applied.lost.contains(&prefix) {
+    /// Compares desired with applied state of one VIP. A route counts as applied at once, since advertising cannot
+    /// fail; a step when it is done. `addresses_external`: another program manages the addresses.
+    pub fn plan(
+        &mut self,
+        prefix: Prefix,
+        desired: &Desired,
+        addresses_external: bool,
+        plan: &mut Plan,
+    ) {
+        if desired.address.is_none() && self.applied.lost.contains(&prefix) {
             self.applied.forget(&prefix);
         }
-        // Nothing new is announced on an address that may have vanished.
-        let known = self.applied.routes.contains_key(&prefix) || !self.doubtful.contains(&prefix);
-        let ready = self.applied.ready_route(&prefix, wanted, unaddressed);
+        // No new route is announced while its address may be missing.
+        let known = self.applied.routes.contains_key(&prefix) || !self.uncertain.contains(&prefix);
+        let ready = self
+            .applied
+            .ready_route(&prefix, desired, addresses_external);
         let ready = ready.filter(|_| known);
         if self.applied.routes.get(&prefix) != ready.as_ref() {
             match &ready {
@@ -136,36 +154,61 @@ impl Kernel {
             };
             plan.routes.insert(prefix, ready.clone());
         }
-        keep(&mut self.unfinished, prefix, ready != wanted.route);
-        let waits = wanted.route.is_some() && !self.applied.has_nat(wanted);
-        keep(&mut self.awaiting_nat, prefix, waits);
-        self.plan_address(prefix, wanted, plan);
-        let rules = self.nat.get(&prefix);
-        if rules.unwrap_or(&BTreeSet::new()) != &wanted.nat {
-            if wanted.nat.is_empty() {
-                self.nat.remove(&prefix);
-            } else {
-                self.nat.insert(prefix, wanted.nat.clone());
-            }
+        set_membership(&mut self.unfinished, prefix, ready != desired.route);
+        let waits = !self.applied.has_nat(desired);
+        set_membership(&mut self.awaiting_nat, prefix, waits);
+        self.plan_address(prefix, desired, plan);
+        self.plan_nat(prefix, desired);
+    }
+
+    /// What there is of a VIP's address and NAT rules.
+    pub fn presence(
+        &self,
+        prefix: &Prefix,
+        desired: &Desired,
+        addresses_external: bool,
+    ) -> Presence {
+        let applied = &self.applied;
+        let certain = !self.uncertain.contains(prefix);
+        if certain && applied.is_ready(prefix, addresses_external) && applied.has_nat(desired) {
+            Presence::There
+        } else if applied.routes.contains_key(prefix) {
+            Presence::Changing
+        } else {
+            Presence::Absent
+        }
+    }
+
+    fn plan_nat(&mut self, prefix: Prefix, desired: &Desired) {
+        let none = BTreeSet::new();
+        let changed = self.nat.get(&prefix).unwrap_or(&none) != &desired.nat;
+        if changed && desired.nat.is_empty() {
+            self.nat.remove(&prefix);
+        } else if changed {
+            self.nat.insert(prefix, desired.nat.clone());
+        }
+        let applied = self.applied.nat.get(&prefix).unwrap_or(&none);
+        if changed || (applied != &desired.nat && !self.nat_queue.contains(&prefix)) {
+            self.nat_queue.insert(prefix);
             self.nat_queued = true;
         }
     }
 
-    fn plan_address(&mut self, prefix: Prefix, wanted: &Wanted, plan: &mut Plan) {
-        let step = self.applied.address_step(&prefix, wanted);
-        let renewal = renewal(&self.applied, wanted, &prefix);
+    fn plan_address(&mut self, prefix: Prefix, desired: &Desired, plan: &mut Plan) {
+        let step = self.applied.address_step(&prefix, desired);
+        let renewal = renewal(&self.applied, desired, &prefix);
         let subject = Subject::Address(prefix);
         if let Some(retry) = self.retries.get_mut(&subject) {
-            // What is wanted otherwise than it failed may be tried at once; what is not wanted any more
-            // is forgotten.
+            // A step that differs from the failed one may be tried at once; the retry of a step that is no longer
+            // needed is dropped.
             match (&step, &renewal) {
                 (Some(step), _) => retry.due |= *step != retry.step,
                 (None, Some(renewal)) if *renewal == retry.step => {}
-                _ => self.forget_retry(subject),
+                _ => self.clear_retry(subject),
             }
         }
-        // What is there, is wanted and has no lease that runs on is renewed. What is owed its removal is
-        // not: should that go on failing, the lease ends it.
+        // A desired address is renewed when its lease is due. One that is to be removed is not: if its removal
+        // keeps failing, the lease ends it.
         let lease = self.leases.get(&prefix);
         let renewal = renewal.filter(|_| lease.is_none_or(|lease| lease.due));
         match step.or(renewal) {
@@ -181,24 +224,40 @@ impl Kernel {
 
     /// The rest of a plan, once all VIPs in question have been looked at.
     pub fn finish_plan(&mut self, plan: &mut Plan) {
-        if std::mem::take(&mut self.nat_queued) {
-            let rules = self.nat.values().flatten().cloned().collect();
-            let table = NatTable { rules };
-            if table == self.applied.nat {
-                self.forget_retry(Subject::Nat);
+        // A step in flight is compared again when it is done.
+        if !self.busy.contains(&Subject::Nat) && std::mem::take(&mut self.nat_queued) {
+            let change = self.nat_change();
+            if change.is_empty() {
+                self.clear_retry(Subject::Nat);
             } else {
-                let step = Step::ReplaceNat(table);
+                let step = Step::UpdateNat(change);
                 if let Some(retry) = self.retries.get_mut(&Subject::Nat) {
                     retry.due |= step != retry.step;
                 }
-                // What is under way will be compared anew when it is done.
-                plan.steps.extend(self.issue(step));
+                if let Some(issued) = self.issue(step) {
+                    plan.steps.push(issued);
+                    self.nat_queue.clear();
+                }
             }
         }
         plan.steps.append(&mut plan.removals);
     }
 
-    fn forget_retry(&mut self, subject: Subject) {
+    /// The NAT change for the queued VIPs; VIPs without a difference leave the queue.
+    fn nat_change(&mut self) -> NatChange {
+        let (nat, applied) = (&self.nat, &self.applied.nat);
+        let none = BTreeSet::new();
+        let mut change = NatChange::default();
+        self.nat_queue.retain(|prefix| {
+            let there = applied.get(prefix).unwrap_or(&none);
+            let desired = nat.get(prefix).unwrap_or(&none);
+            change.extend(there, desired);
+            there != desired
+        });
+        change
+    }
+
+    fn clear_retry(&mut self, subject: Subject) {
         self.retries.remove(&subject);
         self.deadlines.set(Due::Retry(subject), None);
     }
@@ -210,22 +269,22 @@ impl Kernel {
             return None;
         }
         if let Step::RemoveAddress { prefix } = &step {
-            self.applied.leaving.insert(*prefix);
+            self.applied.removing.insert(*prefix);
         }
         self.next += 1;
         let id = StepId(self.next);
-        self.under_way.insert(id, step.clone());
+        self.in_flight.insert(id, step.clone());
         Some((id, step))
     }
 
-    /// Takes the answer to a step; the VIPs that have to be looked at again.
-    pub fn done(
+    /// Records the result of a step. Returns the VIPs to reconcile.
+    pub fn step_done(
         &mut self,
         now: Instant,
         id: StepId,
         result: Result<StepResult, StepError>,
     ) -> BTreeSet<Prefix> {
-        let Some(step) = self.under_way.remove(&id) else {
+        let Some(step) = self.in_flight.remove(&id) else {
             return BTreeSet::new();
         };
         self.busy.remove(&step.subject());
@@ -233,19 +292,23 @@ impl Kernel {
             Ok(result) => self.succeeded(now, &step, result),
             Err(error) => self.failed(now, &step, &error),
         }
-        match step.subject() {
-            Subject::Address(prefix) => BTreeSet::from([prefix]),
-            Subject::Nat => {
+        match step {
+            Step::AddAddress { prefix, .. } | Step::RemoveAddress { prefix } => {
+                BTreeSet::from([prefix])
+            }
+            Step::UpdateNat(change) => {
+                let vips = change.vips();
+                self.nat_queue.extend(&vips);
                 self.nat_queued = true;
-                std::mem::take(&mut self.awaiting_nat)
+                &vips & &self.awaiting_nat
             }
         }
     }
 
     fn succeeded(&mut self, now: Instant, step: &Step, result: StepResult) {
         if self.retries.contains_key(&step.subject()) {
-            info!("{} works again", words(step));
-            self.forget_retry(step.subject());
+            info!("{} works again", describe(step));
+            self.clear_retry(step.subject());
         }
         if let Step::AddAddress {
             prefix, lifetime, ..
@@ -255,7 +318,7 @@ impl Kernel {
             if result == StepResult::Foreign {
                 info!("{prefix} exists and was added by someone else: using it as it is");
                 self.applied.adopt_foreign(*prefix);
-                self.settle_doubt(prefix);
+                self.resolve_uncertain(prefix);
                 return;
             }
             if let Some(lifetime) = lifetime {
@@ -270,22 +333,23 @@ impl Kernel {
         }
         if let Step::RemoveAddress { prefix } = step {
             self.end_lease(prefix);
-            self.removed.retain(|_, at| now < *at + ECHO);
+            self.removed.retain(|_, at| now < *at + REMOVAL_ECHO);
             if !self.applied.lost.contains(prefix) {
                 self.removed.insert(*prefix, now);
             }
         }
-        if let Step::AddAddress { prefix, label, .. } = step
-            && let Some(before) = self.applied.addresses.get(prefix)
-            && before.label != *label
-        {
-            // A label is changed by removing the address and adding it anew.
-            self.removed.insert(*prefix, now);
+        if let Step::AddAddress { prefix, label, .. } = step {
+            let before = self.applied.addresses.get(prefix);
+            let relabeled = before.is_some_and(|before| before.label != *label);
+            // Label and scope are changed by removing the address and adding it anew.
+            if relabeled || result == StepResult::Adopted {
+                self.removed.insert(*prefix, now);
+            }
         }
-        debug!("{}: {result:?}", words(step));
+        debug!("{}: {result:?}", describe(step));
         self.applied.apply(step);
         if let Step::AddAddress { prefix, .. } = step {
-            self.settle_doubt(prefix);
+            self.resolve_uncertain(prefix);
         }
     }
 
@@ -294,62 +358,66 @@ impl Kernel {
         self.deadlines.set(Due::Renewal(*prefix), None);
     }
 
-    /// What vanished while the step was under way may have gone after it was looked at: once more.
-    fn settle_doubt(&mut self, prefix: &Prefix) {
-        if self.doubtful.remove(prefix) {
-            debug!("{prefix} vanished meanwhile, before or after");
+    /// An address that vanished while the step was in flight may have been removed after the step: it is added again.
+    fn resolve_uncertain(&mut self, prefix: &Prefix) {
+        if self.uncertain.remove(prefix) {
+            debug!("{prefix} was removed while a step on it was in flight: adding it again");
             self.end_lease(prefix);
             self.applied.lost.insert(*prefix);
         }
     }
 
     fn failed(&mut self, now: Instant, step: &Step, error: &StepError) {
-        let limit = if error.permanent { PERMANENT } else { LONGEST };
+        let limit = if error.permanent {
+            RETRY_PERMANENT
+        } else {
+            RETRY_LONGEST
+        };
         let retry = self.retries.entry(step.subject()).or_insert_with(|| Retry {
             step: step.clone(),
-            backoff: Backoff::new(FIRST, limit),
+            backoff: Backoff::new(RETRY_FIRST, limit),
             due: false,
             error: String::new(),
         });
-        // The log hears of a cause once, not at every attempt.
+        // Each cause is logged once, not at every attempt.
         if retry.error != error.message {
-            warn!("{} failed: {error}", words(step));
+            warn!("{} failed: {error}", describe(step));
             retry.error.clone_from(&error.message);
         }
         let delay = if error.permanent {
-            PERMANENT
+            RETRY_PERMANENT
         } else {
-            retry.backoff.delay(now, &mut self.jitter)
+            retry.backoff.delay(now, &mut self.rng)
         };
         retry.due = false;
         retry.step.clone_from(step);
         let due = Due::Retry(step.subject());
         self.deadlines.set(due, Some(now + delay));
         if let Subject::Address(prefix) = step.subject() {
-            self.applied.leaving.remove(&prefix);
-            let doubtful = self.doubtful.remove(&prefix);
-            if doubtful || self.applied.lost.contains(&prefix) {
+            self.applied.removing.remove(&prefix);
+            let uncertain = self.uncertain.remove(&prefix);
+            if uncertain || self.applied.lost.contains(&prefix) {
                 self.applied.forget(&prefix);
                 self.end_lease(&prefix);
             }
         }
     }
 
-    /// An address went that was ours or served us; `false` where it is none of our business.
-    pub fn lost(&mut self, now: Instant, prefix: Prefix) -> bool {
+    /// The kernel removed an address; `true` if a VIP has to be reconciled because of it.
+    pub fn address_lost(&mut self, now: Instant, prefix: Prefix) -> bool {
         let echo = self.removed.remove(&prefix);
-        let echo = echo.is_some_and(|at| now < at + ECHO);
+        let echo = echo.is_some_and(|at| now < at + REMOVAL_ECHO);
         let lease = self.leases.get(&prefix);
         let ended = lease.is_some_and(|lease| lease.ends <= now);
-        let under_way = |step: &&Step| step.subject() == Subject::Address(prefix);
-        match self.under_way.values().find(under_way) {
-            // It is what we asked for, or makes it needless.
+        let in_flight = |step: &&Step| step.subject() == Subject::Address(prefix);
+        match self.in_flight.values().find(in_flight) {
+            // Either the step in flight removed it, or another program did, which has the same effect.
             Some(Step::RemoveAddress { .. }) => return self.applied.lost.insert(prefix),
             Some(_) => {
                 if ended {
-                    warn!("{prefix}: {ENDED}");
+                    warn!("{prefix}: {LEASE_EXPIRED}");
                 }
-                return self.doubtful.insert(prefix);
+                return self.uncertain.insert(prefix);
             }
             None => {}
         }
@@ -358,18 +426,19 @@ impl Kernel {
         }
         self.end_lease(&prefix);
         if echo {
-            // Most likely our own doing before we put it back; to put it back once more does no harm.
-            debug!("{prefix} was removed, by us or by somebody else");
+            // Most likely the notification of our own removal; adding the address once more does no
+            // harm.
+            debug!("{prefix} was removed, by sidecast or by another program: adding it again");
         } else if ended {
-            warn!("{prefix}: {ENDED}");
+            warn!("{prefix}: {LEASE_EXPIRED}");
         } else {
-            warn!("{prefix} was removed by somebody else");
+            warn!("{prefix} was removed by another program: adding it again");
         }
         self.applied.lost.insert(prefix)
     }
 
-    /// Addresses that should be there, with nothing under way; without IPv6 prefixes, which are routes.
-    pub fn settled(&self) -> impl Iterator<Item = Prefix> {
+    /// Addresses that should be present and have no step in flight; without IPv6 prefixes, which are routes.
+    pub fn stable_addresses(&self) -> impl Iterator<Item = Prefix> {
         let applied = &self.applied;
         let addresses = applied.addresses.keys().chain(&applied.foreign);
         addresses.copied().filter(|prefix| {
@@ -380,7 +449,7 @@ impl Kernel {
         })
     }
 
-    /// Frees what may be tried again, and renews leases; the VIPs that have to be looked at.
+    /// Starts due retries and lease renewals. Returns the VIPs to reconcile.
     pub fn handle_timeout(&mut self, now: Instant) -> BTreeSet<Prefix> {
         let mut vips = BTreeSet::new();
         if self.deadlines.first().is_none_or(|first| first > now) {
@@ -389,7 +458,7 @@ impl Kernel {
         // One renewal takes those along that are due soon: they share a wake and a datagram.
         while let Some((at, due)) = self.deadlines.peek() {
             let limit = match due {
-                Due::Renewal(_) => now + TOGETHER,
+                Due::Renewal(_) => now + RENEWAL_BATCH,
                 Due::Retry(_) => now,
             };
             if at > limit {
@@ -422,7 +491,7 @@ impl Kernel {
         }
     }
 
-    /// Something changed in the kernel: what failed may be tried at once; the VIPs to be looked at.
+    /// The kernel's tables changed: failed steps are retried at once. Returns the VIPs to reconcile.
     pub fn retry_now(&mut self) -> BTreeSet<Prefix> {
         let waiting = self.retries.iter().filter(|(_, retry)| !retry.due);
         let waiting: Vec<Subject> = waiting.map(|(subject, _)| *subject).collect();
@@ -434,23 +503,24 @@ impl Kernel {
         vips
     }
 
+    /// The next retry or renewal.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.deadlines.first()
     }
 }
 
-/// Has `prefix` in the set, or not.
-fn keep(set: &mut BTreeSet<Prefix>, prefix: Prefix, wanted: bool) {
-    if wanted {
+/// Adds `prefix` to the set, or removes it.
+fn set_membership(set: &mut BTreeSet<Prefix>, prefix: Prefix, desired: bool) {
+    if desired {
         set.insert(prefix);
     } else {
         set.remove(&prefix);
     }
 }
 
-/// What renews an address that is there as it is wanted, on a lease.
-fn renewal(applied: &Applied, wanted: &Wanted, prefix: &Prefix) -> Option<Step> {
-    let spec = wanted.address.as_ref()?;
+/// The step that renews the lifetime of an address that is present as desired.
+fn renewal(applied: &Applied, desired: &Desired, prefix: &Prefix) -> Option<Step> {
+    let spec = desired.address.as_ref()?;
     let there = applied.addresses.get(prefix) == Some(spec) && !applied.lost.contains(prefix);
     (there && spec.lifetime.is_some()).then(|| Step::AddAddress {
         prefix: *prefix,
@@ -460,7 +530,7 @@ fn renewal(applied: &Applied, wanted: &Wanted, prefix: &Prefix) -> Option<Step> 
     })
 }
 
-fn words(step: &Step) -> String {
+fn describe(step: &Step) -> String {
     match step {
         Step::AddAddress {
             prefix,
@@ -469,17 +539,16 @@ fn words(step: &Step) -> String {
         } => format!("renewing {prefix}"),
         Step::AddAddress { prefix, .. } => format!("adding {prefix}"),
         Step::RemoveAddress { prefix } => format!("removing {prefix}"),
-        Step::ReplaceNat(table) => format!("writing {} NAT rules", table.rules.len()),
+        Step::UpdateNat(change) => format!("changing NAT ({change})"),
     }
 }
 
-/// The first wait after a failed step, the longest, and the one after a failure that will not mend by
-/// itself.
-const FIRST: Duration = Duration::from_millis(200);
-const LONGEST: Duration = Duration::from_secs(10);
-const PERMANENT: Duration = Duration::from_secs(30);
-const ENDED: &str = "its lease ended before it was renewed";
-/// How much earlier than due a lease is renewed together with another: far less than a third of one.
-const TOGETHER: Duration = Duration::from_secs(2);
-/// How long the report of a removal may be on its way.
-const ECHO: Duration = Duration::from_secs(1);
+/// The first and the longest delay after a failed step, and the delay after a permanent error.
+const RETRY_FIRST: Duration = Duration::from_millis(200);
+const RETRY_LONGEST: Duration = Duration::from_secs(10);
+const RETRY_PERMANENT: Duration = Duration::from_secs(30);
+const LEASE_EXPIRED: &str = "its lease (IFA_CACHEINFO) expired before it was renewed";
+/// Leases due within this time are renewed together, in one wake-up and one datagram.
+const RENEWAL_BATCH: Duration = Duration::from_secs(2);
+/// How late the kernel's notification of our own removal may arrive.
+const REMOVAL_ECHO: Duration = Duration::from_secs(1);

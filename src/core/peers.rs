@@ -1,9 +1,12 @@
-//! The sessions: one machine for each peer that the network has, from start on.
+//! The BGP sessions: one state machine for each peer.
 
+mod advertised;
+mod facts;
+mod paths;
+mod pending;
 mod session;
 
-use std::collections::VecDeque;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -11,20 +14,21 @@ use std::time::{Duration, Instant};
 use log::{info, warn};
 
 use super::event::{Output, Transport};
-use super::view::PeerView;
-use crate::app::Attributes;
-use crate::bgp::peer::{Event, Output as PeerOutput, PeerConfig};
+use super::history::{ChangeKind, HistoryChange};
+use crate::bgp::peer::{ConnId, Event, Output as PeerOutput, PeerConfig};
 use crate::bgp::{Cease, Notification};
-use crate::config::{Bgp, Remote};
-use crate::discovery::{Network, PeerName, PeerNetwork};
+use crate::config::Bgp;
+use crate::discovery::{Network, Obstacle, PeerName, PeerNetwork};
 use crate::net::{Family, Prefix, RouterId};
-use crate::plan::Routes;
-use crate::timer::{Jitter, Soonest};
-use session::{Session, Setup};
+use crate::plan::{Route, Routes};
+use crate::timer::{EarliestDeadline, Rng};
+pub(super) use paths::Announced;
+use pending::PendingPeer;
+use session::{Session, SessionSetup};
 
-/// What this host says of itself to every peer.
+/// What this host sends to every peer in OPEN.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Host {
+pub(super) struct HostInfo {
     pub hostname: Option<String>,
     /// Taking over from a process that left its addresses: as long as routers may keep its routes, new
     /// sessions say so.
@@ -32,54 +36,82 @@ pub(super) struct Host {
     pub forwarding_preserved: bool,
 }
 
+/// Peers whose routes are not all known yet, as apps name them: `None`: there are none; an empty set: all.
+pub(super) type Incomplete = Option<BTreeSet<PeerName>>;
+
 pub(super) struct Peers {
     sessions: BTreeMap<PeerName, Session>,
     routes: Routes,
-    /// What is in `routes` is all there is to announce; after a restart that takes a while to be known.
-    complete: bool,
-    /// Settings that the network shows nobody for.
-    unseen: BTreeSet<Remote>,
-    host: Host,
-    jitter: Jitter,
-    /// How many machines there have been: connections are numbered anew by each.
-    machines: u64,
+    /// To whom End-of-RIB may not be sent yet: after a restart it takes a while until `routes` has all that
+    /// is for them.
+    incomplete: Incomplete,
+    /// Configured peers without a session: no router is discovered yet.
+    waiting: BTreeMap<PeerName, PendingPeer>,
+    /// Why no peer was discovered.
+    no_peer: Option<Obstacle>,
+    /// What was logged.
+    logged: BTreeMap<String, Obstacle>,
+    no_peer_logged: Option<Obstacle>,
+    host: HostInfo,
+    rng: Rng,
+    /// Number of session state machines so far; each numbers its connections from 1.
+    generations: u64,
     outputs: VecDeque<Output>,
-    /// A machine gave out bytes.
+    changes: Vec<HistoryChange>,
+    /// Bytes were sent to a peer.
     sent: bool,
+    /// A session emitted an output.
+    status_changed: bool,
+    /// A session was established or lost.
+    sessions_changed: bool,
 }
 
 impl Peers {
+    /// No sessions yet; the seed makes their jitter.
     pub fn new(seed: u64) -> Self {
         Self {
             sessions: BTreeMap::new(),
             routes: Routes::new(),
-            complete: false,
-            unseen: BTreeSet::new(),
-            host: Host::default(),
-            jitter: Jitter::new(seed),
-            machines: 0,
+            incomplete: Some(BTreeSet::new()),
+            waiting: BTreeMap::new(),
+            no_peer: None,
+            logged: BTreeMap::new(),
+            no_peer_logged: None,
+            host: HostInfo::default(),
+            rng: Rng::new(seed),
+            generations: 0,
             outputs: VecDeque::new(),
+            changes: Vec::new(),
             sent: false,
+            status_changed: false,
+            sessions_changed: false,
         }
     }
 
-    pub fn set_host(&mut self, host: Host) {
+    /// The host name sent in OPEN.
+    pub fn hostname(&self) -> Option<&str> {
+        self.host.hostname.as_deref()
+    }
+
+    /// Sets what this host sends in OPEN, before the first session.
+    pub fn set_host(&mut self, host: HostInfo) {
         self.host = host;
     }
 
     /// Brings the sessions in line with the network. What did not change keeps its session. A peer
     /// that vanished is given up after a while, or at once where `strict` says that the settings changed.
-    pub fn set(&mut self, now: Instant, network: &Network, bgp: &Bgp, strict: bool) {
-        self.name_unseen(network, bgp);
+    pub fn reconcile(&mut self, now: Instant, network: &Network, bgp: &Bgp, strict: bool) {
         let mut setups = self.setups(now, network, bgp);
         let names: Vec<PeerName> = self.sessions.keys().cloned().collect();
         for name in names {
-            match setups.remove(&name) {
-                Some(setup) => self.adjust(now, &name, setup),
+            let at = setups.iter().position(|(of, _)| *of == name);
+            match at.map(|at| setups.remove(at)) {
+                Some((_, setup)) => self.adjust(now, &name, setup),
                 None if strict => self.remove(now, &name, Cease::PeerDeconfigured),
                 None => {
                     if let Some(session) = self.sessions.get_mut(&name) {
-                        session.lose_path(now + GONE);
+                        let why = network.absent.get(&session.settings_index);
+                        session.path_lost(now + PEER_GONE_AFTER, why.cloned());
                     }
                 }
             }
@@ -87,35 +119,20 @@ impl Peers {
         for (name, setup) in setups {
             self.add(now, name, setup);
         }
+        self.reconcile_pending(now, network, bgp);
     }
 
-    /// The sessions' addresses in place of those that the network would choose now.
-    pub fn keep_locals(&mut self, now: Instant, network: &mut Network) {
+    /// Keeps established sessions on their local address, whatever the routing table would choose now.
+    pub fn pin_local_addresses(&mut self, now: Instant, network: &mut Network) {
         for (name, session) in self.sessions.iter_mut() {
-            session.keep_local(now, name, network);
+            session.pin_local_address(now, name, network);
         }
-    }
-
-    fn name_unseen(&mut self, network: &Network, bgp: &Bgp) {
-        let seen = network.peers.values().map(|peer| peer.settings_index);
-        let up = self.sessions.values().filter(|s| s.is_established());
-        let seen: BTreeSet<usize> = seen.chain(up.map(|s| s.settings_index)).collect();
-        let settings = bgp.peers.iter().enumerate();
-        let unseen = settings.filter(|(index, _)| !seen.contains(index));
-        let unseen: BTreeSet<Remote> = unseen.map(|(_, peer)| peer.remote.clone()).collect();
-        for remote in unseen.difference(&self.unseen) {
-            match remote {
-                Remote::Gateway => info!("no peer yet: there is no default route through a router"),
-                _ => info!("peer {remote}: no router discovered yet"),
-            }
-        }
-        self.unseen = unseen;
     }
 
     /// Where the operator has chosen none, the one that a session is up with stays: the network offers
     /// another while a link is down, and the sessions over other links are not to end for that.
-    fn router_id(&self, network: &Network, bgp: &Bgp) -> Option<RouterId> {
-        let configured = bgp.router_id.or(bgp.local_ip.v4.and_then(RouterId::new));
+    pub fn router_id(&self, network: &Network, bgp: &Bgp) -> Option<RouterId> {
+        let configured = bgp.written_router_id();
         let in_use = || {
             let up = |s: &&Session| s.is_established();
             self.sessions.values().find(up).map(|s| s.config.router_id)
@@ -123,9 +140,9 @@ impl Peers {
         configured.or_else(in_use).or(network.router_id)
     }
 
-    fn setups(&self, now: Instant, network: &Network, bgp: &Bgp) -> BTreeMap<PeerName, Setup> {
+    fn setups(&self, now: Instant, network: &Network, bgp: &Bgp) -> Vec<(PeerName, SessionSetup)> {
         let Some(router_id) = self.router_id(network, bgp) else {
-            return BTreeMap::new();
+            return Vec::new();
         };
         let setup = |(name, peer): (&PeerName, &PeerNetwork)| {
             let settings = bgp.peers.get(peer.settings_index)?;
@@ -142,39 +159,52 @@ impl Peers {
                 graceful_restart: settings.graceful_restart,
                 restarting: host.restarting_until.is_some_and(|until| now < until),
                 forwarding_preserved: host.forwarding_preserved,
-                signed: settings.password.is_some(),
+                has_md5_key: settings.password.is_some(),
                 hostname: host.hostname.clone(),
             };
             Some((
                 name.clone(),
-                Setup::new(config, peer, settings, network, bgp),
+                SessionSetup::new(config, name, peer, settings, network, bgp),
             ))
         };
         network.peers.iter().filter_map(setup).collect()
     }
 
-    fn add(&mut self, now: Instant, name: PeerName, setup: Setup) {
-        info!("peer {name}: session to AS {}", as_text(&setup.config));
-        let session = Session::new(now, setup, self.machines, self.jitter.next_u64());
-        self.machines += 1;
+    fn add(&mut self, now: Instant, name: PeerName, setup: SessionSetup) {
+        info!("peer {name}: session to AS {}", peer_as_text(&setup.config));
+        let mut session = Session::new(now, setup, self.generations, self.rng.next_u64());
+        if let Some(waiting) = self.waiting.remove(&name) {
+            session.since = waiting.since;
+        }
+        self.generations += 1;
         self.outputs.push_back(Output::PeersChanged);
+        self.outputs.extend(session.find_other_speaker(&name));
         self.sessions.insert(name.clone(), session);
-        self.tell(now, &name);
+        self.advertise_all(now, &name);
         self.drain(now, &name);
     }
 
-    fn adjust(&mut self, now: Instant, name: &PeerName, mut setup: Setup) {
+    fn adjust(&mut self, now: Instant, name: &PeerName, mut setup: SessionSetup) {
         let Some(session) = self.sessions.get_mut(name) else {
             return;
         };
-        if session.differs(&mut setup) {
-            info!("peer {name}: settings changed, the session starts again");
+        if session.needs_restart(&mut setup) {
+            info!("peer {name}: settings changed: restarting the session");
             self.remove(now, name, Cease::OtherConfigurationChange);
             self.add(now, name.clone(), setup);
             return;
         }
-        if session.follow(now, setup) {
-            self.tell(now, name);
+        let had_carrier = session.has_carrier();
+        let routing_changed = session.apply(now, setup);
+        if let Some(change) = session.carrier_change(name, had_carrier) {
+            match session.has_carrier() {
+                true => info!("peer {name}: {}", change.why),
+                false => warn!("peer {name}: {}", change.why),
+            }
+            self.changes.push(change);
+        }
+        if routing_changed {
+            self.advertise_all(now, name);
         }
         self.drain(now, name);
     }
@@ -189,35 +219,44 @@ impl Peers {
         }
     }
 
-    /// Says whether anything came of it.
+    /// Handles an event of a session. Returns whether the session emitted an output.
     pub fn handle(&mut self, now: Instant, name: &PeerName, event: Event) -> bool {
         let Some(session) = self.sessions.get_mut(name) else {
             return false;
         };
-        let Some(event) = session.inward(event) else {
+        let Some(event) = session.translate_event(event) else {
             return false;
         };
         session.peer.handle(now, event);
         self.drain(now, name)
     }
 
+    /// Takes the answer to [`Output::FindOtherSpeaker`].
+    pub fn set_other_speaker(&mut self, name: &PeerName, speaker: Option<String>) {
+        if let Some(session) = self.sessions.get_mut(name) {
+            session.set_other_speaker(speaker);
+            self.status_changed = true;
+        }
+    }
+
     /// The peer that a connection from this address is from.
     pub fn at(&self, remote: SocketAddr) -> Option<(&PeerName, &Transport)> {
         let mut sessions = self.transports();
-        sessions.find(|(_, transport)| end(transport.remote) == end(remote))
+        sessions.find(|(_, transport)| without_port(transport.remote) == without_port(remote))
     }
 
+    /// All peers with their transports.
     pub fn transports(&self) -> impl Iterator<Item = (&PeerName, &Transport)> {
         let sessions = self.sessions.iter();
         sessions.map(|(name, session)| (name, &session.transport))
     }
 
-    /// The operator asks: what waits for its next attempt need not wait.
+    /// Ends the connect retry delays, on the operator's request.
     pub fn retry_now(&mut self, now: Instant) {
         self.each(now, |session| session.peer.handle(now, Event::RetryNow));
     }
 
-    /// Something came up that an attempt may have been waiting for.
+    /// Ends the connect retry delays after a change of the network.
     pub fn network_changed(&mut self, now: Instant) {
         self.each(now, |session| {
             session.peer.handle(now, Event::NetworkChanged)
@@ -229,91 +268,103 @@ impl Peers {
         self.each(now, |session| session.mac_changed(now, addr));
     }
 
-    /// Where NAT sends traffic: to the address of a session, rather to one that the kernel has and to the
-    /// same as before; else to where the network says.
+    /// The NAT target of each family: the local address of an established session, preferably one that the kernel has,
+    /// then the same as before; without a session, the target derived from the kernel's tables.
     pub fn nat_targets(
         &self,
         network: &Network,
         before: &BTreeMap<Family, IpAddr>,
     ) -> BTreeMap<Family, IpAddr> {
-        let target = |family| {
+        let mut targets = BTreeMap::new();
+        for family in Family::ALL {
             let sessions = self.sessions.values();
-            let mut all: Vec<IpAddr> = sessions.filter_map(|s| s.up_from(family)).collect();
-            all.sort_by_key(|addr| {
+            let from = sessions.filter_map(|s| s.established_local(family));
+            let best = from.min_by_key(|addr| {
                 let gone = !network.addresses.contains(addr);
                 (gone, before.get(&family) != Some(addr))
             });
-            let target = all.first().or_else(|| network.nat_target.get(&family))?;
-            Some((family, *target))
-        };
-        Family::ALL.into_iter().filter_map(target).collect()
+            if let Some(target) = best.or_else(|| network.nat_target.get(&family).copied()) {
+                targets.insert(family, target);
+            }
+        }
+        targets
     }
 
+    /// Ends all sessions with a NOTIFICATION.
     pub fn stop(&mut self, now: Instant, notification: &Notification) {
         self.each(now, |session| {
             session.peer.handle(now, Event::Stop(notification.clone()));
         });
     }
 
-    pub fn stop_quietly(&mut self, now: Instant) {
-        self.each(now, |session| session.peer.handle(now, Event::StopQuietly));
+    /// Ends all sessions without a NOTIFICATION, so that peers keep the routes (RFC 4724).
+    pub fn stop_for_restart(&mut self, now: Instant) {
+        self.each(now, |session| {
+            session.peer.handle(now, Event::StopForRestart)
+        });
     }
 
-    pub fn handle_timeout(&mut self, now: Instant) {
+    /// Handles the timers that are due; `true` if a peer is given up.
+    pub fn handle_timeout(&mut self, now: Instant) -> bool {
         let gone = |session: &Session| session.gone_at.is_some_and(|at| at <= now);
         let names = self.sessions.iter().filter(|(_, session)| gone(session));
         let names: Vec<PeerName> = names.map(|(name, _)| name.clone()).collect();
+        let given_up = !names.is_empty();
         for name in names {
-            warn!("peer {name}: not in the routing table any more");
+            warn!("peer {name}: no longer in the routing table: closing the session");
             self.remove(now, &name, Cease::PeerDeconfigured);
         }
         let mut lost = false;
         self.each(now, |session| {
             if session.local_gone_at().is_some_and(|at| at <= now) {
-                session.lose_local(now);
+                session.drop_local_address(now);
                 lost = true;
             }
             session.peer.handle_timeout(now);
         });
         if lost {
             // BFD follows with the next look.
-            self.outputs.push_back(Output::NetworkWanted);
+            self.outputs.push_back(Output::ReadNetwork);
         }
+        given_up
     }
 
+    /// The next deadline.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let mut soonest = Soonest::new();
+        let mut earliest = EarliestDeadline::new();
         for session in self.sessions.values() {
-            soonest.add(session.peer.poll_timeout().map(|(at, _)| at), ());
-            soonest.add(session.gone_at, ());
-            soonest.add(session.local_gone_at(), ());
+            earliest.add(session.peer.poll_timeout().map(|(at, _)| at), ());
+            earliest.add(session.gone_at, ());
+            earliest.add(session.local_gone_at(), ());
         }
-        soonest.get().map(|(at, ())| at)
+        earliest.get().map(|(at, ())| at)
     }
 
+    /// The next output.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
 
-    /// Routes that changed, `None` for one that goes; `complete`: no other is still to be found out.
+    /// Advertises changed routes, `None` for a withdraw, to each peer. `incomplete`: peers for which more routes may
+    /// follow after a restart, and which get no End-of-RIB yet.
     pub fn advertise(
         &mut self,
         now: Instant,
-        changes: BTreeMap<Prefix, Option<Rc<Attributes>>>,
-        complete: bool,
+        changes: BTreeMap<Prefix, Option<Rc<Route>>>,
+        incomplete: Incomplete,
     ) {
-        let completed = complete && !self.complete;
-        self.complete = complete;
-        if changes.is_empty() && !completed {
+        if changes.is_empty() && incomplete == self.incomplete {
             return;
         }
+        self.incomplete = incomplete;
         let names: Vec<PeerName> = self.sessions.keys().cloned().collect();
         for name in names {
+            let complete = self.is_complete_for(&name);
             if let Some(session) = self.sessions.get_mut(&name) {
                 let facts = session.facts();
-                let path = |(prefix, route): (&Prefix, &Option<Rc<Attributes>>)| {
+                let path = |(prefix, route): (&Prefix, &Option<Rc<Route>>)| {
                     let route = route.as_ref();
-                    let path = route.and_then(|app| session.routing.path(*prefix, app, facts));
+                    let path = route.and_then(|route| session.routing.path(*prefix, route, facts));
                     (*prefix, path)
                 };
                 let paths = changes.iter().map(path).collect();
@@ -332,15 +383,32 @@ impl Peers {
         }
     }
 
-    /// Whether anything was sent to a peer since this was last asked.
+    /// Whether all routes for a peer are known, so that End-of-RIB may follow them.
+    pub fn is_complete_for(&self, name: &PeerName) -> bool {
+        let incomplete = self.incomplete.as_ref();
+        incomplete.is_none_or(|incomplete| !name.is_among(incomplete))
+    }
+
+    /// The changes since the last call, for the history.
+    pub fn take_changes(&mut self) -> Vec<HistoryChange> {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Whether anything was sent to a peer since the last call.
     pub fn take_sent(&mut self) -> bool {
         std::mem::take(&mut self.sent)
     }
 
-    fn tell(&mut self, now: Instant, name: &PeerName) {
+    /// Whether a session emitted an output since the last call.
+    pub fn take_status_changed(&mut self) -> bool {
+        std::mem::take(&mut self.status_changed)
+    }
+
+    fn advertise_all(&mut self, now: Instant, name: &PeerName) {
+        let complete = self.is_complete_for(name);
         if let Some(session) = self.sessions.get_mut(name) {
             let routes = session.routing.routes(&self.routes, session.facts());
-            if self.complete {
+            if complete {
                 session.peer.advertise(now, routes);
             } else {
                 session.peer.advertise_some(now, routes);
@@ -358,7 +426,7 @@ impl Peers {
         }
     }
 
-    /// Translates what the machine wants into what the shell does.
+    /// Translates the outputs of the state machine for the shell.
     fn drain(&mut self, now: Instant, name: &PeerName) -> bool {
         let mut any = false;
         loop {
@@ -369,47 +437,35 @@ impl Peers {
                 return any;
             };
             any = true;
+            self.status_changed = true;
             let established = matches!(output, PeerOutput::Established { .. });
+            self.sessions_changed |= established || matches!(output, PeerOutput::Down { .. });
+            self.changes.extend(session_change(name, &output));
             self.sent |= matches!(output, PeerOutput::Send { .. });
             if established {
-                session.is_up();
+                session.on_established();
             }
-            if let Some(output) = session.outward(now, name, output) {
+            if let Some(output) = session.translate_output(now, name, output) {
                 self.outputs.push_back(output);
             }
             if established {
                 // Now the session's own address is known: it may be the next hop.
-                self.tell(now, name);
+                self.advertise_all(now, name);
             }
         }
     }
 
-    /// Why no peer has a next hop for a family, if so.
-    pub fn no_next_hop(&self, family: Family) -> Option<String> {
-        if self.sessions.is_empty() {
-            return None;
-        }
-        let takes = |s: &&Session| s.routing.families.contains(&family);
-        if !self.sessions.values().any(|s| takes(&s)) {
-            return Some(format!("no peer takes {family} routes"));
-        }
-        let mut taking = self.sessions.values().filter(takes);
-        if taking.any(|session| session.may_have_next_hop(family)) {
-            return None;
-        }
-        Some(format!(
-            "this host has no {family} address towards any peer (write it as next_hop)"
-        ))
-    }
-
-    /// Those that peers have told, in sessions that are up.
+    /// Router ids of the peers with an established session.
     pub fn router_ids(&self) -> impl Iterator<Item = IpAddr> {
         let up = self.sessions.values();
         up.filter_map(|session| Some(session.peer.negotiated()?.peer_router_id.addr().into()))
     }
 
-    pub fn is_established(&self) -> bool {
-        self.sessions.values().any(Session::is_established)
+    /// The established ones among the peers that apps name; none named: among all.
+    pub fn established(&self, among: &BTreeSet<PeerName>) -> BTreeSet<PeerName> {
+        let sessions = self.sessions.iter();
+        let meant = sessions.filter(|(name, s)| s.is_established() && name.is_among(among));
+        meant.map(|(name, _)| name.clone()).collect()
     }
 
     /// How many peers there are, and with how many a session is up.
@@ -421,23 +477,34 @@ impl Peers {
         )
     }
 
+    /// Whether there is a session for this peer.
     pub fn has(&self, name: &PeerName) -> bool {
         self.sessions.contains_key(name)
     }
 
-    /// No machine holds bytes back.
-    pub fn is_flushed(&self) -> bool {
-        self.sessions
-            .values()
-            .all(|session| session.peer.is_flushed())
+    /// Records how many bytes a peer's TCP has acknowledged.
+    pub fn note_acknowledged(&mut self, name: &PeerName, conn: ConnId, bytes: u64) {
+        if let Some(session) = self.sessions.get_mut(name) {
+            session.note_acknowledged(conn, bytes);
+        }
     }
 
+    /// No session with one of these peers holds bytes back; none named: with any peer.
+    pub fn is_flushed(&self, among: &BTreeSet<PeerName>) -> bool {
+        let mut meant = self
+            .sessions
+            .iter()
+            .filter(|(name, _)| name.is_among(among));
+        meant.all(|(_, session)| session.peer.is_flushed())
+    }
+
+    /// Whether a prefix was sent to at least one peer.
     pub fn is_announced(&self, prefix: &Prefix) -> bool {
         let mut sessions = self.sessions.values();
         sessions.any(|session| session.peer.is_announced(prefix))
     }
 
-    /// What every peer shall know.
+    /// The routes desired for each peer.
     #[cfg(test)]
     pub fn routes(&self) -> Vec<(String, String)> {
         let sessions = self.sessions.iter();
@@ -447,39 +514,52 @@ impl Peers {
             .collect()
     }
 
-    /// Whether the peers have been told a whole set, be it empty.
+    /// Whether a whole set was advertised to the peers, be it empty.
     #[cfg(test)]
     pub fn is_complete(&self) -> bool {
-        self.complete
+        self.incomplete.is_none()
     }
 
-    /// Which machine serves a peer: another one after each restart of its settings.
+    /// The generation of a peer's state machine, which changes with each restart of the session.
     #[cfg(test)]
-    pub fn machine(&self, name: &PeerName) -> Option<u64> {
-        self.sessions.get(name).map(|session| session.number)
-    }
-
-    pub fn views(&self, now: Instant) -> Vec<PeerView> {
-        let view = |(name, session): (&PeerName, &Session)| session.view(name, now);
-        self.sessions.iter().map(view).collect()
+    pub fn generation(&self, name: &PeerName) -> Option<u64> {
+        self.sessions.get(name).map(|session| session.generation)
     }
 }
 
-/// An address without its port: whoever connects comes from any.
-fn end(addr: SocketAddr) -> (IpAddr, u32) {
+/// A session that was established or lost, as the history has it.
+fn session_change(peer: &PeerName, output: &PeerOutput) -> Option<HistoryChange> {
+    let (states, why) = match output {
+        PeerOutput::Established { negotiated, .. } => {
+            let families: Vec<String> = negotiated.families.iter().map(Family::to_string).collect();
+            let why = format!("AS {}, {}", negotiated.peer_as, families.join(" and "));
+            (["down", "established"], why)
+        }
+        PeerOutput::Down { reason } => (["established", "down"], reason.to_string()),
+        _ => return None,
+    };
+    Some(HistoryChange::of_peer(
+        ChangeKind::Session,
+        peer,
+        states,
+        why,
+    ))
+}
+
+/// An address without its port: an incoming connection comes from any port.
+fn without_port(addr: SocketAddr) -> (IpAddr, u32) {
     match addr {
         SocketAddr::V4(addr) => (IpAddr::V4(*addr.ip()), 0),
         SocketAddr::V6(addr) => (IpAddr::V6(*addr.ip()), addr.scope_id()),
     }
 }
 
-fn as_text(config: &PeerConfig) -> String {
+fn peer_as_text(config: &PeerConfig) -> String {
     match config.peer_as {
         Some(asn) => asn.to_string(),
         None => "any".to_owned(),
     }
 }
 
-/// How long a peer may be missing from the routing table (a link that is down for a moment takes its
-/// routes with it).
-const GONE: Duration = Duration::from_secs(10);
+/// How long a peer may be missing from the routing table: a link flap removes its routes for a moment.
+const PEER_GONE_AFTER: Duration = Duration::from_secs(10);

@@ -1,11 +1,10 @@
-//! A new configuration, and in words what it changed.
+//! Applies a new configuration and lists what it changed.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::app::{App, AppName};
 use crate::config::{Agent, Bgp, Config, Policy, Refusal};
-use crate::registry::{Configured, Registered, Registry};
+use crate::registry::{ConfiguredApp, RegisterOutcome, Registry};
 use crate::schema::Section;
 
 /// Brings the registry in line with `new` and lists what changed.
@@ -19,10 +18,12 @@ pub(super) fn reload(
     changes.extend(bgp(&old.bgp, &new.bgp));
     let agent = Agent {
         consul: old.agent.consul.clone(),
+        vip_interface: old.agent.vip_interface.clone(),
         ..new.agent.clone()
     };
     let policy = Policy::new(&agent, &new.bgp);
-    registry.set_settings(now, agent, policy);
+    let last_resort = agent.last_resort_beside(&new.bgp);
+    registry.set_settings(now, agent, last_resort, policy);
     let (gone, configured) = registry.configure(now, &new.apps);
     changes.extend(gone.iter().map(|name| format!("app {name}: removed")));
     for (app, configured) in new.apps.iter().zip(configured) {
@@ -38,13 +39,13 @@ pub(super) fn reload(
 }
 
 /// `None`: nothing.
-fn what_changed(configured: &Configured, app: &App) -> Option<String> {
+fn what_changed(configured: &ConfiguredApp, app: &App) -> Option<String> {
     let before = configured.before.as_ref();
     let renamed = before.filter(|before| before.name != app.name);
     let renamed = renamed.map(|before| format!("was {} before", before.name));
     let what = match (configured.done, before) {
-        (Registered::Unchanged, _) => return renamed,
-        (Registered::Replaced, Some(before)) => differences(before, app),
+        (RegisterOutcome::Unchanged, _) => return renamed,
+        (RegisterOutcome::Replaced, Some(before)) => differences(before, app),
         _ => "added".to_owned(),
     };
     Some(match renamed {
@@ -53,21 +54,27 @@ fn what_changed(configured: &Configured, app: &App) -> Option<String> {
     })
 }
 
-/// What HTTP and Consul registered and a new policy forbids, or allows again.
-pub(super) fn judged(
-    before: &BTreeMap<AppName, Refusal>,
-    after: &BTreeMap<AppName, Refusal>,
+/// Apps of HTTP and Consul that the new policy refuses, or permits again.
+pub(super) fn policy_changes(
+    before: &[(AppName, Refusal)],
+    after: &[(AppName, Refusal)],
     registry: &Registry,
 ) -> Vec<String> {
     let refused = after
         .iter()
-        .filter(|(name, refusal)| before.get(*name) != Some(refusal))
-        .map(|(name, refusal)| format!("app {name}: not announced any more: {refusal}"));
+        .filter(|(name, refusal)| of(before, name) != Some(refusal))
+        .map(|(name, refusal)| format!("app {name}: withdrawn: {refusal}"));
     let permitted = before
-        .keys()
-        .filter(|name| !after.contains_key(*name) && registry.definition(name).is_some());
+        .iter()
+        .map(|(name, _)| name)
+        .filter(|name| of(after, name).is_none() && registry.definition(name).is_some());
     let permitted = permitted.map(|name| format!("app {name}: permitted again"));
     refused.chain(permitted).collect()
+}
+
+fn of<'r>(refused: &'r [(AppName, Refusal)], name: &AppName) -> Option<&'r Refusal> {
+    let at = refused.binary_search_by(|(of, _)| of.cmp(name));
+    refused.get(at.ok()?).map(|(_, refusal)| refusal)
 }
 
 fn differences(old: &App, new: &App) -> String {
@@ -95,17 +102,21 @@ fn differences(old: &App, new: &App) -> String {
     }
 }
 
-/// What counts at once, then what the next start takes.
+/// Keys that take effect at once, then those that need a restart.
 fn agent(old: &Agent, new: &Agent) -> Vec<String> {
     let consul = |agent: &Agent| agent.consul.clone().unwrap_or_default();
     let mut changed = old.changes(new);
     changed.extend(consul(old).changes(&consul(new)));
-    changed.sort_by_key(|key| key.at_start);
-    let told = changed.into_iter().map(|key| match key.at_start {
-        true => format!("agent.{}: changed, taken at the next start", key.name),
-        false => format!("agent.{}: changed", key.name),
+    let at_once = changed.iter().filter(|key| !key.needs_restart);
+    let at_once = at_once.map(|key| format!("agent.{}: changed", key.name));
+    let later = changed.iter().filter(|key| key.needs_restart);
+    let later = later.map(|key| {
+        format!(
+            "agent.{}: changed, takes effect at the next start",
+            key.name
+        )
     });
-    told.collect()
+    at_once.chain(later).collect()
 }
 
 fn bgp(old: &Bgp, new: &Bgp) -> Vec<String> {

@@ -1,18 +1,19 @@
-//! From what an app says to what a peer hears: attributes laid over each other, and the next hop.
+//! Path attributes and next hop of an app's route toward one peer: global, peer's and app's attributes
+//! overlaid.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::rc::Rc;
 
 use crate::app::Attributes;
 use crate::bgp::{AsPath, PathAttributes};
-use crate::net::{Asn, Family, Origin, Prefix};
-use crate::plan::Routes;
+use crate::net::{Asn, Family, Origin, PeerName, Prefix};
+use crate::plan::{Route, Routes};
 
-/// What a peer's routes are made with.
+/// What determines the path attributes toward one peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Routing {
+    pub peer: PeerName,
     pub families: BTreeSet<Family>,
     /// The global attributes with the peer's laid over them.
     pub attributes: Attributes,
@@ -22,7 +23,7 @@ pub(super) struct Routing {
     pub next_hop6: Option<Ipv6Addr>,
 }
 
-/// What only the session knows.
+/// What is known only with the session.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct SessionFacts {
     /// Its own address, or the one it would use.
@@ -32,26 +33,30 @@ pub(super) struct SessionFacts {
 }
 
 impl Routing {
-    /// The routes as this peer hears them; those without a next hop are left out.
+    /// The routes as advertised to this peer; those without a next hop are left out.
     pub fn routes(&self, routes: &Routes, facts: SessionFacts) -> BTreeMap<Prefix, PathAttributes> {
-        let path = |(prefix, app): (&Prefix, &Rc<Attributes>)| {
-            Some((*prefix, self.path(*prefix, app, facts)?))
-        };
-        routes.iter().filter_map(path).collect()
+        let mut paths = BTreeMap::new();
+        for (prefix, route) in routes {
+            if let Some(path) = self.path(*prefix, route, facts) {
+                paths.insert(*prefix, path);
+            }
+        }
+        paths
     }
 
-    /// One route as this peer hears it; `None`: it does not take the family, or there is no next hop.
+    /// One route as advertised to this peer; `None`: it is for other peers, the family is not negotiated,
+    /// or there is no next hop.
     pub fn path(
         &self,
         prefix: Prefix,
-        app: &Attributes,
+        route: &Route,
         facts: SessionFacts,
     ) -> Option<PathAttributes> {
         let family = prefix.family();
-        if !self.families.contains(&family) {
+        if !self.families.contains(&family) || !self.peer.is_among(&route.peers) {
             return None;
         }
-        let attributes = self.attributes.overlaid(app);
+        let attributes = self.attributes.overlaid(&route.attributes);
         let next_hop = self.next_hop(family, &attributes, facts)?;
         Some(self.path_attributes(attributes, next_hop))
     }
@@ -61,14 +66,17 @@ impl Routing {
         self.next_hop(family, &self.attributes, facts)
     }
 
-    /// Set by the operator, else the session's own address, else the interface's.
+    /// Set by the operator, else the session's own address, else the interface's, or the host's where the
+    /// peer is on this host.
     fn next_hop(
         &self,
         family: Family,
         attributes: &Attributes,
         facts: SessionFacts,
     ) -> Option<IpAddr> {
-        let local = facts.local.filter(|local| Family::of(*local) == family);
+        // To a router a loopback address means itself.
+        let usable = |local: &IpAddr| Family::of(*local) == family && !local.is_loopback();
+        let local = facts.local.filter(usable);
         match family {
             Family::Ipv4 => attributes
                 .next_hop
@@ -111,9 +119,11 @@ impl Routing {
 mod tests {
     use super::*;
     use crate::net::Community;
+    use std::rc::Rc;
 
     fn routing() -> Routing {
         Routing {
+            peer: "10.0.0.1".parse().unwrap(),
             families: Family::ALL.into(),
             attributes: Attributes {
                 communities: [Community::new(65001, 1)].into(),
@@ -127,6 +137,13 @@ mod tests {
         }
     }
 
+    fn to_all(attributes: Attributes) -> Rc<Route> {
+        Rc::new(Route {
+            attributes,
+            ..Route::default()
+        })
+    }
+
     fn next_hop(
         routing: &Routing,
         vip: &str,
@@ -134,7 +151,7 @@ mod tests {
         facts: SessionFacts,
     ) -> Option<String> {
         let vip: Prefix = vip.parse().unwrap();
-        let routes = routing.routes(&Routes::from([(vip, Rc::new(app))]), facts);
+        let routes = routing.routes(&Routes::from([(vip, to_all(app))]), facts);
         routes.get(&vip).map(|path| path.next_hop.to_string())
     }
 
@@ -194,10 +211,7 @@ mod tests {
             as_path_prepend: Some(2),
             ..Attributes::default()
         };
-        let routes = routing().routes(
-            &Routes::from([(vip, Rc::new(app))]),
-            SessionFacts::default(),
-        );
+        let routes = routing().routes(&Routes::from([(vip, to_all(app))]), SessionFacts::default());
         let path = &routes[&vip];
         assert_eq!(
             path.communities,
@@ -206,5 +220,20 @@ mod tests {
         assert_eq!((path.med, path.local_pref), (Some(7), None));
         let asn = Asn::new(65001).unwrap();
         assert_eq!(path.as_path, AsPath::sequence([asn, asn]));
+    }
+
+    #[test]
+    fn a_route_for_other_peers_is_left_out() {
+        let vip: Prefix = V4.parse().unwrap();
+        let sent = |peers: &[&str]| {
+            let route = Route {
+                peers: peers.iter().map(|name| name.parse().unwrap()).collect(),
+                ..Route::default()
+            };
+            let path = routing().path(vip, &route, SessionFacts::default());
+            path.is_some()
+        };
+        assert!(sent(&[]) && sent(&["10.0.0.1"]) && sent(&["10.0.0.2", "10.0.0.1"]));
+        assert!(!sent(&["10.0.0.2"]) && !sent(&["%eth0", "fd00::1"]));
     }
 }

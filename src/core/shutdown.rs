@@ -1,24 +1,24 @@
-//! The end of the process, step by step: drain, withdraw, remove, close, exit. Each step has its
-//! deadline, so that no peer and no kernel can hold it up.
+//! The shutdown: drain, withdraw, remove, close, exit. Each step has its deadline, so that neither a
+//! peer nor the kernel can delay it.
 
 use std::time::{Duration, Instant};
 
-/// How far the shutdown of the process has come.
+/// The state of the shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shutdown {
     Running,
-    /// Routes are out as `when_draining` says; the service still answers.
+    /// Routes are announced or withdrawn as `when_draining` says; the service still answers.
     Draining {
         acknowledged: bool,
         by: Instant,
         until: Instant,
     },
-    /// All routes are withdrawn; `by` then the peers have heard of it.
+    /// All routes are withdrawn; the peers' acknowledgment is awaited until `by`.
     Withdrawing {
         acknowledged: bool,
         by: Instant,
     },
-    /// Addresses and NAT go.
+    /// Addresses and NAT rules are being removed.
     Removing {
         by: Instant,
     },
@@ -26,29 +26,36 @@ pub(super) enum Shutdown {
 }
 
 impl Shutdown {
+    /// The first step: `drain_time` runs.
     pub fn draining(now: Instant, drain_time: Duration) -> Self {
         Self::Draining {
             acknowledged: false,
-            by: now + ACKNOWLEDGE,
+            by: now + ACKNOWLEDGE_WITHIN,
             until: now + drain_time,
         }
     }
 
+    /// All routes are withdrawn.
     pub fn withdrawing(now: Instant) -> Self {
         Self::Withdrawing {
             acknowledged: false,
-            by: now + ACKNOWLEDGE,
+            by: now + ACKNOWLEDGE_WITHIN,
         }
     }
 
+    /// Addresses and NAT rules are removed.
     pub fn removing(now: Instant) -> Self {
-        Self::Removing { by: now + REMOVE }
+        Self::Removing {
+            by: now + REMOVE_WITHIN,
+        }
     }
 
+    /// No shutdown has begun.
     pub fn is_running(&self) -> bool {
         *self == Self::Running
     }
 
+    /// The process is about to exit.
     pub fn is_over(&self) -> bool {
         *self == Self::Over
     }
@@ -74,6 +81,7 @@ impl Shutdown {
         }
     }
 
+    /// When the step ends at the latest.
     pub fn poll_timeout(&self) -> Option<Instant> {
         match *self {
             Self::Running | Self::Over => None,
@@ -88,6 +96,7 @@ impl Shutdown {
     }
 }
 
-/// How long acknowledgements are waited for, and how long the kernel may take to remove things.
-pub(super) const ACKNOWLEDGE: Duration = Duration::from_secs(1);
-const REMOVE: Duration = Duration::from_millis(500);
+/// How long acknowledgments are waited for, and how long the removal of addresses and NAT rules may
+/// take.
+pub(super) const ACKNOWLEDGE_WITHIN: Duration = Duration::from_secs(1);
+const REMOVE_WITHIN: Duration = Duration::from_millis(500);

@@ -1,12 +1,12 @@
 //! The UDP sockets of BFD: one to receive on for each family and number of hops, one to send from for
 //! each session (RFC 5881 §4, §5; RFC 5883 §5).
 //!
-//! Receiving is for whoever owns the loop to do when it wakes, and before it judges silence: packets
-//! that wait in the kernel while the machine was busy must not look like packets that never came.
+//! The loop receives when it wakes and before it evaluates detection timers: packets that waited in the
+//! kernel while the machine was busy must not count as lost.
 
 use crate::core::BfdPath;
 use crate::discovery::PeerName;
-use crate::timer::Jitter;
+use crate::timer::Rng;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{
@@ -23,16 +23,16 @@ use std::task::Poll;
 
 /// All BFD sockets. Without a session there is none.
 pub struct BfdSockets {
-    receivers: BTreeMap<Kind, Async<UdpSocket>>,
+    receivers: Vec<(ReceiverKey, Async<UdpSocket>)>,
     senders: BTreeMap<PeerName, Sender>,
-    /// What was last said of a socket to receive on that could not be opened.
-    complaints: BTreeMap<Kind, String>,
-    jitter: Jitter,
+    /// The last logged error for each receiving socket that could not be opened.
+    open_errors: Vec<(ReceiverKey, String)>,
+    rng: Rng,
 }
 
 /// What a socket receives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Kind {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct ReceiverKey {
     port: u16,
     multihop: bool,
     ipv4: bool,
@@ -55,15 +55,15 @@ impl BfdSockets {
     /// The seed chooses source ports.
     pub fn new(seed: u64) -> Self {
         Self {
-            receivers: BTreeMap::new(),
+            receivers: Vec::new(),
             senders: BTreeMap::new(),
-            complaints: BTreeMap::new(),
-            jitter: Jitter::new(seed),
+            open_errors: Vec::new(),
+            rng: Rng::new(seed),
         }
     }
 
-    /// Sends one packet, and sees that answers can be heard. What fails is tried again with the next
-    /// packet; that the peer is out of reach is what the session itself finds out.
+    /// Sends one packet, and opens the receiving socket. Failures are retried with the next packet; an
+    /// unreachable peer shows by the detection time.
     pub fn send(&mut self, peer: &PeerName, path: BfdPath, bytes: &[u8]) {
         self.listen(path);
         if self
@@ -76,7 +76,7 @@ impl BfdSockets {
                     self.senders.insert(peer.clone(), Sender { path, socket });
                 }
                 Err(error) => {
-                    log::debug!("peer {peer}: no socket for BFD: {error}");
+                    log::debug!("peer {peer}: cannot open a BFD socket: {error}");
                     return;
                 }
             }
@@ -84,19 +84,21 @@ impl BfdSockets {
         if let Some(sender) = self.senders.get(peer)
             && let Err(error) = sender.socket.send_to(bytes, path.remote)
         {
-            log::debug!("peer {peer}: BFD packet not sent: {error}");
+            log::debug!("peer {peer}: cannot send a BFD packet: {error}");
         }
     }
 
-    /// There are no more packets for this peer.
+    /// Closes the sending socket of this peer.
     pub fn close(&mut self, peer: &PeerName) {
         self.senders.remove(peer);
     }
 
-    /// Ends when some packet has arrived.
+    /// Waits until a packet has arrived.
     pub async fn readable(&self) {
-        let sockets = self.receivers.values();
-        let mut waits: Vec<_> = sockets.map(|socket| Box::pin(socket.readable())).collect();
+        let sockets = self.receivers.iter();
+        let mut waits: Vec<_> = sockets
+            .map(|(_, socket)| Box::pin(socket.readable()))
+            .collect();
         poll_fn(|cx| {
             let ready = waits
                 .iter_mut()
@@ -110,11 +112,11 @@ impl BfdSockets {
         .await;
     }
 
-    /// Takes what has arrived, a handful from each socket at most.
+    /// Reads waiting packets, `MAX_DATAGRAMS_PER_TURN` from each socket at most.
     pub fn receive(&self, mut take: impl FnMut(Datagram)) {
-        for (kind, socket) in &self.receivers {
-            for _ in 0..AT_ONCE {
-                match receive(*kind, socket.get_ref()) {
+        for (key, socket) in &self.receivers {
+            for _ in 0..MAX_DATAGRAMS_PER_TURN {
+                match receive(*key, socket.get_ref()) {
                     Ok(datagram) => datagram.into_iter().for_each(&mut take),
                     Err(_) => break,
                 }
@@ -123,24 +125,25 @@ impl BfdSockets {
     }
 
     fn listen(&mut self, path: BfdPath) {
-        let kind = Kind {
+        let key = ReceiverKey {
             port: path.remote.port(),
             multihop: path.multihop,
             ipv4: path.remote.is_ipv4(),
         };
-        if self.receivers.contains_key(&kind) {
+        if self.receivers.iter().any(|(known, _)| *known == key) {
             return;
         }
-        match open_receiver(kind) {
+        match open_receiver(key) {
             Ok(socket) => {
-                self.complaints.remove(&kind);
-                self.receivers.insert(kind, socket);
+                self.open_errors.retain(|(failed, _)| *failed != key);
+                self.receivers.push((key, socket));
             }
             Err(error) => {
-                let complaint = complaint(kind, &error);
-                if self.complaints.get(&kind) != Some(&complaint) {
-                    log::error!("{complaint}");
-                    self.complaints.insert(kind, complaint);
+                let failed = (key, open_error_text(key, &error));
+                if !self.open_errors.contains(&failed) {
+                    log::error!("{}", failed.1);
+                    self.open_errors.retain(|(earlier, _)| *earlier != key);
+                    self.open_errors.push(failed);
                 }
             }
         }
@@ -150,7 +153,7 @@ impl BfdSockets {
     fn open_sender(&mut self, path: BfdPath) -> io::Result<UdpSocket> {
         let ipv4 = path.remote.is_ipv4();
         let fd = open(ipv4)?;
-        // CS6, network control; a kernel that refuses costs us nothing.
+        // CS6, network control; errors are ignored.
         let _ = if ipv4 {
             sockopt::Ipv4Tos.set(&fd, &DSCP_CS6)
         } else {
@@ -164,7 +167,7 @@ impl BfdSockets {
         let local = path.local.unwrap_or_else(|| unspecified(ipv4));
         let span = SOURCE_PORTS.1 - SOURCE_PORTS.0 + 1;
         for _ in 0..PORT_TRIES {
-            let step = u16::try_from(self.jitter.below(span.into())).unwrap_or(0);
+            let step = u16::try_from(self.rng.below(span.into())).unwrap_or(0);
             match bind(&fd, SocketAddr::new(local, SOURCE_PORTS.0 + step)) {
                 Ok(()) => return Ok(UdpSocket::from(fd)),
                 Err(Errno::EADDRINUSE) => {}
@@ -175,16 +178,16 @@ impl BfdSockets {
     }
 }
 
-fn open_receiver(kind: Kind) -> io::Result<Async<UdpSocket>> {
-    let fd = open(kind.ipv4)?;
-    if kind.ipv4 {
+fn open_receiver(key: ReceiverKey) -> io::Result<Async<UdpSocket>> {
+    let fd = open(key.ipv4)?;
+    if key.ipv4 {
         sockopt::Ipv4RecvTtl.set(&fd, &true)?;
     } else {
         sockopt::Ipv6V6Only.set(&fd, &true)?;
         sockopt::Ipv6RecvHopLimit.set(&fd, &true)?;
     }
     // No SO_REUSEPORT: the kernel would deal the packets out between the sockets.
-    bind(&fd, SocketAddr::new(unspecified(kind.ipv4), kind.port))?;
+    bind(&fd, SocketAddr::new(unspecified(key.ipv4), key.port))?;
     Async::new_nonblocking(UdpSocket::from(fd))
 }
 
@@ -213,9 +216,9 @@ fn unspecified(ipv4: bool) -> IpAddr {
     }
 }
 
-/// One datagram; `None` where it came from further away than allowed.
-fn receive(kind: Kind, socket: &UdpSocket) -> nix::Result<Option<Datagram>> {
-    let mut buffer = [0; LONGEST];
+/// One datagram; `None`: its TTL is too low, so it came over more hops than allowed.
+fn receive(key: ReceiverKey, socket: &UdpSocket) -> nix::Result<Option<Datagram>> {
+    let mut buffer = [0; MAX_PACKET_LEN];
     let mut control = nix::cmsg_space!(libc::c_int);
     let mut parts = [IoSliceMut::new(&mut buffer)];
     let message = nixsocket::recvmsg::<SockaddrStorage>(
@@ -241,42 +244,42 @@ fn receive(kind: Kind, socket: &UdpSocket) -> nix::Result<Option<Datagram>> {
     });
     let length = message.bytes;
     let Some(from) = from else { return Ok(None) };
-    if !kind.multihop && ttl != Some(TTL.into()) {
+    if !key.multihop && ttl != Some(TTL.into()) {
         let ttl = ttl.map_or_else(|| "unknown".to_owned(), |ttl| ttl.to_string());
         log::debug!("BFD packet from {from} dropped: TTL {ttl}, not 255 (RFC 5881 section 5)");
         return Ok(None);
     }
     Ok(Some(Datagram {
         from,
-        multihop: kind.multihop,
+        multihop: key.multihop,
         bytes: buffer.iter().take(length).copied().collect(),
     }))
 }
 
-fn complaint(kind: Kind, error: &io::Error) -> String {
-    let Kind { port, ipv4, .. } = kind;
+fn open_error_text(key: ReceiverKey, error: &io::Error) -> String {
+    let ReceiverKey { port, ipv4, .. } = key;
     let family = if ipv4 { "IPv4" } else { "IPv6" };
     if error.kind() == io::ErrorKind::AddrInUse {
         return format!(
-            "BFD: UDP port {port} ({family}) is taken: another BFD speaker (bfdd, BIRD, another sidecast) \
-             runs in this network namespace, and two cannot share it; no BFD session comes up here until it \
-             is free, BGP goes on without"
+            "BFD: cannot bind UDP port {port} ({family}): another BFD speaker (bfdd, BIRD, another sidecast) \
+             uses it in this network namespace; BFD sessions stay down until it is free, BGP continues \
+             without BFD"
         );
     }
-    format!("BFD: UDP port {port} ({family}) cannot be opened: {error}; BGP goes on without")
+    format!("BFD: cannot open UDP port {port} ({family}): {error}; BGP continues without BFD")
 }
 
-/// What is sent over one hop, and what must come (RFC 5881 §5).
+/// The TTL of sent packets, and the required TTL of received single-hop packets (RFC 5881 §5).
 const TTL: u8 = 255;
-/// DSCP CS6 as the TOS byte has it.
+/// DSCP CS6, shifted into the TOS byte.
 const DSCP_CS6: libc::c_int = 0xc0;
 /// RFC 5881 §4.
 const SOURCE_PORTS: (u16, u16) = (49152, 65535);
 const PORT_TRIES: usize = 64;
 /// The length field is one byte.
-const LONGEST: usize = 255;
+const MAX_PACKET_LEN: usize = 255;
 /// Datagrams taken from one socket in one turn.
-const AT_ONCE: usize = 64;
+const MAX_DATAGRAMS_PER_TURN: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -300,13 +303,13 @@ mod tests {
         UdpSocket::bind((addr, 0)).ok()?.local_addr().ok()
     }
 
-    fn heard(sockets: &BfdSockets) -> Vec<Datagram> {
-        let mut heard = Vec::new();
+    fn received(sockets: &BfdSockets) -> Vec<Datagram> {
+        let mut received = Vec::new();
         let begun = Instant::now();
-        while heard.is_empty() && begun.elapsed() < Duration::from_millis(300) {
-            sockets.receive(|datagram| heard.push(datagram));
+        while received.is_empty() && begun.elapsed() < Duration::from_millis(300) {
+            sockets.receive(|datagram| received.push(datagram));
         }
-        heard
+        received
     }
 
     #[test]
@@ -317,11 +320,15 @@ mod tests {
             sockets.send(&name(to), path(to, false), b"hello");
             sockets.send(&name(to), path(to, false), b"again");
             smol::block_on(sockets.readable());
-            let heard = heard(&sockets);
-            assert_eq!(heard.len(), 2, "its own receiver is on that port, TTL 255");
-            assert_eq!(heard[0].bytes, b"hello");
-            assert!(heard[0].from.port() >= 49152);
-            assert_eq!(heard[0].from, heard[1].from, "one port for a session");
+            let received = received(&sockets);
+            assert_eq!(
+                received.len(),
+                2,
+                "its own receiver is on that port, TTL 255"
+            );
+            assert_eq!(received[0].bytes, b"hello");
+            assert!(received[0].from.port() >= 49152);
+            assert_eq!(received[0].from, received[1].from, "one port for a session");
         }
     }
 
@@ -331,10 +338,10 @@ mod tests {
             let to = free_port("127.0.0.1").unwrap();
             let mut sockets = BfdSockets::new(2);
             sockets.listen(path(to, multihop));
-            let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
-            stranger.set_ttl(254).unwrap();
-            stranger.send_to(b"from afar", to).unwrap();
-            assert_eq!(heard(&sockets).len(), want, "multihop {multihop}");
+            let remote = UdpSocket::bind("127.0.0.1:0").unwrap();
+            remote.set_ttl(254).unwrap();
+            remote.send_to(b"from afar", to).unwrap();
+            assert_eq!(received(&sockets).len(), want, "multihop {multihop}");
         }
     }
 
@@ -344,10 +351,10 @@ mod tests {
         let to = SocketAddr::from(([127, 0, 0, 1], other.local_addr().unwrap().port()));
         let mut sockets = BfdSockets::new(3);
         sockets.listen(path(to, false));
-        let said = sockets.complaints.values().next().unwrap();
-        assert!(said.contains("another BFD speaker"), "{said}");
+        let report = &sockets.open_errors[0].1;
+        assert!(report.contains("another BFD speaker"), "{report}");
         drop(other);
         sockets.listen(path(to, false));
-        assert!(sockets.complaints.is_empty() && sockets.receivers.len() == 1);
+        assert!(sockets.open_errors.is_empty() && sockets.receivers.len() == 1);
     }
 }

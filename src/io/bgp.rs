@@ -1,16 +1,15 @@
-//! The TCP connections of BGP sessions: bytes in, bytes out, nothing understood.
+//! The TCP connections of BGP sessions, as byte streams.
 //!
-//! A connection is one task. It connects, then reads and writes at the same time; what it reads and
-//! how much it wrote go to the agent as events, what is to be written comes through its [`Link`].
-//! What was read waits at the link until the agent takes it, which may ask the kernel for more at any
-//! time: a process that was stopped for a while must not take its own silence for the peer's.
-//! Closing first writes what is queued, so that a NOTIFICATION reaches the peer.
+//! A connection is one task. It connects, then reads and writes concurrently; what it reads and how much
+//! it wrote go to the agent as events, bytes to write come through its [`ConnectionHandle`]. Received bytes stay there
+//! until the agent takes them. Before the agent evaluates hold timers it reads the socket itself: a process
+//! that was stopped for a while must not mistake its own pause for the peer's silence. Closing writes queued
+//! bytes first, so that a NOTIFICATION reaches the peer.
 
 use crate::bgp::peer::{ConnId, Event};
+use crate::core::{Transport, Ttl};
+use crate::io::connect;
 use crate::io::sockopt::{self, SessionOptions};
-use nix::sys::socket::{
-    self as nixsocket, AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6,
-};
 use smol::LocalExecutor;
 use smol::channel::{Receiver, Sender};
 use smol::future::FutureExt;
@@ -19,11 +18,11 @@ use smol::{Async, Timer};
 use std::cell::{OnceCell, RefCell};
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// Where to connect and how.
+/// Destination, source address and socket options of a connection.
 #[derive(Clone, Debug)]
 pub struct Target {
     pub remote: SocketAddr,
@@ -32,26 +31,46 @@ pub struct Target {
     pub options: SessionOptions,
 }
 
+impl From<&Transport> for Target {
+    fn from(transport: &Transport) -> Self {
+        let (ttl, ttl_security) = match transport.ttl {
+            Ttl::System => (None, None),
+            Ttl::Limit(ttl) => (Some(ttl), None),
+            Ttl::Security { hops } => (None, Some(hops)),
+        };
+        let password = transport.password.as_ref();
+        Self {
+            remote: transport.remote,
+            local: transport.local,
+            options: SessionOptions {
+                ttl,
+                ttl_security,
+                password: password.map(|secret| secret.expose().as_bytes().to_vec()),
+            },
+        }
+    }
+}
+
 /// The agent's end of a connection. Dropping it closes the connection at once.
-pub struct Link {
+pub struct ConnectionHandle {
     commands: Sender<Command>,
-    stream: Opened,
-    unread: Unread,
+    stream: SharedStream,
+    receive_buffer: ReceiveBuffer,
     task: smol::Task<()>,
 }
 
 /// Empty until the connection is open.
-type Opened = Rc<OnceCell<Async<TcpStream>>>;
+type SharedStream = Rc<OnceCell<Async<TcpStream>>>;
 
-/// What came from the kernel and was not taken yet; nobody holds it across an await.
-type Unread = Rc<RefCell<Vec<u8>>>;
+/// Received bytes that the agent has not taken yet; never borrowed across an await.
+type ReceiveBuffer = Rc<RefCell<Vec<u8>>>;
 
 enum Command {
     Write(Vec<u8>),
     Close,
 }
 
-impl Link {
+impl ConnectionHandle {
     /// Connects to `target`; everything that happens is passed to `events` through `wrap`.
     pub fn connect<T: 'static>(
         executor: &LocalExecutor<'static>,
@@ -60,7 +79,7 @@ impl Link {
         events: Sender<T>,
         wrap: impl Fn(Event) -> T + 'static,
     ) -> Self {
-        Self::spawn(executor, move |commands, slot, unread| async move {
+        Self::spawn(executor, move |commands, slot, receive_buffer| async move {
             match connect(&target).await {
                 Ok(stream) => {
                     let (local, remote) = addresses(&stream, target.remote);
@@ -71,7 +90,7 @@ impl Link {
                         remote,
                     };
                     if events.send(wrap(connected)).await.is_ok() {
-                        carry(conn, stream, &unread, &commands, &events, &wrap).await;
+                        transfer(conn, stream, &receive_buffer, &commands, &events, &wrap).await;
                     }
                 }
                 Err(error) => {
@@ -94,41 +113,42 @@ impl Link {
         events: Sender<T>,
         wrap: impl Fn(Event) -> T + 'static,
     ) -> Self {
-        Self::spawn(executor, move |commands, slot, unread| async move {
+        Self::spawn(executor, move |commands, slot, receive_buffer| async move {
             let stream = slot.get_or_init(|| stream);
-            carry(conn, stream, &unread, &commands, &events, &wrap).await;
+            transfer(conn, stream, &receive_buffer, &commands, &events, &wrap).await;
         })
     }
 
     fn spawn<F: Future<Output = ()> + 'static>(
         executor: &LocalExecutor<'static>,
-        run: impl FnOnce(Receiver<Command>, Opened, Unread) -> F,
+        run: impl FnOnce(Receiver<Command>, SharedStream, ReceiveBuffer) -> F,
     ) -> Self {
         // The machine keeps at most 64 KiB unsent, so the queue is bounded by what it sends.
         let (commands, queue) = smol::channel::unbounded();
-        let (stream, unread) = (Opened::default(), Unread::default());
-        let task = executor.spawn(run(queue, stream.clone(), unread.clone()));
+        let (stream, receive_buffer) = (SharedStream::default(), ReceiveBuffer::default());
+        let task = executor.spawn(run(queue, stream.clone(), receive_buffer.clone()).boxed_local());
         Self {
             commands,
             stream,
-            unread,
+            receive_buffer,
             task,
         }
     }
 
-    /// What [`Event::Received`] speaks of.
+    /// Takes the bytes that [`Event::Received`] announced.
     pub fn take(&self) -> Vec<u8> {
-        self.unread.take()
+        self.receive_buffer.take()
     }
 
-    /// The same, and what the kernel has beyond it. That the connection has ended is for its task to find.
+    /// As [`ConnectionHandle::take`], and then reads the socket without blocking. EOF and errors are left to the
+    /// connection's task.
     pub fn receive(&self) -> Vec<u8> {
         let mut bytes = self.take();
         let Some(stream) = self.stream.get() else {
             return bytes;
         };
         let mut buffer = [0; READ_BUFFER];
-        for _ in 0..READS {
+        for _ in 0..MAX_READS {
             match io::Read::read(&mut stream.get_ref(), &mut buffer) {
                 Ok(length) if length > 0 => bytes.extend(buffer.iter().take(length)),
                 _ => break,
@@ -143,15 +163,14 @@ impl Link {
         let _ = self.commands.try_send(Command::Write(bytes));
     }
 
-    /// Writes what is queued and closes, within a second whatever the peer does. `None`: there was
-    /// nothing open that needs an ending.
+    /// Writes queued bytes and closes within a second. `None`: there was no open connection.
     pub fn close(self, executor: &LocalExecutor<'static>) -> Option<smol::Task<()>> {
         self.stream.get()?;
         let _ = self.commands.try_send(Command::Close);
         let limit = async {
             Timer::after(CLOSING_LIMIT).await;
         };
-        Some(executor.spawn(self.task.or(limit)))
+        Some(executor.spawn(self.task.or(limit).boxed_local()))
     }
 
     /// Closes with a reset: what is queued or unacknowledged is lost.
@@ -159,7 +178,7 @@ impl Link {
         if let Some(stream) = self.stream.get()
             && let Err(error) = sockopt::reset_on_close(stream)
         {
-            log::warn!("SO_LINGER: {error}");
+            log::warn!("cannot set SO_LINGER, closing without a reset: {error}");
         }
     }
 
@@ -171,71 +190,54 @@ impl Link {
         })
     }
 
-    /// Whether the peer is there and has acknowledged all that was written.
-    pub fn is_answered(&self) -> bool {
-        let stream = self.stream.get().filter(|_| self.commands.is_empty());
-        stream.is_some_and(|stream| sockopt::is_answered(stream).unwrap_or(false))
+    /// How many bytes the peer's TCP has acknowledged; `None`: unknown. `opened`: this host opened the connection.
+    pub fn acknowledged(&self, opened: bool) -> Option<u64> {
+        sockopt::acknowledged(self.stream.get()?, opened).ok()
     }
 
-    /// The session is up, with this hold time: `TCP_USER_TIMEOUT` and what goes with it.
+    /// Whether TCP is in ESTABLISHED and the peer has acknowledged everything that was written.
+    pub fn is_established_and_acknowledged(&self) -> bool {
+        let stream = self.stream.get().filter(|_| self.commands.is_empty());
+        stream
+            .is_some_and(|stream| sockopt::is_established_and_acknowledged(stream).unwrap_or(false))
+    }
+
+    /// Sets the socket options of an established session with this hold time.
     pub fn set_user_timeout(&self, timeout: Option<Duration>) {
         let Some(stream) = self.stream.get() else {
             return;
         };
         if let Err(error) = sockopt::set_established(stream, timeout) {
-            log::warn!("TCP_USER_TIMEOUT: {error}");
+            log::warn!("cannot set TCP_USER_TIMEOUT to the hold time: {error}");
         }
     }
 }
 
-/// A socket with every option set before the first packet leaves.
-async fn connect(target: &Target) -> io::Result<Async<TcpStream>> {
-    let family = if target.remote.is_ipv4() {
-        AddressFamily::Inet
-    } else {
-        AddressFamily::Inet6
-    };
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let fd = released_first(nixsocket::socket(family, SockType::Stream, flags, None)?);
+/// Connects, with every option set before the first packet leaves.
+///
+/// # Errors
+/// Those of the socket calls, and of the connection; there is no timeout.
+pub async fn connect(target: &Target) -> io::Result<Async<TcpStream>> {
+    let fd = move_to_high_fd(connect::socket(target.remote)?);
     sockopt::set_session_options(&fd, target.remote, &target.options)?;
     if let Some(local) = target.local {
         let local = SocketAddr::new(local, 0);
-        bind(&fd, local)
+        connect::bind(&fd, local)
             .map_err(|e| io::Error::other(format!("source address {}: {e}", local.ip())))?;
     }
-    let started = match target.remote {
-        SocketAddr::V4(addr) => nixsocket::connect(fd.as_raw_fd(), &SockaddrIn::from(addr)),
-        SocketAddr::V6(addr) => nixsocket::connect(fd.as_raw_fd(), &SockaddrIn6::from(addr)),
-    };
-    match started {
-        Ok(()) | Err(nix::errno::Errno::EINPROGRESS) => {}
-        Err(error) => return Err(error.into()),
-    }
-    let stream = Async::new_nonblocking(TcpStream::from(fd))?;
-    stream.writable().await?;
-    match stream.get_ref().take_error()? {
-        Some(error) => Err(error),
-        None => Ok(stream),
-    }
+    connect::connect(fd, target.remote).await
 }
 
 /// An accepted connection as a session's socket.
 pub fn accepted(stream: TcpStream) -> io::Result<Async<TcpStream>> {
-    Async::new(TcpStream::from(released_first(stream.into())))
+    Async::new(TcpStream::from(move_to_high_fd(stream.into())))
 }
 
-/// Moves a session's socket above all other descriptors, if the limit on them allows it. When we are
-/// killed the kernel releases the highest one first, and the table of nf_tables takes it 10 ms: until the
-/// connection is closed the router sends traffic to a host that nobody answers on.
-fn released_first(socket: OwnedFd) -> OwnedFd {
-    rustix::io::fcntl_dupfd_cloexec(&socket, SESSIONS_FROM).unwrap_or(socket)
-}
-
-fn bind(fd: &OwnedFd, local: SocketAddr) -> nix::Result<()> {
-    match local {
-        SocketAddr::V4(addr) => nixsocket::bind(fd.as_raw_fd(), &SockaddrIn::from(addr)),
-        SocketAddr::V6(addr) => nixsocket::bind(fd.as_raw_fd(), &SockaddrIn6::from(addr)),
-    }
+/// Moves a session's socket to a high descriptor, if RLIMIT_NOFILE allows it. When the process is killed the
+/// kernel closes descriptors from the highest down, and releasing the nf_tables socket takes 10 ms: the
+/// router must see the closed session before that, or it sends traffic to a dead host.
+fn move_to_high_fd(socket: OwnedFd) -> OwnedFd {
+    rustix::io::fcntl_dupfd_cloexec(&socket, FIRST_SESSION_FD).unwrap_or(socket)
 }
 
 /// Both ends; a connection that broke this early is noticed by the first read.
@@ -252,17 +254,17 @@ fn addresses(stream: &Async<TcpStream>, remote: SocketAddr) -> (SocketAddr, Sock
     (local, stream.get_ref().peer_addr().unwrap_or(remote))
 }
 
-/// Reads and writes until either ends, and says why.
-async fn carry<T>(
+/// Reads and writes until either ends, and reports why.
+async fn transfer<T>(
     conn: ConnId,
     stream: &Async<TcpStream>,
-    unread: &Unread,
+    receive_buffer: &ReceiveBuffer,
     commands: &Receiver<Command>,
     events: &Sender<T>,
     wrap: &impl Fn(Event) -> T,
 ) {
     let reading = async {
-        let reason = read(conn, stream, unread, events, wrap).await;
+        let reason = read(conn, stream, receive_buffer, events, wrap).await;
         Some(reason)
     };
     let writing = async { write(conn, stream, commands, events, wrap).await };
@@ -274,30 +276,30 @@ async fn carry<T>(
 async fn read<T>(
     conn: ConnId,
     stream: &Async<TcpStream>,
-    unread: &Unread,
+    receive_buffer: &ReceiveBuffer,
     events: &Sender<T>,
     wrap: &impl Fn(Event) -> T,
 ) -> String {
     let mut buffer = vec![0; READ_BUFFER];
     loop {
-        // Waiting before reading, not after it was in vain: most reads bring one keepalive.
+        // Wait before each read, not after EAGAIN: most reads return one KEEPALIVE, and the next would return EAGAIN.
         if let Err(error) = stream.readable().await {
             return error.to_string();
         }
         let mut socket = stream.get_ref();
         match io::Read::read(&mut socket, &mut buffer) {
-            Err(error) if is_nothing(&error) => {}
-            Ok(0) => return "closed by the peer".to_owned(),
+            Err(error) if is_would_block(&error) => {}
+            Ok(0) => return "connection closed by the peer".to_owned(),
             Ok(n) => {
-                unread.borrow_mut().extend(buffer.iter().take(n));
-                // The bytes are put in when the agent takes the event.
+                receive_buffer.borrow_mut().extend(buffer.iter().take(n));
+                // The agent fills in the bytes when it takes the event.
                 let bytes = Vec::new();
                 if events
                     .send(wrap(Event::Received { conn, bytes }))
                     .await
                     .is_err()
                 {
-                    return "the agent is gone".to_owned();
+                    return "sidecast is stopping".to_owned();
                 }
             }
             Err(error) => return error.to_string(),
@@ -305,14 +307,14 @@ async fn read<T>(
     }
 }
 
-fn is_nothing(error: &io::Error) -> bool {
+fn is_would_block(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
     )
 }
 
-/// Ends with a reason when writing fails, with none when told to close.
+/// Returns a reason if writing fails, `None` after `Command::Close`.
 async fn write<T>(
     conn: ConnId,
     mut stream: &Async<TcpStream>,
@@ -322,7 +324,7 @@ async fn write<T>(
 ) -> Option<String> {
     while let Ok(command) = commands.recv().await {
         let Command::Write(bytes) = command else {
-            say_goodbye(stream).await;
+            shutdown_and_drain(stream).await;
             return None;
         };
         if let Err(error) = stream.write_all(&bytes).await {
@@ -337,9 +339,9 @@ async fn write<T>(
     None
 }
 
-/// Ends our half and waits a moment for the peer's, since closing with unread bytes would send a
-/// reset that can overtake the NOTIFICATION.
-async fn say_goodbye(mut stream: &Async<TcpStream>) {
+/// Sends FIN and reads until the peer's FIN: closing with unread bytes would send a reset that can overtake
+/// the NOTIFICATION.
+async fn shutdown_and_drain(mut stream: &Async<TcpStream>) {
     if stream
         .get_ref()
         .shutdown(std::net::Shutdown::Write)
@@ -351,11 +353,11 @@ async fn say_goodbye(mut stream: &Async<TcpStream>) {
     while matches!(stream.read(&mut buffer).await, Ok(n) if n > 0) {}
 }
 
-/// The lowest descriptor of a session: others are fewer, but for HTTP connections, which end fast.
-const SESSIONS_FROM: i32 = 48;
-/// Bytes asked of the kernel at once: some four full messages.
+/// The lowest descriptor of a session; apart from short-lived HTTP connections fewer are in use.
+const FIRST_SESSION_FD: i32 = 48;
+/// Bytes of one read: four messages of maximum length.
 const READ_BUFFER: usize = 16 * 1024;
-/// How often the kernel is asked in one round of reading: a whole message is among so many bytes.
-const READS: usize = 8;
-/// How long a connection that is being closed may take over it.
+/// The most reads of [`ConnectionHandle::receive`]: together they contain a whole message.
+const MAX_READS: usize = 8;
+/// The timeout of an orderly close.
 const CLOSING_LIMIT: Duration = Duration::from_secs(1);

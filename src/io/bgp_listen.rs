@@ -1,5 +1,4 @@
-//! Sockets on which peers reach us. Connections are handed on as they come: who they are from is the
-//! core's to know.
+//! Listening sockets for BGP peers. The core decides which peer an accepted connection belongs to.
 
 use crate::io::{bgp, sockopt};
 use nix::sys::socket::{
@@ -7,6 +6,7 @@ use nix::sys::socket::{
 };
 use smol::LocalExecutor;
 use smol::channel::Sender;
+use smol::future::FutureExt;
 use smol::{Async, Timer};
 use std::collections::BTreeMap;
 use std::io;
@@ -15,16 +15,16 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
-/// A connection that somebody opened to us.
-pub struct Accepted {
+/// An accepted connection.
+pub struct AcceptedConnection {
     pub stream: Async<TcpStream>,
     pub local: SocketAddr,
     pub remote: SocketAddr,
 }
 
-/// What a listening socket must know of a peer before it connects.
+/// The listener's settings for one peer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Expected {
+pub struct ExpectedPeer {
     /// TCP MD5 key (RFC 2385): segments of this peer without the signature are dropped, its SYN
     /// included.
     pub password: Option<Vec<u8>>,
@@ -33,18 +33,18 @@ pub struct Expected {
 }
 
 /// The sockets of one address; `[::]` has one for each family. Dropping it stops listening.
-pub struct Acceptor {
+pub struct BgpListener {
     sockets: Vec<(Rc<Async<TcpListener>>, bool)>,
-    expected: BTreeMap<IpAddr, Expected>,
+    expected: BTreeMap<IpAddr, ExpectedPeer>,
     _tasks: Vec<smol::Task<()>>,
 }
 
-impl Acceptor {
-    /// Connections go to `accepted`, which says by its room how many may wait.
+impl BgpListener {
+    /// Accepted connections go to `accepted`; its capacity bounds how many wait.
     pub fn open(
         executor: &LocalExecutor<'static>,
         addr: SocketAddr,
-        accepted: &Sender<Accepted>,
+        accepted: &Sender<AcceptedConnection>,
     ) -> io::Result<Self> {
         let mut sockets = Vec::new();
         for addr in addresses(addr) {
@@ -58,7 +58,7 @@ impl Acceptor {
             }
         }
         let task = |(socket, _): &(Rc<Async<TcpListener>>, bool)| {
-            executor.spawn(accept_all(socket.clone(), accepted.clone()))
+            executor.spawn(accept_all(socket.clone(), accepted.clone()).boxed_local())
         };
         Ok(Self {
             _tasks: sockets.iter().map(task).collect(),
@@ -67,11 +67,11 @@ impl Acceptor {
         })
     }
 
-    /// Brings the sockets' keys in line with the peers.
-    pub fn expect(&mut self, peers: BTreeMap<IpAddr, Expected>) {
+    /// Sets MD5 keys and minimum TTL for these peers, and removes those of others.
+    pub fn set_expected_peers(&mut self, peers: BTreeMap<IpAddr, ExpectedPeer>) {
         let before = std::mem::take(&mut self.expected);
-        let key_of = |peers: &BTreeMap<IpAddr, Expected>, addr| {
-            let expected: Option<&Expected> = peers.get(addr);
+        let key_of = |peers: &BTreeMap<IpAddr, ExpectedPeer>, addr| {
+            let expected: Option<&ExpectedPeer> = peers.get(addr);
             expected.and_then(|expected| expected.password.clone())
         };
         for addr in before.keys().chain(peers.keys()) {
@@ -80,7 +80,7 @@ impl Acceptor {
                 self.set_key(*addr, &new.unwrap_or_default());
             }
         }
-        self.set_least_ttl(&peers);
+        self.set_min_ttl(&peers);
         self.expected = peers;
     }
 
@@ -90,22 +90,24 @@ impl Acceptor {
                 continue;
             }
             match sockopt::set_md5_key(socket, peer, key) {
-                // What has no key needs none removed.
+                // There was no key to remove.
                 Ok(()) | Err(nix::errno::Errno::ENOENT) => {}
-                Err(error) => log::error!("TCP MD5 key for connections from {peer}: {error}"),
+                Err(error) => {
+                    log::error!("cannot set the TCP MD5 key for connections from {peer}: {error}")
+                }
             }
         }
     }
 
-    /// A socket for all peers can only ask what all of them keep; the rest is asked of each connection.
-    fn set_least_ttl(&self, peers: &BTreeMap<IpAddr, Expected>) {
+    /// A listening socket for all peers can only require the lowest TTL of all; each accepted connection gets its own.
+    fn set_min_ttl(&self, peers: &BTreeMap<IpAddr, ExpectedPeer>) {
         for (socket, ipv4) in &self.sockets {
             let of_family = peers.iter().filter(|(addr, _)| addr.is_ipv4() == *ipv4);
             let least = of_family
-                .map(|(_, expected)| expected.ttl_security.map_or(0, sockopt::least_ttl))
+                .map(|(_, expected)| expected.ttl_security.map_or(0, sockopt::min_ttl))
                 .min();
-            if let Err(error) = sockopt::set_least_ttl(socket, *ipv4, least.unwrap_or(0)) {
-                log::warn!("TTL security on the listening socket: {error}");
+            if let Err(error) = sockopt::set_min_ttl(socket, *ipv4, least.unwrap_or(0)) {
+                log::warn!("cannot set TTL security on the BGP listening socket: {error}");
             }
         }
     }
@@ -135,7 +137,7 @@ fn listen(addr: SocketAddr) -> io::Result<Async<TcpListener>> {
     Async::new_nonblocking(TcpListener::from(fd))
 }
 
-async fn accept_all(listener: Rc<Async<TcpListener>>, accepted: Sender<Accepted>) {
+async fn accept_all(listener: Rc<Async<TcpListener>>, accepted: Sender<AcceptedConnection>) {
     loop {
         match accept(&listener).await {
             Ok(connection) => {
@@ -143,16 +145,16 @@ async fn accept_all(listener: Rc<Async<TcpListener>>, accepted: Sender<Accepted>
                     return;
                 }
             }
-            Err(error) => log::debug!("accepting a session: {error}"),
+            Err(error) => log::debug!("cannot accept a BGP connection: {error}"),
         }
-        // Nobody can make us do nothing but accept.
-        Timer::after(PAUSE).await;
+        // A flood of connections must not starve the other tasks of the loop.
+        Timer::after(ACCEPT_INTERVAL).await;
     }
 }
 
-async fn accept(listener: &Async<TcpListener>) -> io::Result<Accepted> {
+async fn accept(listener: &Async<TcpListener>) -> io::Result<AcceptedConnection> {
     let (stream, remote) = listener.read_with(TcpListener::accept).await?;
-    Ok(Accepted {
+    Ok(AcceptedConnection {
         local: stream.local_addr()?,
         stream: bgp::accepted(stream)?,
         remote,
@@ -161,7 +163,7 @@ async fn accept(listener: &Async<TcpListener>) -> io::Result<Accepted> {
 
 /// Connections that may wait in the kernel.
 const BACKLOG: i32 = 32;
-const PAUSE: Duration = Duration::from_millis(5);
+const ACCEPT_INTERVAL: Duration = Duration::from_millis(5);
 
 #[cfg(test)]
 mod tests {
@@ -184,22 +186,22 @@ mod tests {
         let (accepted, _connections) = smol::channel::bounded(1);
         // Port 0: whatever is free.
         let addr = "127.0.0.1:0".parse().unwrap();
-        let mut acceptor = Acceptor::open(&executor, addr, &accepted).unwrap();
+        let mut acceptor = BgpListener::open(&executor, addr, &accepted).unwrap();
         let peer: IpAddr = "127.0.0.1".parse().unwrap();
-        let signed = Expected {
+        let signed = ExpectedPeer {
             password: Some(b"secret".to_vec()),
             ttl_security: Some(1),
         };
-        let connects = |acceptor: &Acceptor| {
+        let connects = |acceptor: &BgpListener| {
             let to = acceptor.sockets[0].0.get_ref().local_addr().unwrap();
             TcpStream::connect_timeout(&to, Duration::from_millis(200)).is_ok()
         };
         assert!(connects(&acceptor));
-        acceptor.expect(BTreeMap::from_iter([(peer, signed)]));
+        acceptor.set_expected_peers(BTreeMap::from_iter([(peer, signed)]));
         assert!(!connects(&acceptor), "without a signature");
-        acceptor.expect(BTreeMap::from_iter([(peer, Expected::default())]));
+        acceptor.set_expected_peers(BTreeMap::from_iter([(peer, ExpectedPeer::default())]));
         assert!(connects(&acceptor));
-        acceptor.expect(BTreeMap::new());
+        acceptor.set_expected_peers(BTreeMap::new());
         assert!(connects(&acceptor));
     }
 }

@@ -1,8 +1,7 @@
-//! Calls for files, which may block for ever where the file server is away: on threads of smol's pool,
-//! never on the loop.
+//! File system calls on threads of smol's pool: they may block for ever, as on NFS without its server.
 //!
-//! They have no place among [`super::places`], those of `agent.check_threads`: checks that hang, which others
-//! may have registered, must not keep the operator from a reload, nor a drain from being remembered.
+//! They do not count against the thread slots of checks (`agent.check_threads`): hanging checks, which any client
+//! may have registered, must block neither a reload nor the state file.
 
 use smol::Timer;
 use smol::future::FutureExt;
@@ -11,38 +10,38 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The calls for one file, one after the other: where it hangs, it holds one thread and no more.
+/// Runs the calls for one file one after the other, so that a hanging file system holds one thread at most.
 #[derive(Clone, Debug)]
-pub struct Lane {
+pub struct BlockingQueue {
     turn: Arc<Semaphore>,
-    /// Of [`MANY`].
-    is_one_of_many: bool,
+    /// Its calls run on the [`SHARED_THREADS`].
+    has_shared_threads: bool,
 }
 
-impl Default for Lane {
+impl Default for BlockingQueue {
     fn default() -> Self {
         Self {
             turn: Arc::new(Semaphore::new(1)),
-            is_one_of_many: false,
+            has_shared_threads: false,
         }
     }
 }
 
-impl Lane {
-    /// For one of as many files as there are apps: they share some threads, and where all of those hang
-    /// they wait, but nobody else does.
-    pub fn of_many() -> Self {
+impl BlockingQueue {
+    /// For one of many files, as each app may have one: they share a few threads, and if all of those hang,
+    /// only these files wait.
+    pub fn with_shared_threads() -> Self {
         Self {
-            is_one_of_many: true,
+            has_shared_threads: true,
             ..Self::default()
         }
     }
 
-    /// Runs the call when its turn has come. It goes on also when nobody waits for it any more.
+    /// Runs the call when the ones before it have returned. It continues if this future is dropped.
     pub async fn run<T: Send + 'static>(&self, call: impl FnOnce() -> T + Send + 'static) -> T {
         let turn = self.turn.acquire_arc().await;
-        let place = match self.is_one_of_many {
-            true => Some(MANY.acquire().await),
+        let place = match self.has_shared_threads {
+            true => Some(SHARED_THREADS.acquire().await),
             false => None,
         };
         smol::unblock(move || {
@@ -53,7 +52,7 @@ impl Lane {
         .await
     }
 
-    /// The same, for no longer than `limit`; the next call waits for the end of this one all the same.
+    /// The same with a timeout; the next call still waits until this one returns.
     ///
     /// # Errors
     /// The call's own, and `TimedOut`.
@@ -64,17 +63,17 @@ impl Lane {
     ) -> io::Result<T> {
         let late = async {
             Timer::after(limit).await;
-            let message = format!("no answer within {limit:?}, its file system may hang");
+            let message = format!("no answer within {limit:?}; its file system may hang");
             Err(io::Error::new(io::ErrorKind::TimedOut, message))
         };
         self.run(call).or(late).await
     }
 }
 
-/// All lanes of many files together. With 400 of `agent.check_threads` at most, 64 commands that start and a
-/// few lanes by themselves this stays below the 500 threads of the pool: there is always one left.
-static MANY: Semaphore = Semaphore::new(SHARED);
-const SHARED: usize = 16;
+/// Threads shared by all queues of many files. With `agent.check_threads` (at most 400), 64 starting commands
+/// and a few single queues the sum stays below the 500 threads of the pool.
+static SHARED_THREADS: Semaphore = Semaphore::new(SHARED_THREAD_COUNT);
+const SHARED_THREAD_COUNT: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -84,15 +83,15 @@ mod tests {
     #[test]
     fn a_call_that_hangs_keeps_the_next_waiting_but_nobody_else() {
         let (go, wait) = mpsc::channel::<()>();
-        let lane = Lane::default();
+        let queue = BlockingQueue::default();
         let soon = Duration::from_millis(50);
         smol::block_on(async {
-            let hangs = lane.run_within(soon, move || wait.recv().map_err(io::Error::other));
+            let hangs = queue.run_within(soon, move || wait.recv().map_err(io::Error::other));
             assert_eq!(hangs.await.unwrap_err().kind(), io::ErrorKind::TimedOut);
-            assert!(lane.run_within(soon, || Ok(())).await.is_err());
-            assert_eq!(Lane::default().run(|| 7).await, 7);
+            assert!(queue.run_within(soon, || Ok(())).await.is_err());
+            assert_eq!(BlockingQueue::default().run(|| 7).await, 7);
             go.send(()).unwrap();
-            assert_eq!(lane.run(|| 8).await, 8);
+            assert_eq!(queue.run(|| 8).await, 8);
         });
     }
 
@@ -101,20 +100,25 @@ mod tests {
         let soon = Duration::from_millis(5);
         smol::block_on(async {
             let mut held = Vec::new();
-            for _ in 0..SHARED {
+            for _ in 0..SHARED_THREAD_COUNT {
                 let ((go, wait), (begin, begun)) = (mpsc::channel::<()>(), mpsc::channel());
                 let hangs = move || {
-                    begin.send(()).expect("somebody waits for it");
+                    begin.send(()).expect("the task waits for it");
                     wait.recv().is_ok()
                 };
-                let call = async move { Lane::of_many().run(hangs).await };
+                let call = async move { BlockingQueue::with_shared_threads().run(hangs).await };
                 held.push((go, smol::spawn(call)));
                 begun.recv().expect("it begins");
             }
-            assert!(Lane::of_many().run_within(soon, || Ok(())).await.is_err());
-            assert_eq!(Lane::default().run(|| 7).await, 7);
+            assert!(
+                BlockingQueue::with_shared_threads()
+                    .run_within(soon, || Ok(()))
+                    .await
+                    .is_err()
+            );
+            assert_eq!(BlockingQueue::default().run(|| 7).await, 7);
             drop(held);
-            assert_eq!(Lane::of_many().run(|| 8).await, 8);
+            assert_eq!(BlockingQueue::with_shared_threads().run(|| 8).await, 8);
         });
     }
 }

@@ -1,10 +1,10 @@
-//! How commands of the operator's begin: this program is run first, does in the new process what has to be
-//! done there, and becomes the command. `exec(2)` resets neither a limit nor a user, and `pre_exec` would be
-//! unsafe code in a process that has threads.
+//! Launches commands (`exec:` monitors, hooks): the child first runs this binary as `sidecast exec-as`, which
+//! sets limits, user and signal mask and then calls `exec(2)`. `pre_exec` would be unsafe code between fork
+//! and exec of a process with threads.
 //!
-//! What a child of root does otherwise is the operator's wish: it has all that the bounding set leaves.
+//! Commands of root keep the capabilities of the bounding set, unless `agent.exec_user` names another user.
 
-use super::monitor::is_own_want;
+use super::exhaustion::is_out_of_resources;
 use super::privilege;
 use crate::app::ExecCommand;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -20,10 +20,10 @@ use std::rc::Rc;
 use std::thread;
 use std::time::Duration;
 
-/// The hidden command by which this program knows that it is to become another one.
+/// The internal subcommand that sets up a child and calls `exec(2)`.
 pub const COMMAND: &str = "exec-as";
 
-/// Makes the commands that [`become_command`] completes. Clones share the user.
+/// Builds commands that [`become_command`] executes. Clones share the user.
 #[derive(Clone, Debug)]
 pub struct Launcher {
     program: PathBuf,
@@ -32,7 +32,7 @@ pub struct Launcher {
 }
 
 impl Launcher {
-    /// `program` is this one; `core_limit`, the soft one, is what the process had before it took its own away.
+    /// `program` is this binary; `core_limit` is the soft RLIMIT_CORE to restore in children.
     pub fn new(program: impl Into<PathBuf>, core_limit: Option<u64>) -> Self {
         Self {
             program: program.into(),
@@ -41,7 +41,7 @@ impl Launcher {
         }
     }
 
-    /// This very program, also when its file was replaced meanwhile; without /proc what it was called by.
+    /// The running binary, even if its file was replaced since; `argv[0]` without /proc.
     pub fn own(core_limit: Option<u64>) -> Self {
         let link = Path::new("/proc/self/exe");
         let called = std::env::args_os().next().filter(|_| !link.exists());
@@ -51,13 +51,13 @@ impl Launcher {
         )
     }
 
-    /// From now on commands run as this user (a name, a number, or `UID:GID`), else as we do.
+    /// From now on commands run as this user (a name, a number, or `UID:GID`), else as the user of this process.
     pub fn run_as(&self, user: Option<String>) {
         self.user.replace(user);
     }
 
-    /// A command with an environment that holds none of our variables. The tokens of Consul go along only
-    /// to what the operator wrote (`trusted`) and what runs as we do.
+    /// A command without `SIDECAST_*` variables. Consul tokens are passed only to commands from the
+    /// configuration (`trusted`) that run as the same user.
     pub fn command(&self, words: &ExecCommand, trusted: bool) -> Command {
         let user = self.user.borrow();
         let with_tokens = trusted && user.is_none();
@@ -78,7 +78,7 @@ impl Launcher {
     }
 }
 
-/// `CONSUL_HTTP_ADDR` and what else GoCast's scripts have found there so far stays.
+/// Other `CONSUL_*` variables are kept, since GoCast passes them to its scripts.
 fn is_passed_on(name: &OsStr, with_tokens: bool) -> bool {
     let name = name.to_string_lossy();
     let is_secret = || name.contains("TOKEN") || name.contains("AUTH");
@@ -86,36 +86,35 @@ fn is_passed_on(name: &OsStr, with_tokens: bool) -> bool {
     !name.starts_with("SIDECAST_") && (with_tokens || !is_token)
 }
 
-/// Whether the process has not become its command yet.
+/// Whether the process has not called `exec(2)` yet.
 pub fn is_starting(pid: i32) -> bool {
-    // The kernel's, which never waits; without it nothing hangs.
+    // procfs does not block.
     let name = fs::read_to_string(format!("/proc/{pid}/comm"));
     name.is_ok_and(|name| name.trim_end().as_bytes() == STARTING.to_bytes())
 }
 
-/// The other half of [`Launcher::command`]: becomes the command. It returns only where that failed, with
-/// the reason.
+/// The child's side of [`Launcher::command`]: executes the command. Returns only on failure, with the reason.
 pub fn become_command(args: &[OsString]) -> String {
     let [core_limit, user, kind, words @ ..] = args else {
-        return format!("{COMMAND} is not for you");
+        return format!("{COMMAND} is an internal command");
     };
-    // A name that says so until it is the command's; the others fail only for impossible values.
+    // Marks the process as starting until exec replaces the name; it fails only for invalid values.
     let _ = nix::sys::prctl::set_name(STARTING);
     let _ = SigSet::all().thread_unblock();
     close_inherited();
     if let Some(soft) = core_limit.to_str().and_then(|text| text.parse().ok()) {
-        // A hard limit that was lowered meanwhile is the operator's.
+        // It fails if the operator has lowered the hard limit since.
         let _ = getrlimit(Resource::RLIMIT_CORE)
             .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_CORE, soft, hard));
     }
     let mut account = None;
     if let Some(user) = user.to_str().filter(|user| !user.is_empty()) {
-        match privilege::become_for_command(user) {
+        match privilege::switch_user_for_command(user) {
             Ok(found) => account = found,
             Err(error) => return format!("agent.exec_user: {error}"),
         }
     }
-    let begin = |program: &OsStr, args: &[&OsStr]| {
+    let run = |program: &OsStr, args: &[&OsStr]| {
         let mut command = Command::new(program);
         command.args(args);
         if let Some(account) = &account {
@@ -128,7 +127,7 @@ pub fn become_command(args: &[OsString]) -> String {
     if kind == SHELL {
         for shell in ["bash", "sh"] {
             let args = [&[OsStr::new("-c")], &*words].concat();
-            let error = begin(OsStr::new(shell), &args);
+            let error = run(OsStr::new(shell), &args);
             if !is_missing(&error) {
                 return format!("cannot run {shell}: {error}");
             }
@@ -138,7 +137,7 @@ pub fn become_command(args: &[OsString]) -> String {
     let Some((program, args)) = words.split_first() else {
         return "no program".to_owned();
     };
-    let error = begin(program, args);
+    let error = run(program, args);
     let program = program.to_string_lossy();
     if is_missing(&error) {
         format!("no such program, or not executable: {program}")
@@ -147,12 +146,12 @@ pub fn become_command(args: &[OsString]) -> String {
     }
 }
 
-/// Our own want of memory or processes says nothing about the service: it is tried again until whoever
-/// waits for the command gives it up.
+/// Retries while memory or processes are exhausted, which says nothing about the service, until the caller's
+/// timeout kills the child.
 fn exec(command: &mut Command) -> io::Error {
     loop {
         let error = command.exec();
-        if !is_own_want(&error) {
+        if !is_out_of_resources(&error) {
             return error;
         }
         thread::sleep(Duration::from_millis(20));
@@ -166,7 +165,7 @@ fn is_missing(error: &io::Error) -> bool {
     )
 }
 
-/// Ours close by themselves; these were left to us by whoever started us.
+/// Our own descriptors are close-on-exec; these were inherited from our parent.
 fn close_inherited() {
     let number = |entry: fs::DirEntry| entry.file_name().to_str()?.parse().ok();
     let numbers: Vec<i32> = match fs::read_dir("/proc/self/fd") {
@@ -182,9 +181,9 @@ fn close_inherited() {
 
 const SHELL: &str = "shell";
 const ARGV: &str = "argv";
-/// As long as the kernel takes.
+/// At most 15 bytes, the kernel's limit.
 const STARTING: &std::ffi::CStr = c"sidecast-starts";
-const NO_SHELL: &str = "there is no shell in this image, neither bash nor sh: use the list form {exec: [PROGRAM, ARGUMENT]} or an image with a shell";
+const NO_SHELL: &str = "no shell in this image, neither bash nor sh: use the list form {exec: [PROGRAM, ARGUMENT]}, or an image with a shell";
 
 #[cfg(test)]
 mod tests {

@@ -1,4 +1,4 @@
-//! Telling systemd how we are (`sd_notify(3)`): datagrams to the socket in `NOTIFY_SOCKET`.
+//! systemd notifications (`sd_notify(3)`): datagrams to the socket in `NOTIFY_SOCKET`.
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -29,12 +29,12 @@ impl Notify {
         Self { socket }
     }
 
-    /// Whether there is a manager to tell.
-    pub fn is_heard(&self) -> bool {
+    /// Whether there is a service manager.
+    pub fn has_manager(&self) -> bool {
         self.socket.is_some()
     }
 
-    /// Sends lines such as `READY=1`. A manager that does not listen is not our trouble.
+    /// Sends lines such as `READY=1`. Failures are ignored.
     pub fn send(&self, state: &str) {
         if let Some((socket, addr)) = &self.socket
             && let Err(error) = socket.send_to_addr(state.as_bytes(), addr)

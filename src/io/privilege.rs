@@ -1,10 +1,10 @@
-//! What this process may do (`capabilities(7)`), settled before its first thread starts: `capset` and
-//! `prctl` act on one thread, and later threads inherit from it.
+//! Capabilities and user (`capabilities(7)`), set before the first thread starts: `capset` and `prctl` act on
+//! one thread, and later threads inherit from it.
 //!
-//! As an ordinary user a container has capabilities only through the binary's file (`=p`: permitted, so
-//! that it also runs where an engine took one away), and has to raise them itself. As root we give up
-//! what nothing here uses. Children get none by inheritance; those of root have what the engine left to
-//! root, as they always had, unless they are told to run as somebody else.
+//! As an ordinary user a container gets capabilities only from the binary's file (`=p`: permitted, so that it
+//! also starts where an engine removed one), and has to raise them itself. As root all unused capabilities
+//! are dropped. Children inherit none; those of root get the bounding set, unless `agent.exec_user` names
+//! another user.
 
 use std::ffi::CString;
 use std::fmt;
@@ -17,30 +17,30 @@ use rustix::thread::{
     set_no_new_privs,
 };
 
-/// Makes what the file gave usable; without it an ordinary user cannot even bind a low port.
-pub fn raise() {
+/// Raises the permitted capabilities that sidecast needs; without them an ordinary user cannot bind port 179.
+pub fn raise_capabilities() {
     let Ok(sets) = capabilities(None) else {
-        return; // a sandbox without capget: then nothing can be settled, and nothing is
+        return; // a sandbox without capget
     };
-    let effective = sets.effective | (sets.permitted & USED);
+    let effective = sets.effective | (sets.permitted & NEEDED_CAPABILITIES);
     if effective != sets.effective {
         apply(&CapabilitySets { effective, ..sets });
     }
 }
 
-/// Becomes `user` (a name, a number, or `UID:GID`) for good, and gives up what is not needed.
+/// Switches to `user` (a name, a number, or `UID:GID`) for good and drops all unused capabilities.
 ///
-/// To be called when what only root may open is open. With `commands_as_others` it keeps what
-/// [`become_for_command`] needs, for root whom `no_new_privs` gives nothing anew.
-pub fn settle(user: Option<&str>, commands_as_others: bool) -> Result<(), PrivilegeError> {
+/// Called after privileged sockets are open. With `commands_as_others` it keeps CAP_SETUID and CAP_SETGID,
+/// which [`switch_user_for_command`] needs.
+pub fn drop_privileges(user: Option<&str>, commands_as_others: bool) -> Result<(), PrivilegeError> {
     if let Some(user) = user {
-        become_user(&Identity::parse(user, &passwd)?, user)?;
+        switch_user(&Identity::parse(user, &passwd)?, user)?;
     }
-    let mut kept = USED;
+    let mut kept = NEEDED_CAPABILITIES;
     if geteuid().is_root() {
-        kept |= USED_AS_ROOT;
+        kept |= NEEDED_AS_ROOT;
         if commands_as_others {
-            kept |= OTHER_USERS;
+            kept |= SWITCH_USER_CAPABILITIES;
         }
     }
     let Ok(sets) = capabilities(None) else {
@@ -52,16 +52,17 @@ pub fn settle(user: Option<&str>, commands_as_others: bool) -> Result<(), Privil
         permitted: kept,
         inheritable: CapabilitySet::empty(),
     });
-    // Before Linux 4.3 there are none.
+    // Linux before 4.3 has no ambient set.
     let _ = clear_ambient_capability_set();
     Ok(())
 }
 
-/// Whether commands of ours can run as `user`.
-pub fn may_become_for_command(user: &str) -> Result<(), PrivilegeError> {
+/// Whether commands can run as `user`.
+pub fn can_switch_user_for_command(user: &str) -> Result<(), PrivilegeError> {
     let identity = Identity::parse(user, &passwd)?;
-    let permitted = || capabilities(None).is_ok_and(|sets| sets.permitted.contains(OTHER_USERS));
-    // What root runs has the whole bounding set, if nothing stands against it.
+    let permitted =
+        || capabilities(None).is_ok_and(|sets| sets.permitted.contains(SWITCH_USER_CAPABILITIES));
+    // Without no_new_privs a program that root executes gets the whole bounding set.
     let bounded = |one| capability_is_in_bounding_set(one).unwrap_or(true);
     let regained = || {
         !no_new_privs().unwrap_or(false)
@@ -78,10 +79,10 @@ pub fn may_become_for_command(user: &str) -> Result<(), PrivilegeError> {
     })
 }
 
-/// Becomes `user` with all its groups and without any capability, to run one command. The bounding set
-/// stays: without it a program that has capabilities of its own, as `ping` has, does not even start.
-/// Where it has a name, its entry of `/etc/passwd` is returned.
-pub fn become_for_command(user: &str) -> Result<Option<User>, PrivilegeError> {
+/// Switches to `user` with all its groups and without any capability, to run one command. The bounding set
+/// stays: without it a program with file capabilities, as `ping`, would not start. Returns its entry in
+/// `/etc/passwd`, if any.
+pub fn switch_user_for_command(user: &str) -> Result<Option<User>, PrivilegeError> {
     let identity = Identity::parse(user, &passwd)?;
     let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
     let refused = |errno: Errno| PrivilegeError::Refused {
@@ -98,7 +99,7 @@ pub fn become_for_command(user: &str) -> Result<Option<User>, PrivilegeError> {
         setresgid(gid, gid, gid).map_err(refused)?;
         setresuid(uid, uid, uid).map_err(refused)?;
     }
-    // Before Linux 4.3 there are none.
+    // Linux before 4.3 has no ambient set.
     let _ = clear_ambient_capability_set();
     apply(&CapabilitySets {
         effective: CapabilitySet::empty(),
@@ -108,29 +109,29 @@ pub fn become_for_command(user: &str) -> Result<Option<User>, PrivilegeError> {
     Ok(known)
 }
 
-/// Why addresses and NAT cannot be set, and what to change; `None` when they can.
-pub fn without_net_admin() -> Option<String> {
-    let standing = Standing {
+/// Why CAP_NET_ADMIN is missing and how to get it; `None` if it is there.
+pub fn missing_net_admin() -> Option<String> {
+    let status = NetAdminStatus {
         net_admin: capabilities(None)
             .is_ok_and(|sets| sets.effective.contains(CapabilitySet::NET_ADMIN)),
         bounded: capability_is_in_bounding_set(CapabilitySet::NET_ADMIN).unwrap_or(true),
         no_new_privs: no_new_privs().unwrap_or(false),
         uid: geteuid().as_raw(),
     };
-    standing.advice()
+    status.advice()
 }
 
-/// What decides whether the kernel lets us set addresses.
+/// What decides whether CAP_NET_ADMIN is there or can be had.
 #[derive(Clone, Copy, Debug)]
-struct Standing {
+struct NetAdminStatus {
     net_admin: bool,
-    /// It is in the bounding set: a file or root could give it.
+    /// It is in the bounding set.
     bounded: bool,
     no_new_privs: bool,
     uid: u32,
 }
 
-impl Standing {
+impl NetAdminStatus {
     fn advice(self) -> Option<String> {
         if self.net_admin {
             return None;
@@ -153,13 +154,13 @@ impl Standing {
             )
         };
         Some(format!(
-            "no CAP_NET_ADMIN, so VIPs and NAT cannot be set: {cure}; where somebody else sets the \
-             addresses: agent.vip_interface: none"
+            "no CAP_NET_ADMIN, so VIPs and NAT cannot be set: {cure}; if another program sets the \
+             addresses, use agent.vip_interface: none"
         ))
     }
 }
 
-/// Whom to become.
+/// User and group to switch to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Identity {
     uid: u32,
@@ -170,7 +171,7 @@ impl Identity {
     /// A scratch image has no /etc/passwd, so numbers do.
     fn parse(
         text: &str,
-        passwd: &dyn Fn(&Wanted<'_>) -> Option<Self>,
+        passwd: &dyn Fn(&PasswdKey<'_>) -> Option<Self>,
     ) -> Result<Self, PrivilegeError> {
         let unknown = || PrivilegeError::Unknown(text.to_owned());
         // The highest number says "no change" to setresuid(2): the process would stay root.
@@ -185,22 +186,22 @@ impl Identity {
             });
         }
         if text.parse::<u32>().is_err() {
-            return passwd(&Wanted::Name(text)).ok_or_else(unknown);
+            return passwd(&PasswdKey::Name(text)).ok_or_else(unknown);
         }
         let uid = number(text)?;
-        Ok(passwd(&Wanted::Uid(uid)).unwrap_or(Self { uid, gid: uid }))
+        Ok(passwd(&PasswdKey::Uid(uid)).unwrap_or(Self { uid, gid: uid }))
     }
 }
 
-enum Wanted<'a> {
+enum PasswdKey<'a> {
     Uid(u32),
     Name(&'a str),
 }
 
-fn passwd(wanted: &Wanted<'_>) -> Option<Identity> {
+fn passwd(wanted: &PasswdKey<'_>) -> Option<Identity> {
     let user = match wanted {
-        Wanted::Uid(uid) => User::from_uid(Uid::from_raw(*uid)),
-        Wanted::Name(name) => User::from_name(name),
+        PasswdKey::Uid(uid) => User::from_uid(Uid::from_raw(*uid)),
+        PasswdKey::Name(name) => User::from_name(name),
     };
     let user = user.ok().flatten()?;
     Some(Identity {
@@ -209,31 +210,31 @@ fn passwd(wanted: &Wanted<'_>) -> Option<Identity> {
     })
 }
 
-fn become_user(identity: &Identity, name: &str) -> Result<(), PrivilegeError> {
+fn switch_user(identity: &Identity, name: &str) -> Result<(), PrivilegeError> {
     let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
     let refused = |errno: Errno| PrivilegeError::Refused {
         user: name.to_owned(),
         errno,
     };
     if geteuid() != uid {
-        // Otherwise the kernel clears all of them with the user.
+        // Otherwise setresuid clears all capabilities.
         let _ = set_keep_capabilities(true);
         setgroups(&[gid]).map_err(refused)?;
         setresgid(gid, gid, gid).map_err(refused)?;
         setresuid(uid, uid, uid).map_err(refused)?;
     }
-    // Its children have no way back, whatever set-user-ID program they find.
+    // Set-user-ID programs cannot raise the privileges of children.
     let _ = set_no_new_privs(true);
     Ok(())
 }
 
 fn apply(sets: &CapabilitySets) {
     if let Err(error) = set_capabilities(None, *sets) {
-        log::warn!("capabilities stay as they are: {error}");
+        log::warn!("cannot set capabilities, keeping the current ones: {error}");
     }
 }
 
-/// Why a user's name could not be obeyed.
+/// Why a user cannot be switched to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PrivilegeError {
     Unknown(String),
@@ -245,12 +246,12 @@ impl fmt::Display for PrivilegeError {
         match self {
             Self::Unknown(user) => write!(
                 f,
-                "no user `{user}` here; create it (useradd --system {user}), or give \
+                "unknown user `{user}`; create it (useradd --system {user}), or give \
                  numbers, as 65534 or 65534:65534"
             ),
             Self::Refused { user, errno } => write!(
                 f,
-                "cannot become `{user}` ({}): start as root with CAP_SETUID and \
+                "cannot switch to user `{user}` ({}): start as root with CAP_SETUID and \
                  CAP_SETGID, or start as that user and leave the key out",
                 errno.desc()
             ),
@@ -261,23 +262,25 @@ impl fmt::Display for PrivilegeError {
 impl std::error::Error for PrivilegeError {}
 
 /// Addresses, nf_tables and conntrack; listening on port 179; router advertisements.
-const USED: CapabilitySet = CapabilitySet::NET_ADMIN
+const NEEDED_CAPABILITIES: CapabilitySet = CapabilitySet::NET_ADMIN
     .union(CapabilitySet::NET_BIND_SERVICE)
     .union(CapabilitySet::NET_RAW);
 
 /// Configuration read again although it belongs to another user; monitors that became another user.
-const USED_AS_ROOT: CapabilitySet = CapabilitySet::DAC_OVERRIDE.union(CapabilitySet::KILL);
+const NEEDED_AS_ROOT: CapabilitySet = CapabilitySet::DAC_OVERRIDE.union(CapabilitySet::KILL);
 
-/// To run commands as somebody else.
-const OTHER_USERS: CapabilitySet = CapabilitySet::SETUID.union(CapabilitySet::SETGID);
+/// To run commands as another user.
+const SWITCH_USER_CAPABILITIES: CapabilitySet = CapabilitySet::SETUID.union(CapabilitySet::SETGID);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn known(wanted: &Wanted<'_>) -> Option<Identity> {
+    fn known(wanted: &PasswdKey<'_>) -> Option<Identity> {
         match wanted {
-            Wanted::Name("sidecast") | Wanted::Uid(990) => Some(Identity { uid: 990, gid: 980 }),
+            PasswdKey::Name("sidecast") | PasswdKey::Uid(990) => {
+                Some(Identity { uid: 990, gid: 980 })
+            }
             _ => None,
         }
     }
@@ -303,30 +306,30 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_said_with_what_to_change() {
-        let standing = Standing {
+        let status = NetAdminStatus {
             net_admin: false,
             bounded: true,
             no_new_privs: false,
             uid: 1000,
         };
-        let advice = |standing: Standing| standing.advice().unwrap();
-        assert!(advice(standing).contains("setcap"));
-        let escalation = Standing {
+        let advice = |status: NetAdminStatus| status.advice().unwrap();
+        assert!(advice(status).contains("setcap"));
+        let escalation = NetAdminStatus {
             no_new_privs: true,
-            ..standing
+            ..status
         };
         assert!(advice(escalation).contains("allowPrivilegeEscalation: true"));
-        let container = Standing {
+        let container = NetAdminStatus {
             bounded: false,
             uid: 0,
-            ..standing
+            ..status
         };
         assert!(advice(container).contains("--cap-add NET_ADMIN"));
-        let all = [standing, escalation, container];
+        let all = [status, escalation, container];
         assert!(all.iter().all(|one| !advice(*one).contains('\n')));
-        let fine = Standing {
+        let fine = NetAdminStatus {
             net_admin: true,
-            ..standing
+            ..status
         };
         assert_eq!(fine.advice(), None);
     }

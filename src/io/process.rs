@@ -1,4 +1,4 @@
-//! What the kernel says of this process (`proc_pid_stat(5)`, `proc_pid_limits(5)`).
+//! Metrics of this process from /proc (`proc_pid_stat(5)`, `proc_pid_limits(5)`), and protection of its memory.
 
 use crate::view::metrics::Process;
 use nix::sys::prctl::set_dumpable;
@@ -26,18 +26,20 @@ pub fn hostname() -> Option<String> {
     (!first.is_empty()).then(|| first.to_owned())
 }
 
-/// Nobody reads our memory, which holds passwords and tokens: no other process of our user, and no core
-/// file. For good only from here on: becoming another user makes a process readable again, and one that
-/// is not cannot write its `uid_map`. Returns the limit on core files that was there, for children.
-pub fn keep_secrets() -> Option<u64> {
+/// Protects memory, which holds passwords and tokens, from other processes of the same user
+/// (`PR_SET_DUMPABLE`) and from core files. Call it after the last change of user, which resets the flag, and
+/// after writing `uid_map`, which needs it. Returns the previous soft RLIMIT_CORE, for children.
+pub fn protect_memory() -> Option<u64> {
     let kept = set_dumpable(false).and_then(|()| no_core());
     kept.inspect_err(|error| {
-        log::warn!("this process can be read by others of its user: {error}");
+        log::warn!(
+            "cannot protect memory, other processes of this user can read passwords and tokens: {error}"
+        );
     })
     .ok()
 }
 
-/// The soft limit alone, which whoever comes later may raise again.
+/// Sets only the soft limit, so that children can raise it again.
 fn no_core() -> nix::Result<u64> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_CORE)?;
     setrlimit(Resource::RLIMIT_CORE, 0, hard)?;

@@ -1,11 +1,10 @@
-//! Child processes: the one place that collects exit statuses.
+//! Spawns and reaps child processes.
 //!
-//! As PID 1 of a container we inherit other people's orphans, which have to be collected too. Two
-//! collectors would steal each other's statuses, so there is one loop over `waitpid(-1)`, and it hands
-//! the statuses out by pid. Nobody else in the process may wait for a child.
+//! As PID 1 of a container sidecast also reaps orphans. Two reapers would steal each other's statuses, so one
+//! loop over `waitpid(-1)` hands them out by pid. Nothing else in the process may wait for a child.
 //!
-//! `vfork(2)` waits until the child has become its program: commands are started on other threads. A child
-//! may die before its number is known here, so that nobody unknown is collected while one is being started.
+//! `vfork(2)` blocks until the child calls exec, so children are spawned on other threads. A child may exit
+//! before its pid is known here, so unknown pids are not reaped while a spawn is in progress.
 
 use super::launch::Launcher;
 use async_signal::{Signal, Signals};
@@ -25,7 +24,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
-/// Starts commands and collects their statuses. Clones share everything.
+/// Spawns commands and reaps them. Clones share their state.
 #[derive(Clone, Debug)]
 pub struct Reaper {
     shared: Rc<Shared>,
@@ -34,9 +33,9 @@ pub struct Reaper {
 #[derive(Debug)]
 struct Shared {
     launcher: Launcher,
-    /// By pid, the children somebody still asks for.
+    /// By pid, the children with a [`Child`].
     children: RefCell<BTreeMap<i32, Entry>>,
-    /// Held a second time by everybody who is starting a child.
+    /// Cloned by every spawn in progress: its reference count tells whether there is one.
     starting: Arc<()>,
 }
 
@@ -54,6 +53,7 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// Whether the exit code is 0.
     pub fn success(self) -> bool {
         self == Self::Code(0)
     }
@@ -72,6 +72,7 @@ impl fmt::Display for Exit {
 }
 
 impl Reaper {
+    /// A reaper that launches commands by `launcher`.
     pub fn new(launcher: Launcher) -> Self {
         let shared = Shared {
             launcher,
@@ -83,6 +84,7 @@ impl Reaper {
         }
     }
 
+    /// Builds the commands to spawn.
     pub fn launcher(&self) -> &Launcher {
         &self.shared.launcher
     }
@@ -108,8 +110,8 @@ impl Reaper {
             .insert(pid, Entry::default());
         let child = started.child.take();
         drop(started);
-        // It may be dead by now, and so may others who had to wait for this.
-        self.sweep();
+        // It may have exited already, and others that could not be reaped meanwhile.
+        self.reap_exited();
         let mut child = child.ok_or(io::ErrorKind::NotFound)?;
         Ok(Child {
             pid,
@@ -120,59 +122,59 @@ impl Reaper {
         })
     }
 
-    /// Collects statuses for as long as the process lives. It ends only when SIGCHLD cannot be had.
+    /// Reaps children for the life of the process. Returns only if SIGCHLD cannot be handled.
     pub async fn run(&self) -> io::Result<()> {
         let mut signals = Signals::new([Signal::Child])?;
         loop {
-            // First, for what died before the signal was asked for.
-            self.sweep();
+            // Before the first wait, for children that exited before the handler was installed.
+            self.reap_exited();
             if signals.next().await.transpose()?.is_none() {
                 return Ok(());
             }
         }
     }
 
-    /// Collects everybody who has died; one signal may stand for many.
-    fn sweep(&self) {
+    /// Reaps all exited children: one SIGCHLD may be for several of them.
+    fn reap_exited(&self) {
         let children = self.shared.children.borrow();
         let alive = children.iter().filter(|(_, entry)| entry.exit.is_none());
         let alive: Vec<i32> = alive.map(|(pid, _)| *pid).collect();
         drop(children);
         for pid in alive {
-            self.collect(Id::Pid(Pid::from_raw(pid)));
+            self.reap(Id::Pid(Pid::from_raw(pid)));
         }
-        // Whoever is not known may be a child that is just being started.
-        while Arc::strong_count(&self.shared.starting) == 1 && self.collect(Id::All) {}
+        // An unknown pid may be a child whose spawn is in progress.
+        while Arc::strong_count(&self.shared.starting) == 1 && self.reap(Id::All) {}
     }
 
-    /// Collects one who has died, if there is one. A child's whole group is killed while its number is
-    /// still its own: what it left in the background goes with it.
-    fn collect(&self, who: Id<'_>) -> bool {
+    /// Reaps one exited process, if any. The process group of a child is killed before its pid is released,
+    /// with what it left in the background.
+    fn reap(&self, who: Id<'_>) -> bool {
         let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         let dead = match waitid(who, peek) {
             Ok(status) => status.pid(),
             Err(Errno::ECHILD) => None,
             Err(error) => {
-                log::warn!("cannot collect exit statuses: {error}");
+                log::warn!("cannot reap child processes: {error}");
                 None
             }
         };
         let Some(pid) = dead else { return false };
         if self.shared.children.borrow().contains_key(&pid.as_raw()) {
-            // It fails only where nobody else is left in the group.
+            // It fails only if the group is empty.
             let _ = killpg(pid, Kill::SIGKILL);
         }
         match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, code)) => self.collected(pid, Exit::Code(code)),
+            Ok(WaitStatus::Exited(pid, code)) => self.record_exit(pid, Exit::Code(code)),
             Ok(WaitStatus::Signaled(pid, signal, _)) => {
-                self.collected(pid, Exit::Signal(signal as i32));
+                self.record_exit(pid, Exit::Signal(signal as i32));
             }
             Ok(_) | Err(_) => {}
         }
         true
     }
 
-    fn collected(&self, pid: Pid, exit: Exit) {
+    fn record_exit(&self, pid: Pid, exit: Exit) {
         let mut children = self.shared.children.borrow_mut();
         let Some(entry) = children.get_mut(&pid.as_raw()) else {
             return; // an orphan, or a child that was given up and killed
@@ -186,11 +188,11 @@ impl Reaper {
     }
 }
 
-/// A child that nobody has taken yet; dropped, it is killed with its group.
+/// A spawned child that was not handed over yet; dropped, it is killed with its group.
 struct Started {
     pid: i32,
     child: Option<std::process::Child>,
-    /// Until it is taken nobody unknown is collected, so the number is its own.
+    /// Until it is handed over no unknown pid is reaped, so the pid cannot be reused.
     _starting: Arc<()>,
 }
 
@@ -214,11 +216,12 @@ pub struct Child {
 }
 
 impl Child {
+    /// The process id.
     pub fn pid(&self) -> i32 {
         self.pid
     }
 
-    /// Waits for the end. It may be asked again, and answers the same.
+    /// Waits for the exit. May be called again.
     pub async fn exited(&self) -> Exit {
         poll_fn(|cx| {
             let mut children = self.reaper.shared.children.borrow_mut();
@@ -234,14 +237,14 @@ impl Child {
         .await
     }
 
+    /// Whether it was reaped.
     pub fn has_ended(&self) -> bool {
         let children = self.reaper.shared.children.borrow();
         let entry = children.get(&self.pid);
         entry.is_none_or(|entry| entry.exit.is_some())
     }
 
-    /// Kills the process group. A status that was collected already means the number may belong to
-    /// somebody else by now: then nothing is done.
+    /// Kills the process group, unless the child was reaped: its pid may have been reused.
     pub fn kill_group(&self) {
         if !self.has_ended() {
             // It fails only for a group that is gone.

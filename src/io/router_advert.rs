@@ -1,8 +1,8 @@
-//! Router advertisements (RFC 4861 §4.2) on the links of unnumbered peers. Such a router knows its
-//! neighbor by these alone. The router lifetime is 0: we are somebody to speak BGP with, nobody to send
-//! packets through.
+//! Router advertisements (RFC 4861 §4.2) on the links of unnumbered peers. Such a router learns
+//! its neighbor's address from them. The router lifetime is 0: this host is a BGP neighbor, not a default
+//! router.
 //!
-//! Left out: answers to solicitations; we speak again soon enough.
+//! Left out: answers to router solicitations; advertisements are sent every 10 s.
 
 use crate::io::sockopt::{Icmp6Blocked, Icmp6Filter, Ipv6MulticastLoop};
 use nix::net::if_::if_nametoindex;
@@ -14,61 +14,64 @@ use smol::LocalExecutor;
 use smol::Timer;
 use smol::channel::{self, Receiver, Sender};
 use smol::future::FutureExt;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{Ipv6Addr, SocketAddrV6};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
-/// Speaks on a set of interfaces.
-pub struct Advertiser {
+/// Sends router advertisements on a set of interfaces.
+pub struct RouterAdvertiser {
     executor: Rc<LocalExecutor<'static>>,
-    links: BTreeMap<String, (Sender<()>, smol::Task<()>)>,
+    links: Vec<(String, Sender<()>, smol::Task<()>)>,
 }
 
-impl Advertiser {
+impl RouterAdvertiser {
+    /// Sends on no interface yet.
     pub fn new(executor: &Rc<LocalExecutor<'static>>) -> Self {
         Self {
             executor: executor.clone(),
-            links: BTreeMap::new(),
+            links: Vec::new(),
         }
     }
 
-    /// From now on it speaks on these and on no others.
+    /// Sends on these interfaces from now on, and on no others.
     pub fn set(&mut self, interfaces: &BTreeSet<String>) {
-        self.links.retain(|name, _| interfaces.contains(name));
+        self.links.retain(|(name, ..)| interfaces.contains(name));
         for name in interfaces {
-            if !self.links.contains_key(name) {
+            if self.links.iter().all(|(known, ..)| known != name) {
                 let (again, asked) = channel::bounded(1);
-                let task = self.executor.spawn(speak(name.clone(), asked));
-                self.links.insert(name.clone(), (again, task));
+                let task = self
+                    .executor
+                    .spawn(advertise(name.clone(), asked).boxed_local());
+                self.links.push((name.clone(), again, task));
             }
         }
     }
 
-    /// Something changed in the network: a router that came up should not wait for us.
-    pub fn again(&self) {
-        for (again, _) in self.links.values() {
-            // A full channel says it already.
+    /// Sends at once: the network changed, and a router may have come up.
+    pub fn advertise_now(&self) {
+        for (_, again, _) in &self.links {
+            // If the channel is full, a request is pending already.
             let _ = again.try_send(());
         }
     }
 }
 
-async fn speak(interface: String, again: Receiver<()>) {
+async fn advertise(interface: String, again: Receiver<()>) {
     let mut socket = None;
-    let mut complaint = None;
+    let mut last_error = None;
     loop {
         for _ in 0..BURST {
-            let said = say(&interface, &mut socket).err();
-            if said != complaint {
-                match said {
-                    Some(error) => log::warn!("{}", in_words(&interface, error)),
-                    None => log::info!("router advertisements on {interface}: sent again"),
+            let error = send_advertisement(&interface, &mut socket).err();
+            if error != last_error {
+                match error {
+                    Some(error) => log::warn!("{}", error_text(&interface, error)),
+                    None => log::info!("router advertisements on {interface}: sending again"),
                 }
-                complaint = said;
+                last_error = error;
             }
-            Timer::after(BETWEEN).await;
+            Timer::after(BURST_INTERVAL).await;
         }
         let asked = async {
             let _ = again.recv().await;
@@ -80,8 +83,8 @@ async fn speak(interface: String, again: Receiver<()>) {
     }
 }
 
-/// One advertisement, and one solicitation: the router's own may be a while away.
-fn say(interface: &str, socket: &mut Option<OwnedFd>) -> nix::Result<()> {
+/// Sends one advertisement and one solicitation, so that the router advertises itself soon.
+fn send_advertisement(interface: &str, socket: &mut Option<OwnedFd>) -> nix::Result<()> {
     let index = if_nametoindex(interface)?;
     let socket = match socket {
         Some(socket) => socket,
@@ -104,16 +107,19 @@ fn open() -> nix::Result<OwnedFd> {
     let socket = nixsocket::socket(AddressFamily::Inet6, SockType::Raw, flags, protocol)?;
     Icmp6Filter.set(&socket, &Icmp6Blocked::ALL)?;
     Ipv6MulticastLoop.set(&socket, &false)?;
-    // Whoever receives one with less drops it (RFC 4861 §6.1.2).
+    // Receivers drop advertisements with less (RFC 4861 §6.1.2).
     sockopt::Ipv6MulticastHops.set(&socket, &255)?;
     Ok(socket)
 }
 
-fn in_words(interface: &str, error: nix::errno::Errno) -> String {
-    let mut text = format!("no router advertisements on {interface}: {}", error.desc());
+fn error_text(interface: &str, error: nix::errno::Errno) -> String {
+    let mut text = format!(
+        "cannot send router advertisements on {interface}: {}",
+        error.desc()
+    );
     if matches!(error, nix::errno::Errno::EPERM | nix::errno::Errno::EACCES) {
-        text += " (they need CAP_NET_RAW); a router that knows us by its interface alone, as FRR's \
-                 `neighbor eth0 interface`, will not speak to us";
+        text += " (CAP_NET_RAW is required); a router with an unnumbered neighbor, as FRR's \
+                 `neighbor eth0 interface`, will not connect";
     }
     text
 }
@@ -125,9 +131,9 @@ const ADVERTISEMENT: [u8; 16] = [134, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 
 const SOLICITATION: [u8; 8] = [133, 0, 0, 0, 0, 0, 0, 0];
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
-/// After a change: one may be lost while the link is still coming up.
+/// Advertisements after a change: one may be lost while the link is coming up.
 const BURST: u32 = 3;
-const BETWEEN: Duration = Duration::from_secs(1);
+const BURST_INTERVAL: Duration = Duration::from_secs(1);
 const INTERVAL: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
@@ -137,11 +143,11 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named() {
-        let text = in_words("eth0", Errno::EPERM);
+        let text = error_text("eth0", Errno::EPERM);
         assert!(
             text.contains("eth0") && text.contains("CAP_NET_RAW"),
             "{text}"
         );
-        assert!(!in_words("eth0", Errno::ENODEV).contains("CAP_NET_RAW"));
+        assert!(!error_text("eth0", Errno::ENODEV).contains("CAP_NET_RAW"));
     }
 }

@@ -1,14 +1,14 @@
-//! Being told by the kernel, in the moment it happens, that a socket on one of our ports is gone.
+//! Notifications from sock_diag that a socket on a monitored port was destroyed.
 //!
-//! The kernel reports every socket of the network namespace that is destroyed; a filter inside the
-//! kernel lets only our ports through. No capability is needed. Where the filter is refused (seccomp,
-//! `net.core.optmem_max`) a coarser one serves, and in the end none: what comes through besides is
-//! dropped here, at the price of being woken for it.
+//! The kernel reports every destroyed socket of the network namespace; a BPF filter on the socket passes only
+//! our ports, and of hundreds of ports some between them. No capability is needed. If the filter is refused (seccomp,
+//! `net.core.optmem_max`) a coarser one is attached, or none: other notifications are then dropped here, after waking
+//! the process.
 
 use crate::app::Protocol;
-use crate::netlink::message::{Answer, Messages};
+use crate::netlink::message::{Messages, Reply};
 use crate::netlink::sock_diag::{
-    DESTROY_GROUPS, FilterOp, IPPROTO_UDP, Socket, destroy_filter, unconnected_filter,
+    BpfInstruction, DESTROY_GROUPS, IPPROTO_UDP, Socket, destroy_filter, unconnected_filter,
 };
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::{RcvBuf, RcvBufForce};
@@ -24,16 +24,16 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-/// What the subscription says.
+/// An event of the subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SocketEvent {
-    /// A listener, or a bound and unconnected socket, on a watched port is gone. Others may still be
-    /// there: look.
+    /// A listener, or a bound and unconnected socket, on a watched port was destroyed. There may be others:
+    /// look the port up.
     Destroyed { protocol: Protocol, port: u16 },
-    /// A connection to a watched port has ended: there are clients. Said once for each
+    /// A connection to a watched port was destroyed, so there are clients. Reported once for each
     /// [`SocketEvents::watch_clients`].
-    Used,
-    /// Notifications were lost: look at everything.
+    ClientSeen,
+    /// Notifications were lost (ENOBUFS): look all ports up.
     Overrun,
 }
 
@@ -42,18 +42,20 @@ pub enum SocketEvent {
 pub struct SocketEvents {
     socket: Async<OwnedFd>,
     ports: RefCell<BTreeSet<(Protocol, u16)>>,
-    /// Whether the next end of a connection is to be told.
+    /// Whether the next destroyed connection is reported.
     clients: Cell<bool>,
-    sieve: Cell<SocketFilter>,
+    /// Connections of other ports that were destroyed since then.
+    foreign: Cell<u32>,
+    filter_level: Cell<SocketFilter>,
     pending: RefCell<VecDeque<SocketEvent>>,
 }
 
-/// What the kernel keeps from us.
+/// What the filter in the kernel drops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SocketFilter {
-    /// All but our ports.
+    /// All but our ports; of many ports, all but those and the ones between them.
     Ports,
-    /// Connections.
+    /// Connected sockets.
     Connections,
     Nothing,
 }
@@ -69,11 +71,11 @@ impl SocketEvents {
             SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
             SockProtocol::NetlinkSockDiag,
         )?;
-        // Beyond the system's limit where that is allowed; in a user namespace it is not.
+        // SO_RCVBUFFORCE exceeds net.core.rmem_max; it fails in a user namespace.
         setsockopt(&fd, RcvBufForce, &RECEIVE_BUFFER)
             .or_else(|_| setsockopt(&fd, RcvBuf, &RECEIVE_BUFFER))?;
-        // The filter comes first: a busy host would fill the buffer before it.
-        let sieve = sift(&fd, &BTreeSet::new(), false, SocketFilter::Ports)?;
+        // The filter before the groups: a busy host would fill the buffer.
+        let filter_level = attach_finest_filter(&fd, &BTreeSet::new(), false, SocketFilter::Ports)?;
         let groups = DESTROY_GROUPS
             .iter()
             .fold(0, |mask, group| mask | 1 << (group - 1));
@@ -82,7 +84,8 @@ impl SocketEvents {
             socket: Async::new_nonblocking(fd)?,
             ports: RefCell::default(),
             clients: Cell::new(false),
-            sieve: Cell::new(sieve),
+            foreign: Cell::new(0),
+            filter_level: Cell::new(filter_level),
             pending: RefCell::default(),
         })
     }
@@ -96,17 +99,35 @@ impl SocketEvents {
         self.filter()
     }
 
-    /// Asks to be told of the next client, once: a host may close thousands of connections a second.
+    /// Reports the next client, once: a host may close thousands of connections a second. One is assumed after a thousand
+    /// connections of ports that the filter passes besides ours.
+    ///
+    /// Fails where the kernel accepts no filter but one that drops connected sockets: no client is reported then.
     pub fn watch_clients(&self) -> io::Result<()> {
         self.clients.set(true);
-        self.filter()
+        self.foreign.set(0);
+        self.filter()?;
+        match self.drops_connections() {
+            true => Err(io::Error::other("the filter drops connections")),
+            false => Ok(()),
+        }
+    }
+
+    /// The filter passes no connection, so that no client is reported.
+    pub fn drops_connections(&self) -> bool {
+        self.filter_level.get() == SocketFilter::Connections
     }
 
     fn filter(&self) -> io::Result<()> {
         let ports = self.ports.borrow().iter().map(|(_, port)| *port).collect();
-        // Without ports there is nothing to be told.
+        // Without ports the filter passes nothing.
         let (fd, clients) = (self.socket.get_ref(), self.clients.get());
-        self.sieve.set(sift(fd, &ports, clients, self.sieve.get())?);
+        self.filter_level.set(attach_finest_filter(
+            fd,
+            &ports,
+            clients,
+            self.filter_level.get(),
+        )?);
         Ok(())
     }
 
@@ -138,8 +159,8 @@ impl SocketEvents {
         }
     }
 
-    /// The kernel drops every further notification, without another word, until the queue was empty once:
-    /// only what is looked at after that is followed by notifications again.
+    /// After ENOBUFS the kernel drops notifications until the queue is empty: it is emptied before the ports are
+    /// looked up again.
     fn drain(&self) -> io::Result<()> {
         let mut buf = [0; 64];
         for _ in 0..QUEUED_MAX {
@@ -158,26 +179,37 @@ impl SocketEvents {
         Ok(())
     }
 
-    /// Takes a datagram apart. What cannot be read might have been ours, so it counts as lost. `true`: the
-    /// filter is to change, for a client was seen.
+    /// Counts a connection of another port that the filter of ports passed; `false`: there were too many to wait for one
+    /// of ours.
+    fn is_few_foreign(&self) -> bool {
+        if self.filter_level.get() != SocketFilter::Ports {
+            return true;
+        }
+        self.foreign.set(self.foreign.get().saturating_add(1));
+        self.foreign.get() < MOST_FOREIGN
+    }
+
+    /// Decodes a datagram. An unreadable message counts as lost. `true`: a client was seen, and the filter has to
+    /// change.
     fn read(&self, datagram: &[u8]) -> bool {
-        let mut used = false;
+        let mut client_seen = false;
         let ports = self.ports.borrow();
         let mut pending = self.pending.borrow_mut();
         for message in Messages::new(datagram) {
-            let event = match message.and_then(|m| m.answer().map(socket_of)) {
+            let event = match message.and_then(|m| m.reply().map(socket_of)) {
                 Ok(None) => continue,
                 Ok(Some(Ok(socket))) => {
                     let protocol = protocol_of(&socket);
                     let port = socket.source_port;
-                    if !ports.contains(&(protocol, port)) {
+                    let ours = ports.contains(&(protocol, port));
+                    if !ours && (socket.destination_port == 0 || self.is_few_foreign()) {
                         continue;
                     }
                     if socket.destination_port == 0 {
                         SocketEvent::Destroyed { protocol, port }
                     } else if protocol == Protocol::Tcp && self.clients.replace(false) {
-                        used = true;
-                        SocketEvent::Used
+                        client_seen = true;
+                        SocketEvent::ClientSeen
                     } else {
                         continue;
                     }
@@ -186,13 +218,13 @@ impl SocketEvents {
             };
             pending.push_back(event);
         }
-        used
+        client_seen
     }
 }
 
-fn socket_of(answer: Answer<'_>) -> Option<Result<Socket, crate::wire::WireError>> {
+fn socket_of(answer: Reply<'_>) -> Option<Result<Socket, crate::wire::WireError>> {
     match answer {
-        Answer::Data(payload) => Some(Socket::decode(payload)),
+        Reply::Data(payload) => Some(Socket::decode(payload)),
         _ => None,
     }
 }
@@ -204,8 +236,8 @@ fn protocol_of(socket: &Socket) -> Protocol {
     }
 }
 
-/// Attaches the finest filter that the kernel takes, and says once that it is another sort than before.
-fn sift(
+/// Attaches the most selective filter that the kernel accepts, and logs a change of its level.
+fn attach_finest_filter(
     fd: &OwnedFd,
     ports: &BTreeSet<u16>,
     clients: bool,
@@ -214,31 +246,34 @@ fn sift(
     let Err(refused) = attach(fd, &destroy_filter(ports, clients)) else {
         return Ok(SocketFilter::Ports);
     };
-    let (sieve, wakes) = match attach(fd, &unconnected_filter()) {
+    let (filter_level, wakes) = match attach(fd, &unconnected_filter()) {
         Ok(()) => (
             SocketFilter::Connections,
-            "every listener that closes wakes us",
+            "every listener that closes wakes sidecast",
         ),
         Err(_) => {
-            // The filter before lets the wrong ports through.
+            // The previous filter passes the wrong ports.
             match setsockopt(fd, DetachFilter, &0) {
                 Ok(()) | Err(Errno::ENOENT) => {}
                 Err(error) => return Err(error.into()),
             }
-            (SocketFilter::Nothing, "every socket that closes wakes us")
+            (
+                SocketFilter::Nothing,
+                "every socket that closes wakes sidecast",
+            )
         }
     };
-    if sieve != before {
+    if filter_level != before {
         log::warn!(
-            "the kernel takes no socket filter for {} ports ({refused}): {wakes}",
+            "cannot attach the socket filter for {} ports ({refused}): {wakes}",
             ports.len()
         );
     }
-    Ok(sieve)
+    Ok(filter_level)
 }
 
 /// Replaces the filter; the kernel does it in one step, or leaves the one before.
-fn attach(fd: &OwnedFd, filter: &[FilterOp]) -> io::Result<()> {
+fn attach(fd: &OwnedFd, filter: &[BpfInstruction]) -> io::Result<()> {
     let mut ops: Vec<libc::sock_filter> = filter.iter().map(kernel_op).collect();
     let program = libc::sock_fprog {
         len: u16::try_from(ops.len()).map_err(io::Error::other)?,
@@ -248,7 +283,7 @@ fn attach(fd: &OwnedFd, filter: &[FilterOp]) -> io::Result<()> {
     Ok(setsockopt(fd, AttachFilter, &program)?)
 }
 
-fn kernel_op(op: &FilterOp) -> libc::sock_filter {
+fn kernel_op(op: &BpfInstruction) -> libc::sock_filter {
     libc::sock_filter {
         code: op.code,
         jt: op.jt,
@@ -278,5 +313,7 @@ sockopt_impl!(
 /// Bytes of notifications that may wait: about 400 of them.
 const RECEIVE_BUFFER: usize = 1 << 20;
 const DATAGRAM: usize = 4096;
+/// Connections of other ports that may wake the process before a client is assumed.
+const MOST_FOREIGN: u32 = 1000;
 /// More notifications than the buffer can hold.
 const QUEUED_MAX: usize = 100_000;

@@ -1,8 +1,8 @@
-//! Socket options that nix does not have, and the ones a BGP session wants set together.
+//! Socket options that nix does not have, and the sets of options of BGP sockets.
 //!
 //! TCP MD5 signatures (RFC 2385, `linux/tcp.h`), GTSM (RFC 5082, `IP_MINTTL` and
-//! `IPV6_MINHOPCOUNT`), how much the peer has acknowledged (`TCP_INFO`), and what a raw ICMPv6 socket
-//! that only speaks wants (`linux/icmpv6.h`).
+//! `IPV6_MINHOPCOUNT`), how much the peer has acknowledged (`TCP_INFO`), and the options of a send-only
+//! raw ICMPv6 socket (`linux/icmpv6.h`).
 
 use nix::libc;
 use nix::sys::socket::{GetSockOpt, SetSockOpt, sockopt};
@@ -148,6 +148,7 @@ const TCP_RTO_MAX_MS: libc::c_int = 44;
 pub struct Icmp6Blocked([u32; 8]);
 
 impl Icmp6Blocked {
+    /// All types.
     pub const ALL: Self = Self([u32::MAX; 8]);
 }
 
@@ -159,7 +160,9 @@ pub struct TcpInfo {
     rto_ato_mss: [u32; 4],
     unacked: u32,
     sacked_to_total_retrans: [u32; 19],
-    pacing_and_bytes: [u64; 4],
+    pacing_rates: [u64; 2],
+    bytes_acked: u64,
+    bytes_received: u64,
     segs: [u32; 2],
     notsent_bytes: u32,
     min_rtt: u32,
@@ -180,17 +183,25 @@ pub fn all_acknowledged(fd: &impl AsFd) -> nix::Result<bool> {
     Ok(info.unacked == 0 && info.notsent_bytes == 0)
 }
 
-/// The same, of a connection that is up: one that was reset has nothing unacknowledged either.
-pub fn is_answered(fd: &impl AsFd) -> nix::Result<bool> {
+/// Whether the connection is established and the other side has acknowledged everything. The state is checked because
+/// a connection that was reset has nothing unacknowledged either.
+pub fn is_established_and_acknowledged(fd: &impl AsFd) -> nix::Result<bool> {
     let info = TcpInfoOpt.get(fd)?;
     let [state, ..] = info.bytes;
     Ok(state == TCP_ESTABLISHED && info.unacked == 0 && info.notsent_bytes == 0)
 }
 
+/// How many bytes the other side has acknowledged. `opened`: this host opened the connection, and the kernel counts
+/// its SYN too.
+pub fn acknowledged(fd: &impl AsFd, opened: bool) -> nix::Result<u64> {
+    let info = TcpInfoOpt.get(fd)?;
+    Ok(info.bytes_acked.saturating_sub(u64::from(opened)))
+}
+
 /// `linux/tcp_states.h`.
 const TCP_ESTABLISHED: u8 = 1;
 
-/// Closing sends a reset, and nothing is left of the connection.
+/// SO_LINGER with 0 s: closing sends a RST and discards unsent data.
 pub fn reset_on_close(fd: &impl AsFd) -> nix::Result<()> {
     let at_once = libc::linger {
         l_onoff: 1,
@@ -199,10 +210,10 @@ pub fn reset_on_close(fd: &impl AsFd) -> nix::Result<()> {
     sockopt::Linger.set(fd, &at_once)
 }
 
-/// What one BGP session asks of its socket.
+/// Socket options of one BGP session.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SessionOptions {
-    /// TTL of what we send; `None` leaves the system's.
+    /// TTL of sent packets; `None`: the kernel's default.
     pub ttl: Option<u8>,
     /// GTSM: the peer is at most so many hops away (RFC 5082).
     pub ttl_security: Option<u8>,
@@ -218,7 +229,7 @@ pub fn set_session_options(
 ) -> nix::Result<()> {
     let ipv4 = peer.is_ipv4();
     sockopt::TcpNoDelay.set(fd, &true)?;
-    watch_for_death(fd)?;
+    enable_keepalive(fd)?;
     set_dscp(fd, ipv4);
     if let Some(key) = &options.password {
         set_md5_key(fd, peer.ip(), key)?;
@@ -227,46 +238,44 @@ pub fn set_session_options(
         set_ttl(fd, ipv4, ttl)?;
     }
     match options.ttl_security {
-        Some(hops) => set_least_ttl(fd, ipv4, least_ttl(hops)),
+        Some(hops) => set_min_ttl(fd, ipv4, min_ttl(hops)),
         None => Ok(()),
     }
 }
 
-/// Until there is a session whose hold timer sees to it, the kernel looks whether the peer is there: one
-/// that lost its power between TCP and its OPEN would hold us for four minutes.
-fn watch_for_death(fd: &impl AsFd) -> nix::Result<()> {
+/// TCP keepalive until the session is established and its hold timer takes over: a peer that loses power
+/// before its OPEN would otherwise block the connection for four minutes.
+fn enable_keepalive(fd: &impl AsFd) -> nix::Result<()> {
     let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
     sockopt::KeepAlive.set(fd, &true)?;
-    sockopt::TcpKeepIdle.set(fd, &seconds(PROBE_EVERY))?;
-    sockopt::TcpKeepInterval.set(fd, &seconds(PROBE_EVERY))?;
-    set_user_timeout(fd, Some(DEAD_AFTER))
+    sockopt::TcpKeepIdle.set(fd, &seconds(KEEPALIVE_INTERVAL))?;
+    sockopt::TcpKeepInterval.set(fd, &seconds(KEEPALIVE_INTERVAL))?;
+    set_user_timeout(fd, Some(UNACKED_TIMEOUT))
 }
 
 /// How often a peer is probed that has not sent its OPEN, and how long it may leave everything
 /// unacknowledged.
-const PROBE_EVERY: Duration = Duration::from_secs(5);
-const DEAD_AFTER: Duration = Duration::from_secs(15);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const UNACKED_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// The session is up: its own timers see to it that the peer is alive. What is sent may stay
-/// unacknowledged for the hold time, and so may a window stay closed: a peer that reads nothing for so
-/// long has not had a KEEPALIVE either. After a cut what waits is sent within a second, where retransmission
-/// would otherwise wait for as long again as the cut lasted.
+/// Options of an established session: no TCP keepalive, TCP_USER_TIMEOUT of the hold time (a peer that
+/// acknowledges or reads nothing for so long has received no KEEPALIVE either), and at most a second between
+/// retransmissions, so that queued bytes are sent soon after an outage of the path.
 pub fn set_established(fd: &impl AsFd, hold_time: Option<Duration>) -> nix::Result<()> {
     sockopt::KeepAlive.set(fd, &false)?;
     set_user_timeout(fd, hold_time)?;
     if hold_time.is_some() {
-        // Where there is no such option the kernel doubles the wait, as ever. Without a user timeout it
-        // would give up after so many retransmissions.
+        // Kernels without this option double the wait (exponential backoff). It is not set without a user timeout:
+        // the kernel would then give up sooner, after `tcp_retries2` retransmissions.
         let _ = TcpRtoMaxMs.set(fd, &RETRANSMIT_EVERY);
     }
     Ok(())
 }
 
-/// The least that the kernel takes.
+/// Milliseconds; the minimum of TCP_RTO_MAX_MS.
 const RETRANSMIT_EVERY: u32 = 1000;
 
-/// What a socket wants that accepts sessions. Its answers go out with the largest TTL, since a peer
-/// with GTSM takes no other.
+/// Options of a listening socket. It sends with TTL 255, as peers with GTSM require.
 pub fn set_listener_options(fd: &impl AsFd, ipv4: bool) -> nix::Result<()> {
     sockopt::ReuseAddr.set(fd, &true)?;
     if ipv4 {
@@ -286,7 +295,7 @@ pub fn set_md5_key(fd: &impl AsFd, peer: IpAddr, key: &[u8]) -> nix::Result<()> 
 }
 
 /// Packets with a smaller TTL are dropped; 0 drops none.
-pub fn set_least_ttl(fd: &impl AsFd, ipv4: bool, least: u8) -> nix::Result<()> {
+pub fn set_min_ttl(fd: &impl AsFd, ipv4: bool, least: u8) -> nix::Result<()> {
     if ipv4 {
         IpMinTtl.set(fd, &least)
     } else {
@@ -295,11 +304,12 @@ pub fn set_least_ttl(fd: &impl AsFd, ipv4: bool, least: u8) -> nix::Result<()> {
 }
 
 /// A packet from `hops` hops away, sent with 255, arrives with this.
-pub fn least_ttl(hops: u8) -> u8 {
+pub fn min_ttl(hops: u8) -> u8 {
     255 - hops.saturating_sub(1)
 }
 
-fn set_ttl(fd: &impl AsFd, ipv4: bool, ttl: u8) -> nix::Result<()> {
+/// TTL or hop limit of unicast packets.
+pub fn set_ttl(fd: &impl AsFd, ipv4: bool, ttl: u8) -> nix::Result<()> {
     let ttl = libc::c_int::from(ttl);
     if ipv4 {
         sockopt::Ipv4Ttl.set(fd, &ttl)
@@ -308,7 +318,7 @@ fn set_ttl(fd: &impl AsFd, ipv4: bool, ttl: u8) -> nix::Result<()> {
     }
 }
 
-/// CS6, network control (RFC 4594 §3.1); a kernel that refuses costs us nothing.
+/// Sets DSCP CS6, network control (RFC 4594 §3.1). Errors are ignored.
 fn set_dscp(fd: &impl AsFd, ipv4: bool) {
     let _ = if ipv4 {
         sockopt::Ipv4Tos.set(fd, &DSCP_CS6)
@@ -317,7 +327,7 @@ fn set_dscp(fd: &impl AsFd, ipv4: bool) {
     };
 }
 
-/// DSCP CS6 as the TOS byte has it.
+/// DSCP CS6, shifted into the TOS byte.
 const DSCP_CS6: libc::c_int = 0xc0;
 
 /// How long written data may stay unacknowledged before the kernel gives the connection up; `None`
@@ -398,11 +408,17 @@ mod tests {
         use std::io::Write;
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let _other = listener.accept().unwrap();
+        let (mut other, _) = listener.accept().unwrap();
         stream.write_all(b"route").unwrap();
         let start = std::time::Instant::now();
         while !all_acknowledged(&stream).unwrap() {
             assert!(start.elapsed() < Duration::from_secs(2));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        other.write_all(b"keepalive").unwrap();
+        let count = || (acknowledged(&stream, true), acknowledged(&other, false));
+        while count() != (Ok(5), Ok(9)) {
+            assert!(start.elapsed() < Duration::from_secs(2), "{:?}", count());
             std::thread::sleep(Duration::from_millis(1));
         }
     }

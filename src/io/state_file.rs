@@ -1,4 +1,4 @@
-//! The file that outlives a restart: read whole, and written whole or not at all.
+//! Reads the state file, and writes it atomically.
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, renameat};
@@ -11,9 +11,9 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// What it holds; `None` where there is none. One longer than `limit` bytes is an error.
+/// The contents; `None` if it does not exist. A file longer than `limit` bytes is an error.
 pub fn read(path: &Path, limit: usize) -> io::Result<Option<String>> {
-    // A pipe in its place would wait for a writer otherwise; on a file the flag does nothing.
+    // O_NONBLOCK: opening a FIFO would wait for a writer; a regular file ignores it.
     let options = OpenOptions::new()
         .read(true)
         .custom_flags(OFlag::O_NONBLOCK.bits())
@@ -24,41 +24,41 @@ pub fn read(path: &Path, limit: usize) -> io::Result<Option<String>> {
         Err(error) => return Err(error),
     };
     if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
+        return Err(io::Error::other("not a regular file"));
     }
     let mut text = String::new();
     let most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
     file.take(most).read_to_string(&mut text)?;
     if text.len() > limit {
-        return Err(io::Error::other(format!("it is longer than {limit} bytes")));
+        return Err(io::Error::other(format!("longer than {limit} bytes")));
     }
     Ok(Some(text))
 }
 
-/// Writes beside it and moves that into its place, so that a crash leaves the old or the new one.
+/// Writes a temporary file and renames it, so that a crash leaves the old or the new contents.
 pub fn write(path: &Path, text: &str) -> io::Result<()> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let folder = path
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty());
-    // Held open, so that all is done in the same folder, whatever becomes of its name.
+    // Held open, so that all calls use the same directory even if it is renamed.
     let folder = File::open(folder.unwrap_or(Path::new(".")))?;
-    let mut beside = OsString::from(name);
-    beside.push(format!(".{}", std::process::id()));
-    let written = write_new(&folder, &beside, text)
-        .and_then(|()| Ok(renameat(&folder, &*beside, &folder, name)?));
+    let mut temporary = OsString::from(name);
+    temporary.push(format!(".{}", std::process::id()));
+    let written = write_new(&folder, &temporary, text)
+        .and_then(|()| Ok(renameat(&folder, &*temporary, &folder, name)?));
     if written.is_err() {
-        // It may not even have been made.
-        let _ = unlinkat(&folder, &*beside, UnlinkatFlags::NoRemoveDir);
+        // It may not exist.
+        let _ = unlinkat(&folder, &*temporary, UnlinkatFlags::NoRemoveDir);
     }
     written?;
-    // Where a folder cannot be synced, the file's name is as safe as the system makes it.
+    // Some file systems cannot sync a directory; the rename is then only as durable as they make it.
     let _ = folder.sync_all();
     Ok(())
 }
 
-/// A file that was not there before: what a crash left under this name goes, and a link that somebody put
-/// there leads nowhere. Tags and addresses are nobody else's business.
+/// Creates a new file of mode 0600. A file of this name that a crash left is deleted, and a symbolic link is
+/// not followed.
 fn write_new(folder: &impl AsFd, name: &OsStr, text: &str) -> io::Result<()> {
     let create = || {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
@@ -109,13 +109,13 @@ mod tests {
         fs::create_dir(&folder).unwrap();
         let (path, precious) = (folder.join("state"), folder.join("precious"));
         fs::write(&precious, "precious").unwrap();
-        let beside = folder.join(format!("state.{}", std::process::id()));
-        symlink(&precious, &beside).unwrap();
+        let temporary = folder.join(format!("state.{}", std::process::id()));
+        symlink(&precious, &temporary).unwrap();
         write(&path, "text").unwrap();
         assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
         assert!(!path.is_symlink());
         // What a process of the same number left when it was killed.
-        fs::write(&beside, "half").unwrap();
+        fs::write(&temporary, "half").unwrap();
         write(&path, "text").unwrap();
         assert_eq!(read(&path, 100).unwrap().as_deref(), Some("text"));
         let pipe = folder.join("pipe");
@@ -124,7 +124,7 @@ mod tests {
             read(&pipe, 100)
                 .unwrap_err()
                 .to_string()
-                .contains("no regular file")
+                .contains("not a regular file")
         );
         fs::remove_dir_all(&folder).unwrap();
     }

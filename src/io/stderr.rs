@@ -1,8 +1,8 @@
-//! Standard error, where the log goes. Whoever reads it may stop reading, and a write then blocks for as
-//! long: one thread writes, the others leave their lines in a bounded queue.
+//! Writes the log to standard error without blocking. A reader may stop reading, and a write then blocks:
+//! lines go to a bounded queue, and one thread writes them.
 //!
-//! The descriptor is inherited: `O_NONBLOCK` would be set for everybody who has it. Asking `poll(2)` first
-//! does not help either, since a pipe with room for a page still blocks a longer line.
+//! `O_NONBLOCK` would also apply to other processes that share the descriptor, and `poll(2)` before a write
+//! does not help, since a pipe with room for a page still blocks a longer line.
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -27,14 +27,14 @@ impl Write for Lines {
     }
 }
 
-/// From here on lines wait for the thread that [`start`] starts. Before that they are written at once, by
-/// whoever has them: other commands have nobody to hold up, and the demo must have a single thread when it
-/// makes its user namespace.
+/// From now on lines are queued for the thread that [`start`] starts. Before that they are written directly:
+/// other commands have no loop to block, and the demo must be single-threaded when it creates its user
+/// namespace.
 pub fn queue() {
     QUEUE.state().queued = true;
 }
 
-/// Starts the thread that writes. What this process may do has to be settled before.
+/// Starts the writing thread, after capabilities and user are set.
 pub fn start() -> io::Result<()> {
     let thread = thread::Builder::new().name("log".to_owned());
     thread.spawn(write_all)?;
@@ -42,27 +42,27 @@ pub fn start() -> io::Result<()> {
     Ok(())
 }
 
-/// Writes a line, or queues it. Where too much waits already it is dropped and counted.
+/// Writes or queues a line. If the queue is full it is dropped and counted.
 pub fn write(line: &[u8]) {
     let mut state = QUEUE.state();
     if !state.queued {
         drop(state);
         return write_one(line);
     }
-    if state.bytes + line.len() > ROOM {
+    if state.bytes + line.len() > MAX_QUEUED_BYTES {
         state.dropped += 1;
-        state.untold += 1;
+        state.unreported += 1;
         return;
     }
     state.push(line);
 }
 
-/// How many lines were dropped since the start.
+/// Number of lines dropped since the start.
 pub fn dropped() -> u64 {
     QUEUE.state().dropped
 }
 
-/// Gives the thread a moment to write what waits.
+/// Waits for the queue to be written, `FLUSH_TIMEOUT` at most.
 pub fn finish() {
     let state = QUEUE.state();
     if state.bytes == 0 {
@@ -74,14 +74,13 @@ pub fn finish() {
         return;
     }
     let waits = |state: &mut State| state.bytes > 0;
-    // Either way it is over.
+    // The result does not matter: the process exits.
     let _ = QUEUE
         .changed
-        .wait_timeout_while(QUEUE.state(), AT_EXIT, waits);
+        .wait_timeout_while(QUEUE.state(), FLUSH_TIMEOUT, waits);
 }
 
-/// A panic says its last words on the same way, also when there is no room, and ends the process whatever
-/// becomes of them.
+/// Makes a panic queue its message, even if the queue is full, and abort the process.
 pub fn abort_on_panic() {
     std::panic::set_hook(Box::new(|panic| {
         let text = format!("sidecast: {panic}\n");
@@ -98,7 +97,7 @@ static QUEUE: Queue = Queue {
         lines: VecDeque::new(),
         bytes: 0,
         dropped: 0,
-        untold: 0,
+        unreported: 0,
     }),
     changed: Condvar::new(),
 };
@@ -113,11 +112,11 @@ struct State {
     queued: bool,
     started: bool,
     lines: VecDeque<Vec<u8>>,
-    /// Of the lines, and of the one that is being written.
+    /// Bytes of the queued lines and of the one being written.
     bytes: usize,
     dropped: u64,
-    /// Dropped, which was not said yet.
-    untold: u64,
+    /// Dropped lines that were not reported yet.
+    unreported: u64,
 }
 
 impl Queue {
@@ -138,13 +137,13 @@ impl Queue {
         }
     }
 
-    /// How many lines were dropped before it flowed again.
+    /// Takes the number of unreported dropped lines once the queue is empty.
     fn written(&self, bytes: usize) -> u64 {
         let mut state = self.state();
         state.bytes -= bytes;
         self.changed.notify_all();
         match state.lines.is_empty() {
-            true => std::mem::take(&mut state.untold),
+            true => std::mem::take(&mut state.unreported),
             false => 0,
         }
     }
@@ -164,19 +163,19 @@ fn write_all() {
         write_one(&line);
         let missing = QUEUE.written(line.len());
         if missing > 0 {
-            log::warn!("nobody read standard error: {missing} lines of the log were dropped");
+            log::warn!("{missing} log lines were dropped: standard error was not read");
         }
     }
 }
 
-/// As long as it takes. What cannot be written, since the reader is gone, is nobody's any more.
+/// Writes one line, however long that blocks. Errors are ignored: the reader is gone.
 fn write_one(mut line: &[u8]) {
     let stderr = io::stderr();
     while !line.is_empty() {
         match nix::unistd::write(&stderr, line) {
             Ok(count) => line = line.get(count..).unwrap_or_default(),
             Err(Errno::EINTR) => {}
-            // Somebody else made the descriptor non-blocking.
+            // Another process set O_NONBLOCK on the shared descriptor.
             Err(Errno::EAGAIN) => {
                 let mut writable = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
                 if poll(&mut writable, PollTimeout::NONE).is_err() {
@@ -188,10 +187,10 @@ fn write_one(mut line: &[u8]) {
     }
 }
 
-/// Bytes that may wait.
-const ROOM: usize = 256 * 1024;
-/// How long the end of the process waits for the last lines.
-const AT_EXIT: Duration = Duration::from_millis(200);
+/// Limit of the queue in bytes.
+const MAX_QUEUED_BYTES: usize = 256 * 1024;
+/// How long the exit waits for the queue to be written.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(200);
 
 #[cfg(test)]
 mod tests {
@@ -203,7 +202,7 @@ mod tests {
 
     /// In a process of its own, as is every user of standard error.
     #[test]
-    fn what_nobody_reads_is_dropped_and_counted_and_said_when_it_flows_again() {
+    fn unread_lines_are_dropped_counted_and_reported_once_the_reader_continues() {
         const INNER: &str = "SIDECAST_TEST_LINES";
         if std::env::var_os(INNER).is_some() {
             let target = env_logger::Target::Pipe(Box::new(Lines));
@@ -212,34 +211,34 @@ mod tests {
             start().unwrap();
             // Four lines fill the pipe, and one is being written.
             (0..600).for_each(|_| write(&[b"x".repeat(1023), b"\n".to_vec()].concat()));
-            let waiting = ROOM / 1024;
+            let waiting = MAX_QUEUED_BYTES / 1024;
             assert!((600 - waiting as u64 - 70..=600 - waiting as u64).contains(&dropped()));
             println!("ready");
             let mut line = String::new();
             io::stdin().read_line(&mut line).unwrap();
             write(b"last\n");
-            while QUEUE.state().bytes > 0 || QUEUE.state().untold > 0 {
+            while QUEUE.state().bytes > 0 || QUEUE.state().unreported > 0 {
                 thread::sleep(Duration::from_millis(1));
             }
             std::process::exit(0);
         }
-        let name = "io::stderr::tests::what_nobody_reads_is_dropped_and_counted_and_said_when_it_flows_again";
+        let name = "io::stderr::tests::unread_lines_are_dropped_counted_and_reported_once_the_reader_continues";
         let mut child = Command::new(std::env::current_exe().unwrap());
         child.args(["--exact", name, "--nocapture"]);
         child.env(INNER, "1").env("RUST_LOG", "warn");
         child.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = child.stderr(Stdio::piped()).spawn().unwrap();
-        let mut said = io::BufReader::new(child.stdout.take().unwrap()).lines();
-        assert!(said.any(|line| line.unwrap().ends_with("ready")));
+        let mut report = io::BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(report.any(|line| line.unwrap().ends_with("ready")));
         child.stdin.take().unwrap().write_all(b"\n").unwrap();
         let output = child.wait_with_output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{said}");
-        let told = said
+        let report = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{report}");
+        let logged = report
             .lines()
-            .filter(|line| line.contains("lines of the log were dropped"));
-        assert_eq!(told.count(), 1);
-        let taken = said.lines().filter(|line| line.starts_with("xx")).count();
+            .filter(|line| line.contains("log lines were dropped"));
+        assert_eq!(logged.count(), 1);
+        let taken = report.lines().filter(|line| line.starts_with("xx")).count();
         assert!((256..=330).contains(&taken), "{taken}");
     }
 
@@ -251,7 +250,7 @@ mod tests {
             queue();
             start().unwrap();
             abort_on_panic();
-            write(&vec![b'x'; ROOM]);
+            write(&vec![b'x'; MAX_QUEUED_BYTES]);
             panic!("on purpose");
         }
         let name = "io::stderr::tests::a_panic_ends_the_process_also_when_nobody_reads";
@@ -267,7 +266,7 @@ mod tests {
         assert_eq!(status.signal(), Some(nix::libc::SIGABRT), "{status}");
         assert!(began.elapsed() < Duration::from_secs(5));
         let output = begin().wait_with_output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).replace('x', "");
-        assert!(said.contains("on purpose"), "{said}");
+        let report = String::from_utf8_lossy(&output.stderr).replace('x', "");
+        assert!(report.contains("on purpose"), "{report}");
     }
 }

@@ -17,13 +17,14 @@ use crate::wire::{Reader, WireError};
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// Seconds from now; `None` is for ever (the kernel's `INFINITY_LIFE_TIME`).
+/// Seconds from now; `None` is infinite (the kernel's `INFINITY_LIFE_TIME`).
 pub type Lifetime = Option<u32>;
 
-/// `IFA_PROTO` of the addresses that we add: who put it there. Linux 5.18 and later keep it; 0 to 3 are
-/// the kernel's own.
+/// `IFA_PROTO` of the addresses that sidecast adds, by which it recognizes them. Linux 5.18 and later
+/// store it; 0 to 3 are reserved for the kernel.
 pub const IFAPROT_SIDECAST: u8 = 0x53;
 
+/// An address of an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
     /// The interface it is on.
@@ -83,13 +84,13 @@ impl Address {
         }))
     }
 
-    /// The network it makes local or on-link, without host bits.
+    /// The prefix that the kernel makes local or on-link for this address, without host bits.
     pub fn prefix(&self) -> Option<Prefix> {
         Prefix::masked(self.addr, self.prefix_len).ok()
     }
 
-    /// The VIP that it stands for: IPv6 knows an address once, whatever its prefix length, and takes no
-    /// prefix for the host's own because of it.
+    /// The VIP of this address. An IPv6 address exists once on an interface whatever its prefix length, and
+    /// does not make its prefix local: its VIP is the /128.
     pub fn vip(&self) -> Option<Prefix> {
         match self.addr {
             IpAddr::V4(_) => self.prefix(),
@@ -97,12 +98,12 @@ impl Address {
         }
     }
 
-    /// No lifetime ends it.
+    /// Whether its valid lifetime is infinite.
     pub fn is_permanent(&self) -> bool {
         self.valid.is_none()
     }
 
-    /// The kernel takes it as a source, and keeps connections from it alive.
+    /// Whether sockets can be bound to it: neither tentative nor a failed duplicate.
     pub fn is_bindable(&self) -> bool {
         self.flags & (IFA_F_TENTATIVE | IFA_F_DADFAILED) == 0
     }
@@ -112,7 +113,7 @@ impl Address {
         self.addr.is_ipv6() && self.flags & IFA_F_TEMPORARY != 0
     }
 
-    /// Fit to be a source or a next hop: global, and neither deprecated nor still being checked.
+    /// Usable as a source address or a next hop: global scope, neither deprecated nor tentative.
     pub fn is_usable(&self) -> bool {
         self.scope == RT_SCOPE_UNIVERSE
             && self.flags & (IFA_F_DEPRECATED | IFA_F_TENTATIVE | IFA_F_DADFAILED) == 0
@@ -135,13 +136,13 @@ pub struct NewAddress {
 }
 
 impl NewAddress {
-    /// Adds it; refused with `EEXIST` where it is.
+    /// Adds it; `EEXIST` if it exists.
     pub fn add(&self) -> Result<Request, NetlinkError> {
         self.request("add the address", NLM_F_CREATE | NLM_F_EXCL)
     }
 
-    /// Adds it, or gives the present one this lifetime. A permanent one becomes leased without a word,
-    /// so look first.
+    /// Adds it, or sets the lifetime of the existing one. The kernel also gives a permanent address of
+    /// another program that lifetime: check the owner first.
     pub fn replace(&self) -> Result<Request, NetlinkError> {
         self.request("renew the address", NLM_F_CREATE | NLM_F_REPLACE)
     }
@@ -155,9 +156,9 @@ impl NewAddress {
         } = self;
         let addr = prefix.addr();
         Request::new(name, RTM_NEWADDR, NLM_F_ACK | flags, |w| {
-            // On lo there is nobody to ask, and waiting would delay the announcement.
+            // No duplicate address detection: on lo it would only delay the announcement.
             let flags = if addr.is_ipv6() { IFA_F_NODAD } else { 0 };
-            w.raw(&header(addr, prefix.len(), flags, *index));
+            w.raw(&header(addr, prefix.len(), flags, VIP_SCOPE, *index));
             w.addr(IFA_LOCAL, addr);
             w.addr(IFA_ADDRESS, addr);
             if let (IpAddr::V4(_), Some(text)) = (addr, &self.label) {
@@ -171,7 +172,7 @@ impl NewAddress {
     }
 
     /// `struct ifa_cacheinfo`: preferred, valid, two stamps. A preferred lifetime of 0 keeps an IPv6
-    /// VIP from being chosen as the source of the host's own connections; IPv4 has no such choice.
+    /// VIP from being chosen as the source of the host's own connections; for IPv4 the scope does that.
     fn cache_info(&self, lifetime: Option<Duration>) -> Option<Vec<u8>> {
         let is_v6 = self.prefix.addr().is_ipv6();
         if lifetime.is_none() && !is_v6 {
@@ -184,7 +185,7 @@ impl NewAddress {
     }
 }
 
-/// Up to a whole second, at least one, and never the value that means for ever.
+/// Rounded up to seconds: at least 1, and less than `INFINITY_LIFE_TIME`.
 pub fn whole_seconds(lifetime: Duration) -> u32 {
     let part = u64::from(lifetime.subsec_nanos() > 0);
     let seconds = lifetime.as_secs().saturating_add(part);
@@ -205,9 +206,15 @@ pub fn label(interface: &str, name: &str) -> String {
 /// Removes an address.
 pub fn remove(index: u32, prefix: Prefix) -> Result<Request, NetlinkError> {
     Request::new("remove the address", RTM_DELADDR, NLM_F_ACK, |w| {
-        w.raw(&header(prefix.addr(), prefix.len(), 0, index));
+        w.raw(&header(
+            prefix.addr(),
+            prefix.len(),
+            0,
+            RT_SCOPE_UNIVERSE,
+            index,
+        ));
         w.addr(IFA_LOCAL, prefix.addr());
-        // Without it the kernel would not look at the prefix length.
+        // Without this attribute the kernel would not compare the prefix length.
         w.addr(IFA_ADDRESS, prefix.addr());
     })
 }
@@ -220,17 +227,21 @@ pub fn dump() -> Result<Request, NetlinkError> {
     })
 }
 
-fn header(addr: IpAddr, prefix_len: u8, flags: u8, index: u32) -> [u8; 8] {
-    let family = match addr {
-        IpAddr::V4(_) => AF_INET,
-        IpAddr::V6(_) => AF_INET6,
+/// For IPv6 the kernel takes the scope from the address.
+fn header(addr: IpAddr, prefix_len: u8, flags: u8, scope4: u8, index: u32) -> [u8; 8] {
+    let (family, scope) = match addr {
+        IpAddr::V4(_) => (AF_INET, scope4),
+        IpAddr::V6(_) => (AF_INET6, RT_SCOPE_UNIVERSE),
     };
     let [a, b, c, d] = index.to_ne_bytes();
-    [family, prefix_len, flags, RT_SCOPE_UNIVERSE, a, b, c, d]
+    [family, prefix_len, flags, scope, a, b, c, d]
 }
 
+/// Adds an address, or reports one.
 pub const RTM_NEWADDR: u16 = 20;
+/// Deletes an address, or reports its removal.
 pub const RTM_DELADDR: u16 = 21;
+/// Lists addresses.
 pub const RTM_GETADDR: u16 = 22;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
@@ -239,11 +250,20 @@ const IFA_CACHEINFO: u16 = 6;
 const IFA_FLAGS: u16 = 8;
 const IFA_PROTO: u16 = 11;
 const IFA_F_NODAD: u8 = 0x02;
+/// An IPv6 privacy address; for IPv4 a secondary address.
 pub const IFA_F_TEMPORARY: u32 = 0x01;
 const IFA_F_DADFAILED: u32 = 0x08;
+/// The preferred lifetime has passed.
 pub const IFA_F_DEPRECATED: u32 = 0x20;
+/// Duplicate address detection is running.
 pub const IFA_F_TENTATIVE: u32 = 0x40;
+/// Global scope.
 pub const RT_SCOPE_UNIVERSE: u8 = 0;
+/// Of this host alone.
+pub const RT_SCOPE_HOST: u8 = 254;
+/// The scope of an IPv4 VIP. The kernel replies from the address all the same, but does not select it as the source
+/// of the host's own packets where the outgoing interface has no other address (`inet_select_addr`).
+pub const VIP_SCOPE: u8 = RT_SCOPE_HOST;
 const INFINITY_LIFE_TIME: u32 = u32::MAX;
 /// `IFNAMSIZ` less the zero byte.
 const LABEL_MAX: usize = 15;
@@ -251,7 +271,7 @@ const LABEL_MAX: usize = 15;
 #[cfg(test)]
 mod tests {
     use super::super::golden::{attrs, golden, message, same, truncations};
-    use super::super::message::Answer;
+    use super::super::message::Reply;
     use super::*;
 
     fn new(prefix: &str, seconds: u64) -> NewAddress {
@@ -271,7 +291,7 @@ mod tests {
         ] {
             let golden = golden(name);
             same(&ours.unwrap(), &golden.requests()[0], 8, &[IFA_PROTO]);
-            assert_eq!(golden.answers()[0].answer(), Ok(Answer::Done));
+            assert_eq!(golden.answers()[0].reply(), Ok(Reply::Done));
         }
         // `ip addr change` is a replace without a create, and takes the label anew.
         let golden = golden("ip-addr-change4");
@@ -301,10 +321,10 @@ mod tests {
         let golden6 = golden("ip-addr-del6");
         same(&ours, golden6.requests().last().unwrap(), 8, &[]);
         let absent = golden("ip-addr-del-absent");
-        let answer = absent.answers()[0].answer();
+        let answer = absent.answers()[0].reply();
         let message = Some("ipv4: Address not found".to_owned());
         let errno = super::super::EADDRNOTAVAIL;
-        assert_eq!(answer, Ok(Answer::Refused { errno, message }));
+        assert_eq!(answer, Ok(Reply::Error { errno, message }));
     }
 
     #[test]

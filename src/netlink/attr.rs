@@ -13,7 +13,7 @@ use crate::wire::{Reader, TooLong, WireError};
 use std::net::IpAddr;
 
 /// Writes attributes. The first length that does not fit its field is kept until [`AttrWriter::finish`],
-/// so that what is written reads as the tree it is.
+/// so that nested closures need no error handling.
 #[derive(Debug, Default)]
 pub struct AttrWriter {
     buf: Vec<u8>,
@@ -21,21 +21,33 @@ pub struct AttrWriter {
 }
 
 impl AttrWriter {
+    /// An empty buffer.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Bytes that are no attribute: the fixed header of a family, or a message inside a batch.
+    /// Bytes outside of attributes: the fixed header of a family, or a message inside a batch.
     pub fn raw(&mut self, bytes: &[u8]) {
         self.buf.extend_from_slice(bytes);
     }
 
     /// An attribute whose payload `body` writes.
     fn with(&mut self, kind: u16, body: impl FnOnce(&mut Self)) {
+        let at = self.open(kind);
+        body(self);
+        self.close(at);
+    }
+
+    /// Begins an attribute; returns where.
+    fn open(&mut self, kind: u16) -> usize {
         let at = self.buf.len();
         self.raw(&[0; 2]);
         self.raw(&kind.to_ne_bytes());
-        body(self);
+        at
+    }
+
+    /// Ends the attribute that began there.
+    fn close(&mut self, at: usize) {
         let length = self.buf.len() - at;
         match u16::try_from(length) {
             Ok(length) => self.patch(at, length.to_ne_bytes()),
@@ -58,11 +70,12 @@ impl AttrWriter {
         self.with(kind | NLA_F_NESTED, body);
     }
 
+    /// An attribute of these bytes.
     pub fn bytes(&mut self, kind: u16, bytes: &[u8]) {
         self.with(kind, |w| w.raw(bytes));
     }
 
-    /// A text with the zero byte that the kernel's `nla_strcmp` and `nft` want.
+    /// A NUL-terminated string, as the kernel's `nla_strcmp` and `nft` require.
     pub fn text(&mut self, kind: u16, text: &str) {
         self.with(kind, |w| {
             w.raw(text.as_bytes());
@@ -70,22 +83,27 @@ impl AttrWriter {
         });
     }
 
+    /// An attribute of one byte.
     pub fn u8(&mut self, kind: u16, value: u8) {
         self.bytes(kind, &[value]);
     }
 
+    /// An attribute of two bytes, big endian.
     pub fn u16_be(&mut self, kind: u16, value: u16) {
         self.bytes(kind, &value.to_be_bytes());
     }
 
+    /// An attribute of four bytes.
     pub fn u32(&mut self, kind: u16, value: u32) {
         self.bytes(kind, &value.to_ne_bytes());
     }
 
+    /// An attribute of four bytes, big endian.
     pub fn u32_be(&mut self, kind: u16, value: u32) {
         self.bytes(kind, &value.to_be_bytes());
     }
 
+    /// An attribute of four or sixteen bytes.
     pub fn addr(&mut self, kind: u16, addr: IpAddr) {
         match addr {
             IpAddr::V4(a) => self.bytes(kind, &a.octets()),
@@ -110,10 +128,12 @@ pub struct Attr<'a> {
 }
 
 impl<'a> Attr<'a> {
+    /// The payload.
     pub fn bytes(&self) -> &'a [u8] {
         self.payload
     }
 
+    /// A reader over the payload.
     pub fn reader(&self) -> Reader<'a> {
         Reader::new(self.payload)
     }
@@ -123,27 +143,32 @@ impl<'a> Attr<'a> {
         Attrs::new(self.payload)
     }
 
+    /// The payload as one byte.
     pub fn u8(&self) -> Result<u8, WireError> {
         self.reader().u8()
     }
 
+    /// The payload as two bytes, big endian.
     pub fn u16_be(&self) -> Result<u16, WireError> {
         self.reader().u16()
     }
 
+    /// The payload as four bytes.
     pub fn u32(&self) -> Result<u32, WireError> {
         self.reader().u32_ne()
     }
 
+    /// The payload as four bytes, big endian.
     pub fn u32_be(&self) -> Result<u32, WireError> {
         self.reader().u32()
     }
 
+    /// The payload as eight bytes, big endian.
     pub fn u64_be(&self) -> Result<u64, WireError> {
         self.reader().u64()
     }
 
-    /// The text up to its zero byte, or all of it; what is no UTF-8 is replaced, for it is only shown.
+    /// The string up to its NUL, or all of it. Invalid UTF-8 is replaced.
     pub fn text(&self) -> String {
         let text = self.payload.split(|b| *b == 0).next().unwrap_or_default();
         String::from_utf8_lossy(text).into_owned()
@@ -169,6 +194,7 @@ pub struct Attrs<'a> {
 }
 
 impl<'a> Attrs<'a> {
+    /// The attributes in `bytes`.
     pub fn new(bytes: &'a [u8]) -> Self {
         Self {
             rest: Reader::new(bytes),

@@ -1,8 +1,8 @@
-//! Tracked connections, over ctnetlink (`linux/netfilter/nfnetlink_conntrack.h`).
+//! Conntrack entries, over ctnetlink (`linux/netfilter/nfnetlink_conntrack.h`).
 //!
-//! A UDP flow keeps the destination that its first packet got, for as long as packets come. When a
-//! mapping changes, the flows that came for it are listed and deleted, each by its original tuple; their
-//! next packet is then judged anew. Left out: everything else that conntrack knows.
+//! A UDP flow keeps the DNAT destination of its first packet for as long as its conntrack entry lives. When
+//! a NAT rule changes, the entries of its flows are listed and deleted by their original tuple, so that the
+//! next packet is translated by the new rule. Left out: everything else of ctnetlink.
 
 use super::attr::{Attr, AttrWriter, Attrs};
 use super::message::{NLM_F_ACK, NLM_F_DUMP, Request};
@@ -12,7 +12,7 @@ use crate::net::Family;
 use crate::wire::{Reader, WireError};
 use std::net::IpAddr;
 
-/// A flow as its first packet had it.
+/// The original tuple of a flow: addresses and ports before translation.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Tuple {
     pub source: IpAddr,
@@ -31,20 +31,20 @@ impl Tuple {
         for attr in Attrs::new(r.rest()) {
             let attr = attr?;
             if attr.kind == CTA_TUPLE_ORIG {
-                return Parts::read(attr).map(Parts::whole);
+                return PartialTuple::read(attr).map(PartialTuple::complete);
             }
         }
         Ok(None)
     }
 
-    /// Came for the VIP and port of this mapping.
-    pub fn is_for(&self, rule: &NatRule) -> bool {
+    /// Whether the flow is addressed to the VIP and port of this NAT rule.
+    pub fn matches(&self, rule: &NatRule) -> bool {
         self.protocol == rule.protocol
             && self.destination_port == rule.listen
             && rule.vip.contains(self.destination)
     }
 
-    /// Deletes the entry; `ENOENT` where it has gone.
+    /// Deletes the entry; `ENOENT` if there is none.
     pub fn delete(&self) -> Result<Request, NetlinkError> {
         let kind = SUBSYSTEM << 8 | IPCTNL_MSG_CT_DELETE;
         Request::new("delete a tracked flow", kind, NLM_F_ACK, |w| {
@@ -65,8 +65,8 @@ impl Tuple {
     }
 }
 
-/// Lists the flows of a family, all of them or those that came for a mapping, which the kernel chooses
-/// (Linux 5.8) or not: [`Tuple::is_for`] has the last word.
+/// Lists the flows of a family, all or those of one NAT rule. Kernels before 5.8 ignore the filter, so the
+/// caller filters again by [`Tuple::matches`].
 pub fn dump(family: Family, only: Option<&NatRule>) -> Result<Request, NetlinkError> {
     let kind = SUBSYSTEM << 8 | IPCTNL_MSG_CT_GET;
     Request::new("list the tracked flows", kind, NLM_F_DUMP, |w| {
@@ -77,8 +77,9 @@ pub fn dump(family: Family, only: Option<&NatRule>) -> Result<Request, NetlinkEr
     })
 }
 
-/// A tuple in part, and which parts count. There is no mask: a prefix is left to [`Tuple::is_for`]. So is
-/// an IPv6 address: up to Linux 6.18 the kernel then lists every flow but the ones asked for.
+/// `CTA_TUPLE_ORIG` with some fields, and the flags of those that are compared. There is no mask, so
+/// [`Tuple::matches`] filters by prefix. It also filters by IPv6 address: given one, kernels up to Linux 6.18 list
+/// every flow but those that match.
 fn filter(w: &mut AttrWriter, rule: &NatRule) {
     let mut flags = F_PROTO_NUM | F_PROTO_DST_PORT;
     w.nest(CTA_TUPLE_ORIG, |w| {
@@ -98,7 +99,7 @@ fn filter(w: &mut AttrWriter, rule: &NatRule) {
 }
 
 #[derive(Default)]
-struct Parts {
+struct PartialTuple {
     source: Option<IpAddr>,
     destination: Option<IpAddr>,
     protocol: Option<u8>,
@@ -106,7 +107,7 @@ struct Parts {
     destination_port: Option<u16>,
 }
 
-impl Parts {
+impl PartialTuple {
     fn read(tuple: Attr<'_>) -> Result<Self, WireError> {
         let mut parts = Self::default();
         for attr in tuple.nested() {
@@ -145,7 +146,7 @@ impl Parts {
         Ok(())
     }
 
-    fn whole(self) -> Option<Tuple> {
+    fn complete(self) -> Option<Tuple> {
         Some(Tuple {
             source: self.source?,
             destination: self.destination?,
@@ -186,7 +187,7 @@ const CTA_IP_V6_DST: u16 = 4;
 const CTA_PROTO_NUM: u16 = 1;
 const CTA_PROTO_SRC_PORT: u16 = 2;
 const CTA_PROTO_DST_PORT: u16 = 3;
-// CTA_FILTER_F_* of net/netfilter/nf_internals.h, which no public header repeats.
+// CTA_FILTER_F_* of net/netfilter/nf_internals.h, which no uapi header has.
 const F_IP_DST: u32 = 1 << 1;
 const F_PROTO_NUM: u32 = 1 << 3;
 const F_PROTO_DST_PORT: u32 = 1 << 5;
@@ -241,8 +242,8 @@ mod tests {
         );
     }
 
-    /// No tool here writes a filter: `ctnetlink_alloc_filter` and `nf_internals.h` of Linux say what it
-    /// is, and tests/kernel.rs asks a real one.
+    /// No tool that we recorded sends a filter: the bytes follow `ctnetlink_alloc_filter` and `nf_internals.h` of
+    /// Linux, and tests/kernel.rs checks them with a real kernel.
     #[test]
     fn a_filter_is_a_tuple_in_part_and_which_parts_count() {
         let rule = NatRule {
@@ -277,18 +278,18 @@ mod tests {
             destination: 8053,
             counter: "dns_udp_53".to_owned(),
         };
-        assert!(flow().is_for(&rule));
+        assert!(flow().matches(&rule));
         let tcp = NatRule {
             protocol: IPPROTO_TCP,
             ..rule.clone()
         };
-        assert!(!flow().is_for(&tcp));
+        assert!(!flow().matches(&tcp));
         let port = NatRule {
             listen: 54,
             ..rule.clone()
         };
-        assert!(!flow().is_for(&port));
+        assert!(!flow().matches(&port));
         let vip = "198.51.100.0/24".parse().unwrap();
-        assert!(!flow().is_for(&NatRule { vip, ..rule }));
+        assert!(!flow().matches(&NatRule { vip, ..rule }));
     }
 }

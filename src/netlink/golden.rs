@@ -6,6 +6,7 @@ use super::message::{Message, Messages, Request};
 use std::collections::BTreeMap;
 use std::path::Path;
 
+/// The datagrams of one run of a tool.
 pub struct Golden {
     pub sent: Vec<Vec<u8>>,
     pub received: Vec<Vec<u8>>,
@@ -27,6 +28,7 @@ pub fn all() -> BTreeMap<String, Golden> {
     files
 }
 
+/// The file of this name.
 pub fn golden(name: &str) -> Golden {
     all()
         .remove(name)
@@ -63,7 +65,7 @@ fn parse(text: &str) -> Golden {
 impl Golden {
     /// The messages that the tool sent.
     pub fn requests(&self) -> Vec<Message<'_>> {
-        // `ip` sends more of its buffer than the message in it: what follows is nothing.
+        // `ip` sends more of its buffer than the message: the rest is ignored.
         let all = self
             .sent
             .iter()
@@ -78,11 +80,12 @@ impl Golden {
     }
 }
 
-/// Our request as it goes out.
+/// Our request as sent, with sequence number 1.
 pub fn encoded(request: &Request) -> Vec<u8> {
     request.encode(1)
 }
 
+/// The first message of a datagram.
 pub fn message(bytes: &[u8]) -> Message<'_> {
     Messages::new(bytes).next().unwrap().unwrap()
 }
@@ -119,11 +122,11 @@ fn every_golden_datagram_is_a_row_of_messages_and_no_truncation_panics() {
         for datagram in &golden.received {
             for message in Messages::new(datagram) {
                 let message = message.unwrap_or_else(|e| panic!("{name}: {e}"));
-                message.answer().unwrap_or_else(|e| panic!("{name}: {e}"));
+                message.reply().unwrap_or_else(|e| panic!("{name}: {e}"));
             }
             for end in 0..datagram.len() {
                 for message in Messages::new(&datagram[..end]).map_while(Result::ok) {
-                    let _ = message.answer();
+                    let _ = message.reply();
                 }
             }
         }
@@ -150,7 +153,7 @@ fn the_writer_writes_what_the_reader_read() {
 
 #[test]
 fn no_broken_payload_panics() {
-    use super::{address, conntrack, link, neighbour, nftables, route};
+    use super::{address, conntrack, link, neighbor, nftables, route};
     let mut state = 7u64;
     let mut chance = |below: usize| {
         state = state
@@ -167,13 +170,19 @@ fn no_broken_payload_panics() {
                     broken[at] = u8::try_from(chance(256)).unwrap();
                 }
                 for message in Messages::new(&broken).map_while(Result::ok) {
-                    let _ = message.answer();
+                    let _ = message.reply();
                     let _ = address::Address::decode(message.payload);
                     let _ = link::Link::decode(message.payload);
-                    let _ = route::Route::decode(message.payload).map(|r| r.map(|r| r.ways()));
-                    let _ = neighbour::Neighbour::decode(message.payload);
+                    let _ = route::Route::decode(message.payload).map(|r| r.map(|r| r.next_hops()));
+                    let _ = neighbor::Neighbor::decode(message.payload);
                     let _ = nftables::Counter::decode(message.payload);
+                    let _ = nftables::ListedRule::decode(message.payload);
+                    let _ = nftables::seen::SeenAddress::decode(message.payload);
                     let _ = nftables::is_owned(message.payload);
+                    let _ = nftables::probes::returned(message.payload);
+                    for family in crate::net::Family::ALL {
+                        let _ = nftables::probes::ProbeError::decode(family, message.payload);
+                    }
                     let _ = conntrack::Tuple::decode(message.payload);
                 }
             }

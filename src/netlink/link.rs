@@ -11,13 +11,14 @@ use super::message::{NLM_F_ACK, NLM_F_DUMP, Request};
 use super::{AF_UNSPEC, NetlinkError, attr::Attrs};
 use crate::wire::{Reader, WireError};
 
+/// An interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Link {
     pub index: u32,
     pub name: String,
-    /// Switched on (`IFF_UP`).
+    /// Administratively up (`IFF_UP`).
     pub up: bool,
-    /// Switched on and with a carrier (`IFF_LOWER_UP`).
+    /// Administratively up and with carrier (`IFF_LOWER_UP`).
     pub running: bool,
     pub loopback: bool,
     /// How often the carrier came or went; 0 where the kernel does not count.
@@ -69,7 +70,7 @@ pub fn by_name(name: &str) -> Result<Request, NetlinkError> {
     })
 }
 
-/// Switches an interface on.
+/// Sets an interface up.
 pub fn set_up(index: u32) -> Result<Request, NetlinkError> {
     Request::new("bring the interface up", RTM_NEWLINK, NLM_F_ACK, |w| {
         w.raw(&[0; 4]);
@@ -79,13 +80,16 @@ pub fn set_up(index: u32) -> Result<Request, NetlinkError> {
     })
 }
 
+/// Changes an interface, or reports one.
 pub const RTM_NEWLINK: u16 = 16;
+/// Reports the removal of an interface.
 pub const RTM_DELLINK: u16 = 17;
+/// Lists interfaces, or finds one.
 pub const RTM_GETLINK: u16 = 18;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_CARRIER_CHANGES: u16 = 35;
 const IFLA_EXT_MASK: u16 = 29;
-/// Statistics make the largest part of a dump and are not wanted.
+/// Leaves out the statistics, the largest part of a dump.
 const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
 const IFF_UP: u32 = 0x1;
 const IFF_LOOPBACK: u32 = 0x8;

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! An answer is one or more messages of a family, or an `NLMSG_ERROR` that with errno 0 means "done".
-//! With `NETLINK_EXT_ACK` the kernel adds a sentence, with `NETLINK_CAP_ACK` it does not repeat the
+//! With `NETLINK_EXT_ACK` the kernel adds an error text, with `NETLINK_CAP_ACK` it does not repeat the
 //! request. Left out: cookies and policies in the extended ack.
 
 use super::NetlinkError;
@@ -18,7 +18,7 @@ use crate::wire::{Reader, WireError};
 /// One request, encoded but for its sequence number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// What it asks for, for error messages: "add the address 192.0.2.1/32".
+    /// What it does, for error messages: "add the address".
     pub name: &'static str,
     pub kind: u16,
     /// `NLM_F_*`; `NLM_F_REQUEST` is always added.
@@ -34,9 +34,18 @@ impl Request {
         flags: u16,
         body: impl FnOnce(&mut AttrWriter),
     ) -> Result<Self, NetlinkError> {
-        let mut w = AttrWriter::new();
-        body(&mut w);
-        let payload = w.finish().map_err(|error| NetlinkError::TooLong {
+        let mut payload = AttrWriter::new();
+        body(&mut payload);
+        Self::with_payload(name, kind, flags, payload)
+    }
+
+    fn with_payload(
+        name: &'static str,
+        kind: u16,
+        flags: u16,
+        payload: AttrWriter,
+    ) -> Result<Self, NetlinkError> {
+        let payload = payload.finish().map_err(|error| NetlinkError::TooLong {
             request: name,
             error,
         })?;
@@ -46,6 +55,11 @@ impl Request {
             flags: flags | NLM_F_REQUEST,
             payload,
         })
+    }
+
+    /// Bytes of the whole message.
+    pub fn encoded_len(&self) -> usize {
+        align(HEADER + self.payload.len())
     }
 
     /// The whole message.
@@ -64,10 +78,12 @@ impl Request {
         bytes
     }
 
+    /// Whether the kernel acknowledges it (`NLM_F_ACK`).
     pub fn wants_ack(&self) -> bool {
         self.flags & NLM_F_ACK != 0
     }
 
+    /// Whether it lists a table (`NLM_F_DUMP`).
     pub fn is_dump(&self) -> bool {
         self.flags & NLM_F_DUMP == NLM_F_DUMP
     }
@@ -79,48 +95,49 @@ pub struct Message<'a> {
     pub kind: u16,
     pub flags: u16,
     pub seq: u32,
-    /// 0 in what the kernel sends of its own accord.
+    /// Port id; 0 in messages that the kernel sends unasked.
     pub port: u32,
     pub payload: &'a [u8],
 }
 
-/// What a message says about the request it answers.
+/// What a message means for the request that it answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer<'a> {
+pub enum Reply<'a> {
     /// A message of the family.
     Data(&'a [u8]),
     /// The request was carried out, or the dump is complete.
     Done,
-    /// Refused: a positive errno and the kernel's own words.
-    Refused { errno: i32, message: Option<String> },
+    /// `NLMSG_ERROR`: a positive errno, and the text of the extended ack.
+    Error { errno: i32, message: Option<String> },
     /// `NLMSG_NOOP` and other control messages.
-    Nothing,
-    /// `NLMSG_OVERRUN`: something was lost.
+    Noop,
+    /// `NLMSG_OVERRUN`: messages were lost.
     Overrun,
 }
 
 impl<'a> Message<'a> {
-    /// Whether the table changed while it was dumped, so that the dump has to be made again.
+    /// `NLM_F_DUMP_INTR`: the table changed during the dump, which has to be repeated.
     pub fn dump_interrupted(&self) -> bool {
         self.flags & NLM_F_DUMP_INTR != 0
     }
 
-    pub fn answer(&self) -> Result<Answer<'a>, WireError> {
+    /// What the message means for its request.
+    pub fn reply(&self) -> Result<Reply<'a>, WireError> {
         match self.kind {
             NLMSG_ERROR => self.error(),
             NLMSG_DONE => self.done(),
-            NLMSG_OVERRUN => Ok(Answer::Overrun),
-            kind if kind < NLMSG_MIN_TYPE => Ok(Answer::Nothing),
-            _ => Ok(Answer::Data(self.payload)),
+            NLMSG_OVERRUN => Ok(Reply::Overrun),
+            kind if kind < NLMSG_MIN_TYPE => Ok(Reply::Noop),
+            _ => Ok(Reply::Data(self.payload)),
         }
     }
 
     /// `struct nlmsgerr`: the errno, then the request's header, its payload unless capped, attributes.
-    fn error(&self) -> Result<Answer<'a>, WireError> {
+    fn error(&self) -> Result<Reply<'a>, WireError> {
         let mut r = Reader::new(self.payload);
         let errno = r.array().map(i32::from_ne_bytes)?;
         if errno == 0 {
-            return Ok(Answer::Done);
+            return Ok(Reply::Done);
         }
         let echoed = u64::from(r.u32_ne()?);
         r.take(HEADER - 4)?;
@@ -128,24 +145,24 @@ impl<'a> Message<'a> {
             let payload = usize::try_from(echoed).unwrap_or(usize::MAX);
             r.take(align(payload.saturating_sub(HEADER)).min(r.remaining()))?;
         }
-        Ok(refused(errno, self.words(r)))
+        Ok(error_reply(errno, self.extack_message(r)))
     }
 
     /// A dump's end carries an errno too; kernels before 4.17 may leave it out.
-    fn done(&self) -> Result<Answer<'a>, WireError> {
+    fn done(&self) -> Result<Reply<'a>, WireError> {
         let mut r = Reader::new(self.payload);
         if r.is_empty() {
-            return Ok(Answer::Done);
+            return Ok(Reply::Done);
         }
         match r.array().map(i32::from_ne_bytes)? {
-            errno if errno < 0 => Ok(refused(errno, self.words(r))),
-            _ => Ok(Answer::Done),
+            errno if errno < 0 => Ok(error_reply(errno, self.extack_message(r))),
+            _ => Ok(Reply::Done),
         }
     }
 
-    /// `NLMSGERR_ATTR_MSG` among the attributes behind the error; what cannot be read is no reason to
-    /// lose the errno.
-    fn words(&self, mut rest: Reader<'a>) -> Option<String> {
+    /// `NLMSGERR_ATTR_MSG` among the attributes after the error. Malformed attributes give `None`, not an error, so
+    /// that the errno is not lost.
+    fn extack_message(&self, mut rest: Reader<'a>) -> Option<String> {
         if self.flags & NLM_F_ACK_TLVS == 0 {
             return None;
         }
@@ -156,8 +173,8 @@ impl<'a> Message<'a> {
     }
 }
 
-fn refused<'a>(errno: i32, message: Option<String>) -> Answer<'a> {
-    Answer::Refused {
+fn error_reply<'a>(errno: i32, message: Option<String>) -> Reply<'a> {
+    Reply::Error {
         errno: errno.saturating_neg(),
         message,
     }
@@ -170,6 +187,7 @@ pub struct Messages<'a> {
 }
 
 impl<'a> Messages<'a> {
+    /// The messages in a datagram.
     pub fn new(datagram: &'a [u8]) -> Self {
         Self {
             rest: Reader::new(datagram),
@@ -211,18 +229,29 @@ impl<'a> Iterator for Messages<'a> {
     }
 }
 
+/// A request to the kernel.
 pub const NLM_F_REQUEST: u16 = 0x1;
+/// Asks for an acknowledgment.
 pub const NLM_F_ACK: u16 = 0x4;
+/// Returns what was created.
+pub const NLM_F_ECHO: u16 = 0x8;
+/// Asks for all entries of a table.
 pub const NLM_F_DUMP: u16 = 0x300;
+/// Replaces an existing object.
 pub const NLM_F_REPLACE: u16 = 0x100;
+/// Fails if the object exists.
 pub const NLM_F_EXCL: u16 = 0x200;
+/// Creates the object if it does not exist.
 pub const NLM_F_CREATE: u16 = 0x400;
+/// Adds at the end of the list.
 pub const NLM_F_APPEND: u16 = 0x800;
 const NLM_F_DUMP_INTR: u16 = 0x10;
 const NLM_F_CAPPED: u16 = 0x100;
 const NLM_F_ACK_TLVS: u16 = 0x200;
 
+/// An error, or with errno 0 an acknowledgment.
 pub const NLMSG_ERROR: u16 = 2;
+/// The end of a dump.
 pub const NLMSG_DONE: u16 = 3;
 const NLMSG_OVERRUN: u16 = 4;
 const NLMSG_MIN_TYPE: u16 = 16;
@@ -234,7 +263,7 @@ const HEADER: usize = 16;
 mod tests {
     use super::*;
 
-    /// A message of the kernel's, from its parts.
+    /// A message from the kernel, from its parts.
     fn message(kind: u16, flags: u16, payload: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
         let length = u32::try_from(16 + payload.len()).unwrap();
@@ -247,9 +276,9 @@ mod tests {
         bytes
     }
 
-    fn answer(bytes: &[u8]) -> Answer<'_> {
+    fn reply(bytes: &[u8]) -> Reply<'_> {
         let message = Messages::new(bytes).next().unwrap().unwrap();
-        message.answer().unwrap()
+        message.reply().unwrap()
     }
 
     /// `struct nlmsgerr` of errno 1 with the sentence "no" behind it.
@@ -262,34 +291,34 @@ mod tests {
 
     #[test]
     fn the_sentence_of_a_refusal_is_found_behind_the_echoed_request_or_its_header_alone() {
-        let said = Answer::Refused {
+        let report = Reply::Error {
             errno: 1,
             message: Some("no".to_owned()),
         };
-        assert_eq!(answer(&refusal(&[9; 12], NLM_F_ACK_TLVS)), said);
-        assert_eq!(answer(&refusal(&[], NLM_F_ACK_TLVS | NLM_F_CAPPED)), said);
-        let silent = Answer::Refused {
+        assert_eq!(reply(&refusal(&[9; 12], NLM_F_ACK_TLVS)), report);
+        assert_eq!(reply(&refusal(&[], NLM_F_ACK_TLVS | NLM_F_CAPPED)), report);
+        let silent = Reply::Error {
             errno: 1,
             message: None,
         };
-        assert_eq!(answer(&refusal(&[], NLM_F_CAPPED)), silent);
+        assert_eq!(reply(&refusal(&[], NLM_F_CAPPED)), silent);
     }
 
     #[test]
     fn a_dump_ends_well_or_with_an_errno() {
-        assert_eq!(answer(&message(NLMSG_DONE, 2, &[0; 4])), Answer::Done);
-        assert_eq!(answer(&message(NLMSG_DONE, 2, &[])), Answer::Done);
+        assert_eq!(reply(&message(NLMSG_DONE, 2, &[0; 4])), Reply::Done);
+        assert_eq!(reply(&message(NLMSG_DONE, 2, &[])), Reply::Done);
         let errno = 4i32;
         let message_of_it = message(NLMSG_DONE, 2, &(-errno).to_ne_bytes());
         let message = None;
-        assert_eq!(answer(&message_of_it), Answer::Refused { errno, message });
+        assert_eq!(reply(&message_of_it), Reply::Error { errno, message });
     }
 
     #[test]
-    fn an_acknowledgement_is_an_error_of_zero() {
+    fn an_acknowledgment_is_an_error_of_zero() {
         let mut payload = vec![0; 4];
         payload.extend(message(20, 0, &[]));
-        assert_eq!(answer(&message(NLMSG_ERROR, 0, &payload)), Answer::Done);
+        assert_eq!(reply(&message(NLMSG_ERROR, 0, &payload)), Reply::Done);
     }
 
     #[test]
@@ -303,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_that_lie_are_errors_and_end_the_datagram() {
+    fn wrong_lengths_are_errors_and_end_the_datagram() {
         for length in [0u32, 15, 64, u32::MAX] {
             let mut bytes = message(20, 0, &[]);
             bytes.splice(..4, length.to_ne_bytes());

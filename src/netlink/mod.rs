@@ -1,7 +1,7 @@
-//! Netlink, the kernel's tables as messages: bytes to types and back, no socket.
+//! Netlink codec (rtnetlink, nf_tables, ctnetlink, sock_diag): bytes to types and back, no socket.
 //!
-//! [`attr`] and [`message`] are the ground; over them rtnetlink ([`link`], [`address`], [`route`],
-//! [`neighbour`]; `linux/rtnetlink.h`) and nfnetlink.
+//! [`attr`] and [`message`] are common to all families; on top of them rtnetlink ([`link`], [`address`], [`route`],
+//! [`neighbor`]; `linux/rtnetlink.h`) and nfnetlink.
 
 pub mod address;
 pub mod attr;
@@ -10,7 +10,7 @@ pub mod conntrack;
 mod golden;
 pub mod link;
 pub mod message;
-pub mod neighbour;
+pub mod neighbor;
 pub mod nftables;
 pub mod route;
 pub mod sock_diag;
@@ -25,11 +25,11 @@ pub enum NetlinkError {
     Errno {
         /// Positive, as in `errno.h`.
         errno: i32,
-        /// The kernel's own words (extended ack), where it has any.
+        /// The text of the extended ack, if any.
         message: Option<String>,
         request: &'static str,
     },
-    /// An answer that is not what the headers say.
+    /// An answer that does not match the format in the kernel headers.
     Malformed {
         error: WireError,
         request: &'static str,
@@ -41,11 +41,28 @@ pub enum NetlinkError {
     },
     /// No answer in time.
     Timeout { request: &'static str },
-    /// The table changed under every one of several dumps.
+    /// Every attempt to dump the table was interrupted by a change (`NLM_F_DUMP_INTR`).
     Changing { request: &'static str },
 }
 
 impl NetlinkError {
+    /// Explains an errno by which a kernel without the modules of `part` refuses a request of nf_tables, or a socket
+    /// for it.
+    pub fn for_lack_of(self, part: &str) -> Self {
+        match self {
+            Self::Errno {
+                errno,
+                message: None,
+                request,
+            } if matches!(errno, ENOENT | EINVAL | EOPNOTSUPP | EPROTONOSUPPORT) => Self::Errno {
+                errno,
+                message: Some(format!("this kernel seems to lack {part}")),
+                request,
+            },
+            error => error,
+        }
+    }
+
     /// The errno, where the kernel or the socket gave one.
     pub fn errno(&self) -> Option<i32> {
         match self {
@@ -54,7 +71,7 @@ impl NetlinkError {
         }
     }
 
-    /// Whether trying again cannot help until somebody changes something: rights or support missing.
+    /// Whether a retry cannot succeed: a permission or a kernel feature is missing.
     pub fn is_permanent(&self) -> bool {
         matches!(
             self.errno(),
@@ -77,7 +94,7 @@ impl fmt::Display for NetlinkError {
                 }
                 write!(f, "{}", std::io::Error::from_raw_os_error(*errno))?;
                 if *errno == EPERM && message.is_none() {
-                    f.write_str("; the capability CAP_NET_ADMIN is needed")?;
+                    f.write_str("; CAP_NET_ADMIN is required")?;
                 }
                 Ok(())
             }
@@ -90,10 +107,7 @@ impl fmt::Display for NetlinkError {
             Self::TooLong { error, request } => write!(f, "cannot {request}: {error}"),
             Self::Timeout { request } => write!(f, "cannot {request}: no answer in time"),
             Self::Changing { request } => {
-                write!(
-                    f,
-                    "cannot {request}: the table keeps changing while it is read"
-                )
+                write!(f, "cannot {request}: the table changed during every dump")
             }
         }
     }
@@ -101,19 +115,33 @@ impl fmt::Display for NetlinkError {
 
 impl std::error::Error for NetlinkError {}
 
+/// Operation not permitted.
 pub const EPERM: i32 = 1;
+/// No such entry.
 pub const ENOENT: i32 = 2;
+/// Permission denied.
 pub const EACCES: i32 = 13;
+/// The entry exists.
 pub const EEXIST: i32 = 17;
+/// No such interface.
 pub const ENODEV: i32 = 19;
+/// Invalid argument.
 pub const EINVAL: i32 = 22;
+/// No space left.
+pub const ENOSPC: i32 = 28;
 const EPROTONOSUPPORT: i32 = 93;
+/// Operation not supported.
 pub const EOPNOTSUPP: i32 = 95;
+/// Address family not supported.
 pub const EAFNOSUPPORT: i32 = 97;
+/// No such address.
 pub const EADDRNOTAVAIL: i32 = 99;
 
+/// Any family.
 pub const AF_UNSPEC: u8 = 0;
+/// IPv4.
 pub const AF_INET: u8 = 2;
+/// IPv6.
 pub const AF_INET6: u8 = 10;
 
 #[cfg(test)]
@@ -127,11 +155,7 @@ mod tests {
             message: None,
             request: "add the address",
         };
-        assert!(
-            error
-                .to_string()
-                .ends_with("the capability CAP_NET_ADMIN is needed")
-        );
+        assert!(error.to_string().ends_with("CAP_NET_ADMIN is required"));
         assert!(error.is_permanent());
     }
 }

@@ -7,19 +7,35 @@
 //! +--------+---------+--------+-----------
 //! ```
 //!
-//! One table for each family, in it a chain each for packets that arrive and for those made here, one
-//! rule in each for every mapping, and named counters that outlive a refill. A change is one batch: the
-//! kernel takes all of it or none. Left out: everything else that nf_tables can do.
+//! One table for each family with a prerouting and an output chain of type nat. Each chain has one rule for every
+//! [`NatRule`]; the table has named counters that survive a replacement of the rules. A change is one batch of added
+//! and removed rules (`change.rs`), which the kernel applies as a whole or not at all. Left out: everything else
+//! that nf_tables can do.
 
-use super::attr::{Attr, AttrWriter, Attrs};
-use super::message::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, Request};
+use super::attr::{AttrWriter, Attrs};
+use super::message::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_ECHO, Request};
 use super::{AF_INET, AF_INET6, AF_UNSPEC, NetlinkError};
 use crate::net::{Family, Prefix};
 use crate::wire::{Reader, WireError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-/// All the NAT that is wanted, both families.
+mod change;
+mod counter;
+mod expression;
+pub mod probes;
+pub mod seen;
+mod set;
+
+pub use change::{ChangeBatch, ListedRule, NatChange, Tables};
+pub use counter::{Counter, counters};
+
+use expression::{
+    NFT_META_L4PROTO, NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_TRANSPORT_HEADER, NFTA_DATA_VALUE,
+    NFTA_LIST_ELEM, REG_1, equals, expression, immediate, meta, payload,
+};
+
+/// The desired NAT rules of both families.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NatTable {
     /// `sidecast`, `sidecast_INSTANCE`.
@@ -37,119 +53,140 @@ pub struct NatRule {
     /// Of the VIP's family.
     pub target: IpAddr,
     pub destination: u16,
-    /// The counter that its packets count in; rules may share one. See [`counter_name`].
+    /// The named counter of the rule; rules may share one. See [`counter_name`].
     pub counter: String,
 }
 
-/// Who keeps the table.
+/// The lifetime of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ownership {
-    /// The socket that makes it: it goes with the socket (Linux 5.12).
+    /// `NFT_TABLE_F_OWNER`: the kernel deletes it when the socket that created it closes (Linux 5.12).
     Owner,
-    /// The socket, but it outlives it, for whoever comes next (Linux 6.9).
+    /// Also `NFT_TABLE_F_PERSIST`: it outlives the socket, and the next process takes it over (Linux 6.9).
     Persistent,
-    /// Nobody.
-    Ordinary,
+    /// No owner: it stays until it is deleted.
+    Unowned,
 }
 
-/// What stands in one family's table before a change: the names of its counters. Where a family has no
-/// table it is not in the map.
-pub type Standing = BTreeMap<Family, BTreeSet<String>>;
+/// The counters of each family's installed table, with the number of rules that use each. A family without a
+/// table has no entry.
+pub type InstalledTables = BTreeMap<Family, BTreeMap<String, usize>>;
 
-/// The batch that makes the tables hold these rules and no others. `standing` is what is there and stays
-/// in use, `leftover` the families whose table is to be deleted first.
+/// The batch after which the tables hold exactly these rules. `installed` are our tables, which are kept;
+/// `stale_families` are the families in which a table of an earlier process is deleted first.
 pub fn replace(
     table: &NatTable,
-    standing: &Standing,
-    leftover: &BTreeSet<Family>,
+    installed: &InstalledTables,
+    stale_families: &BTreeSet<Family>,
     ownership: Ownership,
 ) -> Result<Batch, NetlinkError> {
-    let mut requests = vec![edge(NFNL_MSG_BATCH_BEGIN)?];
+    let mut requests = vec![batch_marker(NFNL_MSG_BATCH_BEGIN)?];
     for family in Family::ALL {
-        if leftover.contains(&family) {
+        if stale_families.contains(&family) {
             requests.push(delete_table(family, &table.name)?);
         }
         let rules: Vec<&NatRule> = table
             .rules
             .iter()
-            .filter(|rule| rule.vip.family() == family && Family::of(rule.target) == family)
+            .filter(|rule| of_family(rule, family))
             .collect();
-        match (rules.is_empty(), standing.get(&family)) {
+        match (rules.is_empty(), installed.get(&family)) {
             (true, None) => {}
             (true, Some(_)) => requests.push(delete_table(family, &table.name)?),
-            (false, counters) => fill(&mut requests, family, table, &rules, counters, ownership)?,
+            (false, counters) => {
+                push_table(&mut requests, family, table, &rules, counters, ownership)?
+            }
         }
     }
-    // The end asks for nothing; the last change before it says that all went well.
-    let acknowledged = requests.len() - 1;
-    if let Some(last) = requests.get_mut(acknowledged) {
-        last.flags |= NLM_F_ACK;
-    }
-    let is_empty = requests.len() == 1;
-    requests.push(edge(NFNL_MSG_BATCH_END)?);
-    Ok(Batch {
-        requests,
-        acknowledged,
-        is_empty,
-    })
+    Batch::end(requests)
 }
 
-/// Messages that the kernel takes all or none of.
+/// Messages that the kernel applies all or none of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
     pub requests: Vec<Request>,
-    /// The index of the one that is acknowledged.
+    /// Index of the request that the kernel acknowledges.
     pub acknowledged: usize,
-    /// Nothing changes: not to be sent.
+    /// The batch changes nothing and is not sent.
     pub is_empty: bool,
 }
 
-/// What stands after a [`replace`].
-pub fn standing(table: &NatTable) -> Standing {
-    let mut standing = Standing::new();
-    for rule in &table.rules {
-        let counters = standing.entry(rule.vip.family()).or_default();
-        counters.insert(rule.counter.clone());
+impl Batch {
+    /// Completes a batch: NFNL_MSG_BATCH_END is not acknowledged, the last change before it is.
+    fn end(mut requests: Vec<Request>) -> Result<Self, NetlinkError> {
+        let acknowledged = requests.len().saturating_sub(1);
+        if let Some(last) = requests.last_mut() {
+            last.flags |= NLM_F_ACK;
+        }
+        let is_empty = acknowledged == 0;
+        requests.push(batch_marker(NFNL_MSG_BATCH_END)?);
+        Ok(Self {
+            requests,
+            acknowledged,
+            is_empty,
+        })
     }
-    standing
 }
 
-fn fill(
+/// The tables that exist after a [`replace`].
+pub fn installed(table: &NatTable) -> InstalledTables {
+    let mut installed = InstalledTables::new();
+    for rule in &table.rules {
+        let counters = installed.entry(rule.vip.family()).or_default();
+        *counters.entry(rule.counter.clone()).or_default() += 1;
+    }
+    installed
+}
+
+fn push_table(
     requests: &mut Vec<Request>,
     family: Family,
     table: &NatTable,
     rules: &[&NatRule],
-    standing: Option<&BTreeSet<String>>,
+    installed: Option<&BTreeMap<String, usize>>,
     ownership: Ownership,
 ) -> Result<(), NetlinkError> {
     let name = &table.name;
-    if standing.is_none() {
-        requests.push(new_table(family, name, ownership)?);
-        for (chain, hook) in CHAINS {
-            requests.push(new_chain(family, name, chain, hook)?);
-        }
+    if installed.is_none() {
+        new_table_with_chains(requests, family, name, ownership)?;
     } else {
         requests.push(flush_rules(family, name)?);
     }
-    let none = BTreeSet::new();
-    let there = standing.unwrap_or(&none);
-    let wanted: BTreeSet<&String> = rules.iter().map(|rule| &rule.counter).collect();
-    for counter in wanted.iter().filter(|counter| !there.contains(**counter)) {
+    let none = BTreeMap::new();
+    let there = installed.unwrap_or(&none);
+    let wanted: BTreeSet<&str> = rules.iter().map(|rule| rule.counter.as_str()).collect();
+    for counter in wanted.iter().filter(|name| !there.contains_key(**name)) {
         requests.push(new_counter(family, name, counter)?);
     }
     for (chain, _) in CHAINS {
         for rule in rules {
-            requests.push(new_rule(family, name, chain, rule)?);
+            requests.push(new_rule(family, name, chain, rule, None)?);
         }
     }
-    for counter in there.iter().filter(|counter| !wanted.contains(counter)) {
+    for counter in there
+        .keys()
+        .filter(|counter| !wanted.contains(counter.as_str()))
+    {
         requests.push(delete_counter(family, name, counter)?);
     }
     Ok(())
 }
 
-/// A name that `nft` can say and the kernel takes, out of an app's name, its protocol and port. What had
-/// to be changed or cut is told apart by a number.
+fn new_table_with_chains(
+    requests: &mut Vec<Request>,
+    family: Family,
+    name: &str,
+    ownership: Ownership,
+) -> Result<(), NetlinkError> {
+    requests.push(new_table(family, name, ownership)?);
+    for (chain, hook) in CHAINS {
+        requests.push(new_chain(family, name, chain, hook)?);
+    }
+    Ok(())
+}
+
+/// A counter name that `nft` can parse, made of the app's name, protocol and port. If the app's name had
+/// to be changed or cut, its FNV-1a hash keeps the counters of different apps apart.
 pub fn counter_name(app: &str, protocol: u8, listen: u16) -> String {
     let protocol = match protocol {
         IPPROTO_UDP => "udp",
@@ -173,8 +210,8 @@ pub fn counter_name(app: &str, protocol: u8, listen: u16) -> String {
     format!("{name}_{protocol}_{listen}")
 }
 
-/// A batch's first and last message, which name the subsystem.
-fn edge(kind: u16) -> Result<Request, NetlinkError> {
+/// `NFNL_MSG_BATCH_BEGIN` or `NFNL_MSG_BATCH_END`.
+fn batch_marker(kind: u16) -> Result<Request, NetlinkError> {
     Request::new("change the NAT table", kind, 0, |w| {
         let [high, low] = SUBSYSTEM.to_be_bytes();
         w.raw(&[AF_UNSPEC, NFNETLINK_V0, high, low]);
@@ -188,26 +225,43 @@ fn request(
     family: Family,
     body: impl FnOnce(&mut AttrWriter),
 ) -> Result<Request, NetlinkError> {
+    request_in(name, kind, flags, code(family), body)
+}
+
+/// A request about tables of this `NFPROTO_*`.
+fn request_in(
+    name: &'static str,
+    kind: u16,
+    flags: u16,
+    protocol: u8,
+    body: impl FnOnce(&mut AttrWriter),
+) -> Result<Request, NetlinkError> {
     Request::new(name, SUBSYSTEM << 8 | kind, flags, |w| {
-        w.raw(&[code(family), NFNETLINK_V0, 0, 0]);
+        w.raw(&[protocol, NFNETLINK_V0, 0, 0]);
         body(w);
     })
 }
 
+impl Ownership {
+    /// `NFT_TABLE_F_*`.
+    fn flags(self) -> u32 {
+        match self {
+            Self::Owner => NFT_TABLE_F_OWNER,
+            Self::Persistent => NFT_TABLE_F_OWNER | NFT_TABLE_F_PERSIST,
+            Self::Unowned => 0,
+        }
+    }
+}
+
 fn new_table(family: Family, name: &str, ownership: Ownership) -> Result<Request, NetlinkError> {
-    let flags = match ownership {
-        Ownership::Owner => NFT_TABLE_F_OWNER,
-        Ownership::Persistent => NFT_TABLE_F_OWNER | NFT_TABLE_F_PERSIST,
-        Ownership::Ordinary => 0,
-    };
     request(
-        "make the NAT table",
+        "create the NAT table",
         NFT_MSG_NEWTABLE,
         NLM_F_CREATE,
         family,
         |w| {
             w.text(NFTA_TABLE_NAME, name);
-            w.u32_be(NFTA_TABLE_FLAGS, flags);
+            w.u32_be(NFTA_TABLE_FLAGS, ownership.flags());
         },
     )
 }
@@ -218,10 +272,10 @@ fn delete_table(family: Family, name: &str) -> Result<Request, NetlinkError> {
     })
 }
 
-/// A base chain just before Docker's and firewalld's: the first DNAT of a flow decides.
+/// A base chain that runs just before those of Docker and firewalld: the first DNAT of a flow applies.
 fn new_chain(family: Family, table: &str, chain: &str, hook: u32) -> Result<Request, NetlinkError> {
     request(
-        "make the NAT chain",
+        "create the NAT chain",
         NFT_MSG_NEWCHAIN,
         NLM_F_CREATE,
         family,
@@ -247,7 +301,7 @@ fn flush_rules(family: Family, table: &str) -> Result<Request, NetlinkError> {
 
 fn new_counter(family: Family, table: &str, name: &str) -> Result<Request, NetlinkError> {
     request(
-        "make the NAT counter",
+        "create the NAT counter",
         NFT_MSG_NEWOBJ,
         NLM_F_CREATE,
         family,
@@ -271,23 +325,25 @@ fn delete_counter(family: Family, table: &str, name: &str) -> Result<Request, Ne
     })
 }
 
-/// `ip daddr VIP PROTOCOL dport LISTEN counter name NAME dnat to TARGET:DESTINATION`.
+/// `ip daddr VIP PROTOCOL dport LISTEN counter name NAME dnat to TARGET:DESTINATION`, before the rule of
+/// this handle, else at the end.
 fn new_rule(
     family: Family,
     table: &str,
     chain: &str,
     rule: &NatRule,
+    before: Option<u64>,
 ) -> Result<Request, NetlinkError> {
-    let flags = NLM_F_CREATE | NLM_F_APPEND;
+    let flags = match before {
+        Some(_) => NLM_F_CREATE,
+        None => NLM_F_CREATE | NLM_F_APPEND,
+    };
     request("add the NAT rule", NFT_MSG_NEWRULE, flags, family, |w| {
         w.text(NFTA_RULE_TABLE, table);
         w.text(NFTA_RULE_CHAIN, chain);
         w.nest(NFTA_RULE_EXPRESSIONS, |w| {
-            to_prefix(w, rule.vip);
-            expression(w, "meta", |w| {
-                w.u32_be(NFTA_META_KEY, NFT_META_L4PROTO);
-                w.u32_be(NFTA_META_DREG, REG_1);
-            });
+            match_destination(w, rule.vip);
+            meta(w, NFT_META_L4PROTO);
             equals(w, &[rule.protocol]);
             payload(w, NFT_PAYLOAD_TRANSPORT_HEADER, DPORT_OFFSET, 2);
             equals(w, &rule.listen.to_be_bytes());
@@ -305,12 +361,15 @@ fn new_rule(
                 w.u32_be(NFTA_NAT_FLAGS, NF_NAT_RANGE_PROTO_SPECIFIED);
             });
         });
+        if let Some(handle) = before {
+            w.bytes(NFTA_RULE_POSITION, &handle.to_be_bytes());
+        }
     })
 }
 
-/// Compares the destination address's leading bits. Whole bytes are loaded alone, as `nft` does; else
-/// the whole address under a mask.
-fn to_prefix(w: &mut AttrWriter, vip: Prefix) {
+/// Compares the leading bits of the destination address. If they are whole bytes, only these are loaded, as by
+/// `nft`; else the whole address is loaded and masked.
+fn match_destination(w: &mut AttrWriter, vip: Prefix) {
     let (offset, width) = match vip.family() {
         Family::Ipv4 => (IPV4_DADDR_OFFSET, 4),
         Family::Ipv6 => (IPV6_DADDR_OFFSET, 16),
@@ -343,65 +402,49 @@ fn mask(vip: Prefix) -> Vec<u8> {
     octets(Prefix::masked(ones, vip.len()).map_or(ones, |mask| mask.addr()))
 }
 
-fn expression(w: &mut AttrWriter, name: &str, body: impl FnOnce(&mut AttrWriter)) {
-    w.nest(NFTA_LIST_ELEM, |w| {
-        w.text(NFTA_EXPR_NAME, name);
-        w.nest(NFTA_EXPR_DATA, body);
-    });
-}
-
-fn payload(w: &mut AttrWriter, base: u32, offset: u32, length: u8) {
-    expression(w, "payload", |w| {
-        w.u32_be(NFTA_PAYLOAD_DREG, REG_1);
-        w.u32_be(NFTA_PAYLOAD_BASE, base);
-        w.u32_be(NFTA_PAYLOAD_OFFSET, offset);
-        w.u32_be(NFTA_PAYLOAD_LEN, u32::from(length));
-    });
-}
-
-fn equals(w: &mut AttrWriter, value: &[u8]) {
-    expression(w, "cmp", |w| {
-        w.u32_be(NFTA_CMP_SREG, REG_1);
-        w.u32_be(NFTA_CMP_OP, NFT_CMP_EQ);
-        w.nest(NFTA_CMP_DATA, |w| w.bytes(NFTA_DATA_VALUE, value));
-    });
-}
-
-fn immediate(w: &mut AttrWriter, register: u32, value: &[u8]) {
-    expression(w, "immediate", |w| {
-        w.u32_be(NFTA_IMMEDIATE_DREG, register);
-        w.nest(NFTA_IMMEDIATE_DATA, |w| w.bytes(NFTA_DATA_VALUE, value));
-    });
-}
-
-/// Asks for one table; `ENOENT` where there is none.
+/// Asks for one table; `ENOENT` if it does not exist.
 pub fn find_table(family: Family, name: &str) -> Result<Request, NetlinkError> {
-    request("look at the NAT table", NFT_MSG_GETTABLE, 0, family, |w| {
+    request("find the NAT table", NFT_MSG_GETTABLE, 0, family, |w| {
         w.text(NFTA_TABLE_NAME, name);
     })
 }
 
-/// Whether a table of [`find_table`]'s answer belongs to a living socket.
+/// Whether a message of this kind is a rule (`NFT_MSG_NEWRULE`).
+pub fn is_rule(kind: u16) -> bool {
+    kind == SUBSYSTEM << 8 | NFT_MSG_NEWRULE
+}
+
+/// Whether the table in a reply to [`find_table`] is owned by another socket than the one of this port id.
+pub fn is_owned_by_another(payload: &[u8], port: u32) -> Result<bool, WireError> {
+    let owner = table_attr(payload, NFTA_TABLE_OWNER)?;
+    Ok(is_owned(payload)? && owner != Some(port))
+}
+
+/// Whether the table in a reply to [`find_table`] has an owner, which is a running process.
 pub fn is_owned(payload: &[u8]) -> Result<bool, WireError> {
     Ok(table_flags(payload)? & NFT_TABLE_F_OWNER != 0)
 }
 
-/// Whether its owner left it for whoever comes next, and nobody has taken it over.
-pub fn is_left(payload: &[u8]) -> Result<bool, WireError> {
+/// Whether the table is persistent and its owner has closed its socket (the kernel's `nft_table_is_orphan`).
+pub fn is_orphan(payload: &[u8]) -> Result<bool, WireError> {
     let flags = table_flags(payload)?;
     Ok(flags & (NFT_TABLE_F_OWNER | NFT_TABLE_F_PERSIST) == NFT_TABLE_F_PERSIST)
 }
 
 fn table_flags(payload: &[u8]) -> Result<u32, WireError> {
+    Ok(table_attr(payload, NFTA_TABLE_FLAGS)?.unwrap_or(0))
+}
+
+fn table_attr(payload: &[u8], kind: u16) -> Result<Option<u32>, WireError> {
     let mut r = Reader::new(payload);
     r.take(4)?;
     for attr in Attrs::new(r.rest()) {
         let attr = attr?;
-        if attr.kind == NFTA_TABLE_FLAGS {
-            return attr.u32_be();
+        if attr.kind == kind {
+            return attr.u32_be().map(Some);
         }
     }
-    Ok(0)
+    Ok(None)
 }
 
 /// The batch that deletes these families' tables.
@@ -410,59 +453,8 @@ pub fn delete(name: &str, families: &BTreeSet<Family>) -> Result<Batch, NetlinkE
         name: name.to_owned(),
         rules: BTreeSet::new(),
     };
-    let none = Standing::new();
-    replace(&nothing, &none, families, Ownership::Ordinary)
-}
-
-/// Packets and bytes of a named counter.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counter {
-    pub name: String,
-    pub packets: u64,
-    pub bytes: u64,
-}
-
-/// All counters of one table.
-pub fn counters(family: Family, table: &str) -> Result<Request, NetlinkError> {
-    request(
-        "read the NAT counters",
-        NFT_MSG_GETOBJ,
-        NLM_F_DUMP,
-        family,
-        |w| {
-            w.text(NFTA_OBJ_TABLE, table);
-        },
-    )
-}
-
-impl Counter {
-    /// From the answers to [`counters`].
-    pub fn decode(payload: &[u8]) -> Result<Self, WireError> {
-        let mut r = Reader::new(payload);
-        r.take(4)?;
-        let mut counter = Self::default();
-        for attr in Attrs::new(r.rest()) {
-            let attr = attr?;
-            match attr.kind {
-                NFTA_OBJ_NAME => counter.name = attr.text(),
-                NFTA_OBJ_DATA => counter.read(attr)?,
-                _ => {}
-            }
-        }
-        Ok(counter)
-    }
-
-    fn read(&mut self, data: Attr<'_>) -> Result<(), WireError> {
-        for attr in data.nested() {
-            let attr = attr?;
-            match attr.kind {
-                NFTA_COUNTER_BYTES => self.bytes = attr.u64_be()?,
-                NFTA_COUNTER_PACKETS => self.packets = attr.u64_be()?,
-                _ => {}
-            }
-        }
-        Ok(())
-    }
+    let none = InstalledTables::new();
+    replace(&nothing, &none, families, Ownership::Unowned)
 }
 
 fn octets(addr: IpAddr) -> Vec<u8> {
@@ -470,6 +462,11 @@ fn octets(addr: IpAddr) -> Vec<u8> {
         IpAddr::V4(a) => a.octets().to_vec(),
         IpAddr::V6(a) => a.octets().to_vec(),
     }
+}
+
+/// A rule whose VIP and target are of different families belongs to no table.
+fn of_family(rule: &NatRule, family: Family) -> bool {
+    rule.vip.family() == family && Family::of(rule.target) == family
 }
 
 fn code(family: Family) -> u8 {
@@ -498,13 +495,14 @@ const NFT_MSG_GETTABLE: u16 = 1;
 const NFT_MSG_DELTABLE: u16 = 2;
 const NFT_MSG_NEWCHAIN: u16 = 3;
 const NFT_MSG_NEWRULE: u16 = 6;
+const NFT_MSG_GETRULE: u16 = 7;
 const NFT_MSG_DELRULE: u16 = 8;
 const NFT_MSG_NEWOBJ: u16 = 18;
 const NFT_MSG_GETOBJ: u16 = 19;
 const NFT_MSG_DELOBJ: u16 = 20;
-const NFTA_LIST_ELEM: u16 = 1;
 const NFTA_TABLE_NAME: u16 = 1;
 const NFTA_TABLE_FLAGS: u16 = 2;
+const NFTA_TABLE_OWNER: u16 = 7;
 const NFT_TABLE_F_OWNER: u32 = 2;
 const NFT_TABLE_F_PERSIST: u32 = 4;
 const NFTA_CHAIN_TABLE: u16 = 1;
@@ -519,16 +517,9 @@ const NF_INET_LOCAL_OUT: u32 = 3;
 const NF_ACCEPT: u32 = 1;
 const NFTA_RULE_TABLE: u16 = 1;
 const NFTA_RULE_CHAIN: u16 = 2;
+const NFTA_RULE_HANDLE: u16 = 3;
 const NFTA_RULE_EXPRESSIONS: u16 = 4;
-const NFTA_EXPR_NAME: u16 = 1;
-const NFTA_EXPR_DATA: u16 = 2;
-const NFTA_DATA_VALUE: u16 = 1;
-const NFTA_PAYLOAD_DREG: u16 = 1;
-const NFTA_PAYLOAD_BASE: u16 = 2;
-const NFTA_PAYLOAD_OFFSET: u16 = 3;
-const NFTA_PAYLOAD_LEN: u16 = 4;
-const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
-const NFT_PAYLOAD_TRANSPORT_HEADER: u32 = 2;
+const NFTA_RULE_POSITION: u16 = 6;
 const IPV4_DADDR_OFFSET: u32 = 16;
 const IPV6_DADDR_OFFSET: u32 = 24;
 const DPORT_OFFSET: u32 = 2;
@@ -537,15 +528,6 @@ const NFTA_BITWISE_DREG: u16 = 2;
 const NFTA_BITWISE_LEN: u16 = 3;
 const NFTA_BITWISE_MASK: u16 = 4;
 const NFTA_BITWISE_XOR: u16 = 5;
-const NFTA_CMP_SREG: u16 = 1;
-const NFTA_CMP_OP: u16 = 2;
-const NFTA_CMP_DATA: u16 = 3;
-const NFT_CMP_EQ: u32 = 0;
-const NFTA_META_DREG: u16 = 1;
-const NFTA_META_KEY: u16 = 2;
-const NFT_META_L4PROTO: u32 = 16;
-const NFTA_IMMEDIATE_DREG: u16 = 1;
-const NFTA_IMMEDIATE_DATA: u16 = 2;
 const NFTA_OBJREF_IMM_TYPE: u16 = 1;
 const NFTA_OBJREF_IMM_NAME: u16 = 2;
 const NFTA_NAT_TYPE: u16 = 1;
@@ -562,9 +544,10 @@ const NFTA_OBJ_DATA: u16 = 4;
 const NFT_OBJECT_COUNTER: u32 = 1;
 const NFTA_COUNTER_BYTES: u16 = 1;
 const NFTA_COUNTER_PACKETS: u16 = 2;
-const REG_1: u32 = 1;
 const REG_2: u32 = 2;
+/// TCP.
 pub const IPPROTO_TCP: u8 = 6;
+/// UDP.
 pub const IPPROTO_UDP: u8 = 17;
 
 #[cfg(test)]
@@ -608,8 +591,8 @@ mod tests {
 
     #[test]
     fn a_table_is_what_nft_makes_of_the_same_words() {
-        let nothing = (Standing::new(), BTreeSet::new());
-        let batch = replace(&table(), &nothing.0, &nothing.1, Ownership::Ordinary).unwrap();
+        let nothing = (InstalledTables::new(), BTreeSet::new());
+        let batch = replace(&table(), &nothing.0, &nothing.1, Ownership::Unowned).unwrap();
         let bytes: Vec<Vec<u8>> = batch.requests.iter().map(|r| r.encode(1)).collect();
         let golden = golden("nft-f");
         for kind in [
@@ -660,13 +643,13 @@ mod tests {
             (NFNL_MSG_BATCH_BEGIN, requests.first()),
             (NFNL_MSG_BATCH_END, requests.last()),
         ] {
-            let bytes = edge(ours).unwrap().encode(1);
+            let bytes = batch_marker(ours).unwrap().encode(1);
             assert_eq!(message(&bytes).payload, nfts.unwrap().payload);
         }
     }
 
     #[test]
-    fn what_goes_goes_as_with_nft() {
+    fn deletions_are_what_nft_sends() {
         let v4 = Family::Ipv4;
         for (name, ours) in [
             ("nft-flush-table", flush_rules(v4, "sidecast")),
@@ -686,7 +669,7 @@ mod tests {
                 (ours.flags, &ours.payload[..4]),
                 (tool.flags, &tool.payload[..4])
             );
-            // `nft` says of a counter that nothing is said of its contents.
+            // `nft` sends an empty NFTA_OBJ_DATA.
             let mut tools = attrs(tool.payload, 4);
             tools.retain(|kind, value| *kind != NFTA_OBJ_DATA || !value.is_empty());
             assert_eq!(attrs(ours.payload, 4), tools);
@@ -699,19 +682,19 @@ mod tests {
         let requests = golden.requests();
         let mut ours = find_table(Family::Ipv4, "sidecast").unwrap();
         let tool = requests.iter().find(|m| m.kind == ours.kind).unwrap();
-        // `nft` wants an acknowledgement beside the answer.
+        // `nft` wants an acknowledgment beside the reply.
         ours.flags |= NLM_F_ACK;
         same(&ours, tool, 4, &[]);
         let kind = SUBSYSTEM << 8 | NFT_MSG_NEWTABLE;
         let answers = golden.answers();
         let answer = answers.iter().find(|m| m.kind == kind).unwrap();
         assert_eq!(is_owned(answer.payload), Ok(false));
-        assert_eq!(is_left(answer.payload), Ok(false));
+        assert_eq!(is_orphan(answer.payload), Ok(false));
     }
 
     /// `nft` 1.0.6 does not know the word `persist`; `linux/netfilter/nf_tables.h` has its bit.
     #[test]
-    fn a_table_that_was_left_has_the_mark_of_it_and_no_owner() {
+    fn an_orphaned_table_is_persistent_and_has_no_owner() {
         for (flags, owned, left) in [
             (0, false, false),
             (NFT_TABLE_F_OWNER, true, false),
@@ -723,7 +706,7 @@ mod tests {
             w.u32_be(NFTA_TABLE_FLAGS, flags);
             let payload = w.finish().unwrap();
             assert_eq!(is_owned(&payload), Ok(owned));
-            assert_eq!(is_left(&payload), Ok(left));
+            assert_eq!(is_orphan(&payload), Ok(left));
         }
         let persistent = new_table(Family::Ipv4, "owned", Ownership::Persistent).unwrap();
         let bytes = persistent.encode(1);
@@ -744,7 +727,7 @@ mod tests {
         ));
         let batch = replace(
             &next,
-            &standing(&table()),
+            &installed(&table()),
             &BTreeSet::new(),
             Ownership::Owner,
         )
@@ -770,16 +753,28 @@ mod tests {
     #[test]
     fn nothing_to_do_is_an_empty_batch() {
         let none = NatTable::default();
-        let batch = replace(&none, &Standing::new(), &BTreeSet::new(), Ownership::Owner).unwrap();
+        let batch = replace(
+            &none,
+            &InstalledTables::new(),
+            &BTreeSet::new(),
+            Ownership::Owner,
+        )
+        .unwrap();
         assert!(batch.is_empty);
     }
 
     #[test]
-    fn a_leftover_goes_in_the_same_batch() {
-        let leftover = BTreeSet::from([Family::Ipv4, Family::Ipv6]);
+    fn a_stale_table_is_deleted_in_the_same_batch() {
+        let stale_families = BTreeSet::from([Family::Ipv4, Family::Ipv6]);
         let mut table = table();
         table.rules.retain(|rule| rule.vip.family() == Family::Ipv4);
-        let batch = replace(&table, &Standing::new(), &leftover, Ownership::Owner).unwrap();
+        let batch = replace(
+            &table,
+            &InstalledTables::new(),
+            &stale_families,
+            Ownership::Owner,
+        )
+        .unwrap();
         let kinds = kinds(&batch);
         assert_eq!(kinds[1..3], [NFT_MSG_DELTABLE, NFT_MSG_NEWTABLE]);
         assert_eq!(kinds[kinds.len() - 2], NFT_MSG_DELTABLE);

@@ -10,7 +10,7 @@
 //! Left out: policy rules, metrics, encapsulation, next-hop objects (their kernel answers carry the
 //! gateways beside the id).
 
-use super::address::{Lifetime, whole_seconds};
+use super::address::{Lifetime, RT_SCOPE_HOST, RT_SCOPE_UNIVERSE, whole_seconds};
 use super::attr::{Attr, Attrs};
 use super::message::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, Request};
 use super::{AF_INET, AF_INET6, NetlinkError};
@@ -19,12 +19,13 @@ use crate::wire::{Reader, WireError};
 use std::net::IpAddr;
 use std::time::Duration;
 
+/// A route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     pub family: Family,
     /// `None`: the default route.
     pub dst: Option<Prefix>,
-    /// The next router, of this family, or IPv6 for an IPv4 route (`RTA_VIA`, RFC 8950's shape).
+    /// The next hop, of this family, or IPv6 for an IPv4 route (`RTA_VIA`, as for RFC 8950).
     pub gateway: Option<IpAddr>,
     /// Interface index.
     pub oif: Option<u32>,
@@ -35,14 +36,15 @@ pub struct Route {
     pub table: u32,
     /// `RTN_*`.
     pub kind: u8,
-    /// Who put it there, `RTPROT_*`.
+    /// `RTPROT_*`: the program that added it.
     pub protocol: u8,
-    /// IPv6: seconds left; `None` is for ever.
+    /// IPv6: seconds left; `None` is infinite.
     pub expires: Lifetime,
-    /// Multipath; empty where there is one way, which is in `gateway` and `oif`.
+    /// Multipath next hops; empty for a single one, which is in `gateway` and `oif`.
     pub nexthops: Vec<NextHop>,
 }
 
+/// One next hop of a multipath route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NextHop {
     pub gateway: Option<IpAddr>,
@@ -96,7 +98,7 @@ impl Route {
             RTA_PRIORITY => self.priority = attr.u32()?,
             RTA_PREFSRC => self.prefsrc = Some(attr.addr()?),
             RTA_TABLE => self.table = attr.u32()?,
-            RTA_MULTIPATH => self.nexthops = next_hops(attr)?,
+            RTA_MULTIPATH => self.nexthops = decode_multipath(attr)?,
             RTA_CACHEINFO => {
                 // struct rta_cacheinfo: clntref, lastuse, expires in USER_HZ ticks, 0 for never.
                 let mut info = attr.reader();
@@ -115,8 +117,8 @@ impl Route {
         any && self.kind == RTN_UNICAST && self.table == RT_TABLE_MAIN
     }
 
-    /// Every way this route goes, single or multipath: gateway and interface. Dead ones are left out.
-    pub fn ways(&self) -> Vec<(Option<IpAddr>, Option<u32>)> {
+    /// Gateway and interface of every next hop, single or multipath, without dead ones.
+    pub fn next_hops(&self) -> Vec<(Option<IpAddr>, Option<u32>)> {
         if self.nexthops.is_empty() {
             return vec![(self.gateway, self.oif)];
         }
@@ -139,7 +141,7 @@ fn via(attr: Attr<'_>) -> Result<Option<IpAddr>, WireError> {
 }
 
 /// `struct rtnexthop`s: length, flags, hops, interface, attributes; aligned to four.
-fn next_hops(attr: Attr<'_>) -> Result<Vec<NextHop>, WireError> {
+fn decode_multipath(attr: Attr<'_>) -> Result<Vec<NextHop>, WireError> {
     let mut r = attr.reader();
     let mut hops = Vec::new();
     while !r.is_empty() {
@@ -170,39 +172,64 @@ fn next_hops(attr: Attr<'_>) -> Result<Vec<NextHop>, WireError> {
     Ok(hops)
 }
 
-/// All routes of one family.
-pub fn dump(family: Family) -> Result<Request, NetlinkError> {
+/// The routes of one family and table; kernels before Linux 4.20 ignore the filter and dump all tables. If the
+/// table does not exist, the error is `ENOENT`.
+pub fn dump(family: Family, table: u32) -> Result<Request, NetlinkError> {
     Request::new("list the routes", RTM_GETROUTE, NLM_F_DUMP, |w| {
         w.raw(&[code(family)]);
         w.raw(&[0; 11]);
+        w.u32(RTA_TABLE, table);
     })
 }
 
-/// Which way a packet to `addr` would go now, and with which source. `oif` is needed for link-local
-/// addresses.
+/// The route and source address that the kernel would use for `addr` now (`ip route get`). Link-local addresses
+/// need `oif`.
 pub fn lookup(addr: IpAddr, oif: Option<u32>) -> Result<Request, NetlinkError> {
+    lookup_from(addr, None, oif)
+}
+
+/// The route that a socket bound to this interface and source would use, also for an address of this host
+/// (`ip route get ADDR from SOURCE oif INTERFACE`). The source is left out for IPv6: a lookup with a source does
+/// not require the interface (`ip6_route_output_flags`), and finds the address on `lo`.
+pub fn lookup_bound(addr: IpAddr, source: IpAddr, oif: u32) -> Result<Request, NetlinkError> {
+    let source = Some(source).filter(IpAddr::is_ipv4);
+    lookup_from(addr, source, Some(oif))
+}
+
+fn lookup_from(
+    addr: IpAddr,
+    source: Option<IpAddr>,
+    oif: Option<u32>,
+) -> Result<Request, NetlinkError> {
     let family = Family::of(addr);
+    let source_len = source.map_or(0, |source| Family::of(source).width());
     Request::new("look up the route", RTM_GETROUTE, 0, |w| {
-        w.raw(&[code(family), family.width()]);
-        w.raw(&[0; 10]);
+        w.raw(&[code(family), family.width(), source_len]);
+        w.raw(&[0; 9]);
         w.addr(RTA_DST, addr);
+        if let Some(source) = source {
+            w.addr(RTA_SRC, source);
+        }
         if let Some(oif) = oif {
             w.u32(RTA_OIF, oif);
         }
     })
 }
 
-/// A `local` route over the interface `index` (lo): makes every address of an IPv6 prefix the host's
-/// own, which an address of that prefix would not. `lifetime` is rounded up to seconds.
+/// A `local` route on the interface `index` (lo). It makes every address of an IPv6 prefix local, which an
+/// address with that prefix length would not; and an IPv4 address while it is replaced. `lifetime`, of IPv6 only, is
+/// rounded up to seconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalRoute {
     pub index: u32,
     pub prefix: Prefix,
     pub lifetime: Option<Duration>,
+    /// `None`: the kernel's default. An IPv4 address has its own route with 0.
+    pub metric: Option<u32>,
 }
 
 impl LocalRoute {
-    /// Adds it; refused with `EEXIST` where it is.
+    /// Adds it; `EEXIST` if it exists.
     pub fn add(&self) -> Result<Request, NetlinkError> {
         let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
         self.request("add the local route", RTM_NEWROUTE, flags)
@@ -214,6 +241,7 @@ impl LocalRoute {
         self.request("renew the local route", RTM_NEWROUTE, flags)
     }
 
+    /// Deletes it; `ESRCH` if it does not exist.
     pub fn remove(&self) -> Result<Request, NetlinkError> {
         self.request("remove the local route", RTM_DELROUTE, NLM_F_ACK)
     }
@@ -223,8 +251,12 @@ impl LocalRoute {
             index,
             prefix,
             lifetime,
+            metric,
         } = self;
-        // Fits: both constants are below 256.
+        let scope = match prefix.family() {
+            Family::Ipv4 => RT_SCOPE_HOST,
+            Family::Ipv6 => RT_SCOPE_UNIVERSE,
+        };
         let header = [
             code(prefix.family()),
             prefix.len(),
@@ -232,13 +264,16 @@ impl LocalRoute {
             0,
             TABLE_LOCAL,
             RTPROT_SIDECAST,
-            0,
+            scope,
             RTN_LOCAL,
         ];
         Request::new(name, kind, flags, |w| {
             w.raw(&header);
             w.raw(&[0; 4]);
             w.addr(RTA_DST, prefix.addr());
+            if let Some(metric) = metric {
+                w.u32(RTA_PRIORITY, *metric);
+            }
             if let Some(lifetime) = lifetime {
                 w.u32(RTA_EXPIRES, whole_seconds(*lifetime));
             }
@@ -254,10 +289,14 @@ fn code(family: Family) -> u8 {
     }
 }
 
+/// Adds a route, or reports one.
 pub const RTM_NEWROUTE: u16 = 24;
+/// Deletes a route, or reports its removal.
 pub const RTM_DELROUTE: u16 = 25;
+/// Lists routes, or looks one up.
 pub const RTM_GETROUTE: u16 = 26;
 const RTA_DST: u16 = 1;
+const RTA_SRC: u16 = 2;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RTA_PRIORITY: u16 = 6;
@@ -268,19 +307,23 @@ const RTA_TABLE: u16 = 15;
 const RTA_VIA: u16 = 18;
 const RTA_EXPIRES: u16 = 23;
 const RTNH_F_DEAD: u8 = 1;
+/// A gateway or direct route.
 pub const RTN_UNICAST: u8 = 1;
+/// The destination is this host.
 pub const RTN_LOCAL: u8 = 2;
+/// The main table.
 pub const RT_TABLE_MAIN: u32 = 254;
+/// The table of local addresses.
 pub const RT_TABLE_LOCAL: u32 = 255;
 const TABLE_LOCAL: u8 = 255;
 /// `rtm_protocol` of the routes that we add; from 4 on the numbers are free for daemons.
 pub const RTPROT_SIDECAST: u8 = 0x53;
-/// Ticks in which the kernel tells times to programs; 100 on every architecture we build for.
+/// `USER_HZ`, the ticks per second in the kernel's interfaces; 100 on every architecture we build for.
 const USER_HZ: u32 = 100;
 
 #[cfg(test)]
 mod tests {
-    use super::super::golden::{Golden, golden, message, same, truncations};
+    use super::super::golden::{Golden, golden, same, truncations};
     use super::*;
 
     fn routes(golden: &Golden) -> Vec<Route> {
@@ -312,11 +355,35 @@ mod tests {
     }
 
     #[test]
+    fn asking_for_the_way_of_a_bound_socket_is_what_ip_asks() {
+        let (source4, source6) = (addr("10.0.1.2"), addr("2001:db8:1::2"));
+        for (name, vip, source, gateway) in [
+            ("ip-route-get-oif4", "192.0.2.53", source4, "10.0.1.1"),
+            (
+                "ip-route-get-oif6",
+                "2001:db8:53::1",
+                source6,
+                "2001:db8:1::1",
+            ),
+        ] {
+            let golden = golden(name);
+            let ours = lookup_bound(addr(vip), source, 2).unwrap().encode(1);
+            let tool = golden.requests()[0];
+            assert_eq!(ours[16..24], tool.payload[..8]);
+            assert_eq!(ours[28..], tool.payload[12..]);
+            let [route] = routes(&golden).try_into().unwrap();
+            assert_eq!((route.kind, route.oif), (RTN_UNICAST, Some(2)));
+            assert_eq!(route.gateway, Some(addr(gateway)));
+        }
+    }
+
+    #[test]
     fn a_local_route_is_what_ip_sends() {
         let route = LocalRoute {
             index: 1,
             prefix: "2001:db8:5::/64".parse().unwrap(),
             lifetime: Some(Duration::from_secs(300)),
+            metric: None,
         };
         let add = golden("ip-route-local6");
         same(&route.add().unwrap(), &add.requests()[0], 12, &[]);
@@ -338,27 +405,25 @@ mod tests {
         };
         let del = golden("ip-route-del6");
         same(&without.remove().unwrap(), &del.requests()[0], 12, &[]);
+        let beside = LocalRoute {
+            index: 1,
+            prefix: "192.0.2.53/32".parse().unwrap(),
+            lifetime: None,
+            metric: Some(1),
+        };
+        let (add, del) = (golden("ip-route-local4"), golden("ip-route-del4"));
+        same(&beside.add().unwrap(), &add.requests()[0], 12, &[]);
+        same(&beside.remove().unwrap(), &del.requests()[0], 12, &[]);
     }
 
     #[test]
-    fn asking_for_all_is_what_ip_asks() {
+    fn asking_for_a_table_is_what_ip_asks() {
         for (name, family) in [
-            ("ip-route-show4", Family::Ipv4),
-            ("ip-route-show6", Family::Ipv6),
+            ("ip-route-show-main4", Family::Ipv4),
+            ("ip-route-show-main6", Family::Ipv6),
         ] {
-            let golden = golden(name);
-            let mut tool = golden.requests()[0].payload.to_vec();
-            // Of IPv4 `ip` asks with the rest, for any family.
-            if family == Family::Ipv4 {
-                tool[0] = AF_INET;
-            }
-            let bytes = dump(family).unwrap().encode(1);
-            let ours = message(&bytes);
-            assert_eq!(
-                (ours.kind, ours.flags),
-                (RTM_GETROUTE, golden.requests()[0].flags)
-            );
-            assert_eq!(ours.payload, tool);
+            let ours = dump(family, RT_TABLE_MAIN).unwrap();
+            same(&ours, &golden(name).requests()[0], 12, &[]);
         }
     }
 
@@ -367,11 +432,11 @@ mod tests {
         let golden = golden("ip-route-show4");
         let all = routes(&golden);
         let default = all.iter().find(|r| r.is_default()).unwrap();
-        let ways = [
+        let next_hops = [
             (Some(addr("10.0.0.1")), Some(3)),
             (Some(addr("10.0.0.3")), Some(3)),
         ];
-        assert_eq!(default.ways(), ways);
+        assert_eq!(default.next_hops(), next_hops);
         let via = all
             .iter()
             .find(|r| r.dst == "203.0.113.0/24".parse().ok())
@@ -386,7 +451,10 @@ mod tests {
     fn the_ipv6_default_route_is_read() {
         let all = routes(&golden("ip-route-show6"));
         let default = all.iter().find(|r| r.is_default()).unwrap();
-        assert_eq!(default.ways(), [(Some(addr("2001:db8:1::1")), Some(3))]);
+        assert_eq!(
+            default.next_hops(),
+            [(Some(addr("2001:db8:1::1")), Some(3))]
+        );
         assert!(
             all.iter()
                 .any(|r| r.table == RT_TABLE_LOCAL && r.kind == RTN_LOCAL)

@@ -1,5 +1,5 @@
-//! The kernel's table of sockets (`linux/sock_diag.h`, `linux/inet_diag.h`): asking which sockets are
-//! bound, and being told when one is destroyed. Plus the socket filter that lets only our ports through.
+//! sock_diag (`linux/sock_diag.h`, `linux/inet_diag.h`): lists sockets, reads the notifications of destroyed
+//! ones, and builds the BPF filter that passes only those of our ports.
 //!
 //! ```text
 //! inet_diag_req_v2                              inet_diag_msg
@@ -24,23 +24,39 @@ use std::ops::RangeInclusive;
 /// Asks for all sockets of a family and protocol (`IPPROTO_*`) in one of `states` (bits, `1 << TCP_*`)
 /// whose source port is one of `ports`; no ports: all sockets.
 ///
-/// The kernel does the choosing, unless the ports make more than [`MAX_RANGES`] ranges: then everything
-/// is sent, and whoever asks has to look at the ports again.
+/// The kernel filters by port, unless the ports make more than [`MAX_RANGES`] ranges: then it sends all
+/// sockets, and the caller filters.
 pub fn dump(
     family: Family,
     protocol: u8,
     states: u32,
     ports: &BTreeSet<u16>,
 ) -> Result<Request, NetlinkError> {
-    let ranges = ranges(ports);
+    let ranges = ranges(ports, 1);
     Request::new("list the sockets", SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, |w| {
         w.raw(&[family_number(family), protocol, 0, 0]);
         w.raw(&states.to_ne_bytes());
         w.raw(&[0; SOCKID]);
         if !ranges.is_empty() && ranges.len() <= MAX_RANGES {
-            w.bytes(INET_DIAG_REQ_BYTECODE, &port_bytecode(&ranges));
+            w.bytes(INET_DIAG_REQ_BYTECODE, &port_bytecode(&ranges, SOURCE_PORT));
         }
     })
+}
+
+/// Asks for the established TCP connections to a port of other hosts or of this one.
+pub fn dump_connections_to(family: Family, port: u16) -> Result<Request, NetlinkError> {
+    Request::new(
+        "list the connections",
+        SOCK_DIAG_BY_FAMILY,
+        NLM_F_DUMP,
+        |w| {
+            w.raw(&[family_number(family), IPPROTO_TCP, 0, 0]);
+            w.raw(&(1u32 << TCP_ESTABLISHED).to_ne_bytes());
+            w.raw(&[0; SOCKID]);
+            let bytecode = port_bytecode(&[port..=port], DESTINATION_PORT);
+            w.bytes(INET_DIAG_REQ_BYTECODE, &bytecode);
+        },
+    )
 }
 
 /// Asks for the TCP listeners of both families on `ports` with one request: the older form
@@ -50,14 +66,14 @@ pub fn dump(
 /// 0 family  1 src_len  2 dst_len  3 ext  4 inet_diag_sockid  52 states  56 dbs
 /// ```
 pub fn dump_tcp_listeners(ports: &BTreeSet<u16>) -> Result<Request, NetlinkError> {
-    let ranges = ranges(ports);
+    let ranges = ranges(ports, 1);
     Request::new("list the TCP listeners", TCPDIAG_GETSOCK, NLM_F_DUMP, |w| {
         w.raw(&[AF_INET, 0, 0, 0]);
         w.raw(&[0; SOCKID]);
         w.raw(&(1u32 << TCP_LISTEN).to_ne_bytes());
         w.raw(&[0; 4]);
         if !ranges.is_empty() && ranges.len() <= MAX_RANGES {
-            w.bytes(INET_DIAG_REQ_BYTECODE, &port_bytecode(&ranges));
+            w.bytes(INET_DIAG_REQ_BYTECODE, &port_bytecode(&ranges, SOURCE_PORT));
         }
     })
 }
@@ -72,9 +88,11 @@ pub struct Socket {
     /// 0: not connected.
     pub destination_port: u16,
     pub source: IpAddr,
+    /// Unspecified: not connected.
+    pub destination: IpAddr,
     /// The interface it is bound to, or 0.
     pub interface: u32,
-    /// Names the socket for as long as the machine runs.
+    /// Identifies the socket until the next boot; the kernel never reuses a cookie.
     pub cookie: u64,
     /// Of a listener: connections that wait to be accepted; else bytes to read.
     pub rqueue: u32,
@@ -98,7 +116,7 @@ impl Socket {
         };
         let (source_port, destination_port) = (r.u16()?, r.u16()?);
         let source = address(family, r.array()?);
-        let _destination: [u8; 16] = r.array()?;
+        let destination = address(family, r.array()?);
         let interface = r.u32_ne()?;
         let cookie = u64::from(r.u32_ne()?) | u64::from(r.u32_ne()?) << 32;
         let _expires = r.u32_ne()?;
@@ -108,6 +126,7 @@ impl Socket {
             source_port,
             destination_port,
             source,
+            destination,
             interface,
             cookie,
             rqueue: r.u32_ne()?,
@@ -145,36 +164,34 @@ fn address(family: Family, bytes: [u8; 16]) -> IpAddr {
 
 /// One instruction of a classic BPF program (`struct sock_filter`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FilterOp {
+pub struct BpfInstruction {
     pub code: u16,
     pub jt: u8,
     pub jf: u8,
     pub k: u32,
 }
 
-/// The filter for `SO_ATTACH_FILTER` on a socket that listens to the destroy groups: lets through what
-/// had one of `ports` as its source and no destination (listeners, bound UDP sockets, and connections
-/// nobody accepted), so that a host that closes thousands of connections a second does not wake us.
+/// The filter for `SO_ATTACH_FILTER` on a socket subscribed to the destroy groups. It passes
+/// notifications of sockets whose source port is one of `ports` and that have no destination port (listeners,
+/// unconnected UDP sockets, and connections that were not accepted), so that a host that closes thousands of
+/// connections a second does not wake us. With `clients` it also passes those of connected sockets of these ports.
 ///
-/// It sees a message from its `nlmsghdr` on. TCP and UDP are not told apart here. Where the ports make
-/// more than [`MAX_FILTER_RANGES`] ranges, everything without a destination comes through.
-///
-/// With `clients` also the connections that were served: to learn that there are any.
-pub fn destroy_filter(ports: &BTreeSet<u16>, clients: bool) -> Vec<FilterOp> {
-    let ranges = ranges(ports);
-    if ranges.len() > MAX_FILTER_RANGES {
-        return unconnected_filter();
-    }
+/// Offsets count from the `nlmsghdr`. TCP and UDP are not distinguished. If the ports make more than
+/// [`MAX_FILTER_RANGES`] ranges, the closest are joined: the filter then passes the ports between them too.
+pub fn destroy_filter(ports: &BTreeSet<u16>, clients: bool) -> Vec<BpfInstruction> {
+    let ranges = (1..=u16::MAX)
+        .map(|distance| ranges(ports, distance))
+        .find(|ranges| ranges.len() <= MAX_FILTER_RANGES);
     let mut program = unconnected_filter();
-    // In place of what it accepts come the ports.
+    // The port ranges replace its final accept.
     program.pop();
     if clients {
         program.clear();
     }
     let (accept, drop) = (op(RETURN, 0, 0, u32::MAX), op(RETURN, 0, 0, 0));
     program.push(op(LOAD_HALF, 0, 0, OFFSET_SPORT));
-    // Each range has its own way out: a jump reaches no further than 255 instructions.
-    for range in &ranges {
+    // Each range has its own accept: a jump reaches no further than 255 instructions.
+    for range in ranges.iter().flatten() {
         program.push(op(JUMP_GREATER_EQUAL, 0, 2, u32::from(*range.start())));
         program.push(op(JUMP_GREATER, 1, 0, u32::from(*range.end())));
         program.push(accept);
@@ -183,8 +200,8 @@ pub fn destroy_filter(ports: &BTreeSet<u16>, clients: bool) -> Vec<FilterOp> {
     program
 }
 
-/// The filter that lets through what has no destination, whatever its port.
-pub fn unconnected_filter() -> Vec<FilterOp> {
+/// The filter that passes notifications of all sockets without a destination port.
+pub fn unconnected_filter() -> Vec<BpfInstruction> {
     vec![
         op(LOAD_HALF, 0, 0, OFFSET_DPORT),
         op(JUMP_EQUAL, 1, 0, 0),
@@ -193,14 +210,14 @@ pub fn unconnected_filter() -> Vec<FilterOp> {
     ]
 }
 
-fn op(code: u16, jt: u8, jf: u8, k: u32) -> FilterOp {
-    FilterOp { code, jt, jf, k }
+fn op(code: u16, jt: u8, jf: u8, k: u32) -> BpfInstruction {
+    BpfInstruction { code, jt, jf, k }
 }
 
-/// The program for `INET_DIAG_REQ_BYTECODE`: "the source port is in one of these ranges", laid out as
-/// `ss` does it. Each instruction goes on by `yes` bytes or by `no`; to end exactly behind the last one
-/// means yes, to pass it by four means no.
-fn port_bytecode(ranges: &[RangeInclusive<u16>]) -> Vec<u8> {
+/// The program for `INET_DIAG_REQ_BYTECODE`: "the port is in one of these ranges", laid out as by `ss`, with the
+/// opcodes "at least" and "at most" of the source or the destination port. Each instruction jumps ahead by `yes`
+/// bytes or by `no`; a jump exactly to the end accepts the socket, one four bytes past it rejects it.
+fn port_bytecode(ranges: &[RangeInclusive<u16>], [at_least, at_most]: [u8; 2]) -> Vec<u8> {
     let mut code = Vec::new();
     let mut op = |kind: u8, yes: u8, no: u16| {
         code.extend_from_slice(&[kind, yes]);
@@ -208,23 +225,23 @@ fn port_bytecode(ranges: &[RangeInclusive<u16>]) -> Vec<u8> {
     };
     for (index, range) in ranges.iter().enumerate() {
         if index > 0 {
-            // The range before was met: on to the next such jump, or to the end.
+            // The previous range matched: jump to the next such jump, or to the end.
             op(INET_DIAG_BC_JMP, 4, 20);
         }
-        op(INET_DIAG_BC_S_GE, 8, 20);
+        op(at_least, 8, 20);
         op(INET_DIAG_BC_NOP, 0, *range.start());
-        op(INET_DIAG_BC_S_LE, 8, 12);
+        op(at_most, 8, 12);
         op(INET_DIAG_BC_NOP, 0, *range.end());
     }
     code
 }
 
-/// Neighbouring ports as ranges.
-fn ranges(ports: &BTreeSet<u16>) -> Vec<RangeInclusive<u16>> {
+/// Ranges of ports that are at most `distance` apart; 1: no range has another port.
+fn ranges(ports: &BTreeSet<u16>, distance: u16) -> Vec<RangeInclusive<u16>> {
     let mut ranges: Vec<RangeInclusive<u16>> = Vec::new();
     for &port in ports {
         match ranges.last_mut() {
-            Some(last) if last.end().checked_add(1) == Some(port) => *last = *last.start()..=port,
+            Some(last) if port - last.end() <= distance => *last = *last.start()..=port,
             _ => ranges.push(port..=port),
         }
     }
@@ -238,18 +255,24 @@ fn family_number(family: Family) -> u8 {
     }
 }
 
-/// Port ranges in one look-up's filter: the kernel's check of the program takes the square of its length.
+/// Port ranges in the filter of one dump: the kernel's check of the program takes quadratic time in its length.
 pub const MAX_RANGES: usize = 256;
-/// Port ranges in a notification filter: a program has at most 4096 instructions (`BPF_MAXINSNS`).
-pub const MAX_FILTER_RANGES: usize = 1000;
+/// Port ranges in a notification filter. The kernel counts two programs against `net.core.optmem_max` (20 KiB by
+/// default on older kernels) while one replaces the other, with 32 bytes for a range.
+pub const MAX_FILTER_RANGES: usize = 256;
 
+/// TCP.
 pub const IPPROTO_TCP: u8 = 6;
+/// UDP.
 pub const IPPROTO_UDP: u8 = 17;
+/// An established connection.
 pub const TCP_ESTABLISHED: u8 = 1;
+/// Closed; also a bound UDP socket.
 pub const TCP_CLOSE: u8 = 7;
+/// A listener.
 pub const TCP_LISTEN: u8 = 10;
 
-/// The multicast groups that tell of destroyed sockets: TCP and UDP over IPv4, then over IPv6.
+/// Multicast groups of the notifications of destroyed sockets: TCP and UDP over IPv4, then over IPv6.
 pub const DESTROY_GROUPS: [u32; 4] = [1, 2, 3, 4];
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -259,8 +282,10 @@ const INET_DIAG_REQ_BYTECODE: u16 = 1;
 const INET_DIAG_PROTOCOL: u16 = 10;
 const INET_DIAG_BC_NOP: u8 = 0;
 const INET_DIAG_BC_JMP: u8 = 1;
-const INET_DIAG_BC_S_GE: u8 = 2;
-const INET_DIAG_BC_S_LE: u8 = 3;
+/// INET_DIAG_BC_S_GE and INET_DIAG_BC_S_LE.
+const SOURCE_PORT: [u8; 2] = [2, 3];
+/// INET_DIAG_BC_D_GE and INET_DIAG_BC_D_LE.
+const DESTINATION_PORT: [u8; 2] = [4, 5];
 /// Where a notification has its ports, from the `nlmsghdr` on.
 const OFFSET_SPORT: u32 = 20;
 const OFFSET_DPORT: u32 = 22;
@@ -274,7 +299,7 @@ const RETURN: u16 = 0x06;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netlink::message::{Answer, Messages};
+    use crate::netlink::message::{Messages, Reply};
 
     /// What `ss` sent and what it was answered, one datagram each.
     fn golden(text: &str) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
@@ -299,8 +324,8 @@ mod tests {
     fn sockets(datagrams: &[Vec<u8>]) -> Vec<Socket> {
         let messages = datagrams.iter().flat_map(|d| Messages::new(d));
         messages
-            .filter_map(|m| match m.unwrap().answer().unwrap() {
-                Answer::Data(payload) => Some(Socket::decode(payload).unwrap()),
+            .filter_map(|m| match m.unwrap().reply().unwrap() {
+                Reply::Data(payload) => Some(Socket::decode(payload).unwrap()),
                 _ => None,
             })
             .collect()
@@ -317,6 +342,24 @@ mod tests {
     const UDP4_RANGES3: &str = include_str!("../../tests/data/netlink/ss-udp4-ranges3.hex");
     const UDP6_RANGE: &str = include_str!("../../tests/data/netlink/ss-udp6-range.hex");
     const EVENTS: &str = include_str!("../../tests/data/netlink/ss-events.hex");
+
+    const TCP4_CONNECTIONS: &str = include_str!("../../tests/data/netlink/ss-tcp4-connections.hex");
+
+    #[test]
+    fn connections_to_a_port_are_listed_with_both_their_ends() {
+        let (sent, received) = golden(TCP4_CONNECTIONS);
+        let request = dump_connections_to(Family::Ipv4, 179).unwrap();
+        assert_eq!(vec![request.encode(SS_SEQ)], sent);
+        let [socket] = &sockets(&received)[..] else {
+            panic!("one connection");
+        };
+        assert_eq!(socket.state, TCP_ESTABLISHED);
+        assert_eq!((socket.source_port, socket.destination_port), (40179, 179));
+        let ends = (socket.source, socket.destination);
+        let addr = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert_eq!(ends, (addr("127.0.0.2"), addr("127.0.0.1")));
+        assert_ne!(socket.inode, 0);
+    }
 
     #[test]
     fn requests_are_byte_for_byte_what_ss_sends() {
@@ -338,7 +381,7 @@ mod tests {
         }
     }
 
-    /// By hand from `linux/inet_diag.h`: no tool of today sends it.
+    /// Written by hand from `linux/inet_diag.h`: no current tool sends it.
     #[test]
     fn the_older_request_has_the_states_behind_the_socket() {
         let request = dump_tcp_listeners(&[80].into()).unwrap().encode(7);
@@ -431,8 +474,31 @@ mod tests {
         assert!(run(&filter, 4, 0) && !run(&filter, 5, 80));
     }
 
+    #[test]
+    fn many_ports_pass_the_filter_with_and_without_clients() {
+        // Pairs of ports in every hundred: 655 pairs, which 256 ranges do not hold.
+        let ports: BTreeSet<u16> = (0..655).flat_map(|i| [100 * i + 1, 100 * i + 40]).collect();
+        for clients in [false, true] {
+            let filter = destroy_filter(&ports, clients);
+            assert!(filter.len() <= 4 + 3 * MAX_FILTER_RANGES);
+            for port in &ports {
+                assert!(run(&filter, *port, 0), "{port}");
+                assert_eq!(run(&filter, *port, 40000), clients, "{port}");
+            }
+            assert!(!run(&filter, 0, 0) && !run(&filter, 65535, 0));
+        }
+        // One pair of neighbors too many: only these are joined.
+        let ports: BTreeSet<u16> = (0..256).map(|i| 100 * i + 1).chain([3]).collect();
+        let passed = |port: &u16| run(&destroy_filter(&ports, true), *port, 40000);
+        let others: Vec<u16> = (0..1000)
+            .filter(|port| !ports.contains(port))
+            .filter(passed)
+            .collect();
+        assert_eq!(others, [2]);
+    }
+
     /// Runs a filter over a message with these ports, as the kernel would.
-    fn run(program: &[FilterOp], sport: u16, dport: u16) -> bool {
+    fn run(program: &[BpfInstruction], sport: u16, dport: u16) -> bool {
         let (mut at, mut a) = (0, 0u32);
         loop {
             let op = program[at];

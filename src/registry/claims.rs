@@ -1,4 +1,4 @@
-//! Who holds which VIP. Apps that want one which another holds wait for it, in order of their names.
+//! Which app holds which VIP. Other claimants of a VIP wait for it, in order of their names.
 
 use std::collections::BTreeMap;
 
@@ -13,44 +13,46 @@ pub(super) struct Claims {
 #[derive(Debug)]
 struct Claim {
     holder: AppName,
-    /// All apps that want it, the holder too, in order.
-    wanted_by: Vec<AppName>,
+    /// All claimants, the holder included, in order.
+    claimants: Vec<AppName>,
 }
 
 impl Claims {
+    /// The app that holds the VIP.
     pub fn holder(&self, vip: &Prefix) -> Option<&AppName> {
         self.vips.get(vip).map(|claim| &claim.holder)
     }
 
+    /// Whether the app holds the VIP.
     pub fn holds(&self, app: &AppName, vip: &Prefix) -> bool {
         self.holder(vip) == Some(app)
     }
 
-    /// All apps that want this VIP.
-    pub fn wanted_by(&self, vip: &Prefix) -> &[AppName] {
+    /// All claimants of this VIP.
+    pub fn claimants(&self, vip: &Prefix) -> &[AppName] {
         let claim = self.vips.get(vip);
-        claim.map_or(&[], |claim| claim.wanted_by.as_slice())
+        claim.map_or(&[], |claim| claim.claimants.as_slice())
     }
 
-    /// The app wants the VIP; it holds it if nobody else does, and then `true` is returned.
+    /// Adds a claim. Returns `true` if the app now holds the VIP, because no other app does.
     pub fn add(&mut self, app: &AppName, vip: Prefix) -> bool {
         let claim = self.vips.entry(vip).or_insert_with(|| Claim {
             holder: app.clone(),
-            wanted_by: Vec::new(),
+            claimants: Vec::new(),
         });
-        if let Err(at) = claim.wanted_by.binary_search(app) {
-            claim.wanted_by.insert(at, app.clone());
+        if let Err(at) = claim.claimants.binary_search(app) {
+            claim.claimants.insert(at, app.clone());
         }
-        claim.wanted_by.len() == 1
+        claim.claimants.len() == 1
     }
 
-    /// The app wants the VIP no more; if it held it, the next one does.
+    /// Removes a claim; if the app held the VIP, the next claimant holds it.
     pub fn remove(&mut self, app: &AppName, vip: &Prefix) {
         let Some(claim) = self.vips.get_mut(vip) else {
             return;
         };
-        claim.wanted_by.retain(|other| other != app);
-        match claim.wanted_by.first() {
+        claim.claimants.retain(|other| other != app);
+        match claim.claimants.first() {
             None => {
                 self.vips.remove(vip);
             }
@@ -59,20 +61,21 @@ impl Claims {
         }
     }
 
-    /// The VIP goes from its holder to another app that wants it.
-    pub fn hand_over(&mut self, vip: &Prefix, to: AppName) {
+    /// Passes the VIP from its holder to another claimant.
+    pub fn transfer(&mut self, vip: &Prefix, to: AppName) {
         if let Some(claim) = self.vips.get_mut(vip) {
             claim.holder = to;
         }
     }
 
+    /// Renames an app in its claims.
     pub fn rename(&mut self, old: &AppName, new: &AppName, vips: impl Iterator<Item = Prefix>) {
         for vip in vips {
             let held = self.holds(old, &vip);
             self.remove(old, &vip);
             self.add(new, vip);
             if held {
-                self.hand_over(&vip, new.clone());
+                self.transfer(&vip, new.clone());
             }
         }
     }
@@ -82,6 +85,7 @@ impl Claims {
         self.vips.len()
     }
 
+    /// All claimed VIPs.
     pub fn vips(&self) -> impl Iterator<Item = &Prefix> {
         self.vips.keys()
     }

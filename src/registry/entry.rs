@@ -1,5 +1,7 @@
-//! One app: its definition, the three machines of its life (health, intent, one for each VIP), and what is
-//! remembered of it. Its state, and why it is in it, follow from these.
+//! One app: its definition and its state machines (health, intent, one for each VIP). `AppState` and its
+//! reason are functions of these.
+
+mod second_stage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -7,195 +9,284 @@ use std::time::Instant;
 
 use log::info;
 
-use super::app_health::{AppHealth, AppTimers, HeldBy};
+use super::app_health::{AppHealth, AppTimers, HoldReason};
 use super::checks::Checks;
 use super::facts::Problem;
-use super::intent::Intent;
-use super::vip::{Linger, VipLife, Wish};
-use super::{AppState, Change, MonitorId};
-use crate::app::{App, Attributes, Reaction, VipPresence};
+use super::intent::{Intent, Wait};
+use super::vip::{DesiredState, Linger, VipMachine};
+use super::{AppState, DrainSince, DrainView, MonitorId, StateChange};
+use crate::app::{App, Attributes, DrainRequest, RouteAction, VipPresence};
 use crate::config::Refusal;
 use crate::health::Health;
 use crate::net::Prefix;
-use crate::timer::Soonest;
+use crate::plan::Route;
+use crate::timer::EarliestDeadline;
 
 pub(super) struct Entry {
     pub app: App,
     /// In the order of the app's monitors.
     pub monitors: Vec<MonitorId>,
-    /// Why the whole app is kept away: it has no checks, and wants no VIP.
+    /// The indexes of those that probe the app's own VIPs.
+    second_stage: Box<[usize]>,
+    /// Why the app is refused: a refused app has no checks and claims no VIP.
     pub refusal: Option<Refusal>,
     pub health: AppHealth,
     pub intent: Intent,
-    vips: BTreeMap<Prefix, VipLife>,
-    /// Why it cannot be told whether its maintenance file is there.
+    /// Who requested its drain, if it has one and that is known.
+    pub drain_request: Option<DrainRequest>,
+    /// Boxed: a map has room for eleven, and most apps have one.
+    vips: BTreeMap<Prefix, Box<VipMachine>>,
+    /// The wildcard address without a monitor of the VIP has been logged.
+    told_wildcard: bool,
+    /// Why the maintenance file cannot be looked up.
     pub maintenance_problem: Option<String>,
-    /// A route of it was out at least once.
+    /// A route of it was announced at least once.
     pub was_announced: bool,
     /// Transitions by the state entered.
     pub transitions: BTreeMap<AppState, u64>,
-    /// As it was when it was last settled, and since when.
-    shown: AppState,
+    /// The state at the last reconcile, and since when.
+    last_state: AppState,
     since: Instant,
+    /// Since when it has been announced as last resort.
+    last_resort_since: Option<Instant>,
+}
+
+/// How well an instance could hold the VIPs that it shares with others, the best last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Eligibility {
+    /// It would announce nothing.
+    None,
+    LastResort,
+    Healthy,
 }
 
 impl Entry {
+    /// An app that was not checked yet.
     pub fn new(app: App, monitors: Vec<MonitorId>, now: Instant) -> Self {
         Self {
+            second_stage: second_stage(&app, &monitors),
             app,
             monitors,
             refusal: None,
             health: AppHealth::new(now),
             intent: Intent::Run,
+            drain_request: None,
             vips: BTreeMap::new(),
+            told_wildcard: false,
             maintenance_problem: None,
             was_announced: false,
             transitions: BTreeMap::new(),
-            shown: AppState::Pending,
+            last_state: AppState::Pending,
             since: now,
+            last_resort_since: None,
         }
     }
 
-    /// Takes a new definition in place. What both have in common goes on: the VIPs stay announced
-    /// until the new monitors' first round is in.
+    /// Replaces the definition in place. What both have in common continues: the VIPs stay announced
+    /// until each new monitor has a first result.
     pub fn replace(&mut self, now: Instant, app: App, monitors: Vec<MonitorId>) {
         let both: BTreeSet<Prefix> = self.vips().filter(|vip| app.vips.contains(vip)).collect();
         self.health.replace(both, self.is_announcing());
-        // Without a file nobody would ever end the maintenance.
+        // Without a file nothing would end the maintenance.
         if app.options.maintenance_file.is_none() {
             self.intent.set_maintenance(false);
         }
-        // Its file is looked at anew if it is another one.
+        // A new file is looked up anew.
         if self.app.options.maintenance_file != app.options.maintenance_file {
             self.maintenance_problem = None;
         }
+        self.second_stage = second_stage(&app, &monitors);
+        self.told_wildcard = false;
         self.app = app;
         self.monitors = monitors;
         if self.refusal.take().is_some() {
-            self.health.begin_anew(now);
+            self.health.reset(now);
         }
     }
 
+    /// The app's VIPs.
     pub fn vips(&self) -> impl Iterator<Item = Prefix> + '_ {
         self.app.vips.iter().map(|vip| vip.prefix())
     }
 
-    pub fn vip(&self, vip: &Prefix) -> Option<&VipLife> {
-        self.vips.get(vip)
+    /// The state machine of one VIP.
+    pub fn vip(&self, vip: &Prefix) -> Option<&VipMachine> {
+        self.vips.get(vip).map(|machine| &**machine)
     }
 
-    /// Whether this VIP's address is wanted on the interface.
+    /// Whether this VIP's address is desired on the interface.
     pub fn is_addressed(&self, vip: &Prefix) -> bool {
         let always = self.app.options.vip_presence == VipPresence::Always;
-        let life = self.vips.get(vip);
-        self.refusal.is_none() && life.is_some_and(|life| life.is_addressed(always))
+        let machine = self.vips.get(vip);
+        self.refusal.is_none() && machine.is_some_and(|machine| machine.is_addressed(always))
     }
 
-    /// Its state when it was last settled.
-    pub fn shown(&self) -> AppState {
-        self.shown
+    /// Its state after the last reconcile.
+    pub fn last_state(&self) -> AppState {
+        self.last_state
     }
 
+    /// When the state was entered.
     pub fn since(&self) -> Instant {
         self.since
     }
 
-    /// Begins a drain; one that has begun goes on.
-    pub fn drain(&mut self, now: Instant, leaving: bool) {
-        let announced = self.is_announcing().then_some(self.app.options.drain_time);
-        self.intent.drain(now, leaving, announced);
+    /// Since when it has been announced as last resort.
+    pub fn last_resort_since(&self) -> Option<Instant> {
+        self.last_resort_since
     }
 
-    /// Whether it could hold its VIPs now: healthy, and nothing stands against it.
-    pub fn is_eligible(&self) -> bool {
-        self.health.is_up()
-            && self.intent == Intent::Run
+    /// Begins a drain; one that has begun goes on.
+    pub fn drain(&mut self, now: Instant, leaving: bool) {
+        let options = &self.app.options;
+        let wait = self.is_announcing().then_some(Wait {
+            longest: options.drain_time,
+            until: options.drain_wait,
+        });
+        self.intent.drain(now, leaving, wait);
+    }
+
+    /// How well it could hold its VIPs now.
+    pub fn eligibility(&self) -> Eligibility {
+        let free = self.intent == Intent::Run
             && self.refusal.is_none()
-            && self.problems().all(Problem::is_standby)
+            && self.problems().all(Problem::is_standby);
+        let last_resort =
+            self.app.when_down == RouteAction::LastResort && self.health.is_last_resort();
+        match free {
+            true if self.health.is_up() => Eligibility::Healthy,
+            true if last_resort => Eligibility::LastResort,
+            _ => Eligibility::None,
+        }
     }
 
     fn problems(&self) -> impl Iterator<Item = &Problem> {
-        self.vips.values().filter_map(VipLife::problem)
+        self.vips.values().filter_map(|machine| machine.problem())
     }
 
-    /// Brings the three machines up to date with what monitors and network say, and reports a change
-    /// of the app's state.
-    pub fn settle(
+    /// Updates health and intent from the monitors' results, before the holders of its VIPs are determined.
+    pub fn reconcile_health(&mut self, now: Instant, checks: &Checks, timers: &AppTimers) {
+        let measured = self.measured(checks);
+        self.health.reconcile(now, measured, &self.app, timers);
+        self.intent.reconcile(now);
+    }
+
+    /// Updates the VIPs from health and intent, and reports a change of the app's state. `problems` are in the
+    /// order of its VIPs.
+    pub fn reconcile_vips(
         &mut self,
         now: Instant,
         checks: &Checks,
         timers: &AppTimers,
-        mut problems: BTreeMap<Prefix, Problem>,
-    ) -> Option<Change> {
-        let measured = match &self.refusal {
-            None => checks.all(&self.monitors),
-            Some(_) => Health::Unknown,
-        };
-        self.health.settle(now, measured, &self.app, timers);
-        self.intent.settle(now);
-        let attributes = self.announcement().map(Rc::new);
-        if attributes.is_some() && self.health.is_up() && self.intent == Intent::Run {
-            self.health.announced(now, &self.app);
-        }
+        last_resort: &Attributes,
+        problems: Vec<(Prefix, Problem)>,
+    ) -> Option<StateChange> {
+        let route = self.announcement(last_resort).map(Rc::new);
+        let asks = self.first_stage(checks) == Health::Up && self.may_ask();
         self.vips.retain(|vip, _| self.app.vips.contains(vip));
         let (linger, cleaned_up) = (self.linger(timers), self.health.is_cleaned_up());
         let always = self.app.options.vip_presence == VipPresence::Always;
+        let mut problems = problems.into_iter().peekable();
+        let mut any = false;
         for vip in self.app.vips.iter().map(|vip| vip.prefix()) {
-            let wish = match &attributes {
-                Some(attributes) if self.health.covers(&vip) => {
-                    Wish::Announce(Rc::clone(attributes))
+            let desired = match &route {
+                Some(route) if self.is_confirmed(&vip, checks) => {
+                    DesiredState::Announced(Rc::clone(route))
                 }
-                _ if always && self.refusal.is_none() => Wish::Address,
-                _ => Wish::Nothing,
+                _ if asks => DesiredState::Probe,
+                _ if always && self.refusal.is_none() => DesiredState::Addressed,
+                _ => DesiredState::Absent,
             };
-            let life = self.vips.entry(vip).or_default();
-            life.settle(now, wish, problems.remove(&vip), linger, cleaned_up);
+            any |= matches!(desired, DesiredState::Announced(_));
+            let machine = self.vips.entry(vip).or_default();
+            let problem = problems.next_if(|(of, _)| *of == vip);
+            let problem = problem.map(|(_, problem)| problem);
+            machine.reconcile(now, desired, problem, linger, cleaned_up);
         }
-        self.note_state(now, checks)
+        self.log_wildcard(checks);
+        if any && self.health.is_up() && self.intent == Intent::Run {
+            self.health.announced(now, &self.app);
+        }
+        self.record_state(now, checks)
     }
 
-    fn note_state(&mut self, now: Instant, checks: &Checks) -> Option<Change> {
-        let (from, to) = (self.shown, self.state());
-        if to == from {
+    /// The change of its routes when the app became a last resort or ceased to be one.
+    fn note_last_resort(&mut self, now: Instant) -> Option<&'static str> {
+        let down = self.route_actions().and_then(|[_, down]| down);
+        let routed = self.vips.values().any(|machine| machine.route().is_some());
+        let is = routed && down == Some(&RouteAction::LastResort);
+        let consequence = match (self.last_resort_since, is) {
+            (None, true) => "announced as last resort",
+            (Some(_), false) if routed => "announced as before",
+            (Some(_), false) if self.problems().any(Problem::is_standby) => "handed over",
+            (Some(_), false) => "withdrawn",
+            (None, false) | (Some(_), true) => return None,
+        };
+        self.last_resort_since = is.then_some(now);
+        Some(consequence)
+    }
+
+    fn record_state(&mut self, now: Instant, checks: &Checks) -> Option<StateChange> {
+        let (from, to) = (self.last_state, self.state());
+        let consequence = self.note_last_resort(now);
+        if to == from && consequence.is_none() {
             return None;
         }
-        self.shown = to;
-        self.since = now;
-        *self.transitions.entry(to).or_insert(0) += 1;
-        Some(Change {
+        if to != from {
+            self.last_state = to;
+            self.since = now;
+            *self.transitions.entry(to).or_insert(0) += 1;
+        }
+        let why = self.why(checks);
+        Some(StateChange {
             app: self.app.name.clone(),
             from,
             to,
-            why: self.why(checks),
+            last_resort: self.last_resort_since.is_some(),
+            why: match consequence {
+                Some(consequence) => format!("{consequence}: {why}"),
+                None => why,
+            },
         })
     }
 
-    /// Whether routes are wanted for VIPs that nothing stands against.
+    /// Whether routes are desired for VIPs that are not blocked.
     pub fn is_announcing(&self) -> bool {
-        self.reactions().is_some_and(|reactions| {
-            let mut reactions = reactions.into_iter().flatten();
-            reactions.all(|reaction| *reaction != Reaction::Withdraw)
-        })
+        !self.waits_for_answer()
+            && self.route_actions().is_some_and(|route_actions| {
+                let mut route_actions = route_actions.into_iter().flatten();
+                route_actions.all(|action| match action {
+                    RouteAction::Withdraw => false,
+                    RouteAction::LastResort => self.health.is_last_resort(),
+                    RouteAction::Announce(_) => true,
+                })
+            })
     }
 
-    /// The attributes of its routes; `None`: no route is wanted.
-    fn announcement(&self) -> Option<Attributes> {
+    /// Its desired route, the same for each VIP; `None`: none is desired.
+    fn announcement(&self, last_resort: &Attributes) -> Option<Route> {
         let mut attributes = self.app.attributes.clone();
-        for reaction in self.reactions()?.into_iter().flatten() {
-            match reaction {
-                Reaction::Withdraw => return None,
-                Reaction::Announce(over) => attributes = attributes.overlaid(over),
+        for action in self.route_actions()?.into_iter().flatten() {
+            match action {
+                RouteAction::Withdraw => return None,
+                RouteAction::LastResort if !self.health.is_last_resort() => return None,
+                RouteAction::LastResort => attributes = attributes.less_attractive(last_resort),
+                RouteAction::Announce(over) => attributes = attributes.overlaid(over),
             }
         }
-        Some(attributes)
+        Some(Route {
+            attributes,
+            peers: self.app.options.peers.clone(),
+        })
     }
 
-    /// What intent and health ask for; `None`: there is nothing to announce yet, however unattractive.
-    fn reactions(&self) -> Option<[Option<&Reaction>; 2]> {
+    /// `when_draining` and `when_down`, where intent and health call for them; `None`: no route may be announced yet,
+    /// not even with less preferred attributes.
+    fn route_actions(&self) -> Option<[Option<&RouteAction>; 2]> {
         if self.refusal.is_some() || self.health.health() == Health::Unknown {
             return None;
         }
-        if let Some((HeldBy::StartDelay, _)) = self.health.held() {
+        if let Some((HoldReason::StartDelay, _)) = self.health.held() {
             return None;
         }
         let leaving = (self.intent != Intent::Run).then_some(&self.app.when_draining);
@@ -203,27 +294,61 @@ impl Entry {
         Some([leaving, down])
     }
 
+    /// The state now, from health, intent and VIPs.
     pub fn state(&self) -> AppState {
-        if self.refusal.is_some() || self.obstacle().is_some() {
+        if self.refusal.is_some() || self.blocking_problem().is_some() {
             return AppState::Invalid;
         }
-        match (self.intent, self.health.health(), self.health.held()) {
-            (Intent::Drain(drain) | Intent::Leave(drain), ..) if drain.is_done() => {
+        match (&self.intent, self.health.health(), self.health.held()) {
+            (Intent::Drain(drain) | Intent::Exit(drain), ..) if drain.is_done() => {
                 AppState::Drained
             }
-            (Intent::Drain(_) | Intent::Leave(_), ..) => AppState::Draining,
+            (Intent::Drain(_) | Intent::Exit(_), ..) => AppState::Draining,
             (Intent::Maintenance, ..) => AppState::Maintenance,
             (Intent::Run, Health::Unknown, _) => AppState::Pending,
             (Intent::Run, Health::Down, _) => AppState::Down,
-            (Intent::Run, Health::Up, Some((HeldBy::Damping, _))) => AppState::HeldDown,
-            (Intent::Run, Health::Up, Some((HeldBy::StartDelay, _))) => AppState::Pending,
+            (Intent::Run, Health::Up, Some((HoldReason::Damping, _))) => AppState::HeldDown,
+            (Intent::Run, Health::Up, Some((HoldReason::StartDelay, _))) => AppState::Pending,
+            (Intent::Run, Health::Up, None) if self.waits_for_answer() => AppState::Pending,
             (Intent::Run, Health::Up, None) => AppState::Up,
         }
     }
 
-    /// What keeps a VIP from being announced; to stand by is no obstacle.
-    fn obstacle(&self) -> Option<&Problem> {
+    /// What blocks a VIP; a standby does not count as blocked.
+    fn blocking_problem(&self) -> Option<&Problem> {
         self.problems().find(|problem| !problem.is_standby())
+    }
+
+    /// Who has drained it or put it into maintenance, and since when.
+    pub fn drain_view(&self, now: Instant) -> Option<DrainView> {
+        let in_state = DrainSince::Ago(now.saturating_duration_since(self.since));
+        let (by, since) = match (&self.intent, &self.drain_request) {
+            (Intent::Run, _) => return None,
+            (Intent::Exit(_), _) => (Some("SIGTERM or SIGINT".to_owned()), in_state),
+            (Intent::Drain(_), Some(request)) => {
+                let by = request.by().to_owned();
+                (Some(by), DrainSince::At(request.since))
+            }
+            (Intent::Drain(_), None) => (None, in_state),
+            (Intent::Maintenance, _) => {
+                let file = self.app.options.maintenance_file.as_ref();
+                let by = file.map(|file| format!("maintenance file {}", file.display()));
+                (by, in_state)
+            }
+        };
+        Some(DrainView { by, since })
+    }
+
+    /// The reason, with the remaining time of a hold-down.
+    pub fn why_now(&self, now: Instant, checks: &Checks) -> String {
+        let why = self.why(checks);
+        match self.health.held() {
+            Some((HoldReason::Damping, until)) if self.state() == AppState::HeldDown => {
+                let left = until.saturating_duration_since(now);
+                format!("{why}, for {:.1}s more", left.as_secs_f64())
+            }
+            _ => why,
+        }
     }
 
     /// Why it is in its state; never empty.
@@ -231,53 +356,65 @@ impl Entry {
         if let Some(reason) = &self.refusal {
             return reason.to_string();
         }
-        if let Some(problem) = self.obstacle() {
+        if let Some(problem) = self.blocking_problem() {
             return problem.to_string();
         }
-        match self.intent {
-            Intent::Leave(_) => "stopping".to_owned(),
-            Intent::Drain(drain) if drain.is_done() => "drained".to_owned(),
-            Intent::Drain(_) => "drain asked for".to_owned(),
-            Intent::Maintenance => "maintenance file is there".to_owned(),
-            Intent::Run => self.why_healthy(checks),
+        match &self.intent {
+            Intent::Exit(_) => "stopping".to_owned(),
+            Intent::Drain(drain) => match (&self.drain_request, drain.is_done()) {
+                (Some(request), true) => format!("drained: requested by {}", request.by()),
+                (Some(request), false) => format!("drain requested by {}", request.by()),
+                (None, true) => "drained".to_owned(),
+                (None, false) => "drain requested".to_owned(),
+            },
+            Intent::Maintenance => "maintenance file exists".to_owned(),
+            Intent::Run => self.why_running(checks),
         }
     }
 
-    fn why_healthy(&self, checks: &Checks) -> String {
+    fn why_running(&self, checks: &Checks) -> String {
         match (self.health.health(), self.health.held()) {
-            (Health::Up, Some((HeldBy::Damping, _))) => {
-                format!(
-                    "held down after {} announcements within flap_window",
-                    self.health.flaps()
-                )
-            }
-            (Health::Up, Some((HeldBy::StartDelay, _))) => {
+            (Health::Up, Some((HoldReason::Damping, _))) => match self.health.flaps() {
+                1 => "held down after an announcement within flap_window".to_owned(),
+                flaps => format!("held down after {flaps} announcements within flap_window"),
+            },
+            (Health::Up, Some((HoldReason::StartDelay, _))) => {
                 format!("healthy, start_delay is {:?}", self.app.options.start_delay)
+            }
+            (Health::Up, None) if self.waits_for_answer() => {
+                self.describe_monitor(checks, Health::Unknown)
             }
             (Health::Up, None) if self.health.is_inherited() => {
                 "waiting for the new monitors".to_owned()
             }
             (Health::Up, None) => match self.problems().next() {
                 Some(standby) => standby.to_string(),
-                None if self.monitors.is_empty() => "it has no monitors".to_owned(),
+                None if self.monitors.is_empty() => "no monitors: always healthy".to_owned(),
                 None => "all monitors pass".to_owned(),
             },
-            (health, _) => self.worst(checks, health),
+            (health, _) => self.describe_monitor(checks, health),
         }
     }
 
-    /// The first monitor of that health and what it said.
-    fn worst(&self, checks: &Checks, health: Health) -> String {
-        let mut monitors = self.app.monitors.iter().zip(&self.monitors).enumerate();
-        let found = monitors.find_map(|(index, (monitor, id))| {
-            let check = checks.get(*id).filter(|check| check.health() == health)?;
-            Some((monitor.label(index), check))
-        });
-        let Some((label, check)) = found else {
-            return "its health is not known".to_owned();
+    /// The first monitor of that health and its message; one that states a fact before all others.
+    fn describe_monitor(&self, checks: &Checks, health: Health) -> String {
+        let monitors = self.app.monitors.iter().zip(&self.monitors).enumerate();
+        let found = |second| {
+            let found = monitors.clone().filter_map(|(index, (monitor, id))| {
+                let check = checks.get(*id).filter(|check| check.health() == health)?;
+                let found = self.is_second_stage(index) == second;
+                found.then(|| (monitor.title(index), check))
+            });
+            found.min_by_key(|(_, check)| !check.is_down_for_fact())
+        };
+        let Some((label, check)) = found(false).or_else(|| found(true)) else {
+            return "its health is unknown".to_owned();
         };
         match &check.last {
             Some(seen) => format!("{label}: {}", seen.outcome),
+            None if check.is_paused() => {
+                format!("waiting for {label}: asked when the address is there")
+            }
             None => format!("{label}: not checked yet"),
         }
     }
@@ -285,29 +422,36 @@ impl Entry {
     /// How long an address stays after its withdraw.
     fn linger(&self, timers: &AppTimers) -> Linger {
         match timers.vip_linger {
-            None => Linger::WhileNotCleanedUp(!self.health.is_cleaned_up()),
-            Some(stay) if self.intent.is_leaving() => {
+            None => Linger::UntilCleanup(!self.health.is_cleaned_up()),
+            Some(stay) if self.intent.is_draining() => {
                 Linger::For(stay.max(self.app.options.drain_time))
             }
             Some(stay) => Linger::For(stay),
         }
     }
 
-    /// The next moment at which something changes by itself, checks apart.
+    /// The next deadline, except those of checks.
     pub fn deadline(&self, timers: &AppTimers) -> Option<Instant> {
-        let mut soonest = Soonest::new();
-        soonest.add(self.health.deadline(timers), ());
-        soonest.add(self.intent.deadline(), ());
+        let mut earliest = EarliestDeadline::new();
+        earliest.add(self.health.deadline(timers), ());
+        earliest.add(self.intent.deadline(), ());
         let linger = self.linger(timers);
-        for life in self.vips.values() {
-            soonest.add(life.deadline(linger), ());
+        for machine in self.vips.values() {
+            earliest.add(machine.deadline(linger), ());
         }
-        soonest.get().map(|(at, ())| at)
+        earliest.get().map(|(at, ())| at)
     }
 
-    /// Says in the log that it is called otherwise from now on.
+    /// Renames the app, and logs it.
     pub fn rename(&mut self, name: crate::app::AppName) {
-        info!("app {}: is {name} from now on", self.app.name);
+        info!("app {}: renamed to {name}", self.app.name);
         self.app.name = name;
     }
+}
+
+/// The indexes of the monitors that probe the app's own VIPs; empty for a refused app, which has no checks.
+fn second_stage(app: &App, checks: &[MonitorId]) -> Box<[usize]> {
+    let monitors = app.monitors.iter().zip(checks).enumerate();
+    let asking = monitors.filter(|(_, (monitor, _))| app.asks_vips(&monitor.spec));
+    asking.map(|(index, _)| index).collect()
 }

@@ -1,6 +1,6 @@
-//! Apps discovered in Consul: all of them at once, and several instances of one service. Instances
-//! that want the same VIP are one VIP with a standby: whichever passes first holds it, another takes
-//! over in place, so that neither route nor address goes away in between.
+//! Apps discovered in Consul, and instances of one service. Instances that claim the same VIP are active
+//! and standby: the first that passes holds it, another takes over in place, so that neither route nor
+//! address is removed in between.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -12,7 +12,7 @@ use crate::app::{App, AppName, Source};
 use crate::config::Refusal;
 use crate::net::Prefix;
 
-/// An app that was discovered, and what stands against it.
+/// A discovered app, and why it is refused, if it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiscoveredApp {
     pub app: App,
@@ -21,28 +21,32 @@ pub struct DiscoveredApp {
 }
 
 impl Registry {
-    /// From now on exactly these are Consul's apps. What did not change goes on undisturbed.
+    /// Replaces Consul's apps with exactly these. Unchanged apps are not touched.
     pub fn discover(&mut self, now: Instant, found: Vec<DiscoveredApp>) {
         let ids: BTreeSet<&str> = found.iter().filter_map(|found| id(&found.app)).collect();
         for DiscoveredApp { app, .. } in &found {
-            self.make_way(now, app, &ids);
+            self.release_name(now, app, &ids);
             self.rename_instance(now, app);
         }
-        let wanted: BTreeSet<&AppName> = found.iter().map(|found| &found.app.name).collect();
-        // First what goes: its VIPs may have a new owner.
+        let wanted: BTreeSet<&str> = found.iter().map(|found| found.app.name.as_str()).collect();
+        // Removals first: their VIPs may have a new owner.
         for name in self.of_sources(&[Source::Consul]) {
-            if !wanted.contains(&name) {
-                self.unregister(now, &name);
+            if !wanted.contains(name.as_str()) {
+                self.unregister(now, &name, "not in Consul any more");
             }
         }
         for found in found {
-            self.find(now, found);
+            self.upsert_discovered(now, found);
         }
     }
 
-    fn find(&mut self, now: Instant, found: DiscoveredApp) {
+    fn upsert_discovered(&mut self, now: Instant, found: DiscoveredApp) {
         let DiscoveredApp { app, refusal } = found;
-        let judge = || self.policy.permit(&app).and_then(|()| self.find_room(&app));
+        let judge = || {
+            self.policy
+                .permit(&app)
+                .and_then(|()| self.check_quota(&app))
+        };
         let refusal = refusal.or_else(|| judge().err());
         if let Some(held) = self.apps.get(&app.name) {
             if held.app.source.precedence() > app.source.precedence() {
@@ -56,18 +60,18 @@ impl Registry {
                 return;
             }
         }
-        self.place(now, app, refusal);
+        self.upsert(now, app, refusal);
     }
 
-    /// An instance that is gone leaves its name to one that is there: replaced in place instead, that
-    /// one would begin anew.
-    fn make_way(&mut self, now: Instant, app: &App, there: &BTreeSet<&str>) {
+    /// Removes an instance that is gone where another takes its name: replaced in place, that one would
+    /// lose its state.
+    fn release_name(&mut self, now: Instant, app: &App, there: &BTreeSet<&str>) {
         let held = self.apps.get(&app.name).map(|entry| &entry.app);
         let gone = held.is_some_and(|held| {
-            are_instances(held, app) && id(held).is_some_and(|id| !there.contains(id))
+            same_service(held, app) && id(held).is_some_and(|id| !there.contains(id))
         });
         if gone && id(app).is_some_and(|id| self.index.instance(id).is_some()) {
-            self.unregister(now, &app.name);
+            self.unregister(now, &app.name, "not in Consul any more");
         }
     }
 
@@ -77,25 +81,26 @@ impl Registry {
             return;
         };
         let old = self.index.instance(id).and_then(|name| self.apps.get(name));
-        let old = old.filter(|entry| are_instances(&entry.app, app));
+        let old = old.filter(|entry| same_service(&entry.app, app));
         if let Some(old) = old.map(|entry| entry.app.name.clone()) {
             self.rename(now, &BTreeMap::from([(&old, &app.name)]));
         }
     }
 
-    /// What it means to `app` that another one holds its VIP.
-    pub(super) fn held(&self, app: &App, vip: Prefix, holder: &AppName) -> Problem {
+    /// Why `app` cannot announce a VIP that `holder` holds.
+    pub(super) fn holder_problem(&self, app: &App, vip: Prefix, holder: &AppName) -> Problem {
         let by = holder.to_string();
         let holder = self.apps.get(holder).map(|entry| &entry.app);
-        if holder.is_some_and(|holder| are_instances(app, holder)) {
+        if holder.is_some_and(|holder| same_service(app, holder)) {
             Problem::Standby { vip, by }
         } else {
-            Problem::Held { vip, by }
+            Problem::HeldByOther { vip, by }
         }
     }
 
-    /// Gives VIPs that this app's service holds to an instance that passes, where the holder does not.
-    pub(super) fn hand_over(&mut self, name: &AppName) {
+    /// Gives VIPs that this app's service holds to an instance that passes, where the holder does not, or to one
+    /// that could be a last resort, where the holder would announce nothing.
+    pub(super) fn fail_over(&mut self, name: &AppName) {
         let Some(entry) = self.apps.get(name) else {
             return;
         };
@@ -111,20 +116,22 @@ impl Registry {
             else {
                 continue;
             };
-            if holder.is_eligible() || !are_instances(&entry.app, &holder.app) {
+            if !same_service(&entry.app, &holder.app) {
                 continue;
             }
-            let waiting = self.claims.wanted_by(&vip).iter();
-            let mut others = waiting.filter_map(|name| self.apps.get(name));
-            let next =
-                others.find(|other| other.is_eligible() && are_instances(&entry.app, &other.app));
-            if let Some(next) = next {
+            let waiting = self.claims.claimants(&vip).iter();
+            let others = waiting.filter_map(|name| self.apps.get(name));
+            let others = others.filter(|other| same_service(&entry.app, &other.app));
+            // Of equals the first in the order of their names.
+            let best = others.rev().max_by_key(|other| other.eligibility());
+            let better = best.filter(|best| best.eligibility() > holder.eligibility());
+            if let Some(next) = better {
                 changes.push((vip, holder.app.name.clone(), next.app.name.clone()));
             }
         }
         for (vip, old, next) in changes {
             info!("VIP {vip}: app {next} takes over from {old}");
-            self.claims.hand_over(&vip, next.clone());
+            self.claims.transfer(&vip, next.clone());
             self.queue.apps.extend([old, next]);
         }
     }
@@ -134,7 +141,7 @@ fn id(app: &App) -> Option<&str> {
     app.instance_id.as_deref()
 }
 
-fn are_instances(one: &App, other: &App) -> bool {
+fn same_service(one: &App, other: &App) -> bool {
     let instances = one.instance_id.is_some() && other.instance_id.is_some();
     instances && one.source == other.source && one.service() == other.service()
 }

@@ -1,67 +1,97 @@
-//! What an operator wants of one app: that it runs, drains, is in maintenance, or leaves because the
-//! process ends. A drain is over when the peers have acknowledged the withdraw and `drain_time` has passed.
+//! The administrative state of one app: it runs, drains, is in maintenance, or leaves because the
+//! process stops. A drain is over when the peers have acknowledged the withdraw and no packet comes any more, or
+//! `drain_time` has passed.
 //!
 //! ```text
-//!              drain     leave    undrain              maintenance  no maintenance  asked  acknowledged  deadline
-//! Run          Drain     Leave    -                    Maintenance  -               -      -             -
-//! Maintenance  Drain     Leave    -                    -            Run             -      -             -
-//! Drain        -         -        Run or Maintenance   (kept for after the drain)   Asked  Waiting       Done
-//! Leave        -         -        -                    (kept for after the drain)   Asked  Waiting       Done
+//!              drain     leave    undrain              maintenance  no maintenance  asked  acknowledged  quiet  deadline
+//! Run          Drain     Leave    -                    Maintenance  -               -      -             -      -
+//! Maintenance  Drain     Leave    -                    -            Run             -      -             -      -
+//! Drain        -         -        Run or Maintenance   (kept for after the drain)   Asked  Waiting       Done   Done
+//! Leave        -         -        -                    (kept for after the drain)   Asked  Waiting       Done   Done
 //! ```
 
 use std::time::{Duration, Instant};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+use super::DrainSteps;
+use crate::app::DrainWait;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Intent {
     Run,
-    /// The maintenance file is there.
+    /// The maintenance file exists.
     Maintenance,
     /// Drained by name, or with all others.
-    Drain(Drain),
+    Drain(Box<Drain>),
     /// The process is about to end.
-    Leave(Drain),
+    Exit(Box<Drain>),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Drain {
     progress: Progress,
-    /// The maintenance file is there too.
+    /// The maintenance file exists too.
     maintenance: bool,
+    began: Instant,
+    /// The longest wait.
+    until: Instant,
+    /// From then on the wait ends when traffic has ended; `None`: it ends at `until` only.
+    quiet_from: Option<Instant>,
+    /// No packet came, as of the last look at the traffic.
+    is_quiet: bool,
+    steps: DrainSteps,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
-    /// The routes are withdrawn; the peers' kernels are still to be asked whether they have it all.
-    Withdrawn {
-        wait_until: Instant,
-    },
-    Asked {
-        wait_until: Instant,
-    },
-    /// The peers have the withdraw; clients on the way are served until then.
-    Acknowledged {
-        wait_until: Instant,
-    },
+    /// The routes are withdrawn; the peers' acknowledgment is still to be requested.
+    Withdrawn,
+    AckRequested,
+    /// The peers have the withdraw; clients are still served.
+    Acknowledged,
     Done,
 }
 
+/// How long a drain waits where routes are out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wait {
+    pub longest: Duration,
+    pub until: DrainWait,
+}
+
+/// What was seen of an app's traffic at one moment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TrafficSeen {
+    pub at: Instant,
+    pub last_packet: Option<Instant>,
+    /// Whether a router still forwards to this host; `None`: unknown.
+    pub path_returns: Option<bool>,
+    /// Since when none does; known only once later probes are lost.
+    pub path_ended: Option<Instant>,
+}
+
 impl Intent {
-    /// Begins a drain, or one because the process ends; one that has begun goes on. `announced`: for how
-    /// long clients are still served where routes are out; `None` where there is nobody to wait for.
-    pub fn drain(&mut self, now: Instant, leaving: bool, announced: Option<Duration>) {
-        if self.is_leaving() {
+    /// Begins a drain, or one because the process ends; one that has begun goes on. `wait`: for how
+    /// long clients are still served where routes are out; `None` without peers.
+    pub fn drain(&mut self, now: Instant, leaving: bool, wait: Option<Wait>) {
+        if self.is_draining() {
             return;
         }
-        let wait_until = now + announced.unwrap_or_default();
-        let drain = Drain {
-            progress: match announced {
-                Some(_) => Progress::Withdrawn { wait_until },
-                None => Progress::Acknowledged { wait_until },
+        let longest = wait.map(|wait| wait.longest).unwrap_or_default();
+        let by_traffic = wait.is_some_and(|wait| wait.until == DrainWait::Traffic);
+        let drain = Box::new(Drain {
+            progress: match wait {
+                Some(_) => Progress::Withdrawn,
+                None => Progress::Acknowledged,
             },
             maintenance: *self == Self::Maintenance,
-        };
+            began: now,
+            until: now + longest,
+            quiet_from: (by_traffic && !longest.is_zero()).then(|| now + longest.min(AT_LEAST)),
+            is_quiet: false,
+            steps: DrainSteps::default(),
+        });
         *self = if leaving {
-            Self::Leave(drain)
+            Self::Exit(drain)
         } else {
             Self::Drain(drain)
         };
@@ -69,7 +99,7 @@ impl Intent {
 
     /// Ends a drain; the process ends all the same.
     pub fn undrain(&mut self) {
-        if let Self::Drain(drain) = *self {
+        if let Self::Drain(drain) = self {
             *self = if drain.maintenance {
                 Self::Maintenance
             } else {
@@ -81,125 +111,202 @@ impl Intent {
     /// The maintenance file appeared or went.
     pub fn set_maintenance(&mut self, present: bool) {
         match self {
-            Self::Drain(drain) | Self::Leave(drain) => drain.maintenance = present,
+            Self::Drain(drain) | Self::Exit(drain) => drain.maintenance = present,
             Self::Run | Self::Maintenance if present => *self = Self::Maintenance,
             Self::Run | Self::Maintenance => *self = Self::Run,
         }
     }
 
-    /// The peers are being asked whether they have the withdraw; `false` where that need not be.
-    pub fn asked(&mut self) -> bool {
-        if let Some(progress) = self.progress()
-            && let Progress::Withdrawn { wait_until } = *progress
-        {
-            *progress = Progress::Asked { wait_until };
-            return true;
-        }
-        false
+    /// The peers' acknowledgment is requested; `false` if this drain does not wait for it.
+    pub fn mark_ack_requested(&mut self) -> bool {
+        self.step(Progress::Withdrawn, Progress::AckRequested)
     }
 
-    /// The peers have what was sent before they were asked; `false` where nobody asked.
-    pub fn acknowledged(&mut self) -> bool {
-        if let Some(progress) = self.progress()
-            && let Progress::Asked { wait_until } = *progress
-        {
-            *progress = Progress::Acknowledged { wait_until };
-            return true;
+    /// Ends the wait for the peers. `by_peers`: their TCP has acknowledged what was sent before the request; else the
+    /// wait timed out or there was no session. `false` without a request.
+    pub fn acknowledged(&mut self, now: Instant, by_peers: bool) -> bool {
+        let moved = self.step(Progress::AckRequested, Progress::Acknowledged);
+        if let Some(drain) = self.drain_mut().filter(|_| moved && by_peers) {
+            drain.steps.acknowledged = Some(drain.since_begun(now));
         }
-        false
+        moved
+    }
+
+    fn step(&mut self, from: Progress, to: Progress) -> bool {
+        match self.drain_mut() {
+            Some(drain) if drain.progress == from => {
+                drain.progress = to;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Records what was seen of the traffic. Returns whether it has ended; `false` if no drain waits for that.
+    pub fn observe(&mut self, seen: TrafficSeen) -> bool {
+        let drain = self.drain_mut().filter(|drain| drain.watches_traffic());
+        drain.is_some_and(|drain| {
+            drain.observe(seen);
+            drain.is_quiet
+        })
+    }
+
+    /// The traffic cannot be observed: the drain lasts until its deadline.
+    pub fn observe_nothing(&mut self) {
+        if let Some(drain) = self.drain_mut() {
+            drain.is_quiet = false;
+        }
     }
 
     /// Does what is due.
-    pub fn settle(&mut self, now: Instant) {
-        if let Some(progress) = self.progress()
-            && let Progress::Acknowledged { wait_until } = *progress
-            && wait_until <= now
+    pub fn reconcile(&mut self, now: Instant) {
+        if let Some(drain) = self.drain_mut()
+            && drain.progress == Progress::Acknowledged
+            && (drain.is_quiet || drain.until <= now)
         {
-            *progress = Progress::Done;
+            drain.progress = Progress::Done;
+            drain.steps.done = Some(drain.since_begun(now));
         }
     }
 
-    fn progress(&mut self) -> Option<&mut Progress> {
+    fn drain_mut(&mut self) -> Option<&mut Drain> {
         match self {
-            Self::Drain(drain) | Self::Leave(drain) => Some(&mut drain.progress),
+            Self::Drain(drain) | Self::Exit(drain) => Some(drain),
+            Self::Run | Self::Maintenance => None,
+        }
+    }
+
+    /// The drain that is under way or done.
+    pub fn as_drain(&self) -> Option<&Drain> {
+        match self {
+            Self::Drain(drain) | Self::Exit(drain) => Some(drain),
             Self::Run | Self::Maintenance => None,
         }
     }
 
     /// A drain waits for the peers.
     pub fn is_unacknowledged(&self) -> bool {
-        match self {
-            Self::Drain(drain) | Self::Leave(drain) => matches!(
-                drain.progress,
-                Progress::Withdrawn { .. } | Progress::Asked { .. }
-            ),
-            Self::Run | Self::Maintenance => false,
-        }
+        self.as_drain().is_some_and(|drain| {
+            matches!(drain.progress, Progress::Withdrawn | Progress::AckRequested)
+        })
+    }
+
+    /// A drain waits for the traffic to end.
+    pub fn watches_traffic(&self) -> bool {
+        self.as_drain().is_some_and(Drain::watches_traffic)
     }
 
     /// A drain is under way or done.
-    pub fn is_leaving(&self) -> bool {
-        matches!(self, Self::Drain(_) | Self::Leave(_))
+    pub fn is_draining(&self) -> bool {
+        self.as_drain().is_some()
     }
 
     /// There is no drain that is still under way.
-    pub fn is_settled(&self) -> bool {
-        match self {
-            Self::Drain(drain) | Self::Leave(drain) => drain.is_done(),
-            Self::Run | Self::Maintenance => true,
-        }
+    pub fn no_drain_pending(&self) -> bool {
+        self.as_drain().is_none_or(Drain::is_done)
     }
 
-    /// The maintenance file is there.
+    /// The maintenance file exists.
     pub fn is_maintenance(&self) -> bool {
         match self {
             Self::Run => false,
             Self::Maintenance => true,
-            Self::Drain(drain) | Self::Leave(drain) => drain.maintenance,
+            Self::Drain(drain) | Self::Exit(drain) => drain.maintenance,
         }
     }
 
+    /// When the drain is done at the latest.
     pub fn deadline(&self) -> Option<Instant> {
-        match self {
-            Self::Drain(Drain { progress, .. }) | Self::Leave(Drain { progress, .. }) => {
-                match progress {
-                    Progress::Acknowledged { wait_until } => Some(*wait_until),
-                    _ => None,
-                }
-            }
-            Self::Run | Self::Maintenance => None,
-        }
+        let drain = self.as_drain()?;
+        (drain.progress == Progress::Acknowledged).then_some(drain.until)
     }
 }
 
 impl Drain {
+    /// Whether the drain is over.
     pub fn is_done(&self) -> bool {
         self.progress == Progress::Done
     }
+
+    /// Its steps so far.
+    pub fn steps(&self) -> DrainSteps {
+        self.steps
+    }
+
+    fn since_begun(&self, at: Instant) -> Duration {
+        at.saturating_duration_since(self.began)
+    }
+
+    fn watches_traffic(&self) -> bool {
+        self.quiet_from.is_some() && !self.is_done()
+    }
+
+    fn observe(&mut self, seen: TrafficSeen) {
+        // A packet from before the drain does not count.
+        let last_packet = seen.last_packet.filter(|at| *at > self.began);
+        if let Some(at) = last_packet {
+            let after = self.since_begun(at);
+            self.steps.last_packet = self.steps.last_packet.max(Some(after));
+        }
+        match seen.path_returns {
+            Some(true) => self.steps.forwarding_ended = None,
+            Some(false) if self.steps.forwarding_ended.is_none() => {
+                let ended = seen.path_ended.unwrap_or(seen.at);
+                self.steps.forwarding_ended = Some(self.since_begun(ended));
+            }
+            Some(false) | None => {}
+        }
+        let quiet_since = last_packet.unwrap_or(self.began);
+        self.is_quiet = self.quiet_from.is_some_and(|from| from <= seen.at)
+            && quiet_since + QUIET <= seen.at
+            && seen.path_returns != Some(true);
+    }
 }
+
+/// A drain whose end is that of the traffic lasts at least this long, so that slow replies leave.
+const AT_LEAST: Duration = Duration::from_secs(2);
+/// Traffic has ended when no packet came for this long.
+const QUIET: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const WAIT: Duration = Duration::from_secs(2);
+    const WAIT: Duration = Duration::from_secs(10);
 
-    fn name(intent: Intent) -> String {
-        let of = |word: &str, drain: Drain| {
+    fn wait(until: DrainWait) -> Option<Wait> {
+        Some(Wait {
+            longest: WAIT,
+            until,
+        })
+    }
+
+    fn name(intent: &Intent) -> String {
+        let of = |word: &str, drain: &Drain| {
             let progress = match drain.progress {
-                Progress::Withdrawn { .. } => "withdrawn",
-                Progress::Asked { .. } => "asked",
-                Progress::Acknowledged { .. } => "acknowledged",
+                Progress::Withdrawn => "withdrawn",
+                Progress::AckRequested => "asked",
+                Progress::Acknowledged => "acknowledged",
                 Progress::Done => "done",
             };
+            let quiet = if drain.is_quiet { ", quiet" } else { "" };
             let file = if drain.maintenance { ", file" } else { "" };
-            format!("{word} {progress}{file}")
+            format!("{word} {progress}{quiet}{file}")
         };
         match intent {
             Intent::Run => "run".to_owned(),
             Intent::Maintenance => "maintenance".to_owned(),
             Intent::Drain(drain) => of("drain", drain),
-            Intent::Leave(drain) => of("leave", drain),
+            Intent::Exit(drain) => of("leave", drain),
+        }
+    }
+
+    fn quiet_at(at: Instant) -> TrafficSeen {
+        TrafficSeen {
+            at,
+            last_packet: None,
+            path_returns: None,
+            path_ended: None,
         }
     }
 
@@ -209,13 +316,16 @@ mod tests {
         let now = Instant::now();
         let draining = |leaving: bool, steps: usize| {
             let mut intent = Intent::Run;
-            intent.drain(now, leaving, Some(WAIT));
-            let ways: [fn(&mut Intent) -> bool; 2] = [Intent::asked, Intent::acknowledged];
+            intent.drain(now, leaving, wait(DrainWait::Traffic));
+            let ways: [fn(&mut Intent, Instant) -> bool; 2] = [
+                |intent, _| intent.mark_ack_requested(),
+                |intent, now| intent.acknowledged(now, true),
+            ];
             ways[..steps.min(2)]
                 .iter()
-                .for_each(|step| assert!(step(&mut intent)));
+                .for_each(|step| assert!(step(&mut intent, now)));
             if steps == 3 {
-                intent.settle(now + WAIT);
+                intent.reconcile(now + WAIT);
             }
             intent
         };
@@ -229,31 +339,37 @@ mod tests {
             draining(true, 0),
         ];
         type Event = fn(&mut Intent, Instant);
-        let events: [(&str, Event); 8] = [
-            ("drain", |intent, now| intent.drain(now, false, Some(WAIT))),
+        let events: [(&str, Event); 9] = [
+            ("drain", |intent, now| {
+                intent.drain(now, false, wait(DrainWait::Traffic));
+            }),
             ("leave", |intent, now| intent.drain(now, true, None)),
             ("undrain", |intent, _| intent.undrain()),
             ("file", |intent, _| intent.set_maintenance(true)),
             ("no file", |intent, _| intent.set_maintenance(false)),
             ("asked", |intent, _| {
-                intent.asked();
+                intent.mark_ack_requested();
             }),
-            ("acknowledged", |intent, _| {
-                intent.acknowledged();
+            ("acknowledged", |intent, now| {
+                intent.acknowledged(now, true);
+            }),
+            ("quiet", |intent, now| {
+                intent.observe(quiet_at(now + AT_LEAST));
+                intent.reconcile(now + AT_LEAST);
             }),
             ("deadline", |intent, now| {
                 let at = intent.deadline();
-                intent.settle(at.unwrap_or(now));
+                intent.reconcile(at.unwrap_or(now));
             }),
         ];
         let mut table = String::new();
         for state in states {
-            table += &format!("{}:", name(state));
+            table += &format!("{}:", name(&state));
             for (event, apply) in events {
-                let mut intent = state;
+                let mut intent = state.clone();
                 apply(&mut intent, now);
                 if intent != state {
-                    table += &format!(" {event} -> {};", name(intent));
+                    table += &format!(" {event} -> {};", name(&intent));
                 }
             }
             table += "\n";
@@ -265,10 +381,130 @@ mod tests {
     const TABLE: &str = "\
 run: drain -> drain withdrawn; leave -> leave acknowledged; file -> maintenance;
 maintenance: drain -> drain withdrawn, file; leave -> leave acknowledged, file; no file -> run;
-drain withdrawn: undrain -> run; file -> drain withdrawn, file; asked -> drain asked;
-drain asked: undrain -> run; file -> drain asked, file; acknowledged -> drain acknowledged;
-drain acknowledged: undrain -> run; file -> drain acknowledged, file; deadline -> drain done;
+drain withdrawn: undrain -> run; file -> drain withdrawn, file; asked -> drain asked; quiet -> drain withdrawn, quiet;
+drain asked: undrain -> run; file -> drain asked, file; acknowledged -> drain acknowledged; quiet -> drain asked, quiet;
+drain acknowledged: undrain -> run; file -> drain acknowledged, file; quiet -> drain done, quiet; deadline -> drain done;
 drain done: undrain -> run; file -> drain done, file;
-leave withdrawn: file -> leave withdrawn, file; asked -> leave asked;
+leave withdrawn: file -> leave withdrawn, file; asked -> leave asked; quiet -> leave withdrawn, quiet;
 ";
+
+    /// When a drain of ten seconds ends, in milliseconds, if the traffic is looked at every 100 ms; `last` is when the
+    /// last packet came that had come by then.
+    fn ends(
+        until: DrainWait,
+        longest: Duration,
+        last: impl Fn(u64) -> Option<u64>,
+    ) -> (u64, DrainSteps) {
+        let began = Instant::now();
+        let ms = |ms| began + Duration::from_millis(ms);
+        let mut intent = Intent::Run;
+        intent.drain(began, false, Some(Wait { longest, until }));
+        assert!(intent.mark_ack_requested() && intent.acknowledged(ms(1), true));
+        for at in (0..=20_000).step_by(100) {
+            intent.observe(TrafficSeen {
+                at: ms(at),
+                last_packet: last(at).map(ms),
+                path_returns: None,
+                path_ended: None,
+            });
+            intent.reconcile(ms(at));
+            if intent.no_drain_pending() {
+                return (at, intent.as_drain().unwrap().steps());
+            }
+        }
+        panic!("it does not end");
+    }
+
+    #[test]
+    fn a_drain_ends_a_second_after_the_last_packet_within_its_bounds() {
+        let traffic = |last: fn(u64) -> Option<u64>| ends(DrainWait::Traffic, WAIT, last);
+        let (end, steps) = traffic(|_| None);
+        assert_eq!((end, steps.last_packet), (2000, None));
+        let (end, steps) = traffic(|at| Some(at.min(31)));
+        let after = Some(Duration::from_millis(31));
+        assert_eq!((end, steps.last_packet), (2000, after));
+        let (acknowledged, done) = (Duration::from_millis(1), Duration::from_secs(2));
+        assert_eq!(steps.acknowledged, Some(acknowledged));
+        assert_eq!(steps.done, Some(done));
+        assert_eq!(traffic(|at| Some(at.min(1500))).0, 2500);
+        assert_eq!(traffic(|at| Some(at.min(7450))).0, 8500, "the next look");
+        assert_eq!(traffic(Some).0, 10_000, "at the latest");
+        // A pause of less than a second is no end.
+        assert_eq!(traffic(|at| Some(at / 900 * 900)).0, 10_000);
+    }
+
+    #[test]
+    fn a_fixed_wait_and_a_short_one_are_what_they_were() {
+        let none = |_| None;
+        assert_eq!(ends(DrainWait::Fixed, WAIT, none).0, 10_000);
+        for (longest, end) in [(0, 0), (300, 300), (2000, 2000)] {
+            let longest = Duration::from_millis(longest);
+            assert_eq!(ends(DrainWait::Traffic, longest, none).0, end);
+            assert_eq!(ends(DrainWait::Traffic, longest, Some).0, end);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_seen_takes_the_whole_time() {
+        let now = Instant::now();
+        let mut intent = Intent::Run;
+        intent.drain(now, true, wait(DrainWait::Traffic));
+        intent.mark_ack_requested();
+        intent.observe(quiet_at(now + AT_LEAST));
+        intent.observe_nothing();
+        intent.acknowledged(now + AT_LEAST, false);
+        intent.reconcile(now + AT_LEAST);
+        assert!(!intent.no_drain_pending() && intent.watches_traffic());
+        intent.reconcile(now + WAIT);
+        let steps = intent.as_drain().map(Drain::steps);
+        let done = Some(WAIT);
+        assert_eq!(
+            steps,
+            Some(DrainSteps {
+                done,
+                ..DrainSteps::default()
+            }),
+            "no acknowledgment"
+        );
+        assert!(!intent.watches_traffic());
+    }
+
+    /// A packet before the drain is not its last one, and a router that forwards holds it.
+    #[test]
+    fn a_path_that_returns_holds_the_drain() {
+        let now = Instant::now();
+        let mut intent = Intent::Run;
+        intent.drain(now, false, wait(DrainWait::Traffic));
+        intent.mark_ack_requested();
+        intent.acknowledged(now, true);
+        let mut look = |seconds, path_returns| {
+            let at = now + Duration::from_secs(seconds);
+            intent.observe(TrafficSeen {
+                at,
+                last_packet: Some(now),
+                path_returns: Some(path_returns),
+                path_ended: (!path_returns).then_some(now + Duration::from_millis(4)),
+            });
+            intent.reconcile(at);
+            (
+                intent.no_drain_pending(),
+                intent.as_drain().unwrap().steps(),
+            )
+        };
+        let (over, steps) = look(3, true);
+        assert_eq!((over, steps), (false, steps_of(None, None)));
+        let (over, steps) = look(4, false);
+        let (ended, done) = (Duration::from_millis(4), Duration::from_secs(4));
+        let want = steps_of(Some(ended), Some(done));
+        assert_eq!((over, steps), (true, want));
+    }
+
+    fn steps_of(forwarding_ended: Option<Duration>, done: Option<Duration>) -> DrainSteps {
+        DrainSteps {
+            acknowledged: Some(Duration::ZERO),
+            forwarding_ended,
+            done,
+            ..DrainSteps::default()
+        }
+    }
 }

@@ -1,22 +1,23 @@
-//! The apps: who registered what, who holds which VIP, what their monitors say, and what is desired
-//! because of it.
+//! All apps: their sources, VIP holders, health and desired state.
 
 mod app_health;
 mod check;
 mod checks;
 mod claims;
 mod damping;
+mod desired;
 mod drains;
 mod entry;
 mod facts;
 mod index;
 mod instances;
 mod intent;
+mod read;
 mod register;
-mod show;
+mod status;
+mod traffic;
 mod view;
 mod vip;
-mod wanted;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -27,23 +28,29 @@ use log::{debug, info};
 
 pub use check::{CheckResult, MonitorId};
 pub use drains::Drains;
-pub use facts::{Facts, Problem};
+pub use facts::{Carriage, NetworkFacts, PeerFacts, Problem};
 pub use instances::DiscoveredApp;
-pub use register::Configured;
-pub use view::{AppView, Counted, MonitorView, NatView, VipView};
+pub use register::ConfiguredApp;
+pub use status::{AppStatus, VipStatus};
+pub use traffic::PathSeen;
+pub use view::{
+    AppView, DrainReport, DrainSince, DrainSteps, DrainView, MonitorView, NatCount, NatView,
+    NotAnnounced, NotAnnouncedReason, PathView, RouteView, VipView,
+};
+pub use vip::Presence;
 
-use crate::app::{App, AppName, MonitorSpec, NatSpec, Protocol, Source};
+use crate::app::{App, AppName, Attributes, MonitorSpec, NatSpec, Protocol, Source, VipTarget};
 use crate::config::{Agent, Config, Policy};
 use crate::health::Outcome;
 use crate::net::Prefix;
-use crate::timer::{Deadlines, Soonest};
+use crate::timer::{Deadlines, EarliestDeadline};
 use app_health::AppTimers;
 use checks::Checks;
 use claims::Claims;
 use entry::Entry;
 use index::Index;
 
-/// What is shown of an app's life.
+/// The state of an app, as shown outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AppState {
     /// Its health is not known yet, or `start_delay` is running.
@@ -53,13 +60,14 @@ pub enum AppState {
     Draining,
     Drained,
     Maintenance,
-    /// Healthy, but it came back too often of late.
+    /// Healthy, but damped: it was announced again too often.
     HeldDown,
-    /// Something outside the app keeps it from being announced.
+    /// Refused, or its VIPs are blocked by something other than its health.
     Invalid,
 }
 
 impl AppState {
+    /// All states.
     pub const ALL: [Self; 8] = [
         Self::Pending,
         Self::Up,
@@ -71,6 +79,7 @@ impl AppState {
         Self::Invalid,
     ];
 
+    /// The name in `/apps`, metrics and the log.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "pending",
@@ -83,6 +92,24 @@ impl AppState {
             Self::Invalid => "invalid",
         }
     }
+
+    /// What it means, for `examples/reference.md`.
+    pub fn doc(self) -> &'static str {
+        match self {
+            Self::Pending => "Not checked yet, or in `start_delay`.",
+            Self::Up => "All monitors pass; the routes are announced.",
+            Self::Down => "A monitor fails; the routes are as `when_down` says.",
+            Self::Draining => {
+                "Withdrawn, or announced as `when_draining` says; `drain_time` is running."
+            }
+            Self::Drained => "The drain is over; the app stays withdrawn until `undrain`.",
+            Self::Maintenance => "Its `maintenance_file` exists; the routes are withdrawn.",
+            Self::HeldDown => {
+                "All monitors pass, and flap damping (`hold_down`) delays the announcement."
+            }
+            Self::Invalid => "Refused, or its VIPs cannot be announced; the reason stands with it.",
+        }
+    }
 }
 
 impl fmt::Display for AppState {
@@ -93,33 +120,43 @@ impl fmt::Display for AppState {
 
 /// What a registration did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Registered {
+pub enum RegisterOutcome {
     Added,
     /// The same name had another definition.
     Replaced,
     Unchanged,
 }
 
-/// An app's state changed.
+/// An app's state changed, or whether it is announced as last resort.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
+pub struct StateChange {
     pub app: AppName,
     pub from: AppState,
     pub to: AppState,
+    pub last_resort: bool,
+    /// What it means to the last resort, where that changed, and the reason.
     pub why: String,
 }
 
-/// What the registry wants done.
+/// Work for the core.
 #[derive(Clone, Debug)]
 pub enum Output {
     Check {
         monitor: MonitorId,
         spec: MonitorSpec,
         timeout: Duration,
+        /// The VIPs that it probes, for a monitor of the second stage.
+        targets: Vec<VipTarget>,
     },
-    /// Nobody waits for the answer of this check any more.
-    Abandon(MonitorId),
-    Changed(Change),
+    /// The result of this check is no longer needed.
+    CancelCheck(MonitorId),
+    StateChanged(StateChange),
+    /// An app was registered or unregistered: its states before and after, and on whose request.
+    Registration {
+        app: AppName,
+        states: [&'static str; 2],
+        why: String,
+    },
 }
 
 /// All apps.
@@ -127,101 +164,113 @@ pub struct Registry {
     apps: BTreeMap<AppName, Box<Entry>>,
     claims: Claims,
     checks: Checks,
-    /// What apps that are gone or were replaced leave behind.
-    leaving: BTreeMap<Prefix, Leaving>,
+    /// VIPs whose app was removed or gave them up, until `drain_time` is over.
+    released: BTreeMap<Prefix, ReleasedVip>,
     drains: Drains,
     agent: Agent,
+    /// The attributes of an app that is announced although it is down.
+    last_resort: Attributes,
     policy: Policy,
-    facts: Facts,
+    facts: NetworkFacts,
     queue: Queue,
-    deadlines: Deadlines<Subject>,
+    deadlines: Deadlines<DeadlineOwner>,
     index: Index,
-    /// Apps that have come to want a route: one may be out already.
-    announcing: Vec<AppName>,
+    /// Apps with a newly desired route, which may be announced already.
+    newly_announcing: Vec<AppName>,
     outputs: VecDeque<Output>,
-    /// What a restart has to know may have changed.
-    redefined: bool,
+    /// The saved state may have changed.
+    definitions_changed: bool,
     maintenance_files: BTreeMap<AppName, PathBuf>,
-    maintenance_files_changed: bool,
+    /// Apps whose maintenance file changed since the last call.
+    maintenance_files_changed: BTreeSet<AppName>,
     /// A VIP came or went.
     vips_changed: bool,
-    /// The process is about to end: everybody drains, nothing is remembered.
+    /// A VIP was released: an app refused by `max_vips` may fit now.
+    vip_freed: bool,
+    /// The process is stopping: all apps drain.
     exiting: bool,
-    /// How often an app was looked at.
+    /// Number of apps reconciled.
     #[cfg(test)]
-    pub looks: usize,
+    pub reconciles: usize,
 }
 
-/// What is to be looked at again. Looking computes what is wanted from what is, not from what happened:
-/// to be here once too often costs time and changes nothing.
+/// What is to be reconciled. Reconciling is level-triggered: it computes the desired state from the
+/// current state, so an entry too many costs time and changes nothing.
 #[derive(Debug, Default)]
 struct Queue {
     apps: BTreeSet<AppName>,
-    /// VIPs of which not the app changed but something else that decides on them.
+    /// VIPs to be reconciled although their app did not change.
     vips: BTreeSet<Prefix>,
     /// Loses one app in ten.
     #[cfg(test)]
-    forgetful: Option<crate::timer::Jitter>,
+    forgetful: Option<crate::timer::Rng>,
 }
 
-/// Whose deadline it is.
+/// The owner of a deadline.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Subject {
+enum DeadlineOwner {
     App(AppName),
-    /// One that is left behind.
+    /// A VIP whose app gave it up.
     Vip(Prefix),
 }
 
-/// A VIP whose app does not want it any more: the route is withdrawn at once, the rest follows.
-struct Leaving {
+/// A VIP that its app gave up: the route is withdrawn at once, address and NAT follow after
+/// `drain_time`.
+struct ReleasedVip {
     app: AppName,
     label: Option<String>,
     nats: BTreeSet<NatSpec>,
 }
 
 impl Registry {
-    pub fn new(config: &Config, seed: u64) -> Self {
+    /// No apps yet, with the settings of a configuration. Recurring checks of ports share the times since `now`.
+    pub fn new(config: &Config, seed: u64, now: Instant) -> Self {
         Self {
             apps: BTreeMap::new(),
             claims: Claims::default(),
-            checks: Checks::new(seed),
-            leaving: BTreeMap::new(),
+            checks: Checks::new(seed, now),
+            released: BTreeMap::new(),
             drains: Drains::default(),
             agent: config.agent.clone(),
+            last_resort: config.agent.last_resort_beside(&config.bgp),
             policy: Policy::new(&config.agent, &config.bgp),
-            facts: Facts::default(),
+            facts: NetworkFacts::default(),
             queue: Queue::default(),
             deadlines: Deadlines::default(),
             index: Index::default(),
-            announcing: Vec::new(),
+            newly_announcing: Vec::new(),
             outputs: VecDeque::new(),
-            redefined: false,
+            definitions_changed: false,
             maintenance_files: BTreeMap::new(),
-            maintenance_files_changed: false,
+            maintenance_files_changed: BTreeSet::new(),
             vips_changed: false,
+            vip_freed: false,
             exiting: false,
             #[cfg(test)]
-            looks: 0,
+            reconciles: 0,
         }
     }
 
     /// The file that puts an app into maintenance while it exists.
-    fn watch_file(&mut self, name: &AppName, file: Option<PathBuf>) {
+    fn set_maintenance_file(&mut self, name: &AppName, file: Option<PathBuf>) {
         let before = match &file {
             Some(file) => self.maintenance_files.insert(name.clone(), file.clone()),
             None => self.maintenance_files.remove(name),
         };
-        self.maintenance_files_changed |= before != file;
-    }
-
-    /// Takes what is known of the network now.
-    pub fn set_facts(&mut self, facts: Facts) {
-        if facts != self.facts {
-            self.facts = facts;
-            self.look_at_all();
+        if before != file {
+            self.maintenance_files_changed.insert(name.clone());
         }
     }
 
+    /// Sets what is known of the network.
+    pub fn set_facts(&mut self, facts: NetworkFacts) {
+        if facts != self.facts {
+            self.facts = facts;
+            self.enqueue_all();
+        }
+    }
+
+    /// The app's maintenance file appeared or was removed.
     pub fn set_maintenance(&mut self, name: &AppName, present: bool) {
         if let Some(entry) = self.apps.get_mut(name) {
             let present = present && entry.app.options.maintenance_file.is_some();
@@ -230,7 +279,7 @@ impl Registry {
         }
     }
 
-    /// Shown, no more: the app stays as it was.
+    /// Only shown: the app's state does not change.
     pub fn set_maintenance_problem(&mut self, name: &AppName, problem: Option<String>) {
         if let Some(entry) = self.apps.get_mut(name) {
             entry.maintenance_problem = problem;
@@ -240,22 +289,28 @@ impl Registry {
     /// `None`: there is no such app or it has no heartbeat monitor.
     pub fn heartbeat(&mut self, now: Instant, name: &AppName) -> Option<()> {
         let entry = self.apps.get(name)?;
-        let heard = self.checks.beat(now, &entry.monitors);
+        let known = self.checks.heartbeat(now, &entry.monitors);
         self.queue.apps.insert(name.clone());
-        heard.then_some(())
+        known.then_some(())
     }
 
-    /// Takes a check's answer; one for a monitor that is gone finds nobody.
-    pub fn answer(&mut self, now: Instant, monitor: MonitorId, outcome: Outcome, took: Duration) {
-        let concerned = self.checks.answer(now, monitor, outcome, took);
+    /// Records a check's result; one for a removed monitor is dropped.
+    pub fn record_result(
+        &mut self,
+        now: Instant,
+        monitor: MonitorId,
+        outcome: Outcome,
+        took: Duration,
+    ) {
+        let concerned = self.checks.record_result(now, monitor, outcome, took);
         self.queue.apps.extend(concerned.iter().cloned());
         let news = !concerned.is_empty();
         if news && log::log_enabled!(log::Level::Debug) {
-            self.log_answer(monitor);
+            self.log_result(monitor);
         }
     }
 
-    fn log_answer(&self, monitor: MonitorId) {
+    fn log_result(&self, monitor: MonitorId) {
         if let Some((app, label)) = self.owner(monitor)
             && let Some(seen) = self
                 .checks
@@ -266,20 +321,20 @@ impl Registry {
         }
     }
 
-    /// A check has not begun for want of a place.
-    pub fn wait(&mut self, now: Instant, monitor: MonitorId) {
-        if self.checks.wait(now, monitor) && log::log_enabled!(log::Level::Debug) {
-            self.log_answer(monitor);
+    /// A check is queued behind `agent.check_threads` others.
+    pub fn check_queued(&mut self, now: Instant, monitor: MonitorId) {
+        if self.checks.check_queued(now, monitor) && log::log_enabled!(log::Level::Debug) {
+            self.log_result(monitor);
         }
     }
 
-    /// The only ways in and out of the map.
-    fn put(&mut self, entry: Box<Entry>) {
+    /// Besides `take`, the only function that changes the map.
+    fn insert_entry(&mut self, entry: Box<Entry>) {
         self.index.add(&entry);
         self.apps.insert(entry.app.name.clone(), entry);
     }
 
-    fn take(&mut self, name: &AppName) -> Option<Box<Entry>> {
+    fn remove_entry(&mut self, name: &AppName) -> Option<Box<Entry>> {
         let entry = self.apps.remove(name)?;
         self.index.remove(&entry);
         Some(entry)
@@ -289,33 +344,33 @@ impl Registry {
         self.apps.values().map(AsRef::as_ref)
     }
 
-    /// Clients come to the ports: for a while these are looked at more often.
+    /// Clients connect to the ports, which are checked more often for a while.
     pub fn clients_seen(&mut self, now: Instant) {
         self.checks.clients_seen(now);
     }
 
-    /// The monitors of this port, or of all ports, look again at once.
+    /// Checks the monitors of this port, or of all ports, at once.
     pub fn recheck_ports(&mut self, now: Instant, port: Option<(Protocol, u16)>) {
         self.checks.recheck_ports(now, port);
-        self.begin_checks(now);
+        self.start_checks(now);
     }
 
-    /// Consul is asked again for all its monitors.
+    /// Checks all `consul` monitors at once.
     pub fn recheck_consul(&mut self, now: Instant) {
         self.checks.recheck_consul(now);
-        self.begin_checks(now);
+        self.start_checks(now);
     }
 
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.begin_checks(now);
+        self.start_checks(now);
         while let Some(subject) = self.deadlines.pop_due(now) {
             match subject {
-                Subject::App(name) => {
+                DeadlineOwner::App(name) => {
                     self.queue.apps.insert(name);
                 }
-                Subject::Vip(vip) => {
-                    self.leaving.remove(&vip);
+                DeadlineOwner::Vip(vip) => {
+                    self.released.remove(&vip);
                     self.vips_changed = true;
                     self.queue.vips.insert(vip);
                 }
@@ -323,43 +378,61 @@ impl Registry {
         }
     }
 
+    /// The next deadline.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let mut soonest = Soonest::new();
-        soonest.add(self.checks.poll_timeout(), ());
-        soonest.add(self.deadlines.first(), ());
-        soonest.get().map(|(at, ())| at)
+        let mut earliest = EarliestDeadline::new();
+        earliest.add(self.checks.poll_timeout(), ());
+        earliest.add(self.deadlines.first(), ());
+        earliest.get().map(|(at, ())| at)
     }
 
+    /// The next output.
     pub fn poll_output(&mut self) -> Option<Output> {
-        let abandoned = || self.checks.take_abandoned().map(Output::Abandon);
-        self.outputs.pop_front().or_else(abandoned)
+        let canceled = || self.checks.take_canceled().map(Output::CancelCheck);
+        self.outputs.pop_front().or_else(canceled)
     }
 
-    /// Whether apps came, went or were replaced since this was last asked.
-    pub fn take_redefined(&mut self) -> bool {
-        std::mem::take(&mut self.redefined)
+    /// Whether apps were added, removed or replaced since the last call.
+    pub fn take_definitions_changed(&mut self) -> bool {
+        std::mem::take(&mut self.definitions_changed)
     }
 
     /// Starts the checks that are due.
-    fn begin_checks(&mut self, now: Instant) {
+    fn start_checks(&mut self, now: Instant) {
         let concerned = &mut self.queue.apps;
         self.checks
             .handle_timeout(now, &mut self.outputs, concerned);
     }
 
-    /// Every app is looked at again when the registry is next settled.
-    pub fn look_at_all(&mut self) {
+    /// Queues every app.
+    pub fn enqueue_all(&mut self) {
         self.queue.apps.extend(self.apps.keys().cloned());
-        self.queue.vips.extend(self.leaving.keys().copied());
+        self.queue.vips.extend(self.released.keys().copied());
     }
 
-    /// This VIP is looked at again when the registry is next settled.
-    pub fn look_at(&mut self, vip: Prefix) {
+    /// Queues one VIP.
+    pub fn enqueue_vip(&mut self, vip: Prefix) {
         self.queue.vips.insert(vip);
     }
 
-    /// Looks at all that is queued. Says of which VIPs something else may be wanted now.
-    pub fn settle(&mut self, now: Instant) -> BTreeSet<Prefix> {
+    /// Records whether the kernel has a VIP's address and NAT rules.
+    pub fn set_presence(&mut self, vip: &Prefix, presence: Presence) {
+        let holder = self.claims.holder(vip);
+        if let Some(entry) = holder.and_then(|name| self.apps.get_mut(name))
+            && entry.set_presence(vip, presence)
+        {
+            self.queue.apps.insert(entry.app.name.clone());
+        }
+    }
+
+    /// Whether an app is queued to be reconciled.
+    pub fn is_queued(&self) -> bool {
+        !self.queue.apps.is_empty()
+    }
+
+    /// Reconciles all queued apps. Returns the VIPs whose desired state may have changed.
+    pub fn reconcile(&mut self, now: Instant) -> BTreeSet<Prefix> {
+        self.retry_refused(now);
         let mut vips = BTreeSet::new();
         while let Some(name) = self.queue.apps.pop_first() {
             #[cfg(test)]
@@ -368,9 +441,9 @@ impl Registry {
             }
             #[cfg(test)]
             {
-                self.looks += 1;
+                self.reconciles += 1;
             }
-            self.settle_app(now, &name);
+            self.reconcile_app(now, &name);
             let entry = self.apps.get(&name);
             vips.extend(entry.into_iter().flat_map(|entry| entry.vips()));
         }
@@ -378,40 +451,48 @@ impl Registry {
         vips
     }
 
-    fn settle_app(&mut self, now: Instant, name: &AppName) {
+    fn reconcile_app(&mut self, now: Instant, name: &AppName) {
         let timers = self.timers();
-        let Some(entry) = self.apps.get(name) else {
-            return;
-        };
-        // One that is kept away wants no VIP, so that nothing that happens to one concerns it.
-        let vips = entry.vips().filter(|_| entry.refusal.is_none());
-        let problems = vips.filter_map(|vip| Some((vip, self.problem(&entry.app, &vip)?)));
-        let problems: BTreeMap<Prefix, Problem> = problems.collect();
         let Some(entry) = self.apps.get_mut(name) else {
             return;
         };
-        let change = entry.settle(now, &self.checks, &timers, problems);
-        self.outputs.extend(change.map(Output::Changed));
-        self.index.note(entry);
+        entry.reconcile_health(now, &self.checks, &timers);
+        // Before its routes are looked at: what another instance takes over was never a last resort.
+        self.fail_over(name);
+        let Some(entry) = self.apps.get(name) else {
+            return;
+        };
+        // A refused app claims no VIP.
+        let vips = entry.vips().filter(|_| entry.refusal.is_none());
+        let problems = vips.filter_map(|vip| Some((vip, self.problem(&entry.app, &vip)?)));
+        let problems: Vec<(Prefix, Problem)> = problems.collect();
+        let Some(entry) = self.apps.get_mut(name) else {
+            return;
+        };
+        let change = entry.reconcile_vips(now, &self.checks, &timers, &self.last_resort, problems);
+        self.outputs.extend(change.map(Output::StateChanged));
+        if entry.set_probe_modes(now, &mut self.checks, &self.facts) {
+            self.queue.apps.insert(name.clone());
+        }
+        self.index.update(entry);
         if self.index.unannounced().contains(name) {
-            self.announcing.push(name.clone());
+            self.newly_announcing.push(name.clone());
         }
         let deadline = entry.deadline(&timers);
         let kept = entry.app.source != Source::Http || entry.refusal.is_some();
         let forgotten = !kept && entry.health.is_cleaned_up();
-        self.deadlines.set(Subject::App(name.clone()), deadline);
+        self.deadlines
+            .set(DeadlineOwner::App(name.clone()), deadline);
         if forgotten {
-            info!("app {name}: not up for cleanup_timer, forgotten");
-            self.unregister(now, name);
-        } else {
-            self.hand_over(name);
+            info!("app {name}: not up for cleanup_timer: unregistering it");
+            self.unregister(now, name, "not up for cleanup_timer");
         }
     }
 
-    /// What stands against this VIP of an app.
+    /// What blocks this VIP of an app.
     fn problem(&self, app: &App, vip: &Prefix) -> Option<Problem> {
         match self.claims.holder(vip) {
-            Some(holder) if *holder != app.name => Some(self.held(app, *vip, holder)),
+            Some(holder) if *holder != app.name => Some(self.holder_problem(app, *vip, holder)),
             _ => self.facts.problem(app, vip),
         }
     }
@@ -434,24 +515,27 @@ impl Queue {
 
 #[cfg(test)]
 impl Registry {
+    /// The number of drains that wait for the peers.
     pub fn unacknowledged(&self) -> usize {
         self.index.unacknowledged().len()
     }
 
+    /// The queue loses one app in ten from now on.
     pub fn forget_one_in_ten(&mut self, seed: u64) {
-        self.queue.forgetful = Some(crate::timer::Jitter::new(seed));
+        self.queue.forgetful = Some(crate::timer::Rng::new(seed));
     }
 
+    /// The queue loses nothing from now on.
     pub fn remember_all(&mut self) {
         self.queue.forgetful = None;
     }
 
     /// What is kept by VIP, by monitor and by file is what a walk over all apps finds.
     pub fn assert_indexes(&self) {
-        let mut wanted_by: BTreeMap<Prefix, Vec<AppName>> = BTreeMap::new();
+        let mut claimants: BTreeMap<Prefix, Vec<AppName>> = BTreeMap::new();
         for (name, entry) in &self.apps {
             for vip in entry.vips().filter(|_| entry.refusal.is_none()) {
-                wanted_by.entry(vip).or_default().push(name.clone());
+                claimants.entry(vip).or_default().push(name.clone());
             }
             for id in &entry.monitors {
                 assert!(self.checks.members(*id).contains(name), "{name}: {id:?}");
@@ -462,12 +546,12 @@ impl Registry {
         let mut index = Index::default();
         self.entries().for_each(|entry| index.add(entry));
         self.index.assert_equals(&index);
-        for (vip, names) in &wanted_by {
-            assert_eq!(self.claims.wanted_by(vip), names.as_slice(), "{vip}");
+        for (vip, names) in &claimants {
+            assert_eq!(self.claims.claimants(vip), names.as_slice(), "{vip}");
             let holder = self.claims.holder(vip);
             assert!(holder.is_some_and(|name| names.contains(name)), "{vip}");
         }
-        assert!(self.claims.vips().eq(wanted_by.keys()));
+        assert!(self.claims.vips().eq(claimants.keys()));
         let used: BTreeSet<MonitorId> = self.entries().flat_map(|e| e.monitors.clone()).collect();
         assert_eq!(self.checks.ids(), used);
     }

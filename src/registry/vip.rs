@@ -1,25 +1,39 @@
-//! The life of one VIP of an app.
+//! The state machine of one VIP of an app.
 //!
 //! ```text
-//!             wish: announce  address        nothing        problem   deadline
-//! Absent            Announced Addressed      Absent         Blocked   -
-//! Addressed         Announced Addressed      Absent         Blocked   -
-//! Announced         Announced Lingering      Lingering      Blocked   -
-//! Lingering         Announced Lingering      Lingering      Blocked   vip_linger: as from Absent
-//! Blocked           Announced as from Absent or Lingering   Blocked   vip_linger: does not linger
+//!             wish: announce  probe  address        nothing        problem   deadline
+//! Absent            Announced Probed Addressed      Absent         Blocked   -
+//! Addressed         Announced Probed Addressed      Absent         Blocked   -
+//! Probed            Announced Probed as from Absent or Lingering   Blocked   -
+//! Announced         Announced Probed Lingering      Lingering      Blocked   -
+//! Lingering         Announced Probed Lingering      Lingering      Blocked   vip_linger: as from Absent
+//! Blocked           Announced Probed as from Absent or Lingering   Blocked   vip_linger: does not linger
 //! ```
+//!
+//! `Probed` is for the monitors that probe the VIP itself: its address and NAT rules are desired, its route is not.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::facts::Problem;
-use crate::app::Attributes;
+use crate::plan::Route;
 
 #[derive(Debug, Default)]
-pub(super) struct VipLife {
+pub(super) struct VipMachine {
     state: State,
-    /// NAT rules stay from the first announcement until the app is cleaned up.
+    /// NAT rules stay from the first announcement, or first second-stage check, until the app is cleaned up.
     nat: bool,
+    presence: Presence,
+}
+
+/// Whether the kernel has a VIP's address and NAT rules, as reported by the core.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Presence {
+    #[default]
+    Absent,
+    /// Some are missing for the moment; the route stays announced meanwhile.
+    Changing,
+    There,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -28,8 +42,12 @@ enum State {
     Absent,
     /// On the interface, without a route (`vip_presence: always`).
     Addressed,
-    Announced(Rc<Attributes>),
-    /// Withdrawn; the address stays for a while, for clients that are still on the way.
+    /// On the interface with its NAT rules, without a route; where it was announced, when it was withdrawn.
+    Probed {
+        withdrawn: Option<Instant>,
+    },
+    Announced(Rc<Route>),
+    /// Withdrawn; the address stays for `vip_linger`, for clients that still send to this host.
     Lingering {
         since: Instant,
     },
@@ -40,12 +58,14 @@ enum State {
     },
 }
 
-/// What the app wants of a VIP that nothing stands against.
+/// The desired state of a VIP that is not blocked.
 #[derive(Clone, Debug)]
-pub(super) enum Wish {
-    Announce(Rc<Attributes>),
-    Address,
-    Nothing,
+pub(super) enum DesiredState {
+    Announced(Rc<Route>),
+    /// Address and NAT rules, for the monitors that probe it.
+    Probe,
+    Addressed,
+    Absent,
 }
 
 /// How long an address stays after its route was withdrawn.
@@ -53,22 +73,24 @@ pub(super) enum Wish {
 pub(super) enum Linger {
     For(Duration),
     /// Until the app is cleaned up; `false` once it is.
-    WhileNotCleanedUp(bool),
+    UntilCleanup(bool),
 }
 
-impl VipLife {
-    pub fn settle(
+impl VipMachine {
+    /// Enters the state of the table above.
+    pub fn reconcile(
         &mut self,
         now: Instant,
-        wish: Wish,
+        desired: DesiredState,
         problem: Option<Problem>,
         linger: Linger,
         cleaned_up: bool,
     ) {
-        let since = match (&self.state, &wish, &problem) {
-            (State::Announced(_), Wish::Announce(_), None) => None,
+        let since = match (&self.state, &desired, &problem) {
+            (State::Announced(_), DesiredState::Announced(_), None) => None,
             (State::Announced(_), ..) => Some(now),
             (State::Lingering { since }, ..) => Some(*since),
+            (State::Probed { withdrawn }, ..) => *withdrawn,
             (
                 State::Blocked {
                     lingering_since, ..
@@ -79,55 +101,79 @@ impl VipLife {
         };
         let lingering_since = since.filter(|since| match linger {
             Linger::For(stay) => now < *since + stay,
-            Linger::WhileNotCleanedUp(stays) => stays,
+            Linger::UntilCleanup(stays) => stays,
         });
-        self.state = match (problem, wish, lingering_since) {
+        self.state = match (problem, desired, lingering_since) {
             (Some(problem), ..) => State::Blocked {
                 problem,
                 lingering_since,
             },
-            (None, Wish::Announce(attributes), _) => State::Announced(attributes),
+            (None, DesiredState::Announced(route), _) => {
+                // An equal route is kept, since the applied state shares its `Rc`.
+                let known = self.route().filter(|known| **known == route);
+                State::Announced(known.cloned().unwrap_or(route))
+            }
+            (None, DesiredState::Probe, withdrawn) => State::Probed { withdrawn },
             (None, _, Some(since)) => State::Lingering { since },
-            (None, Wish::Address, None) => State::Addressed,
-            (None, Wish::Nothing, None) => State::Absent,
+            (None, DesiredState::Addressed, None) => State::Addressed,
+            (None, DesiredState::Absent, None) => State::Absent,
         };
-        let announced = matches!(self.state, State::Announced(_));
-        self.nat = announced || (self.nat && !cleaned_up);
+        let used = matches!(self.state, State::Announced(_) | State::Probed { .. });
+        self.nat = used || (self.nat && !cleaned_up);
     }
 
-    /// The attributes of its route, where one is wanted.
-    pub fn route(&self) -> Option<&Rc<Attributes>> {
+    /// Records what the kernel has; `false` if nothing changed.
+    pub fn set_presence(&mut self, presence: Presence) -> bool {
+        std::mem::replace(&mut self.presence, presence) != presence
+    }
+
+    /// Whether the second stage may probe it: only in states announced and probed. A standby counts as changing, which
+    /// pauses its monitors: it may hold the VIP again soon.
+    pub fn presence(&self) -> Presence {
         match &self.state {
-            State::Announced(attributes) => Some(attributes),
+            State::Announced(_) | State::Probed { .. } => self.presence,
+            State::Blocked { problem, .. } if problem.is_standby() => Presence::Changing,
+            _ => Presence::Absent,
+        }
+    }
+
+    /// Its route, if one is desired.
+    pub fn route(&self) -> Option<&Rc<Route>> {
+        match &self.state {
+            State::Announced(route) => Some(route),
             _ => None,
         }
     }
 
-    /// Whether its address is wanted; `always`: as long as nothing forbids it. An address that cannot be
+    /// Whether its address is desired; `always`: as long as nothing forbids it. An address that cannot be
     /// announced must not be there: this host would reach no other site, and no client this one.
     pub fn is_addressed(&self, always: bool) -> bool {
         match &self.state {
             State::Absent => false,
-            State::Addressed | State::Announced(_) | State::Lingering { .. } => true,
+            State::Addressed
+            | State::Probed { .. }
+            | State::Announced(_)
+            | State::Lingering { .. } => true,
             State::Blocked {
                 problem,
                 lingering_since,
-            } => !problem.cuts_off() && (always || lingering_since.is_some()),
+            } => !problem.forbids_address() && (always || lingering_since.is_some()),
         }
     }
 
-    /// Whether its NAT rules are wanted.
+    /// Whether its NAT rules are desired.
     pub fn has_nat(&self) -> bool {
         self.nat
             && match &self.state {
                 State::Blocked {
                     problem,
                     lingering_since,
-                } => lingering_since.is_some() && !problem.cuts_off(),
+                } => lingering_since.is_some() && !problem.forbids_address(),
                 _ => true,
             }
     }
 
+    /// What blocks the VIP.
     pub fn problem(&self) -> Option<&Problem> {
         match &self.state {
             State::Blocked { problem, .. } => Some(problem),
@@ -135,6 +181,7 @@ impl VipLife {
         }
     }
 
+    /// When the address stops lingering.
     pub fn deadline(&self, linger: Linger) -> Option<Instant> {
         let since = match &self.state {
             State::Lingering { since } => Some(*since),
@@ -145,7 +192,7 @@ impl VipLife {
         };
         match linger {
             Linger::For(stay) => since.map(|since| since + stay),
-            Linger::WhileNotCleanedUp(_) => None,
+            Linger::UntilCleanup(_) => None,
         }
     }
 }
@@ -162,10 +209,12 @@ mod tests {
         Problem::NoNatTarget { family }
     }
 
-    fn name(life: &VipLife) -> String {
-        let state = match &life.state {
+    fn name(machine: &VipMachine) -> String {
+        let state = match &machine.state {
             State::Absent => "absent",
             State::Addressed => "addressed",
+            State::Probed { withdrawn: None } => "probed",
+            State::Probed { .. } => "probed, withdrawn",
             State::Announced(_) => "announced",
             State::Lingering { .. } => "lingering",
             State::Blocked {
@@ -174,7 +223,7 @@ mod tests {
             } => "blocked, lingering",
             State::Blocked { .. } => "blocked",
         };
-        format!("{state}{}", if life.nat { " +nat" } else { "" })
+        format!("{state}{}", if machine.nat { " +nat" } else { "" })
     }
 
     /// Every state with every wish, with a problem, and what its deadline brings while nothing is wished.
@@ -182,22 +231,24 @@ mod tests {
     fn the_table_of_transitions() {
         let now = Instant::now();
         let later = now + Duration::from_secs(1);
-        let announce = || Wish::Announce(Rc::default());
+        let announce = || DesiredState::Announced(Rc::default());
         let linger = Linger::For(STAY);
-        let reach = |wishes: &[(Wish, bool)]| {
-            let mut life = VipLife::default();
-            for (wish, problem) in wishes {
+        let reach = |wishes: &[(DesiredState, bool)]| {
+            let mut machine = VipMachine::default();
+            for (desired, problem) in wishes {
                 let problem = problem.then(blocked);
-                life.settle(now, wish.clone(), problem, linger, false);
+                machine.reconcile(now, desired.clone(), problem, linger, false);
             }
-            life
+            machine
         };
         let ways = [
             vec![],
-            vec![(Wish::Address, false)],
+            vec![(DesiredState::Addressed, false)],
+            vec![(DesiredState::Probe, false)],
+            vec![(announce(), false), (DesiredState::Probe, false)],
             vec![(announce(), false)],
-            vec![(announce(), false), (Wish::Nothing, false)],
-            vec![(Wish::Nothing, true)],
+            vec![(announce(), false), (DesiredState::Absent, false)],
+            vec![(DesiredState::Absent, true)],
             vec![(announce(), false), (announce(), true)],
         ];
         let mut table = String::new();
@@ -205,21 +256,22 @@ mod tests {
             table += &format!("{}:", name(&reach(&way)));
             let events = [
                 ("announce", announce(), false),
-                ("address", Wish::Address, false),
-                ("nothing", Wish::Nothing, false),
+                ("probe", DesiredState::Probe, false),
+                ("address", DesiredState::Addressed, false),
+                ("nothing", DesiredState::Absent, false),
                 ("problem", announce(), true),
             ];
-            for (event, wish, problem) in events {
-                let mut life = reach(&way);
-                life.settle(later, wish, problem.then(blocked), linger, false);
-                table += &format!(" {event} -> {};", name(&life));
+            for (event, desired, problem) in events {
+                let mut machine = reach(&way);
+                machine.reconcile(later, desired, problem.then(blocked), linger, false);
+                table += &format!(" {event} -> {};", name(&machine));
             }
-            let mut life = reach(&way);
-            if let Some(at) = life.deadline(linger) {
+            let mut machine = reach(&way);
+            if let Some(at) = machine.deadline(linger) {
                 assert_eq!(at, now + STAY);
-                let problem = life.problem().cloned();
-                life.settle(at, Wish::Nothing, problem, linger, false);
-                table += &format!(" deadline -> {};", name(&life));
+                let problem = machine.problem().cloned();
+                machine.reconcile(at, DesiredState::Absent, problem, linger, false);
+                table += &format!(" deadline -> {};", name(&machine));
             }
             table += "\n";
         }
@@ -228,29 +280,67 @@ mod tests {
     }
 
     const TABLE: &str = "\
-absent: announce -> announced +nat; address -> addressed; nothing -> absent; problem -> blocked;
-addressed: announce -> announced +nat; address -> addressed; nothing -> absent; problem -> blocked;
-announced +nat: announce -> announced +nat; address -> lingering +nat; nothing -> lingering +nat; problem -> blocked, lingering +nat;
-lingering +nat: announce -> announced +nat; address -> lingering +nat; nothing -> lingering +nat; problem -> blocked, lingering +nat; deadline -> absent +nat;
-blocked: announce -> announced +nat; address -> addressed; nothing -> absent; problem -> blocked;
-blocked, lingering +nat: announce -> announced +nat; address -> lingering +nat; nothing -> lingering +nat; problem -> blocked, lingering +nat; deadline -> blocked +nat;
+absent: announce -> announced +nat; probe -> probed +nat; address -> addressed; nothing -> absent; problem -> blocked;
+addressed: announce -> announced +nat; probe -> probed +nat; address -> addressed; nothing -> absent; problem -> blocked;
+probed +nat: announce -> announced +nat; probe -> probed +nat; address -> addressed +nat; nothing -> absent +nat; problem -> blocked +nat;
+probed, withdrawn +nat: announce -> announced +nat; probe -> probed, withdrawn +nat; address -> lingering +nat; nothing -> lingering +nat; problem -> blocked, lingering +nat;
+announced +nat: announce -> announced +nat; probe -> probed, withdrawn +nat; address -> lingering +nat; nothing -> lingering +nat; problem -> blocked, lingering +nat;
+lingering +nat: announce -> announced +nat; probe -> probed, withdrawn +nat; address -> lingering +nat; nothing -> lingering +nat; problem -> blocked, lingering +nat; deadline -> absent +nat;
+blocked: announce -> announced +nat; probe -> probed +nat; address -> addressed; nothing -> absent; problem -> blocked;
+blocked, lingering +nat: announce -> announced +nat; probe -> probed, withdrawn +nat; address -> lingering +nat; nothing -> lingering +nat; problem -> blocked, lingering +nat; deadline -> blocked +nat;
 ";
+
+    #[test]
+    fn what_the_kernel_has_counts_while_the_app_wants_the_vip_to_be_asked() {
+        let now = Instant::now();
+        let linger = Linger::For(STAY);
+        let standby = || Problem::Standby {
+            vip: "192.0.2.1/32".parse().unwrap(),
+            by: "b".to_owned(),
+        };
+        let mut machine = VipMachine::default();
+        assert!(machine.set_presence(Presence::There) && !machine.set_presence(Presence::There));
+        for (desired, problem, presence) in [
+            (DesiredState::Absent, None, Presence::Absent),
+            (DesiredState::Addressed, None, Presence::Absent),
+            (DesiredState::Probe, None, Presence::There),
+            (
+                DesiredState::Announced(Rc::default()),
+                None,
+                Presence::There,
+            ),
+            (
+                DesiredState::Announced(Rc::default()),
+                Some(standby()),
+                Presence::Changing,
+            ),
+            (
+                DesiredState::Announced(Rc::default()),
+                Some(blocked()),
+                Presence::Absent,
+            ),
+            (DesiredState::Absent, None, Presence::Absent),
+        ] {
+            machine.reconcile(now, desired, problem, linger, false);
+            assert_eq!(machine.presence(), presence, "{}", name(&machine));
+        }
+    }
 
     #[test]
     fn nat_rules_stay_until_the_app_is_cleaned_up() {
         let now = Instant::now();
-        let mut life = VipLife::default();
-        let until_cleanup = |stays| Linger::WhileNotCleanedUp(stays);
-        life.settle(
+        let mut machine = VipMachine::default();
+        let until_cleanup = |stays| Linger::UntilCleanup(stays);
+        machine.reconcile(
             now,
-            Wish::Announce(Rc::default()),
+            DesiredState::Announced(Rc::default()),
             None,
             until_cleanup(true),
             false,
         );
-        life.settle(now, Wish::Nothing, None, until_cleanup(true), false);
-        assert!(life.has_nat() && life.is_addressed(false));
-        life.settle(now, Wish::Nothing, None, until_cleanup(false), true);
-        assert!(!life.has_nat() && !life.is_addressed(false));
+        machine.reconcile(now, DesiredState::Absent, None, until_cleanup(true), false);
+        assert!(machine.has_nat() && machine.is_addressed(false));
+        machine.reconcile(now, DesiredState::Absent, None, until_cleanup(false), true);
+        assert!(!machine.has_nat() && !machine.is_addressed(false));
     }
 }

@@ -30,7 +30,8 @@ fn nanos(s: &str) -> Option<u64> {
             .find(|c: char| c.is_ascii_digit() || c == '.')
             .unwrap_or(tail.len());
         let (unit, tail) = tail.split_at(end);
-        total = total.checked_add(scaled(number, unit_nanos(unit)?)?)?;
+        let (_, nanos) = UNITS.iter().find(|(name, _)| *name == unit)?;
+        total = total.checked_add(scaled(number, *nanos)?)?;
         rest = tail;
     }
     (!s.is_empty()).then_some(total)
@@ -54,13 +55,6 @@ fn scaled(number: &str, unit: u64) -> Option<u64> {
         total = total.checked_add(u64::from(digit.to_digit(10)?).checked_mul(scale)?)?;
     }
     Some(total)
-}
-
-fn unit_nanos(unit: &str) -> Option<u64> {
-    UNITS
-        .iter()
-        .find(|(name, _)| *name == unit)
-        .map(|(_, nanos)| *nanos)
 }
 
 /// Longest first; the micro sign and the Greek letter are both taken, as in Go.

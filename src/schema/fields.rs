@@ -1,4 +1,4 @@
-//! Takes a section of the tree apart, and keeps count of what is wrong.
+//! Reads the keys of one section and reports its problems.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use super::problem::{Problem, nearest};
 use super::tree::{Entry, Node, Place, Tree};
 use super::{Key, Section, Split, Table};
 
-/// What reading a configuration gathers besides its values.
+/// Problems, warnings and origins gathered while a configuration is read.
 pub struct Context<'a> {
     pub problems: Vec<Problem>,
     pub warnings: Vec<String>,
@@ -22,6 +22,7 @@ pub struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
+    /// Nothing gathered yet.
     pub fn new(
         tables: &'static [Table],
         read_file: &'a mut dyn FnMut(&Path) -> io::Result<String>,
@@ -35,6 +36,7 @@ impl<'a> Context<'a> {
         }
     }
 
+    /// Reports a problem; an empty `value` is not shown.
     pub fn problem(&mut self, place: &Place, key: &str, value: &str, message: impl Display) {
         self.problems.push(Problem {
             place: place.clone(),
@@ -44,6 +46,7 @@ impl<'a> Context<'a> {
         });
     }
 
+    /// Adds a warning.
     pub fn warn(&mut self, place: &Place, message: impl Display) {
         self.warnings.push(match place {
             Place::Default => message.to_string(),
@@ -53,16 +56,17 @@ impl<'a> Context<'a> {
 }
 
 /// A value that was written.
-pub struct At<'t> {
+pub struct ValueAt<'t> {
     /// Of its key, such as `bgp.peers[0].port`.
     pub path: String,
     pub place: Place,
     pub node: Cow<'t, Node>,
-    /// It is not told.
+    /// It is never shown.
     secret: bool,
 }
 
-impl At<'_> {
+impl ValueAt<'_> {
+    /// Reports a problem with this value, which is hidden if it is a secret.
     pub fn problem(&self, cx: &mut Context<'_>, message: impl Display) {
         let value = match self.secret {
             true => String::new(),
@@ -71,6 +75,7 @@ impl At<'_> {
         cx.problem(&self.place, &self.path, &value, message);
     }
 
+    /// Whether the value is a map.
     pub fn is_map(&self) -> bool {
         matches!(self.node.tree, Tree::Map(_))
     }
@@ -92,8 +97,8 @@ impl At<'_> {
     }
 
     /// The items of a list. A single text is split as `split` says.
-    pub fn items(&self, cx: &mut Context<'_>, split: Split) -> Option<Vec<At<'_>>> {
-        let item = |path: String, place: &Place, node| At {
+    pub fn items(&self, cx: &mut Context<'_>, split: Split) -> Option<Vec<ValueAt<'_>>> {
+        let item = |path: String, place: &Place, node| ValueAt {
             path,
             place: place.clone(),
             node,
@@ -170,7 +175,7 @@ impl<'t> Fields<'t> {
                 let message = unknown(cx, path, &entry.key, known);
                 cx.problem(&entry.place, &key, "", message);
             } else if let Some(first) = fields.entries.insert(&entry.key, entry) {
-                let message = format!("is there twice, first at {}", first.place);
+                let message = format!("is listed twice, first at {}", first.place);
                 cx.problem(&entry.place, &key, "", message);
             }
         }
@@ -191,6 +196,7 @@ impl<'t> Fields<'t> {
         }
     }
 
+    /// Whether a key is set.
     pub fn has(&self, key: &str) -> bool {
         self.entries.get(key).is_some_and(|e| !e.node.is_unset())
     }
@@ -206,16 +212,16 @@ impl<'t> Fields<'t> {
         cx.problem(&self.place_of(key), &self.path(key), "", message);
     }
 
-    /// What is hardly meant, about a key.
+    /// Warns about a key.
     pub fn warn(&self, cx: &mut Context<'_>, key: &str, message: impl Display) {
         cx.warn(&self.place_of(key), message);
     }
 
-    /// The value under a name, where it says something.
-    pub fn at(&self, cx: &mut Context<'_>, name: &str) -> Option<At<'t>> {
+    /// The value under a name, if it is set.
+    pub fn at(&self, cx: &mut Context<'_>, name: &str) -> Option<ValueAt<'t>> {
         let entry = self.entries.get(name).filter(|e| !e.node.is_unset())?;
         cx.origins.insert(self.path(name), entry.place.clone());
-        Some(At {
+        Some(ValueAt {
             path: self.path(name),
             place: entry.place.clone(),
             node: Cow::Borrowed(&entry.node),
@@ -224,7 +230,7 @@ impl<'t> Fields<'t> {
     }
 
     /// The value under each name of a key.
-    pub fn written(&self, cx: &mut Context<'_>, key: &Key) -> Vec<At<'t>> {
+    pub fn written(&self, cx: &mut Context<'_>, key: &Key) -> Vec<ValueAt<'t>> {
         if let Some(file) = key.file {
             return self.secret(cx, key.name, file).into_iter().collect();
         }
@@ -233,12 +239,12 @@ impl<'t> Fields<'t> {
     }
 
     /// A secret, here or in the file that another key names.
-    fn secret(&self, cx: &mut Context<'_>, key: &str, file: &str) -> Option<At<'t>> {
+    fn secret(&self, cx: &mut Context<'_>, key: &str, file: &str) -> Option<ValueAt<'t>> {
         if self.has(key) && self.has(file) {
             self.problem(cx, file, format!("set either this or {key}, not both"));
         }
         if let Some(direct) = self.at(cx, key) {
-            return Some(At {
+            return Some(ValueAt {
                 secret: true,
                 ..direct
             });
@@ -249,7 +255,7 @@ impl<'t> Fields<'t> {
             Ok(text) if text.is_empty() => at.problem(cx, "the file is empty"),
             Ok(text) => {
                 let node = Cow::Owned(Node::scalar(at.place.clone(), text));
-                return Some(At {
+                return Some(ValueAt {
                     node,
                     secret: true,
                     ..at
@@ -261,7 +267,7 @@ impl<'t> Fields<'t> {
     }
 }
 
-/// A value that lies in a file of its own, without one trailing newline.
+/// Reads a value from a file of its own, without one trailing newline.
 pub fn read_value_file(cx: &mut Context<'_>, name: &str) -> Result<String, String> {
     match (cx.read_file)(Path::new(name)) {
         Ok(text) => Ok(value_in_file(&text).to_owned()),
@@ -288,7 +294,7 @@ pub fn shown(tree: &Tree) -> String {
 /// What to say about an unknown key.
 fn unknown(cx: &Context<'_>, path: &str, key: &str, known: &[&Key]) -> String {
     let names: Vec<&str> = known.iter().flat_map(|key| key.names_in(path)).collect();
-    // In `vip_config` they are called so, in `bgp` they are not.
+    // In `vip_config` these keys have the prefix, in `bgp` they do not.
     let prefixed = format!("bgp_{key}");
     if names.contains(&prefixed.as_str()) {
         return format!("is no known key; did you mean `{prefixed}`?");
@@ -311,7 +317,7 @@ fn section_of(tables: &[Table], key: &str, known: &[&str]) -> Option<&'static st
         names.any(|name| name == key)
     };
     let inside = |table: &&Table| known.contains(&table.name);
-    // Where it would be one key in one place: not in the items of a list.
+    // Only sections that exist once, not items of a list.
     let tables = || tables.iter().filter(|table| !table.prefix.is_empty());
     let found = tables().filter(inside).find(has);
     found.or_else(|| tables().find(has)).map(|table| table.name)

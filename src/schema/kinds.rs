@@ -8,11 +8,11 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::duration::{self, Shown};
-use super::fields::{At, Context, shown, value_in_file};
+use super::fields::{Context, ValueAt, shown, value_in_file};
 use super::tree::Place;
 use super::{Shape, Split};
 use crate::net::{ParseError, decimal};
-use crate::text::misleads;
+use crate::text::needs_escape;
 
 /// A kind of value.
 pub trait Kind {
@@ -28,12 +28,12 @@ pub trait Kind {
     /// As YAML that reads back; `None`: it is not set.
     fn write(value: &Self::Value) -> Option<String>;
 
-    /// Reads what is written; `None`: it was told what is wrong, or it stands for what is there.
-    fn read(cx: &mut Context<'_>, at: &At<'_>) -> Option<Self::Value> {
+    /// Reads a written value; `None`: it is invalid, which was reported, or it means the default.
+    fn read(cx: &mut Context<'_>, at: &ValueAt<'_>) -> Option<Self::Value> {
         read_text(cx, at, Self::parse)
     }
 
-    /// What is written under two names of one key; `None`: it would have to be the same.
+    /// Joins values written under two names of one key; `None`: they have to be equal.
     fn join(_: &Self::Value, _: &Self::Value) -> Option<Self::Value> {
         None
     }
@@ -42,8 +42,8 @@ pub trait Kind {
 /// Reads the one text that a value should be.
 pub fn read_text<T>(
     cx: &mut Context<'_>,
-    at: &At<'_>,
-    parse: impl FnOnce(&str) -> Result<T, String>,
+    at: &ValueAt<'_>,
+    parse: fn(&str) -> Result<T, String>,
 ) -> Option<T> {
     let read = parse(at.text(cx)?);
     read.map_err(|message| at.problem(cx, message)).ok()
@@ -52,12 +52,12 @@ pub fn read_text<T>(
 /// Reads a list of such texts. An item that is wrong is left out.
 pub fn read_list<T>(
     cx: &mut Context<'_>,
-    at: &At<'_>,
-    parse: impl Fn(&str) -> Result<T, String>,
+    at: &ValueAt<'_>,
+    parse: fn(&str) -> Result<T, String>,
 ) -> Option<Vec<T>> {
     let mut values = Vec::new();
     for item in at.items(cx, Split::Commas)? {
-        match item.node.text().map(&parse) {
+        match item.node.text().map(parse) {
             Some(Ok(value)) => values.push(value),
             Some(Err(message)) => item.problem(cx, message),
             None => item.problem(cx, "should be a single value, not empty"),
@@ -75,13 +75,15 @@ pub fn parsed<T: FromStr<Err = ParseError>>(text: &str) -> Result<T, String> {
         .map_err(|error: ParseError| should_be(error.expected))
 }
 
+/// The message `should be EXPECTED`.
 pub fn should_be(expected: &str) -> String {
     format!("should be {expected}")
 }
 
-/// What a type of the domain reads and writes itself; in YAML with or without quotes.
+/// A domain type with `FromStr` and `Display`; in YAML with or without quotes.
 pub struct Parsed<T, const QUOTED: bool = false>(PhantomData<T>);
 
+/// As [`Parsed`], written in quotes.
 pub type Quoted<T> = Parsed<T, true>;
 
 impl<T, const QUOTED: bool> Kind for Parsed<T, QUOTED>
@@ -103,6 +105,7 @@ where
     }
 }
 
+/// Any text.
 pub struct Text;
 
 impl Kind for Text {
@@ -132,47 +135,58 @@ impl Kind for FilePath {
     }
 }
 
-/// Some of the values of another kind.
-pub trait Check {
+/// A kind restricted to some values of another kind.
+pub trait Validate {
     type Of: Kind;
 
     /// # Errors
     /// What would be right.
-    fn check(value: &<Self::Of as Kind>::Value) -> Result<(), String>;
+    fn validate(value: &<Self::Of as Kind>::Value) -> Result<(), String>;
 
-    /// It stands for what is there already.
+    /// The value means the default, as in GoCast, with a warning.
     fn is_default(_: &<Self::Of as Kind>::Value) -> bool {
         false
     }
 }
 
-impl<C: Check> Kind for C {
+impl<C: Validate> Kind for C {
     type Value = <C::Of as Kind>::Value;
     const SHAPE: Shape = C::Of::SHAPE;
 
     fn parse(text: &str) -> Result<Self::Value, String> {
         let value = C::Of::parse(text)?;
-        C::check(&value).map(|()| value)
+        C::validate(&value).map(|()| value)
     }
 
     fn write(value: &Self::Value) -> Option<String> {
         C::Of::write(value)
     }
 
-    fn read(cx: &mut Context<'_>, at: &At<'_>) -> Option<Self::Value> {
-        read_text(cx, at, Self::parse).filter(|value| !C::is_default(value))
+    fn read(cx: &mut Context<'_>, at: &ValueAt<'_>) -> Option<Self::Value> {
+        let value = C::Of::read(cx, at)?;
+        if let Err(message) = C::validate(&value) {
+            at.problem(cx, message);
+            return None;
+        }
+        if C::is_default(&value) {
+            let text = shown(&at.node.tree);
+            let message = format!("{}: {text} means the default, as in GoCast", at.path);
+            cx.warn(&at.place, message);
+            return None;
+        }
+        Some(value)
     }
 }
 
-/// For `Check`: an error where it does not hold.
+/// For `Validate`: an error where it does not hold.
 ///
 /// # Errors
 /// The message.
-pub fn hold(holds: bool, message: &str) -> Result<(), String> {
+pub fn ensure(holds: bool, message: &str) -> Result<(), String> {
     holds.then_some(()).ok_or_else(|| message.to_owned())
 }
 
-/// What need not be set.
+/// An optional value.
 pub struct Opt<K>(PhantomData<K>);
 
 impl<K: Kind> Kind for Opt<K> {
@@ -190,12 +204,12 @@ impl<K: Kind> Kind for Opt<K> {
         value.as_ref().and_then(K::write)
     }
 
-    fn read(cx: &mut Context<'_>, at: &At<'_>) -> Option<Self::Value> {
+    fn read(cx: &mut Context<'_>, at: &ValueAt<'_>) -> Option<Self::Value> {
         K::read(cx, at).map(Some)
     }
 }
 
-/// What a word switches off; off is `None`.
+/// A value, or the word `off` (`None`).
 pub struct OrOff<K>(PhantomData<K>);
 
 impl<K: Kind> Kind for OrOff<K> {
@@ -233,7 +247,7 @@ impl<K: Kind<Value: Display>> Kind for List<K> {
         Some(list(values))
     }
 
-    fn read(cx: &mut Context<'_>, at: &At<'_>) -> Option<Self::Value> {
+    fn read(cx: &mut Context<'_>, at: &ValueAt<'_>) -> Option<Self::Value> {
         read_list(cx, at, K::parse)
     }
 }
@@ -253,7 +267,7 @@ impl<K: Kind<Value: Display + Ord>> Kind for Set<K> {
         (!values.is_empty()).then(|| list(values))
     }
 
-    fn read(cx: &mut Context<'_>, at: &At<'_>) -> Option<Self::Value> {
+    fn read(cx: &mut Context<'_>, at: &ValueAt<'_>) -> Option<Self::Value> {
         Some(List::<K>::read(cx, at)?.into_iter().collect())
     }
 }
@@ -281,6 +295,7 @@ where
     }
 }
 
+/// A truth value.
 pub struct Bool;
 
 impl Kind for Bool {
@@ -317,15 +332,37 @@ impl Kind for Time {
     }
 }
 
-/// A duration for which 0 means the default. Anything else below 10 ms would be a busy loop.
-pub struct Interval;
+/// A duration within bounds in milliseconds, both included.
+pub struct Within<const LOW: u64, const HIGH: u64 = { u64::MAX }>;
 
-impl Check for Interval {
+impl<const LOW: u64, const HIGH: u64> Validate for Within<LOW, HIGH> {
     type Of = Time;
 
-    fn check(interval: &Duration) -> Result<(), String> {
-        let long = interval.is_zero() || *interval >= Duration::from_millis(10);
-        hold(long, "should be at least 10ms, or 0 for the default")
+    fn validate(time: &Duration) -> Result<(), String> {
+        let [low, high] = [LOW, HIGH].map(Duration::from_millis);
+        let (least, most) = (Shown(low), Shown(high));
+        let message = match HIGH {
+            u64::MAX => format!("should be at least {least}"),
+            _ => format!("should be between {least} and {most}"),
+        };
+        ensure((low..=high).contains(time), &message)
+    }
+}
+
+/// The interval of a check; anything shorter would be a busy loop.
+pub type Interval = Within<10>;
+
+/// An interval that GoCast has too: there 0 means the default.
+pub struct GocastInterval;
+
+impl Validate for GocastInterval {
+    type Of = Time;
+
+    fn validate(interval: &Duration) -> Result<(), String> {
+        match interval.is_zero() {
+            true => Ok(()),
+            false => Interval::validate(interval).map_err(|e| format!("{e}, or 0 for the default")),
+        }
     }
 
     fn is_default(interval: &Duration) -> bool {
@@ -341,14 +378,17 @@ pub fn list<T: Display>(values: impl IntoIterator<Item = T>) -> String {
 
 /// In double quotes, as JSON and YAML both read them.
 pub fn quoted(value: impl Display) -> String {
-    let text = value.to_string();
+    quoted_text(&value.to_string())
+}
+
+fn quoted_text(text: &str) -> String {
     let mut out = String::from("\"");
     for c in text.chars() {
         match c {
             '"' => out.push_str("\\\""),
             '\\' => out.push_str("\\\\"),
             '\n' => out.push_str("\\n"),
-            c if misleads(c) && u32::from(c) <= 0xffff => {
+            c if needs_escape(c) && u32::from(c) <= 0xffff => {
                 // Writing into a String cannot fail.
                 let _ = write!(out, "\\u{:04x}", u32::from(c));
             }
@@ -359,29 +399,29 @@ pub fn quoted(value: impl Display) -> String {
     out
 }
 
-/// A list whose items a rule looks at again: each with where it was written.
-pub struct Each<K, const SEMICOLONS: bool>(PhantomData<K>);
+/// A list whose items keep the place where they were written, for rules on them.
+pub struct ItemList<K, const SEMICOLONS: bool>(PhantomData<K>);
 
 /// One item.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found<T> {
+pub struct ListItem<T> {
     pub path: String,
     pub place: Place,
     /// As written.
     pub text: String,
-    /// `None`: it was told what is wrong.
+    /// `None`: it is invalid, which was reported.
     pub value: Option<T>,
 }
 
-impl<K, const SEMICOLONS: bool> Each<K, SEMICOLONS> {
+impl<K, const SEMICOLONS: bool> ItemList<K, SEMICOLONS> {
     const SPLIT: Split = match SEMICOLONS {
         true => Split::Semicolons,
         false => Split::Commas,
     };
 }
 
-impl<K: Kind, const SEMICOLONS: bool> Kind for Each<K, SEMICOLONS> {
-    type Value = Vec<Found<K::Value>>;
+impl<K: Kind, const SEMICOLONS: bool> Kind for ItemList<K, SEMICOLONS> {
+    type Value = Vec<ListItem<K::Value>>;
     const SHAPE: Shape = Shape::List(Self::SPLIT, &K::SHAPE);
 
     fn parse(_: &str) -> Result<Self::Value, String> {
@@ -392,10 +432,10 @@ impl<K: Kind, const SEMICOLONS: bool> Kind for Each<K, SEMICOLONS> {
         None
     }
 
-    fn read(cx: &mut Context<'_>, at: &At<'_>) -> Option<Self::Value> {
+    fn read(cx: &mut Context<'_>, at: &ValueAt<'_>) -> Option<Self::Value> {
         let mut all = Vec::new();
         for item in at.items(cx, Self::SPLIT)? {
-            all.push(Found {
+            all.push(ListItem {
                 value: K::read(cx, &item),
                 text: shown(&item.node.tree),
                 path: item.path,
@@ -410,16 +450,17 @@ impl<K: Kind, const SEMICOLONS: bool> Kind for Each<K, SEMICOLONS> {
     }
 }
 
-/// A text that must not be seen: `Debug` hides it, there is no `Display`.
+/// A secret: `Debug` hides it, there is no `Display`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Secret(String);
 
 impl Secret {
+    /// Hides a text.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// What a file that holds a secret and nothing else says; `None`: it is empty.
+    /// The secret in a file of its own; `None`: it is empty.
     pub fn in_file(text: &str) -> Option<Self> {
         let text = value_in_file(text);
         (!text.is_empty()).then(|| Self::new(text))
@@ -449,5 +490,5 @@ impl Kind for Secret {
     }
 }
 
-/// Stands for a secret of any length.
+/// Printed in place of a secret of any length.
 pub const MASK: &str = "\"********\"";

@@ -1,24 +1,25 @@
-//! One schema: what can be configured, as a table for each section, and how a section is read and written.
+//! The configuration schema: a table of keys for each section, and how a section is read and written.
 //!
-//! A row of a table is one key: its names, default, scope, type and one line of documentation. What is known
-//! of keys elsewhere derives from it: unknown keys, variables, parameters, `check`, what a reload changed, the
-//! reference. What two keys mean to each other is a rule beside the table, in `config`.
+//! A row is one key: its names, default, scope, type and one line of documentation. Everything else
+//! derives from it: unknown keys, variables, parameters, `check`, the changes of a reload, the
+//! reference. Rules between keys are in `config`, beside the table.
 
 pub mod duration;
 mod fields;
+pub mod form;
 pub mod kinds;
 mod problem;
 pub mod tree;
 pub mod yaml;
 
-pub use fields::{At, Context, Fields, read_value_file, shown, value_in_file};
+pub use fields::{Context, Fields, ValueAt, read_value_file, shown, value_in_file};
 pub use kinds::Kind;
 pub use problem::{Problem, Problems, nearest};
 
 use std::fmt;
 use std::marker::PhantomData;
 
-/// A key as everybody knows it: all but how its value is read and written.
+/// A key's description, without how its value is read and written.
 #[derive(Clone, Copy, Debug)]
 pub struct Key {
     pub name: &'static str,
@@ -28,12 +29,14 @@ pub struct Key {
     pub aliases: &'static [&'static str],
     /// The key that names a file with the value; only secrets have one.
     pub file: Option<&'static str>,
-    /// The names that HTTP and tags have for one item of it; several add up.
+    /// The HTTP parameters and tags that add one item to its list; they may be repeated.
     pub params: &'static [&'static str],
     pub scope: u8,
-    /// Only the next start takes it, a reload does not.
-    pub at_start: bool,
+    /// Takes effect at the next start, not on reload.
+    pub needs_restart: bool,
     pub required: bool,
+    /// The kind of monitor with this key; empty: all.
+    pub only_for: &'static str,
     /// As it would be written; empty: not set.
     pub default: &'static str,
     pub doc: &'static str,
@@ -42,12 +45,16 @@ pub struct Key {
 
 /// Where a key may be written.
 pub const FILE: u8 = 1;
+/// In the environment.
 pub const ENV: u8 = 2;
+/// As a parameter of HTTP.
 pub const HTTP: u8 = 4;
+/// As a tag in Consul.
 pub const TAGS: u8 = 8;
+/// In all of these.
 pub const EVERYWHERE: u8 = FILE | ENV | HTTP | TAGS;
 
-/// What a value looks like: its type, as far as a schema can tell.
+/// The type of a value, as far as a schema describes it.
 #[derive(Clone, Copy, Debug)]
 pub enum Shape {
     /// A number is taken where a text is wanted, as yaml.v2 does.
@@ -93,7 +100,7 @@ impl fmt::Display for Shape {
     }
 }
 
-/// How one text is several values.
+/// How one text is split into several values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Split {
     Commas,
@@ -102,7 +109,7 @@ pub enum Split {
 }
 
 impl Key {
-    /// A key that nothing is said of but its name; the macro lays a row's settings over it.
+    /// A key with defaults for all but its name and shape.
     pub const fn new(name: &'static str, shape: Shape) -> Self {
         Self {
             name,
@@ -111,8 +118,9 @@ impl Key {
             file: None,
             params: &[],
             scope: FILE | ENV,
-            at_start: false,
+            needs_restart: false,
             required: false,
+            only_for: "",
             default: "",
             doc: "",
             shape,
@@ -133,6 +141,11 @@ impl Key {
         name.chain(self.aliases.iter().copied()).chain(self.file)
     }
 
+    /// Whether monitors of this kind have this key.
+    pub fn is_for(&self, kind: &str) -> bool {
+        ["", kind].contains(&self.only_for)
+    }
+
     /// The parameters of HTTP that set it.
     pub fn params_of(&self) -> Vec<&'static str> {
         match self.params {
@@ -143,7 +156,7 @@ impl Key {
     }
 }
 
-/// A section that may be written, with where it stands.
+/// A section of the configuration and where it may be written.
 #[derive(Debug)]
 pub struct Table {
     pub name: &'static str,
@@ -155,6 +168,7 @@ pub struct Table {
 }
 
 impl Table {
+    /// A table and its place.
     pub const fn new(
         name: &'static str,
         prefix: &'static str,
@@ -194,7 +208,7 @@ pub trait Section: Default + 'static {
         rows.flat_map(|row| (row.keys)(&row.key)).collect()
     }
 
-    /// Lays what is written over what is there.
+    /// Overwrites values with those that are written.
     fn read(&mut self, cx: &mut Context<'_>, f: &Fields<'_>) {
         for row in Self::TABLE {
             (row.read)(self, cx, f, &row.key);
@@ -216,15 +230,18 @@ pub trait Section: Default + 'static {
 
     /// In braces, on one line.
     fn in_braces(&self, path: &str) -> String {
-        let lines = self.lines().into_iter();
-        let pairs: Vec<String> = lines
-            .map(|line| format!("{}: {}", line.key.name_in(path), line.text))
-            .collect();
-        format!("{{{}}}", pairs.join(", "))
+        braces(&self.lines(), path)
     }
 }
 
-/// What a row holds: nearly always a value of some kind under one key.
+/// Keys and values as a map on one line.
+pub fn braces(lines: &[Line], path: &str) -> String {
+    let pairs = lines.iter();
+    let pairs = pairs.map(|line| format!("{}: {}", line.key.name_in(path), line.text));
+    format!("{{{}}}", pairs.collect::<Vec<_>>().join(", "))
+}
+
+/// The content of a row: nearly always a value of some kind under one key.
 pub trait Item {
     type Value;
     const SHAPE: Shape = Shape::Text;
@@ -255,29 +272,8 @@ impl<K: Kind> Item for K {
         value.unwrap_or_else(|why| unreachable!("the default of {}: {why}", key.name))
     }
 
-    /// Under any of its names.
     fn read(value: &mut K::Value, cx: &mut Context<'_>, f: &Fields<'_>, key: &Key) {
-        let mut first: Option<(String, K::Value)> = None;
-        for at in f.written(cx, key) {
-            let Some(read) = K::read(cx, &at) else {
-                continue;
-            };
-            let Some((text, before)) = &mut first else {
-                first = Some((shown(&at.node.tree), read));
-                continue;
-            };
-            match K::join(before, &read) {
-                Some(both) => *before = both,
-                None if *before == read => {}
-                None => {
-                    let same = key.name_in(f.section());
-                    let message =
-                        format!("is the same key as {same}, which is {text}: write one of them");
-                    at.problem(cx, message);
-                }
-            }
-        }
-        if let Some((_, read)) = first {
+        if let Some(read) = read_names(cx, f, key, K::read, K::join) {
             *value = read;
         }
     }
@@ -292,10 +288,41 @@ impl<K: Kind> Item for K {
     }
 }
 
-/// Another table, whose keys stand among those of the section.
-pub struct Part<S>(PhantomData<S>);
+/// Reads the value under any name of its key. Written under several, the values are joined or have to be equal.
+fn read_names<T: PartialEq>(
+    cx: &mut Context<'_>,
+    f: &Fields<'_>,
+    key: &Key,
+    read: fn(&mut Context<'_>, &ValueAt<'_>) -> Option<T>,
+    join: fn(&T, &T) -> Option<T>,
+) -> Option<T> {
+    let mut first: Option<(String, T)> = None;
+    for at in f.written(cx, key) {
+        let Some(value) = read(cx, &at) else {
+            continue;
+        };
+        let Some((text, before)) = &mut first else {
+            first = Some((shown(&at.node.tree), value));
+            continue;
+        };
+        match join(before, &value) {
+            Some(both) => *before = both,
+            None if *before == value => {}
+            None => {
+                let same = key.name_in(f.section());
+                let message =
+                    format!("is the same key as {same}, which is {text}: write one of them");
+                at.problem(cx, message);
+            }
+        }
+    }
+    first.map(|(_, value)| value)
+}
 
-impl<S: Section> Item for Part<S> {
+/// Another table, whose keys stand among those of the section.
+pub struct Flatten<S>(PhantomData<S>);
+
+impl<S: Section> Item for Flatten<S> {
     type Value = S;
 
     fn initial(_: &Key) -> S {
@@ -319,10 +346,10 @@ impl<S: Section> Item for Part<S> {
     }
 }
 
-/// A value that stands beside the keys: derived, or told by others.
-pub struct Beside<T>(PhantomData<T>);
+/// A field without a key, derived from something else.
+pub struct Derived<T>(PhantomData<T>);
 
-impl<T: Default> Item for Beside<T> {
+impl<T: Default> Item for Derived<T> {
     type Value = T;
 
     fn initial(_: &Key) -> T {
@@ -334,11 +361,11 @@ impl<T: Default> Item for Beside<T> {
     }
 }
 
-/// A key that a rule reads and writes: its value depends on more than what is written there. Its shape is a
+/// A key with code of its own to read and write it: its value depends on other keys. Its shape is a
 /// setting of the row.
-pub struct ByRule<T>(PhantomData<T>);
+pub struct Custom<T>(PhantomData<T>);
 
-impl<T: Default> Item for ByRule<T> {
+impl<T: Default> Item for Custom<T> {
     type Value = T;
 
     fn initial(_: &Key) -> T {

@@ -1,10 +1,10 @@
-//! What is wrong with a configuration, all at once, each with its place.
+//! Problems of a configuration, all at once, each with its place.
 
 use std::fmt;
 
 use super::tree::Place;
 
-/// One thing that is wrong.
+/// One problem.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
     pub place: Place,
@@ -16,6 +16,7 @@ pub struct Problem {
     pub message: String,
 }
 
+#[cfg(test)]
 impl Problem {
     /// The line of the file, where it is in one.
     pub fn line(&self) -> Option<usize> {
@@ -33,7 +34,7 @@ impl fmt::Display for Problem {
             write!(f, "{}: ", self.key)?;
         }
         if !self.value.is_empty() {
-            // One problem is one line, and a terminal is not to be written to by a file.
+            // One problem is one line; control characters from a file must not reach the terminal.
             write!(f, "{}: ", self.value.escape_debug())?;
         }
         f.write_str(&self.message)
@@ -56,7 +57,7 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// The known word that `written` was probably meant to be.
+/// The known word nearest to `written` (did you mean …).
 pub fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (written.chars().count() / 3).max(2);
     let written = written.to_ascii_lowercase();
@@ -68,7 +69,7 @@ pub fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> O
         .map(|(_, word)| word)
 }
 
-/// Insertions, deletions, replacements and swaps of neighbours from one word to the other.
+/// Damerau-Levenshtein distance: insertions, deletions, replacements and swaps of adjacent characters.
 fn distance(a: &str, b: &str) -> usize {
     let a: Vec<char> = a.chars().collect();
     let b: Vec<char> = b.chars().collect();

@@ -1,9 +1,9 @@
-//! What is written, whoever wrote it and in whatever form: nodes, each with its place.
+//! The tree of written values, from any source: nodes, each with its place.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// Where a value was written, in the order in which problems are told.
+/// Where a value was written, in the order in which problems are reported.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
     /// The file's name and the line, from 1.
@@ -25,12 +25,14 @@ impl fmt::Display for Place {
     }
 }
 
+/// A value and where it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
     pub place: Place,
     pub tree: Tree,
 }
 
+/// A YAML value; scalars are texts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Tree {
     Null,
@@ -39,6 +41,7 @@ pub enum Tree {
     Map(Vec<Entry>),
 }
 
+/// A key of a map with its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     pub key: String,
@@ -47,6 +50,7 @@ pub struct Entry {
 }
 
 impl Node {
+    /// A text.
     pub fn scalar(place: Place, text: impl Into<String>) -> Self {
         Self {
             place,
@@ -62,7 +66,7 @@ impl Node {
         }
     }
 
-    /// The text, where it is one that says something: nothing and an empty text mean "not set".
+    /// The text; `None` if it is empty, which means "not set".
     pub fn text(&self) -> Option<&str> {
         match &self.tree {
             Tree::Scalar(text) if !text.is_empty() => Some(text),
@@ -70,6 +74,7 @@ impl Node {
         }
     }
 
+    /// Whether it is null or an empty text.
     pub fn is_unset(&self) -> bool {
         match &self.tree {
             Tree::Null => true,
@@ -78,6 +83,7 @@ impl Node {
         }
     }
 
+    /// The entry of a map under a key.
     pub fn entry(&self, key: &str) -> Option<&Entry> {
         match &self.tree {
             Tree::Map(entries) => entries.iter().find(|entry| entry.key == key),

@@ -3,7 +3,7 @@
 //! `serde_yaml::Error::location()` is right only for an error raised while a scalar is visited, and a pass ends
 //! with its first error. So every text is read by a visitor that keeps it and fails, and its line is taken out of
 //! the message; a test names the version of the crate whose messages these are. The shape (what is a list, a map,
-//! a text) is found by a pass before that one: whoever asks for a text of what is a map gets an error.
+//! a text) is found by a pass before that one: reading a map as a text is an error.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -13,56 +13,43 @@ use serde::de::{
     Visitor,
 };
 
+pub use super::form::YamlError;
+
+use super::form;
 use super::tree::{Entry, Node, Place, Tree};
-
-/// A text that is no YAML, or YAML that no configuration is written in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct YamlError {
-    pub line: Option<usize>,
-    pub message: String,
-}
-
-impl From<serde_yaml::Error> for YamlError {
-    fn from(error: serde_yaml::Error) -> Self {
-        Self {
-            line: error.location().map(|location| location.line()),
-            message: error.to_string(),
-        }
-    }
-}
 
 /// Reads a text; `place` says where a line of it lies.
 pub fn parse(text: &str, place: &dyn Fn(usize) -> Place) -> Result<Node, YamlError> {
     within_limits(text)?;
-    let seen = Seen::default();
-    let seed = Shapes {
+    let seen = Cell::new(0);
+    let seed = ShapeSeed {
         depth: 0,
         seen: &seen,
     };
     let shape = match seed.deserialize(serde_yaml::Deserializer::from_str(text)) {
         // The library gives up by itself where aliases make a hundred times more of a text.
         Err(error)
-            if seen.nodes.get() > MOST_NODES
-                || error.to_string().starts_with("repetition limit") =>
+            if seen.get() > MAX_NODES || error.to_string().starts_with("repetition limit") =>
         {
-            return Err(too_much("values", MOST_NODES));
+            return Err(limit_exceeded("values", MAX_NODES));
         }
-        shape => shape?,
+        shape => shape.map_err(|error| form::explain(text, &error))?,
     };
-    if let Shape::Null = shape {
+    if let NodeShape::Null = shape {
         return Ok(Node {
             place: place(1),
             tree: Tree::Null,
         });
     }
-    let texts = Texts {
+    let texts = TextSeed {
         shape: &shape,
         place,
     };
-    let mut node = texts.deserialize(serde_yaml::Deserializer::from_str(text))?;
+    let node = texts.deserialize(serde_yaml::Deserializer::from_str(text));
+    let mut node = node.map_err(|error| form::explain(text, &error))?;
     merge(&mut node).map_err(|at| YamlError {
-        line: match at {
-            Place::File(_, line) => Some(line),
+        mark: match at {
+            Place::File(_, line) => Some((line, 1)),
             _ => None,
         },
         message: "`<<` takes a map or a list of maps".to_owned(),
@@ -70,23 +57,22 @@ pub fn parse(text: &str, place: &dyn Fn(usize) -> Place) -> Result<Node, YamlErr
     Ok(node)
 }
 
-/// More than any configuration needs; a text beyond it is a mistake, or an attack.
-const MOST_ALIASES: usize = 100;
-const MOST_NODES: usize = 1_000_000;
-const DEEPEST: usize = 32;
-/// Brackets that are open at once, in texts too: the library's time grows with their square, before it
-/// hands out a first value.
-const MOST_OPEN: usize = 1000;
+/// Limits beyond what any configuration needs.
+const MAX_ALIASES: usize = 100;
+const MAX_NODES: usize = 1_000_000;
+const MAX_DEPTH: usize = 32;
+/// Brackets open at once, in texts too: the library's time is quadratic in them.
+const MAX_OPEN_BRACKETS: usize = 1000;
 
-fn too_much(what: &str, limit: usize) -> YamlError {
+fn limit_exceeded(what: &str, limit: usize) -> YamlError {
     YamlError {
-        line: None,
+        mark: None,
         message: format!("has more than {limit} {what}"),
     }
 }
 
-/// What has to be known before the library sees the text: it makes all of it into values first. Only
-/// what looks like an alias or a bracket is counted, in quotes and comments too.
+/// Limits checked before the library parses the text, all of which it turns into values first. Anything
+/// that looks like an alias or a bracket is counted, in quotes and comments too.
 fn within_limits(text: &str) -> Result<(), YamlError> {
     let (mut aliases, mut open) = (0_usize, 0_usize);
     // The last character that is no space; an alias stands where a value begins.
@@ -102,11 +88,11 @@ fn within_limits(text: &str) -> Result<(), YamlError> {
             }
             _ => {}
         }
-        if aliases > MOST_ALIASES {
-            return Err(too_much("aliases", MOST_ALIASES));
+        if aliases > MAX_ALIASES {
+            return Err(limit_exceeded("aliases", MAX_ALIASES));
         }
-        if open > MOST_OPEN {
-            return Err(too_much("open brackets", MOST_OPEN));
+        if open > MAX_OPEN_BRACKETS {
+            return Err(limit_exceeded("open brackets", MAX_OPEN_BRACKETS));
         }
         if !matches!(c, ' ' | '\t') {
             before = c;
@@ -115,75 +101,70 @@ fn within_limits(text: &str) -> Result<(), YamlError> {
     Ok(())
 }
 
-/// What stands where, without the texts.
-enum Shape {
+/// The structure of the document, without its texts.
+enum NodeShape {
     Null,
     Scalar,
-    List(Vec<Shape>),
-    Map(Vec<Shape>),
+    List(Vec<NodeShape>),
+    Map(Vec<NodeShape>),
 }
 
-/// Values that have been read, aliases as often as they are used.
-#[derive(Default)]
-struct Seen {
-    nodes: Cell<usize>,
-}
-
-/// Reads a shape that is not too deep, and not too large.
+/// Reads the structure, within the limits of depth and size.
 #[derive(Clone, Copy)]
-struct Shapes<'a> {
+struct ShapeSeed<'a> {
     depth: usize,
-    seen: &'a Seen,
+    /// Number of values read, aliases counted at each use.
+    seen: &'a Cell<usize>,
 }
 
-impl<'de> DeserializeSeed<'de> for Shapes<'_> {
-    type Value = Shape;
+impl<'de> DeserializeSeed<'de> for ShapeSeed<'_> {
+    type Value = NodeShape;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Shape, D::Error> {
-        let nodes = self.seen.nodes.get() + 1;
-        self.seen.nodes.set(nodes);
-        if nodes > MOST_NODES {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<NodeShape, D::Error> {
+        let nodes = self.seen.get() + 1;
+        self.seen.set(nodes);
+        if nodes > MAX_NODES {
             return Err(D::Error::custom("too many values"));
         }
-        if self.depth > DEEPEST {
+        if self.depth > MAX_DEPTH {
             return Err(D::Error::custom(format_args!(
-                "is nested deeper than {DEEPEST} levels"
+                "is nested deeper than {MAX_DEPTH} levels"
             )));
         }
         deserializer.deserialize_any(self)
     }
 }
 
-impl Shapes<'_> {
-    fn below(self) -> Self {
+impl ShapeSeed<'_> {
+    fn nested(self) -> Self {
         let depth = self.depth + 1;
         Self { depth, ..self }
     }
 }
 
-/// Whatever a scalar is taken for: its text is read by the other pass.
+/// Any scalar: its text is read by the second pass.
 macro_rules! scalars {
     ($($visit:ident: $value:ty),*) => {
-        $(fn $visit<E>(self, _: $value) -> Result<Shape, E> {
-            Ok(Shape::Scalar)
+        $(fn $visit<E>(self, _: $value) -> Result<NodeShape, E> {
+            Ok(NodeShape::Scalar)
         })*
     };
 }
 
-impl<'de> Visitor<'de> for Shapes<'_> {
-    type Value = Shape;
+impl<'de> Visitor<'de> for ShapeSeed<'_> {
+    type Value = NodeShape;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("any value")
     }
 
-    fn visit_unit<E>(self) -> Result<Shape, E> {
-        Ok(Shape::Null)
+    fn visit_unit<E>(self) -> Result<NodeShape, E> {
+        Ok(NodeShape::Null)
     }
 
     /// A text without any document.
-    fn visit_none<E>(self) -> Result<Shape, E> {
-        Ok(Shape::Null)
+    fn visit_none<E>(self) -> Result<NodeShape, E> {
+        Ok(NodeShape::Null)
     }
 
     scalars! {
@@ -191,50 +172,50 @@ impl<'de> Visitor<'de> for Shapes<'_> {
         visit_f64: f64, visit_str: &str
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Shape, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<NodeShape, A::Error> {
         let mut items = Vec::new();
-        while let Some(item) = seq.next_element_seed(self.below())? {
+        while let Some(item) = seq.next_element_seed(self.nested())? {
             items.push(item);
         }
-        Ok(Shape::List(items))
+        Ok(NodeShape::List(items))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Shape, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<NodeShape, A::Error> {
         let mut values = Vec::new();
-        while let Some(key) = map.next_key_seed(self.below())? {
-            if matches!(key, Shape::List(_) | Shape::Map(_)) {
+        while let Some(key) = map.next_key_seed(self.nested())? {
+            if matches!(key, NodeShape::List(_) | NodeShape::Map(_)) {
                 return Err(A::Error::custom("a key must be a plain word"));
             }
-            values.push(map.next_value_seed(self.below())?);
+            values.push(map.next_value_seed(self.nested())?);
         }
-        Ok(Shape::Map(values))
+        Ok(NodeShape::Map(values))
     }
 
     /// A value with a tag such as `!binary`: the tag is passed over.
-    fn visit_enum<A: EnumAccess<'de>>(self, tagged: A) -> Result<Shape, A::Error> {
+    fn visit_enum<A: EnumAccess<'de>>(self, tagged: A) -> Result<NodeShape, A::Error> {
         let (_, value) = tagged.variant::<String>()?;
-        value.newtype_variant_seed(self.below())
+        value.newtype_variant_seed(self.nested())
     }
 }
 
-/// Reads the texts along a shape.
+/// Second pass: reads the texts, following the structure.
 #[derive(Clone, Copy)]
-struct Texts<'a> {
-    shape: &'a Shape,
+struct TextSeed<'a> {
+    shape: &'a NodeShape,
     place: &'a dyn Fn(usize) -> Place,
 }
 
-impl<'de> DeserializeSeed<'de> for Texts<'_> {
+impl<'de> DeserializeSeed<'de> for TextSeed<'_> {
     type Value = Node;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Node, D::Error> {
         match self.shape {
-            Shape::List(_) => deserializer.deserialize_seq(self),
-            Shape::Map(_) => deserializer.deserialize_map(self),
-            Shape::Null | Shape::Scalar => {
+            NodeShape::List(_) => deserializer.deserialize_seq(self),
+            NodeShape::Map(_) => deserializer.deserialize_map(self),
+            NodeShape::Null | NodeShape::Scalar => {
                 let (text, line) = text_and_line(deserializer)?;
                 let tree = match self.shape {
-                    Shape::Null => Tree::Null,
+                    NodeShape::Null => Tree::Null,
                     _ => Tree::Scalar(text),
                 };
                 let place = (self.place)(line);
@@ -244,7 +225,7 @@ impl<'de> DeserializeSeed<'de> for Texts<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Texts<'_> {
+impl<'de> Visitor<'de> for TextSeed<'_> {
     type Value = Node;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -253,9 +234,9 @@ impl<'de> Visitor<'de> for Texts<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Node, A::Error> {
         let mut items = Vec::new();
-        if let Shape::List(shapes) = self.shape {
+        if let NodeShape::List(shapes) = self.shape {
             for shape in shapes {
-                items.extend(seq.next_element_seed(Texts { shape, ..self })?);
+                items.extend(seq.next_element_seed(TextSeed { shape, ..self })?);
             }
         }
         let place = items.first().map(|item| item.place.clone());
@@ -267,13 +248,13 @@ impl<'de> Visitor<'de> for Texts<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
         let mut entries = Vec::new();
-        if let Shape::Map(shapes) = self.shape {
+        if let NodeShape::Map(shapes) = self.shape {
             for shape in shapes {
                 let Some((key, line)) = map.next_key_seed(Key)? else {
                     break;
                 };
                 let place = (self.place)(line);
-                let mut node = map.next_value_seed(Texts { shape, ..self })?;
+                let mut node = map.next_value_seed(TextSeed { shape, ..self })?;
                 if matches!(&node.tree, Tree::List(items) if items.is_empty()) {
                     node.place = place.clone();
                 }
@@ -302,7 +283,7 @@ impl<'de> DeserializeSeed<'de> for Key {
 /// place into the error.
 fn text_and_line<'de, D: Deserializer<'de>>(d: D) -> Result<(String, usize), D::Error> {
     let kept = RefCell::new(None);
-    let error = match d.deserialize_str(Keep(&kept)) {
+    let error = match d.deserialize_str(CaptureText(&kept)) {
         Ok(never) => match never {},
         Err(error) => error,
     };
@@ -312,11 +293,11 @@ fn text_and_line<'de, D: Deserializer<'de>>(d: D) -> Result<(String, usize), D::
     }
 }
 
-struct Keep<'a>(&'a RefCell<Option<String>>);
+struct CaptureText<'a>(&'a RefCell<Option<String>>);
 
 enum Never {}
 
-impl Visitor<'_> for Keep<'_> {
+impl Visitor<'_> for CaptureText<'_> {
     type Value = Never;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -412,7 +393,7 @@ mod tests {
         assert!(at(&read("a:\nb: ~").unwrap(), &["a"]).node.is_unset());
     }
 
-    /// What the lines rest on: look at this, and at the test below, before another version is taken.
+    /// Line numbers depend on the format of this message: check this test and the one below before an upgrade.
     #[test]
     fn serde_yaml_0_9_34_ends_its_message_with_the_place() {
         let lock = include_str!("../../Cargo.lock");
@@ -420,7 +401,7 @@ mod tests {
         assert!(lock.contains(version), "another version of serde_yaml");
         let kept = RefCell::new(None);
         let text = serde_yaml::Deserializer::from_str("# x\n\n  text");
-        let Err(error) = text.deserialize_str(Keep(&kept));
+        let Err(error) = text.deserialize_str(CaptureText(&kept));
         assert_eq!(kept.into_inner().as_deref(), Some("text"));
         assert_eq!(error.to_string(), " at line 3 column 3");
         assert_eq!(line_in(&error.to_string()), 3);
@@ -465,56 +446,57 @@ mod tests {
         assert_eq!(text(&["d", "y"]), "1");
         assert_eq!(text(&["d", "z"]), "2");
         assert_eq!(text(&["e", "f", "z"]), "2");
-        assert_eq!(read("a: 1\nb:\n  <<: 5\n").unwrap_err().line, Some(3));
+        let wrong = read("a: 1\nb:\n  <<: 5\n").unwrap_err();
+        assert_eq!(wrong.mark.map(|(line, _)| line), Some(3));
     }
 
     #[test]
-    fn what_is_no_yaml_is_told_with_its_line() {
-        assert!(read("a: 1\nb: [\n").unwrap_err().line.is_some());
+    fn invalid_yaml_is_an_error_with_its_line() {
+        assert!(read("a: 1\nb: [\n").unwrap_err().mark.is_some());
         assert!(read("a: 1\n---\nb: 2\n").is_err());
         assert!(read("? [x]\n: 1\n").is_err());
         assert!(read("a: !t 5").is_ok());
         assert_eq!(read("").unwrap().tree, Tree::Null);
     }
 
-    /// Memory is held to by a test of the binary.
+    /// The memory used is checked by a test of the binary.
     #[test]
-    fn what_no_operator_writes_is_refused_at_once() {
+    fn yaml_beyond_the_limits_is_refused_at_once() {
         let aliases = |count| format!("a: &a 1\nb: [{}]\n", "*a, ".repeat(count));
         assert!(read(&aliases(100)).is_ok());
-        let said = |text: &str| {
+        let report = |text: &str| {
             let begun = std::time::Instant::now();
             let error = read(text).expect_err("a limit");
             assert!(begun.elapsed().as_secs() < 5, "{}", error.message);
             error.message
         };
-        assert_eq!(said(&aliases(101)), "has more than 100 aliases");
+        assert_eq!(report(&aliases(101)), "has more than 100 aliases");
         assert_eq!(
-            said(&"[".repeat(64_000)),
+            report(&"[".repeat(64_000)),
             "has more than 1000 open brackets"
         );
         assert_eq!(
-            said(&"{a: ".repeat(64_000)),
+            report(&"{a: ".repeat(64_000)),
             "has more than 1000 open brackets"
         );
         let nested = |depth| format!("a: {}1{}", "[".repeat(depth), "]".repeat(depth));
         assert!(read(&nested(31)).is_ok());
         assert!(
-            said(&nested(32)).contains("deeper than 32"),
+            report(&nested(32)).contains("deeper than 32"),
             "{}",
-            said(&nested(32))
+            report(&nested(32))
         );
         let dashes = format!("{}a", "- ".repeat(5_000));
-        assert!(said(&dashes).contains("deeper than") || said(&dashes).contains("recursion"));
+        assert!(report(&dashes).contains("deeper than") || report(&dashes).contains("recursion"));
         // Ten to the ninth.
         let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
         for n in 1..9 {
             let uses = format!("*a{}, ", n - 1).repeat(10);
             bomb.push_str(&format!("a{n}: &a{n} [{uses}]\n"));
         }
-        let said = said(&bomb);
-        assert!(said.contains("more than 1000000 values"), "{said}");
-        let million = format!("[{}]", "1,".repeat(MOST_NODES));
+        let report = report(&bomb);
+        assert!(report.contains("more than 1000000 values"), "{report}");
+        let million = format!("[{}]", "1,".repeat(MAX_NODES));
         assert!(
             read(&million)
                 .unwrap_err()

@@ -1,43 +1,60 @@
 //! The core as JSON: `/apps`, `/events`, and `/info` with GoBGP's keys (gobgp.proto, `message Peer`).
 
+mod gobgp;
+mod route;
+mod verdict;
+
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 use serde_json::Value;
 
 use super::time::rfc3339;
+use super::verdict::{Level, Reason};
 use crate::bgp::SessionType;
 use crate::bgp::peer::MessageCounts;
-use crate::core::{AppView, MonitorView, NatView, PeerView, Transition, VipView};
+use crate::core::{AppView, ChangeOf, HistoryEvent, MonitorView, NatView, PeerView, VipView};
 use crate::health::Outcome;
 use crate::net::Family;
+use crate::registry::DrainView;
+use gobgp::{Any, EbgpMultihop};
+use route::{NotAnnouncedTo, Path, Route};
+use verdict::Cause;
+pub use verdict::verdict;
 
-/// One app; `wall` is the time of day.
-pub fn app(view: &AppView, wall: SystemTime) -> Value {
+/// One app with its verdict; `wall` is the time of day.
+pub fn app(view: &AppView, standing: &(Level, Vec<Reason>), wall: SystemTime) -> Value {
+    let (level, reasons) = standing;
     value(&App {
         name: view.name.as_str(),
         source: view.source.to_string(),
         state: view.state.as_str(),
+        verdict: level.as_str(),
+        reasons: reasons.iter().map(Cause::from).collect(),
         why: &view.why,
         since: rfc3339(before(wall, view.since)),
         age: seconds(view.since),
         healthy: view.health == crate::health::Health::Up,
         announced: view.announced,
+        last_resort: view.last_resort.is_some(),
+        last_resort_since: view.last_resort.map(|age| rfc3339(before(wall, age))),
         drain_time: precise(view.drain_time),
         draining: view.draining,
         drained: view.drained,
+        drain: view.drain.as_ref().map(|drain| Drain::new(drain, wall)),
         maintenance: view.maintenance,
         maintenance_problem: view.maintenance_problem.as_deref(),
         held_for: view.held_for.map(seconds),
         flaps: view.flaps,
         vips: view.vips.iter().map(|v| v.prefix.to_string()).collect(),
-        vip_status: view.vips.iter().map(Vip::from).collect(),
+        vip_status: view.vips.iter().map(|vip| Vip::new(vip, wall)).collect(),
         monitors: view.monitors.iter().map(Monitor::from).collect(),
         nats: view.nats.iter().map(Nat::from).collect(),
+        peers: view.peers.iter().map(ToString::to_string).collect(),
     })
 }
 
-/// What a struct of texts, numbers and lists is as JSON: that cannot fail.
+/// As JSON; a struct of texts, numbers and lists can always be serialized.
 fn value(of: &impl Serialize) -> Value {
     serde_json::to_value(of).unwrap_or_default()
 }
@@ -47,14 +64,20 @@ struct App<'a> {
     name: &'a str,
     source: String,
     state: &'static str,
+    /// The level of the verdict on this app.
+    verdict: &'static str,
+    reasons: Vec<Cause<'a>>,
     why: &'a str,
     since: String,
     age: f64,
     healthy: bool,
     announced: bool,
+    last_resort: bool,
+    last_resort_since: Option<String>,
     drain_time: f64,
     draining: bool,
     drained: bool,
+    drain: Option<Drain<'a>>,
     maintenance: bool,
     maintenance_problem: Option<&'a str>,
     held_for: Option<f64>,
@@ -63,6 +86,27 @@ struct App<'a> {
     vip_status: Vec<Vip<'a>>,
     monitors: Vec<Monitor<'a>>,
     nats: Vec<Nat>,
+    /// The only peers that it is announced to; empty: all.
+    peers: Vec<String>,
+}
+
+/// Why it is drained: by request, by the maintenance file, or at the exit of the process.
+#[derive(Serialize)]
+struct Drain<'a> {
+    by: Option<&'a str>,
+    since: String,
+    age: f64,
+}
+
+impl<'a> Drain<'a> {
+    fn new(view: &'a DrainView, wall: SystemTime) -> Self {
+        let since = view.at(wall);
+        Self {
+            by: view.by.as_deref(),
+            since: rfc3339(since),
+            age: seconds(wall.duration_since(since).unwrap_or_default()),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -71,17 +115,26 @@ struct Vip<'a> {
     announced: bool,
     addressed: bool,
     foreign: bool,
+    /// A route is desired.
+    wanted: bool,
     problem: Option<&'a str>,
+    routes: Vec<Route>,
+    not_announced_to: Vec<NotAnnouncedTo>,
+    paths: Vec<Path>,
 }
 
-impl<'a> From<&'a VipView> for Vip<'a> {
-    fn from(view: &'a VipView) -> Self {
+impl<'a> Vip<'a> {
+    fn new(view: &'a VipView, wall: SystemTime) -> Self {
         Self {
             vip: view.prefix.to_string(),
             announced: view.announced,
             addressed: view.addressed,
             foreign: view.foreign,
+            wanted: view.wanted,
             problem: view.problem.as_deref(),
+            routes: Route::all(view, wall),
+            not_announced_to: view.lacking.iter().map(NotAnnouncedTo::from).collect(),
+            paths: view.paths.iter().map(Path::from).collect(),
         }
     }
 }
@@ -98,8 +151,8 @@ impl From<&NatView> for Nat {
     fn from(view: &NatView) -> Self {
         Self {
             nat: view.spec.to_string(),
-            packets: view.counted.map(|counted| counted.packets),
-            bytes: view.counted.map(|counted| counted.bytes),
+            packets: view.count.map(|counted| counted.packets),
+            bytes: view.count.map(|counted| counted.bytes),
         }
     }
 }
@@ -119,7 +172,7 @@ impl<'a> From<&'a MonitorView> for Monitor<'a> {
     fn from(view: &'a MonitorView) -> Self {
         let result = view.last.as_ref().map(|last| match last {
             Outcome::Pass(_) => "pass",
-            Outcome::Fail(_) => "fail",
+            Outcome::Fail(_) | Outcome::NoListener(_) | Outcome::TakenOut(_) => "fail",
             Outcome::Unavailable(_) => "unavailable",
         });
         Self {
@@ -135,7 +188,7 @@ impl<'a> From<&'a MonitorView> for Monitor<'a> {
 }
 
 /// A monitor as text, where it cannot hold a secret: commands and URLs show their kind alone.
-fn shown_spec(spec: &str) -> &str {
+pub(super) fn shown_spec(spec: &str) -> &str {
     let open = ["port:", "tcp:", "dns:", "heartbeat:"];
     if spec == "consul" || open.iter().any(|kind| spec.starts_with(kind)) {
         spec
@@ -144,36 +197,52 @@ fn shown_spec(spec: &str) -> &str {
     }
 }
 
-/// The last transitions, oldest first.
+/// The last changes of apps and peers, oldest first.
 pub fn events<'a>(
-    transitions: impl IntoIterator<Item = &'a Transition>,
+    history: impl IntoIterator<Item = &'a HistoryEvent>,
     now: Instant,
     wall: SystemTime,
 ) -> Value {
-    let one = |t: &Transition| {
-        let age = now.saturating_duration_since(t.at);
+    let one = |event: &HistoryEvent| {
+        let age = now.saturating_duration_since(event.at);
+        let change = &event.change;
+        let (app, peer) = match &change.of {
+            ChangeOf::App(app) => (Some(app.as_str()), None),
+            ChangeOf::Peer(peer) => (None, Some(peer.to_string())),
+        };
         value(&Event {
-            seq: t.seq,
-            app: t.app.as_str(),
-            from: t.from.as_str(),
-            to: t.to.as_str(),
-            why: &t.why,
-            at: rfc3339(before(wall, age)),
+            seq: event.seq,
+            time: rfc3339(before(wall, age)),
+            last_resort: change.last_resort,
             age: seconds(age),
+            kind: change.kind.as_str(),
+            app,
+            peer,
+            from: &change.from,
+            to: &change.to,
+            why: &change.why,
         })
     };
-    transitions.into_iter().map(one).collect()
+    history.into_iter().map(one).collect()
 }
 
 #[derive(Serialize)]
 struct Event<'a> {
+    /// Counts from 1 and never repeats.
     seq: u64,
-    app: &'a str,
-    from: &'static str,
-    to: &'static str,
-    why: &'a str,
-    at: String,
+    time: String,
+    /// The app is announced as last resort from then on.
+    last_resort: bool,
     age: f64,
+    kind: &'static str,
+    /// Of an app or of a peer, never of both.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    app: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer: Option<String>,
+    from: &'a str,
+    to: &'a str,
+    why: &'a str,
 }
 
 /// `/info`: the first peer as GoCast shows its only one, all of them under `peers`.
@@ -197,19 +266,22 @@ struct Info<'a> {
 struct Peer<'a> {
     name: String,
     conf: Conf<'a>,
+    ebgp_multihop: EbgpMultihop,
     state: State<'a>,
     timers: Timers,
     transport: Transport,
     afi_safis: Vec<AfiSafi>,
 }
 
-/// As the configuration says, 0 for any AS; in [`State`] what the peer said.
+/// As configured, 0 for any AS; in [`State`] as received in OPEN.
 #[derive(Serialize)]
 struct Conf<'a> {
     neighbor_address: String,
     neighbor_interface: Option<&'a str>,
     peer_as: u32,
     local_as: u32,
+    /// 0: iBGP, 1: eBGP.
+    peer_type: u8,
     r#type: u8,
 }
 
@@ -218,7 +290,11 @@ struct State<'a> {
     neighbor_address: String,
     peer_as: u32,
     local_as: u32,
+    peer_type: u8,
     r#type: u8,
+    /// What the peer's OPEN offered.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    remote_cap: Vec<Any>,
     session_state: u8,
     session_state_name: String,
     router_id: String,
@@ -266,9 +342,10 @@ struct TimersState {
     keepalive_interval: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     uptime: Option<Timestamp>,
+    downtime: Timestamp,
 }
 
-/// protobuf's: the second at which the session came up.
+/// protobuf's: the second at which the session came up or ended.
 #[derive(Serialize)]
 struct Timestamp {
     seconds: u64,
@@ -312,24 +389,28 @@ impl<'a> Peer<'a> {
         Self {
             name: view.name.to_string(),
             conf: Conf {
-                neighbor_address: view.remote.to_string(),
+                neighbor_address: shown(view.remote),
                 neighbor_interface: view.interface.as_deref(),
                 peer_as: configured_as,
                 local_as: view.local_as.get(),
+                peer_type: r#type,
                 r#type,
             },
+            ebgp_multihop: view.ttl.into(),
             state: State {
-                neighbor_address: view.remote.to_string(),
+                neighbor_address: shown(view.remote),
                 peer_as: known_as,
                 local_as: view.local_as.get(),
+                peer_type: r#type,
                 r#type,
+                remote_cap: gobgp::capabilities(negotiated),
                 session_state: view.state.number(),
                 session_state_name: match view.no_carrier {
                     true => "no carrier".to_owned(),
                     false => view.state.to_string(),
                 },
                 router_id: negotiated.map_or_else(String::new, |n| n.peer_router_id.to_string()),
-                local_router_id: view.router_id.to_string(),
+                local_router_id: shown(view.router_id),
                 hostname: negotiated.and_then(|n| n.hostname.as_deref()),
                 messages: Messages {
                     received: (&view.counters.received).into(),
@@ -356,6 +437,11 @@ impl<'a> Peer<'a> {
     }
 }
 
+/// Nothing where it is not known, as GoBGP does.
+fn shown(value: Option<impl ToString>) -> String {
+    value.map_or_else(String::new, |value| value.to_string())
+}
+
 impl Timers {
     fn new(view: &PeerView, wall: SystemTime) -> Self {
         let hold_time = view.negotiated.as_ref().and_then(|n| n.hold_time);
@@ -376,6 +462,9 @@ impl Timers {
                 uptime: up_at.map(|at| Timestamp {
                     seconds: seconds(at),
                 }),
+                downtime: Timestamp {
+                    seconds: seconds(before(wall, view.downtime)),
+                },
             },
         }
     }
@@ -412,17 +501,17 @@ impl From<&MessageCounts> for Counts {
     }
 }
 
-/// Seconds with milliseconds: more digits of an age are noise.
+/// Seconds with three digits, for ages.
 fn seconds(duration: Duration) -> f64 {
     decimal(duration.as_secs(), duration.subsec_millis(), 3)
 }
 
-/// Seconds with microseconds: many checks take less than a millisecond.
-fn precise(duration: Duration) -> f64 {
+/// Seconds with six digits: many checks take less than a millisecond.
+pub(super) fn precise(duration: Duration) -> f64 {
     decimal(duration.as_secs(), duration.subsec_micros(), 6)
 }
 
-/// The number nearest to what is written, so that it is shown with no more digits than that.
+/// The number nearest to this decimal, so that it is printed with no more digits.
 fn decimal(whole: u64, fraction: u32, digits: usize) -> f64 {
     format!("{whole}.{fraction:0digits$}")
         .parse()
@@ -442,7 +531,7 @@ mod tests {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_100)
     }
 
-    /// Byte by byte: scripts read it with whatever they have.
+    /// Byte by byte: scripts may not parse it as JSON.
     #[test]
     fn the_text_is_what_it_has_always_been() {
         let peers = [sample::established(), sample::connecting()];
@@ -453,11 +542,53 @@ mod tests {
             ),
             (info(&[], wall()), "{\"peers\":[]}\n"),
             (
-                app(&sample::awkward(), wall()),
+                app(&sample::awkward(), &(Level::Ok, Vec::new()), wall()),
                 include_str!("../../tests/data/view/app.json"),
             ),
         ] {
             assert_eq!(format!("{value}\n"), text);
+        }
+    }
+
+    /// Keys and types of GoBGP's `message Peer`, as GoCast's encoding/json has them; zeros are left out there.
+    #[test]
+    fn what_gocast_prints_of_a_peer_is_there() {
+        let gocast: Value =
+            serde_json::from_str(include_str!("../../tests/data/view/gocast.json")).unwrap();
+        let ours = info(&[sample::established()], wall());
+        assert_eq!(lacks(&gocast, &ours, "info"), Vec::<String>::new());
+    }
+
+    /// Recorded from GoBGP 3's own Go types by `tests/data/view/gobgp.go`; GoCast's GoBGP 2 has another package, and
+    /// calls the AS numbers `peer_as` and `local_as`.
+    #[test]
+    fn what_go_prints_of_gobgps_types_is_there() {
+        let recorded = include_str!("../../tests/data/view/gobgp.json");
+        let gobgp2 = recorded
+            .replace("_asn\"", "_as\"")
+            .replace("/apipb.", "/gobgpapi.");
+        let gobgp: Value = serde_json::from_str(&gobgp2).unwrap();
+        let ours = info(&[sample::established()], wall());
+        assert_eq!(lacks(&gobgp, &ours, "info"), Vec::<String>::new());
+    }
+
+    /// Keys of `theirs` that `ours` lacks, or that have another value there.
+    fn lacks(theirs: &Value, ours: &Value, at: &str) -> Vec<String> {
+        match (theirs, ours) {
+            (Value::Object(theirs), Value::Object(ours)) => theirs
+                .iter()
+                .flat_map(|(key, value)| match ours.get(key) {
+                    Some(found) => lacks(value, found, &format!("{at}.{key}")),
+                    None => vec![format!("{at}.{key} is not there")],
+                })
+                .collect(),
+            (Value::Array(theirs), Value::Array(ours)) if theirs.len() <= ours.len() => theirs
+                .iter()
+                .zip(ours)
+                .flat_map(|(theirs, ours)| lacks(theirs, ours, &format!("{at}[]")))
+                .collect(),
+            _ if theirs == ours => Vec::new(),
+            _ => vec![format!("{at} is {ours}, not {theirs}")],
         }
     }
 
@@ -490,7 +621,8 @@ mod tests {
 
     #[test]
     fn an_app_is_json_whatever_its_texts_hold() {
-        let text = app(&sample::awkward(), wall()).to_string();
+        let standing = (Level::Ok, Vec::new());
+        let text = app(&sample::awkward(), &standing, wall()).to_string();
         assert!(!text.contains("secret"));
         let back: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(back["name"], "a\"b\\c</script>");

@@ -3,12 +3,14 @@
 use std::fmt::{self, Write};
 use std::time::{Duration, SystemTime};
 
+use super::verdict::{Condition, Verdict};
 use crate::bgp::peer::StateName;
-use crate::core::{AppView, Counted, MonitorView, PeerView};
+use crate::core::{AppView, ForwardingTimes, MonitorView, NatCount, PeerView};
 use crate::health::Health;
+use crate::path_proof::{Finding, Proof};
 use crate::registry::AppState;
 
-/// What the kernel says of this process (proc_pid_stat(5)), in seconds and bytes.
+/// Resource usage of this process (proc_pid_stat(5)), in seconds and bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Process {
     pub cpu_seconds: f64,
@@ -21,53 +23,55 @@ pub struct Process {
     pub start_seconds: f64,
 }
 
-/// What is shown besides apps and peers.
+/// Metrics besides those of apps and peers.
 #[derive(Clone, Copy, Debug)]
 pub struct Extra {
     /// `None`: /proc is not readable.
     pub process: Option<Process>,
     /// `None`: Consul is not configured.
     pub consul_up: Option<bool>,
-    pub reload: Reload,
-    /// The longest turn of the loop since the start.
+    pub reload: LastReload,
+    /// The longest iteration of the event loop since start.
     pub longest_turn: Duration,
-    /// Lines of the log that nobody took.
+    /// Log lines dropped because standard error was not read.
     pub log_lines_dropped: u64,
     /// `None`: there is no state file.
     pub state_file_written: Option<bool>,
+    pub forwarding: ForwardingTimes,
 }
 
-/// How the last reading of the configuration ended; the one at start counts.
+/// The result of the last load of the configuration, the one at start included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reload {
+pub struct LastReload {
     pub successful: bool,
     /// When one last succeeded.
     pub succeeded_at: SystemTime,
 }
 
+/// The content type of the text exposition format.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// A family whose samples are of apps.
+/// A metric family with samples for each app.
 pub struct Family {
     name: &'static str,
     kind: &'static str,
     help: &'static str,
-    /// Only where NAT is in the kernel.
+    /// Only shown while there are NAT rules.
     pub of_nat: bool,
-    /// Adds one app's.
-    pub samples: fn(&mut Page, &AppView),
+    /// Adds the samples of one app.
+    pub samples: fn(&mut MetricsText, &AppView),
 }
 
 /// The families of apps, in order.
-pub const FAMILIES: [Family; 9] = [
+pub const FAMILIES: [Family; 12] = [
     Family {
         name: "sidecast_app_healthy",
         kind: GAUGE,
         help: "Whether all monitors of the app pass.",
         of_nat: false,
-        samples: |page, app| {
+        samples: |text, app| {
             let healthy = app.health == Health::Up;
-            page.sample(&[("app", app.name.as_str())], u8::from(healthy));
+            text.sample(&[("app", app.name.as_str())], u8::from(healthy));
         },
     },
     Family {
@@ -75,10 +79,10 @@ pub const FAMILIES: [Family; 9] = [
         kind: GAUGE,
         help: "1 for the state the app is in.",
         of_nat: false,
-        samples: |page, app| {
+        samples: |text, app| {
             for state in AppState::ALL {
                 let labels = [("app", app.name.as_str()), ("state", state.as_str())];
-                page.sample(&labels, u8::from(state == app.state));
+                text.sample(&labels, u8::from(state == app.state));
             }
         },
     },
@@ -87,22 +91,59 @@ pub const FAMILIES: [Family; 9] = [
         kind: GAUGE,
         help: "Whether the VIP is announced to at least one peer.",
         of_nat: false,
-        samples: |page, app| {
+        samples: |text, app| {
             for vip in &app.vips {
                 let prefix = vip.prefix.to_string();
                 let labels = [("app", app.name.as_str()), ("vip", prefix.as_str())];
-                page.sample(&labels, u8::from(vip.announced));
+                text.sample(&labels, u8::from(vip.announced));
             }
+        },
+    },
+    Family {
+        name: "sidecast_path_share",
+        kind: GAUGE,
+        help: "Which share of the last probes to the VIP by way of the peer came back.",
+        of_nat: false,
+        samples: |text, app| {
+            of_paths(text, app, |text, labels, proof| {
+                if let Some(share) = proof.share() {
+                    text.sample(&labels, share);
+                }
+            });
+        },
+    },
+    Family {
+        name: "sidecast_path_state",
+        kind: GAUGE,
+        help: "1 for what these probes show: yes, partly, elsewhere, no, not_seen or unknown.",
+        of_nat: false,
+        samples: |text, app| {
+            of_paths(text, app, |text, [app, vip, peer], proof| {
+                for state in Finding::NAMES {
+                    let holds = state == proof.finding.as_str();
+                    text.sample(&[app, vip, peer, ("state", state)], u8::from(holds));
+                }
+            });
+        },
+    },
+    Family {
+        name: "sidecast_last_resort",
+        kind: GAUGE,
+        help: "Whether the app is announced although its checks fail, less attractive than any healthy one.",
+        of_nat: false,
+        samples: |text, app| {
+            let last_resort = app.last_resort.is_some();
+            text.sample(&[("app", app.name.as_str())], u8::from(last_resort));
         },
     },
     Family {
         name: "sidecast_app_held_seconds",
         kind: GAUGE,
-        help: "How long damping still keeps the app from coming back.",
+        help: "How long damping still delays the app's announcement.",
         of_nat: false,
-        samples: |page, app| {
+        samples: |text, app| {
             let held = app.held_for.unwrap_or_default();
-            page.sample(&[("app", app.name.as_str())], Seconds(held));
+            text.sample(&[("app", app.name.as_str())], Seconds(held));
         },
     },
     Family {
@@ -110,35 +151,35 @@ pub const FAMILIES: [Family; 9] = [
         kind: COUNTER,
         help: "Changes of an app's state.",
         of_nat: false,
-        samples: |page, app| {
+        samples: |text, app| {
             for (to, count) in &app.transitions {
-                page.sample(&[("app", app.name.as_str()), ("to", to.as_str())], count);
+                text.sample(&[("app", app.name.as_str()), ("to", to.as_str())], count);
             }
         },
     },
     Family {
         name: "sidecast_nat_packets_total",
         kind: COUNTER,
-        help: "First packets of flows that NAT sent on: the kernel counts no others.",
+        help: "First packets of NATed flows: the nat hook sees no others.",
         of_nat: true,
-        samples: |page, app| of_nats(page, app, |counted| counted.packets),
+        samples: |text, app| of_nats(text, app, |counted| counted.packets),
     },
     Family {
         name: "sidecast_nat_bytes_total",
         kind: COUNTER,
         help: "Bytes of those packets.",
         of_nat: true,
-        samples: |page, app| of_nats(page, app, |counted| counted.bytes),
+        samples: |text, app| of_nats(text, app, |counted| counted.bytes),
     },
     Family {
         name: "sidecast_monitor_up",
         kind: GAUGE,
         help: "Whether the monitor passes, after rise and fall.",
         of_nat: false,
-        samples: |page, app| {
+        samples: |text, app| {
             for monitor in &app.monitors {
                 let labels = of_monitor(app, monitor);
-                page.sample(&labels, u8::from(monitor.health == Health::Up));
+                text.sample(&labels, u8::from(monitor.health == Health::Up));
             }
         },
     },
@@ -147,11 +188,11 @@ pub const FAMILIES: [Family; 9] = [
         kind: GAUGE,
         help: "How long the monitor's last check took.",
         of_nat: false,
-        samples: |page, app| {
+        samples: |text, app| {
             for monitor in &app.monitors {
                 let labels = of_monitor(app, monitor);
                 if let Some(took) = monitor.took {
-                    page.sample(&labels, Seconds(took));
+                    text.sample(&labels, Seconds(took));
                 }
             }
         },
@@ -165,55 +206,99 @@ fn of_monitor<'a>(app: &'a AppView, monitor: &'a MonitorView) -> [(&'static str,
     ]
 }
 
-fn of_nats(page: &mut Page, app: &AppView, value: fn(&Counted) -> u64) {
+fn of_nats(text: &mut MetricsText, app: &AppView, value: fn(&NatCount) -> u64) {
     for nat in &app.nats {
-        if let Some(counted) = &nat.counted {
+        if let Some(counted) = &nat.count {
             let spec = nat.spec.to_string();
             let labels = [("app", app.name.as_str()), ("nat", spec.as_str())];
-            page.sample(&labels, value(counted));
+            text.sample(&labels, value(counted));
         }
     }
 }
 
-fn of_peers(page: &mut Page, peers: &[PeerView]) {
-    let names: Vec<String> = peers.iter().map(|p| p.name.to_string()).collect();
-    let named = || peers.iter().zip(names.iter().map(String::as_str));
-    page.family(
+/// Each VIP and peer with its labels.
+fn of_paths(
+    text: &mut MetricsText,
+    app: &AppView,
+    sample: fn(&mut MetricsText, [(&str, &str); 3], &Proof),
+) {
+    for vip in &app.vips {
+        let prefix = vip.prefix.to_string();
+        for path in &vip.paths {
+            let peer = path.peer.to_string();
+            let labels = [
+                ("app", app.name.as_str()),
+                ("vip", prefix.as_str()),
+                ("peer", peer.as_str()),
+            ];
+            sample(text, labels, &path.proof);
+        }
+    }
+}
+
+fn of_verdict(text: &mut MetricsText, verdict: &Verdict) {
+    text.family(
+        "sidecast_ok",
+        GAUGE,
+        "Whether the verdict is ok: not starting, degraded or failing.",
+    );
+    text.sample(&[], u8::from(verdict.is_ok()));
+    text.family(
+        "sidecast_condition",
+        GAUGE,
+        "Whether this is wrong with an app or a peer.",
+    );
+    for condition in Condition::ALL {
+        let holds = verdict.conditions.contains(&condition);
+        text.sample(&[("reason", condition.as_str())], u8::from(holds));
+    }
+}
+
+type PeerFamily = (
+    &'static str,
+    &'static str,
+    &'static str,
+    fn(&PeerView) -> u64,
+);
+
+/// Families with one number for each peer.
+const OF_EACH_PEER: [PeerFamily; 4] = [
+    (
         "sidecast_bgp_session_up",
         GAUGE,
         "Whether the session is established.",
-    );
-    for (peer, name) in named() {
-        page.sample(
-            &[("peer", name)],
-            u8::from(peer.state == StateName::Established),
-        );
-    }
-    page.family(
+        |peer| u64::from(peer.state == StateName::Established),
+    ),
+    (
         "sidecast_bgp_session_state",
         GAUGE,
         "1 idle, 2 connect, 3 active, 4 opensent, 5 openconfirm, 6 established.",
-    );
-    for (peer, name) in named() {
-        page.sample(&[("peer", name)], peer.state.number());
-    }
-    page.family(
+        |peer| peer.state.number().into(),
+    ),
+    (
         "sidecast_bgp_announced_prefixes",
         GAUGE,
         "Prefixes announced to the peer and not withdrawn.",
-    );
-    for (peer, name) in named() {
-        page.sample(&[("peer", name)], peer.announced);
-    }
-    page.family(
+        |peer| u64::try_from(peer.announced).unwrap_or(u64::MAX),
+    ),
+    (
         "sidecast_bgp_flaps_total",
         COUNTER,
         "Established sessions lost.",
-    );
-    for (peer, name) in named() {
-        page.sample(&[("peer", name)], peer.flaps);
+        |peer| peer.flaps,
+    ),
+];
+
+fn of_peers(text: &mut MetricsText, peers: &[PeerView]) {
+    let names: Vec<String> = peers.iter().map(|p| p.name.to_string()).collect();
+    let named = || peers.iter().zip(names.iter().map(String::as_str));
+    for (family, kind, help, value) in OF_EACH_PEER {
+        text.family(family, kind, help);
+        for (peer, name) in named() {
+            text.sample(&[("peer", name)], value(peer));
+        }
     }
-    page.family(
+    text.family(
         "sidecast_bgp_messages_total",
         COUNTER,
         "BGP messages by type and direction.",
@@ -226,32 +311,32 @@ fn of_peers(page: &mut Page, peers: &[PeerView]) {
         for (direction, counts) in directions {
             for (kind, count) in counts.by_type() {
                 let labels = [("peer", name), ("type", kind), ("direction", direction)];
-                page.sample(&labels, count);
+                text.sample(&labels, count);
             }
         }
     }
     if peers.iter().any(|p| p.bfd_up.is_some()) {
-        page.family(
+        text.family(
             "sidecast_bfd_session_up",
             GAUGE,
             "Whether the peer's BFD session is up.",
         );
         for (peer, name) in named() {
             if let Some(up) = peer.bfd_up {
-                page.sample(&[("peer", name)], u8::from(up));
+                text.sample(&[("peer", name)], u8::from(up));
             }
         }
     }
 }
 
-/// Named and described as Prometheus' own client libraries do.
-fn of_process(page: &mut Page, process: &Process) {
-    page.family(
+/// Names and help texts of Prometheus' client libraries.
+fn of_process(text: &mut MetricsText, process: &Process) {
+    text.family(
         "process_cpu_seconds_total",
         COUNTER,
         "Total user and system CPU time spent in seconds.",
     );
-    page.sample(&[], process.cpu_seconds);
+    text.sample(&[], process.cpu_seconds);
     for (name, help, value) in [
         (
             "process_open_fds",
@@ -279,29 +364,29 @@ fn of_process(page: &mut Page, process: &Process) {
             process.threads,
         ),
     ] {
-        page.family(name, GAUGE, help);
-        page.sample(&[], value);
+        text.family(name, GAUGE, help);
+        text.sample(&[], value);
     }
-    page.family(
+    text.family(
         "process_start_time_seconds",
         GAUGE,
         "Start time of the process since unix epoch in seconds.",
     );
-    page.sample(&[], format_args!("{:.2}", process.start_seconds));
+    text.sample(&[], format_args!("{:.2}", process.start_seconds));
 }
 
 const GAUGE: &str = "gauge";
 const COUNTER: &str = "counter";
 
-/// The text so far, and the family that samples go to.
+/// The exposition text so far, and the current family.
 #[derive(Default)]
-pub struct Page {
+pub struct MetricsText {
     text: String,
     name: &'static str,
 }
 
-impl Page {
-    /// What comes before the families of apps.
+impl MetricsText {
+    /// Families before those of apps.
     pub fn begin(&mut self) {
         self.family("sidecast_build_info", GAUGE, "What is running.");
         self.sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
@@ -315,9 +400,11 @@ impl Page {
         }
     }
 
-    /// What comes behind the families of apps.
-    pub fn end(&mut self, peers: &[PeerView], extra: &Extra) {
+    /// Families after those of apps.
+    pub fn end(&mut self, peers: &[PeerView], verdict: &Verdict, extra: &Extra) {
+        of_verdict(self, verdict);
         of_peers(self, peers);
+        self.forwarding(&extra.forwarding);
         if let Some(up) = extra.consul_up {
             self.family("sidecast_consul_up", GAUGE, "Whether Consul answers.");
             self.sample(&[], u8::from(up));
@@ -342,20 +429,20 @@ impl Page {
         self.family(
             "sidecast_loop_longest_seconds",
             GAUGE,
-            "The longest turn of the loop since the start: what arrives meanwhile waits for its end.",
+            "Longest iteration of the event loop since start; events that arrive during one wait for its end.",
         );
         self.sample(&[], Seconds(extra.longest_turn));
         self.family(
             "sidecast_log_lines_dropped_total",
             COUNTER,
-            "Lines of the log that nobody took from standard error.",
+            "Log lines dropped because standard error was not read.",
         );
         self.sample(&[], extra.log_lines_dropped);
         if let Some(written) = extra.state_file_written {
             self.family(
                 "sidecast_state_file_written",
                 GAUGE,
-                "Whether the state file has what is to outlive a restart.",
+                "Whether the state file is written and up to date.",
             );
             self.sample(&[], u8::from(written));
         }
@@ -364,15 +451,35 @@ impl Page {
         }
     }
 
+    /// Each bucket holds what those before it do (Prometheus' histograms).
+    fn forwarding(&mut self, times: &ForwardingTimes) {
+        const NAME: &str = "sidecast_announce_to_forward_seconds";
+        let help = "From an announcement to the first probe that came back.";
+        self.text
+            .push_str(&format!("# HELP {NAME} {help}\n# TYPE {NAME} histogram\n"));
+        let bounds = ForwardingTimes::BOUNDS.map(Duration::from_millis);
+        let finite = bounds.into_iter().zip(times.within);
+        let finite = finite.map(|(bound, count)| (Seconds(bound).to_string(), count));
+        for (bound, count) in finite.chain([("+Inf".to_owned(), times.count)]) {
+            let bucket = format!("{NAME}_bucket{{le=\"{bound}\"}} {count}\n");
+            self.text.push_str(&bucket);
+        }
+        let (sum, count) = (Seconds(times.sum), times.count);
+        self.text
+            .push_str(&format!("{NAME}_sum {sum}\n{NAME}_count {count}\n"));
+    }
+
     /// Bytes so far.
     pub fn len(&self) -> usize {
         self.text.len()
     }
 
+    /// Whether nothing was added yet.
     pub fn is_empty(&self) -> bool {
         self.text.is_empty()
     }
 
+    /// The text.
     pub fn into_bytes(self) -> Vec<u8> {
         self.text.into_bytes()
     }
@@ -421,12 +528,14 @@ impl fmt::Display for Seconds {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
+    use crate::core::Summary;
     use crate::view::sample;
+    use crate::view::verdict::Circumstances;
 
-    #[test]
-    fn every_name_of_the_contract_is_there_and_texts_are_escaped() {
+    /// Every family, each with a sample at least.
+    pub fn every_family() -> String {
         let extra = Extra {
             process: Some(Process {
                 cpu_seconds: 1.5,
@@ -436,25 +545,56 @@ mod tests {
             }),
             consul_up: Some(true),
             longest_turn: Duration::from_micros(1500),
-            reload: Reload {
+            reload: LastReload {
                 successful: false,
                 succeeded_at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
             },
             log_lines_dropped: 3,
             state_file_written: Some(false),
+            forwarding: ForwardingTimes {
+                within: [0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1],
+                count: 2,
+                sum: Duration::from_millis(12_017),
+            },
         };
         let peers = [sample::established(), sample::connecting()];
-        let mut page = Page::default();
-        page.begin();
+        let mut text = MetricsText::default();
+        text.begin();
         for family in &FAMILIES {
-            page.open(family, true);
-            (family.samples)(&mut page, &sample::awkward());
+            text.open(family, true);
+            (family.samples)(&mut text, &sample::awkward());
         }
-        page.end(&peers, &extra);
-        let text = page.text;
+        let circumstances = Circumstances {
+            starting: false,
+            no_peer: None,
+            consul_lost: false,
+            reload_failed: true,
+            summary: Summary::default(),
+        };
+        let verdict = Verdict::new(&peers, [], &circumstances);
+        text.end(&peers, &verdict, &extra);
+        text.text
+    }
+
+    #[test]
+    fn every_documented_metric_is_there_and_texts_are_escaped() {
+        let text = every_family();
         let app = r#"app="a\"b\\c</script>""#;
         for line in [
             "sidecast_loop_longest_seconds 0.0015".to_owned(),
+            "sidecast_announce_to_forward_seconds_bucket{le=\"0.01\"} 0".to_owned(),
+            "sidecast_announce_to_forward_seconds_bucket{le=\"0.025\"} 1".to_owned(),
+            "sidecast_announce_to_forward_seconds_bucket{le=\"10\"} 1".to_owned(),
+            "sidecast_announce_to_forward_seconds_bucket{le=\"+Inf\"} 2".to_owned(),
+            "sidecast_announce_to_forward_seconds_sum 12.017".to_owned(),
+            "sidecast_announce_to_forward_seconds_count 2".to_owned(),
+            format!("sidecast_path_share{{{app},vip=\"192.0.2.53/32\",peer=\"10.0.0.1\"}} 0.4375"),
+            format!(
+                "sidecast_path_state{{{app},vip=\"192.0.2.53/32\",peer=\"10.0.0.1\",state=\"partly\"}} 1"
+            ),
+            format!(
+                "sidecast_path_state{{{app},vip=\"192.0.2.53/32\",peer=\"10.0.0.1\",state=\"no\"}} 0"
+            ),
             "sidecast_log_lines_dropped_total 3".to_owned(),
             "sidecast_state_file_written 0".to_owned(),
             format!("sidecast_app_healthy{{{app}}} 1"),
@@ -474,6 +614,10 @@ mod tests {
             "sidecast_bgp_messages_total{peer=\"10.0.0.1\",type=\"update\",direction=\"sent\"} 3"
                 .to_owned(),
             "sidecast_bfd_session_up{peer=\"10.0.0.1\"} 1".to_owned(),
+            "sidecast_ok 0".to_owned(),
+            "sidecast_condition{reason=\"reload\"} 1".to_owned(),
+            "sidecast_condition{reason=\"peer_down\"} 1".to_owned(),
+            "sidecast_condition{reason=\"family\"} 0".to_owned(),
             "sidecast_consul_up 1".to_owned(),
             "sidecast_config_last_reload_successful 0".to_owned(),
             "sidecast_config_last_reload_success_timestamp_seconds 1700000000".to_owned(),

@@ -1,10 +1,12 @@
-//! What the outside sees of the core: JSON, Prometheus text, the status page.
+//! Views of the core: JSON, Prometheus text, the status page.
 
+pub mod drain;
 pub mod json;
 pub mod metrics;
 pub mod page;
 pub mod time;
+pub mod verdict;
 
 #[cfg(test)]
 #[path = "../../tests/unit/sample.rs"]
-mod sample;
+pub mod sample;

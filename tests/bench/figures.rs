@@ -1,14 +1,16 @@
 //! The figures the README quotes, measured on the same labs as the tests: BIRD as the router, its
 //! kernel's table as the judge. Prints a table. `SIDECAST_BIN` names the binary, `RUNS` how often each
-//! figure is taken (at least 5, else it is no median). `APPS` says how many make a crowd; `ONLY` that
-//! `one` app, the `outages` or the `crowd` are all.
+//! figure is taken (at least 5, else it is no median). `APPS` says how many make a crowd, `AGENT` which keys
+//! of the agent's section they have more (`path_proof: off`); `ONLY` that `one` app, the `outages` or the
+//! `crowd` are all.
 
 mod outages;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{IpAddr, TcpStream};
+use std::net::{IpAddr, TcpListener, TcpStream};
+use std::ops::Range;
 use std::process::{Command, ExitCode};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -49,6 +51,7 @@ fn measure(runs: u32) {
     }
     if wanted("crowd") {
         figures.extend(crowd_of_apps(apps));
+        figures.extend(crowd_of_ports(apps));
     }
     println!("{}\n", machine());
     println!("| figure | median | worst | runs |\n| --- | ---: | ---: | ---: |");
@@ -237,27 +240,42 @@ fn crowd_of_apps(count: u32) -> Vec<Figure> {
         ),
         Figure::new("their service killed to all routes gone", "ms"),
         Figure::new(format!("{count} apps down for 30 s: CPU"), "ms"),
-        Figure::new("the longest turn of the loop meanwhile", "ms"),
+        Figure::new(
+            "the longest turn of the loop meanwhile, page and verdict among it",
+            "ms",
+        ),
+        Figure::new("user CPU of each of the first thousand", "ms"),
+        Figure::new("… of the last thousand", "ms"),
+        Figure::new(format!("the status page of {count} apps: CPU"), "ms"),
+        Figure::new(format!("the verdict on {count} apps: CPU"), "ms"),
     ];
     let site = Site::new();
     let (tcp, _udp) = site.a.services();
     let _router = Bird::router(&site.router, &[site.a.session("a")]);
     let routes = Routes::listen(&site.router);
     let agent = format!(
-        "agent: {{max_http_apps: {count}, max_vips: {}}}\n",
-        count + 2
+        "agent: {{max_http_apps: {count}, max_vips: {}{}}}\n",
+        count + 2,
+        more_of_agent()
     );
-    let mut sidecast = Sidecast::start(&site.a.network, &(agent + &config(&site, "")));
+    let mut sidecast = Sidecast::start(&site.a.network, &(agent + &config(&site, "interval: 10s")));
     sidecast.wait_for_api(&site.a.network);
     routes.wait(Change::Added, address(VIP4), PATIENCE);
     let all: BTreeSet<IpAddr> = (0..count).map(|n| address(&vip(n))).collect();
     let ([user, system], memory) = (cpu(&sidecast), rss(&sidecast));
     let begun = Instant::now();
-    let clients = register(&site, count);
-    let there = routes.wait_for_all(Change::Added, all.clone(), PATIENCE);
-    for client in clients {
-        client.join().expect("it registers all of its own");
+    let mut there = begun;
+    let (mut done, mut thousands) = (0, Vec::new());
+    while done < count {
+        let these = done..count.min(done + 1000);
+        let before = cpu(&sidecast)[0];
+        there = register_all(&site, &routes, these.clone(), |_| Site::TCP_PORT);
+        let registered = f64::from(these.end - these.start);
+        thousands.push((cpu(&sidecast)[0] - before) / registered);
+        done = these.end;
     }
+    figures[8].add(*thousands.first().expect("some"));
+    figures[9].add(*thousands.last().expect("some"));
     let each = f64::from(count);
     let after = cpu(&sidecast);
     figures[0].add((after[0] - user) / each);
@@ -265,17 +283,22 @@ fn crowd_of_apps(count: u32) -> Vec<Figure> {
     figures[2].add(millis(there - begun));
     pass(Duration::from_secs(3));
     figures[3].add((rss(&sidecast) - memory) / each);
-    let before: f64 = cpu(&sidecast).iter().sum();
-    pass(Duration::from_secs(30));
-    figures[4].add(cpu(&sidecast).iter().sum::<f64>() - before);
+    figures[4].add(spent_in_half_a_minute(&sidecast));
     let begun = Instant::now();
     tcp.signal(Signal::SIGKILL);
     let gone = routes.wait_for_all(Change::Removed, all, PATIENCE);
     figures[5].add(millis(gone - begun));
     pass(Duration::from_secs(15));
-    let before: f64 = cpu(&sidecast).iter().sum();
-    pass(Duration::from_secs(30));
-    figures[6].add(cpu(&sidecast).iter().sum::<f64>() - before);
+    figures[6].add(spent_in_half_a_minute(&sidecast));
+    let asked = |path: &str| {
+        let before = Cost::of(sidecast.id()).spent;
+        for _ in 0..ASKED {
+            assert_eq!(sidecast.get(&site.a.network, path).status, 200, "{path}");
+        }
+        millis(Cost::of(sidecast.id()).spent - before) / f64::from(ASKED)
+    };
+    figures[10].add(asked("/"));
+    figures[11].add(asked("/verdict"));
     let metrics = sidecast.get(&site.a.network, "/metrics").body;
     let mut lines = metrics.lines();
     let longest = lines.find_map(|line| line.strip_prefix("sidecast_loop_longest_seconds "));
@@ -284,14 +307,93 @@ fn crowd_of_apps(count: u32) -> Vec<Figure> {
     figures
 }
 
+/// As many apps as ports: what it takes to register them, and to do nothing for half a minute.
+fn crowd_of_ports(count: u32) -> [Figure; 3] {
+    let count = count.min(PORTS);
+    let what = format!("{count} apps on as many ports");
+    let mut registered = Figure::new(format!("{what} registered: CPU of each"), "ms");
+    let mut there = Figure::new(
+        "… from the first call until all routes are in the router's FIB",
+        "ms",
+    );
+    let mut idle = Figure::new(format!("{what}, idle for 30 s: CPU"), "ms");
+    let site = Site::new();
+    let _services = site.a.services();
+    rlimit();
+    let port = |n: u32| FIRST_PORT + u16::try_from(n).expect("a port");
+    let listen = |n| TcpListener::bind(("0.0.0.0", port(n))).expect("it is free");
+    let _listeners: Vec<TcpListener> = site.a.network.enter(|| (0..count).map(listen).collect());
+    let _router = Bird::router(&site.router, &[site.a.session("a")]);
+    let routes = Routes::listen(&site.router);
+    let agent = format!(
+        "agent: {{max_http_apps: {count}, max_vips: {}, monitor_interval: 10s{}}}\n",
+        count + 2,
+        more_of_agent()
+    );
+    let mut sidecast = Sidecast::start(&site.a.network, &(agent + &config(&site, "interval: 10s")));
+    sidecast.wait_for_api(&site.a.network);
+    routes.wait(Change::Added, address(VIP4), PATIENCE);
+    let (before, begun) = (Cost::of(sidecast.id()).spent, Instant::now());
+    let mut done = 0;
+    while done < count {
+        let these = done..count.min(done + 1000);
+        done = these.end;
+        let last = register_all(&site, &routes, these, port);
+        if done == count {
+            there.add(millis(last - begun));
+        }
+    }
+    let spent = Cost::of(sidecast.id()).spent - before;
+    registered.add(millis(spent) / f64::from(count));
+    pass(Duration::from_secs(3));
+    idle.add(spent_in_half_a_minute(&sidecast));
+    [registered, there, idle]
+}
+
+/// Milliseconds of CPU in 30 seconds in which nothing happens.
+fn spent_in_half_a_minute(sidecast: &Sidecast) -> f64 {
+    let before = Cost::of(sidecast.id()).spent;
+    pass(Duration::from_secs(30));
+    millis(Cost::of(sidecast.id()).spent - before)
+}
+
+/// Keys of the agent's section that `AGENT` adds.
+fn more_of_agent() -> String {
+    std::env::var("AGENT").map_or_else(|_| String::new(), |keys| format!(", {keys}"))
+}
+
+/// Room for a listener on each port.
+fn rlimit() {
+    let resource = nix::sys::resource::Resource::RLIMIT_NOFILE;
+    let (_, most) = nix::sys::resource::getrlimit(resource).expect("it has a limit");
+    nix::sys::resource::setrlimit(resource, most, most).expect("up to the hard one");
+}
+
+/// Registers these and waits until all their routes are there: when that was.
+fn register_all(
+    site: &Site,
+    routes: &Routes,
+    numbers: Range<u32>,
+    port: impl Fn(u32) -> u16,
+) -> Instant {
+    let clients = register(site, numbers.clone(), port);
+    let all = numbers.map(|n| address(&vip(n))).collect();
+    let there = routes.wait_for_all(Change::Added, all, PATIENCE);
+    for client in clients {
+        client.join().expect("it registers all of its own");
+    }
+    there
+}
+
 /// Four clients that share the work.
-fn register(site: &Site, count: u32) -> Vec<JoinHandle<()>> {
+fn register(site: &Site, numbers: Range<u32>, port: impl Fn(u32) -> u16) -> Vec<JoinHandle<()>> {
     (0..4)
         .map(|client| {
-            let paths: Vec<String> = (0..count)
+            let paths: Vec<String> = numbers
+                .clone()
                 .filter(|n| n % 4 == client)
                 .map(|n| {
-                    let (vip, port) = (vip(n), Site::TCP_PORT);
+                    let (vip, port) = (vip(n), port(n));
                     format!("/register?name=app{n}&vip={vip}/32&monitor=port:tcp:{port}")
                 })
                 .collect();
@@ -392,7 +494,7 @@ impl std::fmt::Display for Figure {
 
 /// Where and when, since a figure means nothing without.
 fn machine() -> String {
-    let said = |program: &str, args: &[&str]| {
+    let report = |program: &str, args: &[&str]| {
         let output = Command::new(program).args(args).output();
         // BIRD tells its version on stderr.
         let printed = output.map(|output| [output.stdout, output.stderr].concat());
@@ -408,11 +510,11 @@ fn machine() -> String {
         .trim_start_matches([' ', '\t', ':']);
     format!(
         "{}, {} x {model}, Linux {}, {}, {}",
-        said("date", &["-u", "+%Y-%m-%d"]),
-        said("nproc", &[]),
-        said("uname", &["-rm"]),
-        said("bird", &["--version"]),
-        said(&binary(), &["--version"]),
+        report("date", &["-u", "+%Y-%m-%d"]),
+        report("nproc", &[]),
+        report("uname", &["-rm"]),
+        report("bird", &["--version"]),
+        report(&binary(), &["--version"]),
     )
 }
 
@@ -435,7 +537,12 @@ fn address(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
+/// Of a crowd: the ports from here on are free, and no more than these are listened on.
+const FIRST_PORT: u16 = 20_000;
+const PORTS: u32 = 3_000;
 /// How many spend the idle minute.
 const IDLING: usize = 5;
+/// How often the page and the verdict are asked for.
+const ASKED: u32 = 20;
 /// How long anything may take before the bench gives up.
 const PATIENCE: Duration = Duration::from_secs(30);

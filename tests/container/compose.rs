@@ -58,7 +58,7 @@ pub fn the_compose_example() {
     changes.wait(Change::Added, address(DNS_VIP), PATIENCE);
     until(PATIENCE, "its sidecar is back", ask);
 
-    // At the end the route goes first: nobody is sent to a service that has gone.
+    // At the end the route goes first: no client is sent to a service that has gone.
     let begun = Instant::now();
     let (asked, gone) = while_asking(&ask, || {
         std::thread::scope(|scope| {
@@ -69,7 +69,7 @@ pub fn the_compose_example() {
         })
     });
     println!("compose down took {:.1?}", begun.elapsed());
-    assert!(begun.elapsed() < GRACE, "somebody had to be killed");
+    assert!(begun.elapsed() < GRACE, "a container had to be killed");
     let before = asked.iter().filter(|(ended, _)| *ended < gone);
     let (mut count, mut unanswered) = (0, Vec::new());
     for (_, answer) in before {
@@ -93,7 +93,7 @@ fn syslog_arrives(compose: &Compose, client: &Namespace) {
     let socket = socket.expect("a socket");
     let receiver = SocketAddr::new(address(SYSLOG_VIP), 514);
     until(PATIENCE, "the receiver shows what was sent", || {
-        // No route yet: said by the next look.
+        // No route yet: the next look decides.
         let _ = socket.send_to(b"<14>client: hello from the client", receiver);
         let log = compose.run(&["logs", "--no-color", "syslog"]);
         expect(log.contains("hello from the client"), log)

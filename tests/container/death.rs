@@ -61,16 +61,16 @@ impl Deaths {
         }
     }
 
-    /// Ends a service as often as told in each of these ways, starts it again and waits until `answered`.
+    /// Ends a service as often as given in each of these ways, starts it again and waits until `answered`.
     #[track_caller]
     pub fn of(
         &mut self,
         what: &str,
         (router, vip): (&Namespace, IpAddr),
-        (service, ways): (&Container, &[(End, usize)]),
+        (service, next_hops): (&Container, &[(End, usize)]),
         answered: impl Fn(),
     ) {
-        for (end, times) in ways {
+        for (end, times) in next_hops {
             let before = self.all.len();
             for _ in 0..*times {
                 self.all.push(witness(router, vip, service, *end));
@@ -131,7 +131,7 @@ fn witness(router: &Namespace, vip: IpAddr, service: &Container, end: End) -> De
     let (wire, fib) = (Wire::open(router), Routes::listen(router));
     thread::scope(|scope| {
         let died = scope.spawn(|| dead(&process));
-        let heard = scope.spawn(|| wire.withdrawn(vip));
+        let received = scope.spawn(|| wire.withdrawn(vip));
         let gone = scope.spawn(|| fib.wait(Change::Removed, vip, PATIENCE));
         let begun = Instant::now();
         match end {
@@ -139,11 +139,11 @@ fn witness(router: &Namespace, vip: IpAddr, service: &Container, end: End) -> De
             End::EngineKills => drop(service.ask(&["kill"])),
             End::EngineStops => drop(service.ask(&["stop", "-t", "10"])),
         }
-        let [died, heard, gone] = [died, heard, gone].map(|at| at.join().expect("a moment"));
+        let [died, received, gone] = [died, received, gone].map(|at| at.join().expect("a moment"));
         let from = if end == End::Killed { begun } else { died };
         // Sockets are closed on the way to death: the withdraw may come first.
         Death {
-            wire: heard.saturating_duration_since(from),
+            wire: received.saturating_duration_since(from),
             fib: gone.saturating_duration_since(from),
         }
     })

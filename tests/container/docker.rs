@@ -118,6 +118,18 @@ impl Docker {
         name
     }
 
+    /// The prebuilt stage for a platform, as `linux/arm64`, of binaries that lie in folders of those names.
+    #[track_caller]
+    pub fn build_for(&self, platform: &str, what: &str, context: &Path) -> String {
+        let name = self.name(what);
+        let mut command = Builder::BuildKit.command();
+        command.args(["-q", "--network", "none", "-t", &name]);
+        command.args(["--platform", platform, "--target", "prebuilt"]);
+        command.arg("-f").arg(DOCKERFILE).arg(context);
+        finish(command);
+        name
+    }
+
     /// A file or folder of an image, as it lies in it.
     pub fn take(&self, image: &str, path: &str, to: &Path) {
         let id = docker(&["create", "--label", &self.label(), image, "-"]);
@@ -128,8 +140,8 @@ impl Docker {
 
     /// One line of what the engine knows of an image.
     pub fn inspect(&self, image: &str, format: &str) -> String {
-        let said = docker(&["image", "inspect", "-f", format, image]);
-        said.trim().to_owned()
+        let report = docker(&["image", "inspect", "-f", format, image]);
+        report.trim().to_owned()
     }
 
     /// Bytes.
@@ -271,18 +283,18 @@ fn docker(args: &[&str]) -> String {
     finish(command)
 }
 
-/// What it said, once it has succeeded.
+/// Its output, once it has succeeded.
 #[track_caller]
 pub fn finish(mut command: Command) -> String {
     let output = command.output().expect("it runs");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let said = text(&output.stdout);
+    let report = text(&output.stdout);
     assert!(
         output.status.success() || std::thread::panicking(),
-        "{command:?}: {}{said}",
+        "{command:?}: {}{report}",
         text(&output.stderr)
     );
-    said
+    report
 }
 
 fn output(args: &[&str]) -> Output {

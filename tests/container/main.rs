@@ -23,7 +23,8 @@ use sidecast_lab::{
     expect, get, until,
 };
 use stages::{
-    a_shell_in_the_image_for_exec_monitors, every_stage_by_either_builder,
+    a_shell_in_the_image_for_exec_monitors, an_image_for_each_platform,
+    every_stage_by_either_builder, one_call_makes_an_image_for_each_platform,
     the_builder_stage_compiles_what_ships,
 };
 
@@ -35,6 +36,10 @@ sidecast_lab::tests! {
         it_ends_with_the_network_it_lived_in;
     needs ["/var/run/docker.sock", "docker", "docker-buildx", "setcap", "getcap", "ldd"]:
         every_stage_by_either_builder;
+    needs ["/var/run/docker.sock", "docker", "docker-buildx"]:
+        an_image_for_each_platform;
+    needs ["buildah/usr/bin/buildah", "tar"]:
+        one_call_makes_an_image_for_each_platform;
     needs ["/var/run/docker.sock", "docker", "docker-buildx", "setcap", "ldd", "bash", "dig", "nc",
            "../sidecast/zig/bin/cargo-zigbuild"]:
         the_builder_stage_compiles_what_ships;
@@ -80,14 +85,14 @@ fn containers_beside_their_services() {
 
     let answered = |vip: &str| {
         let at = |port| SocketAddr::new(address(vip), port);
-        let said = |error: std::io::Error| error.to_string();
+        let report = |error: std::io::Error| error.to_string();
         until(
             PATIENCE,
             "the client's question is answered",
             || match vip {
                 DNS_VIP => ask_dns(&yard.client, DNS_VIP, "host", [198, 51, 100, 7]),
-                WEB_VIP => ask_tcp(&yard.client, at(80)).map_err(said),
-                _ => ask_udp(&yard.client, at(514)).map_err(said),
+                WEB_VIP => ask_tcp(&yard.client, at(80)).map_err(report),
+                _ => ask_udp(&yard.client, at(514)).map_err(report),
             },
         )
     };
@@ -103,10 +108,10 @@ fn containers_beside_their_services() {
         (End::EngineStops, 3),
     ];
     let mut deaths = Deaths::new();
-    let mut ends = |what, vip: &str, service: &Container, ways: &[(End, usize)]| {
+    let mut ends = |what, vip: &str, service: &Container, next_hops: &[(End, usize)]| {
         let others = [DNS_VIP, SYSLOG_VIP, WEB_VIP].map(|vip| yard.router.gateway(vip));
         let at = (&yard.router, address(vip));
-        deaths.of(what, at, (service, ways), || drop(answered(vip)));
+        deaths.of(what, at, (service, next_hops), || drop(answered(vip)));
         let now = [DNS_VIP, SYSLOG_VIP, WEB_VIP].map(|vip| yard.router.gateway(vip));
         assert_eq!(now, others);
     };
@@ -202,7 +207,9 @@ fn sidecast_image(docker: &Docker, dir: &Path) -> String {
     set_capabilities(&program);
     pack(&folder, "sidecast", &folder.join("sidecast.tar"));
     fs::remove_file(&program).expect("a file of ours");
-    docker.build("sidecast", Builder::Classic, "prebuilt", &[], &folder)
+    // Its file has the capability, so it needs no root.
+    let user = ["RUN_AS=65534:65534"];
+    docker.build("sidecast", Builder::Classic, "prebuilt", &user, &folder)
 }
 
 fn set_capabilities(program: &Path) {
@@ -347,19 +354,21 @@ impl<'a> Pod<'a> {
 
 /// An A query for HOST.example; what the answer says, if it is the right one.
 fn ask_dns(from: &Namespace, server: &str, host: &str, right: [u8; 4]) -> Result<String, String> {
-    let said = |error: std::io::Error| error.to_string();
+    let report = |error: std::io::Error| error.to_string();
     let mut query = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0".to_vec();
     query.push(u8::try_from(host.len()).expect("a short name"));
     query.extend(host.as_bytes());
     query.extend(b"\x07example\0\0\x01\0\x01");
-    let socket = from.enter(|| UdpSocket::bind("0.0.0.0:0")).map_err(said)?;
+    let socket = from
+        .enter(|| UdpSocket::bind("0.0.0.0:0"))
+        .map_err(report)?;
     socket
         .set_read_timeout(Some(Duration::from_millis(300)))
-        .map_err(said)?;
-    socket.connect((address(server), 53)).map_err(said)?;
-    socket.send(&query).map_err(said)?;
+        .map_err(report)?;
+    socket.connect((address(server), 53)).map_err(report)?;
+    socket.send(&query).map_err(report)?;
     let mut space = [0; 512];
-    let length = socket.recv(&mut space).map_err(said)?;
+    let length = socket.recv(&mut space).map_err(report)?;
     let answer = space.get(..length).unwrap_or_default();
     expect(
         answer.starts_with(b"\x12\x34") && answer.ends_with(&right),
@@ -462,7 +471,8 @@ protocol bgp pods {
   ipv4 { import all; export none; };
 }
 ";
-const AS_IN_THE_DOCKERFILE: [&str; 2] = [
+const AS_IN_THE_DOCKERFILE: [&str; 3] = [
+    "USER 65534:65534",
     "ENTRYPOINT [\"/sidecast\"]",
     "HEALTHCHECK CMD [\"/sidecast\", \"healthcheck\"]",
 ];

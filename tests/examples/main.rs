@@ -2,6 +2,7 @@
 //! snippets run with sidecast on the other side, the pod topology carries packets, the programs run.
 
 mod published;
+mod routers;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,13 +12,19 @@ use std::process::Command;
 use std::time::Duration;
 
 use published::{
-    cloud_init_passes_its_schema, kubernetes_objects_pass_the_schema, the_nomad_job_is_understood,
-    the_unit_passes_systemds_judgement, the_units_filter_lets_through_what_it_calls,
+    cloud_init_passes_its_schema, kubernetes_objects_pass_the_schema,
+    the_kustomization_makes_both_objects_with_the_image_as_named, the_nomad_job_is_understood,
+    the_pod_monitor_finds_the_sidecars, the_unit_passes_systemds_judgment,
+    the_units_filter_lets_through_what_it_calls,
+};
+use routers::{
+    bird_as_the_examples_have_it, frr_as_the_examples_have_it, gobgp_as_the_examples_have_it,
+    openbgpd_as_the_examples_have_it,
 };
 use serde::Deserialize;
 use serde_yaml::Value;
 use sidecast_lab::{
-    Bird, Child, Frr, Lab, Namespace, Service, Sidecast, Site, Transport, VIP4, ask_tcp, attribute,
+    Bird, Child, Lab, Namespace, Service, Sidecast, Site, Transport, VIP4, ask_tcp, attribute,
     binary, expect, until,
 };
 
@@ -25,7 +32,11 @@ sidecast_lab::tests! {
     needs ["ip"]:
         configurations_pass_the_check,
         environments_pass_the_check,
-        kubernetes_objects_have_what_they_rely_on;
+        the_static_pod_needs_nothing_of_the_api_server,
+        kubernetes_objects_have_what_they_rely_on,
+        the_pod_monitor_finds_the_sidecars;
+    needs ["kubectl"]:
+        the_kustomization_makes_both_objects_with_the_image_as_named;
     needs ["kubernetes-validate"]:
         kubernetes_objects_pass_the_schema;
     needs ["cloud-config.json", "kubernetes-validate"]:
@@ -33,15 +44,19 @@ sidecast_lab::tests! {
     needs ["hcl2tojson", "ip"]:
         the_nomad_job_is_understood;
     needs ["systemd-analyze"]:
-        the_unit_passes_systemds_judgement;
+        the_unit_passes_systemds_judgment;
     needs ["systemd-analyze", "strace", "bird", "birdc", "ip"]:
         the_units_filter_lets_through_what_it_calls;
     needs ["bird", "birdc", "ip"]:
-        birds_snippet_takes_whole_hosts_of_the_range_only,
+        bird_as_the_examples_have_it,
         two_pods_behind_a_speaker_on_the_node,
         the_program_speaks_to_a_router;
     needs ["bgpd", "zebra", "bfdd", "vtysh", "ip"]:
-        frrs_snippet_honours_graceful_shutdown;
+        frr_as_the_examples_have_it;
+    needs ["gobgpd", "gobgp", "ip"]:
+        gobgp_as_the_examples_have_it;
+    needs ["bgpctl", "ip"]:
+        openbgpd_as_the_examples_have_it;
 }
 
 fn configurations_pass_the_check() {
@@ -49,6 +64,7 @@ fn configurations_pass_the_check() {
         "systemd/config.yaml",
         "gocast/before.yaml",
         "gocast/after.yaml",
+        "local-speaker/sidecast.yaml",
     ] {
         let text = read(file);
         check(file, &text, &BTreeMap::new());
@@ -87,6 +103,51 @@ fn environments_pass_the_check() {
     for (file, container) in sidecars() {
         check(&file, "", &variables(&container));
     }
+    let (pod, container) = static_pod();
+    assert_eq!(pod["spec"]["hostNetwork"], true);
+    check("static pod", "", &variables(&container));
+    let cloud: Value = serde_yaml::from_str(&read("vm/control-plane.yaml")).expect("YAML");
+    let files = cloud["write_files"].as_sequence().expect("a list").iter();
+    let env = { files }.find(|file| file["path"] == "/etc/sidecast/apiserver.env");
+    let env = env.expect("variables")["content"].as_str().expect("text");
+    let env = env.lines().map(|line| {
+        let (name, value) = line.split_once('=').expect("a variable");
+        // As systemd reads the file.
+        (name.to_owned(), value.trim_matches('\'').to_owned())
+    });
+    check("vm/control-plane.yaml", "", &env.collect());
+}
+
+/// A static pod refers to nothing that the API server would have to hand out (the kubelet refuses that).
+fn the_static_pod_needs_nothing_of_the_api_server() {
+    let (pod, container) = static_pod();
+    assert_eq!(container["imagePullPolicy"], "IfNotPresent");
+    assert_eq!(
+        container["securityContext"]["capabilities"]["add"][0],
+        "NET_ADMIN"
+    );
+    assert_eq!(container["securityContext"]["runAsUser"], 0);
+    assert_eq!(pod["spec"]["automountServiceAccountToken"], false);
+    let text = read("kubernetes/control-plane.yaml");
+    for of_the_server in [
+        "secret:",
+        "configMap:",
+        "secretKeyRef",
+        "configMapKeyRef",
+        "serviceAccountName",
+    ] {
+        assert!(!text.contains(of_the_server), "{of_the_server}");
+    }
+}
+
+/// The pod of the control plane, and its one container.
+fn static_pod() -> (Value, Value) {
+    let pod: Value = serde_yaml::from_str(&read("kubernetes/control-plane.yaml")).expect("YAML");
+    assert_eq!(pod["kind"], "Pod");
+    let containers = pod["spec"]["containers"].as_sequence().expect("containers");
+    assert_eq!(containers.len(), 1);
+    let container = containers[0].clone();
+    (pod, container)
 }
 
 fn kubernetes_objects_have_what_they_rely_on() {
@@ -112,45 +173,6 @@ fn kubernetes_objects_have_what_they_rely_on() {
             assert!(sidecar[probe].is_mapping(), "{file}: {probe}");
         }
     }
-}
-
-fn birds_snippet_takes_whole_hosts_of_the_range_only() {
-    let site = Site::new();
-    let _services = site.a.services();
-    let router = Bird::start(&site.router, &read("router/bird.conf"));
-    let more = "  - {name: elsewhere, vip: 203.0.113.1/32}\n  - {name: leaving, vip: 192.0.2.77/32, \
-                vip_config: {bgp_communities: [graceful-shutdown]}}\n";
-    let config = site.a.config("hold_time: 9s", "") + more;
-    let _sidecast = Sidecast::start(&site.a.network, &config);
-    site.answered_by("a", PATIENCE);
-    let leaving = until(PATIENCE, "the one that leaves is there too", || {
-        router.route("192.0.2.77/32").ok_or("not yet")
-    });
-    assert_eq!(
-        attribute(&leaving, "BGP.local_pref").as_deref(),
-        Some("0"),
-        "{leaving}"
-    );
-    assert_eq!(router.route("203.0.113.1/32"), None, "outside the range");
-}
-
-fn frrs_snippet_honours_graceful_shutdown() {
-    let site = Site::new();
-    let _services = site.a.services();
-    let router = Frr::start_with_bfd(&site.router, &read("router/frr.conf"), "");
-    let more = "  - {name: elsewhere, vip: 203.0.113.1/32}\n  - {name: leaving, vip: 192.0.2.77/32, \
-                vip_config: {bgp_communities: [graceful-shutdown]}}\n";
-    let config = site.a.config("hold_time: 9s", "") + more;
-    let _sidecast = Sidecast::start(&site.a.network, &config);
-    site.answered_by("a", PATIENCE);
-    let shown = until(PATIENCE, "the one that leaves is there too", || {
-        let shown = router.json("show bgp ipv4 unicast 192.0.2.77/32 json");
-        let known = shown["paths"][0].is_object();
-        expect(known, &shown).map(|()| shown)
-    });
-    assert_eq!(shown["paths"][0]["locPrf"], 0, "{shown}");
-    let outside = router.json("show bgp ipv4 unicast 203.0.113.1/32 json");
-    assert!(outside["paths"].is_null(), "{outside}");
 }
 
 /// ```text
@@ -296,8 +318,8 @@ fn check(what: &str, config: &str, env: &BTreeMap<String, String>) {
         command.arg("--config").arg(path);
     }
     let output = command.output().expect("it runs");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{what}: {said}");
+    let report = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{what}: {report}");
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(printed.contains("apps:"), "{what}: {printed}");
 }
@@ -324,20 +346,26 @@ fn sidecars() -> Vec<(String, Value)> {
     found
 }
 
-/// As the kubelet would set them.
+/// As the kubelet would set them: `$(NAME)` is one that stands before.
 fn variables(container: &Value) -> BTreeMap<String, String> {
     let list = container["env"].as_sequence().expect("variables");
-    let value = |entry: &Value| match entry["valueFrom"]["fieldRef"]["fieldPath"].as_str() {
-        Some("status.hostIP") => "10.0.1.2".to_owned(),
-        Some("status.podIPs") => "10.244.1.2,fd00:10:244:1::2".to_owned(),
-        Some(other) => panic!("what is {other}?"),
-        None => text(&entry["value"]),
-    };
-    list.iter()
-        .map(|entry| (text(&entry["name"]), value(entry)))
-        // The secret is mounted in a pod only.
-        .filter(|(name, _)| name != "SIDECAST_BGP_PASSWORD_FILE")
-        .collect()
+    let mut all: BTreeMap<String, String> = BTreeMap::new();
+    for entry in list {
+        let value = match entry["valueFrom"]["fieldRef"]["fieldPath"].as_str() {
+            Some("status.hostIP") => "10.0.1.2".to_owned(),
+            Some("status.podIPs") => "10.244.1.2,fd00:10:244:1::2".to_owned(),
+            Some(other) => panic!("what is {other}?"),
+            None => text(&entry["value"]),
+        };
+        let value = all.iter().fold(value, |value, (name, known)| {
+            value.replace(&format!("$({name})"), known)
+        });
+        assert!(!value.contains("$("), "{value}");
+        all.insert(text(&entry["name"]), value);
+    }
+    // The secret is mounted in a pod only.
+    all.remove("SIDECAST_BGP_PASSWORD_FILE");
+    all
 }
 
 #[track_caller]
@@ -348,11 +376,13 @@ fn text(value: &Value) -> String {
         .to_owned()
 }
 
+fn examples() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples")
+}
+
 #[track_caller]
 fn read(file: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("examples")
-        .join(file);
+    let path = examples().join(file);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 

@@ -7,21 +7,26 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use nix::sys::signal::Signal;
+use serde::Deserialize;
 use serde_yaml::Value;
-use sidecast_lab::{Bird, Child, Lab, Site, binary, cache, expect, until};
+use sidecast_lab::{Bird, Child, Lab, Site, binary, cache, expect, program, until};
 
-use crate::{PATIENCE, check, read, text};
+use crate::{PATIENCE, check, examples, read, text, variables};
 
 pub fn kubernetes_objects_pass_the_schema() {
     let lab = Lab::new();
-    for file in ["kubernetes/deployment.yaml", "kubernetes/daemonset.yaml"] {
+    for file in [
+        "kubernetes/deployment.yaml",
+        "kubernetes/daemonset.yaml",
+        "kubernetes/control-plane.yaml",
+    ] {
         let path = lab.dir().join("object.yaml");
         let good = read(file);
         fs::write(&path, &good).expect("a file");
         for version in [OLDEST, NEWEST] {
             let output = kubernetes(&path, version);
-            let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            assert!(output.status.success(), "{file}, {version}: {said}");
+            let report = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.success(), "{file}, {version}: {report}");
         }
         // The schema does look: a slip of the pen is found.
         fs::write(&path, good.replace("restartPolicy:", "restartPolice:")).expect("a file");
@@ -37,14 +42,92 @@ fn kubernetes(path: &Path, version: &str) -> Output {
         .expect("it runs")
 }
 
+/// As `kubectl apply -k` would take it, and with the image where one pushed it.
+pub fn the_kustomization_makes_both_objects_with_the_image_as_named() {
+    let lab = Lab::new();
+    let folder = lab.dir().join("kubernetes");
+    fs::create_dir(&folder).expect("a folder");
+    let mut kustomization = read("kubernetes/kustomization.yaml");
+    for file in ["deployment.yaml", "daemonset.yaml"] {
+        fs::write(folder.join(file), read(&format!("kubernetes/{file}"))).expect("a file");
+    }
+    let pushed = "    newName: registry.example/sidecast";
+    kustomization = kustomization.replace("    # newName: registry.example/sidecast", pushed);
+    assert!(kustomization.contains(pushed));
+    fs::write(folder.join("kustomization.yaml"), kustomization).expect("a file");
+    for (folder, image) in [
+        (examples().join("kubernetes"), "sidecast:0.1.0"),
+        (folder, "registry.example/sidecast:0.1.0"),
+    ] {
+        let mut command = Command::new(program("kubectl").expect("the test needs it"));
+        let output = command.arg("kustomize").arg(&folder).output();
+        let output = output.expect("it runs");
+        let report = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{report}");
+        let objects = objects(&String::from_utf8_lossy(&output.stdout));
+        let kinds: BTreeSet<String> = objects.iter().map(|o| text(&o["kind"])).collect();
+        let expected = ["ConfigMap", "DaemonSet", "Deployment", "Secret"].map(str::to_owned);
+        assert_eq!(kinds, BTreeSet::from(expected));
+        let sidecars = objects.iter().filter_map(|o| {
+            let pod = &o["spec"]["template"]["spec"];
+            Some(text(&pod["initContainers"].as_sequence()?[0]["image"]))
+        });
+        assert_eq!(sidecars.collect::<Vec<_>>(), [image, image]);
+    }
+}
+
+/// The selector takes the pods of both examples, and the port is one of the sidecar's.
+pub fn the_pod_monitor_finds_the_sidecars() {
+    let monitor = &objects(&read("prometheus/podmonitor.yaml"))[0];
+    let rule = &monitor["spec"]["selector"]["matchExpressions"][0];
+    let endpoint = &monitor["spec"]["podMetricsEndpoints"][0];
+    assert_eq!(
+        (text(&rule["key"]), text(&rule["operator"])),
+        ("app".into(), "In".into())
+    );
+    let values = rule["values"].as_sequence().expect("values");
+    let mut found = 0;
+    for file in ["kubernetes/deployment.yaml", "kubernetes/daemonset.yaml"] {
+        for object in objects(&read(file)) {
+            let template = &object["spec"]["template"];
+            let Some(containers) = template["spec"]["initContainers"].as_sequence() else {
+                continue;
+            };
+            let app = &template["metadata"]["labels"]["app"];
+            assert!(values.contains(app), "{file}: {app:?}");
+            let port = &containers[0]["ports"][0];
+            assert_eq!(port["name"], endpoint["port"], "{file}");
+            let variables = variables(&containers[0]);
+            let address = &variables["SIDECAST_AGENT_METRICS_ADDR"];
+            let number = port["containerPort"].as_u64().expect("a number");
+            assert!(
+                address.ends_with(&format!(":{number}")),
+                "{file}: {address}"
+            );
+            // Not on this host alone, where nothing else could scrape it.
+            assert!(!address.starts_with("127."), "{file}: {address}");
+            found += 1;
+        }
+    }
+    assert_eq!(found, values.len());
+}
+
+fn objects(text: &str) -> Vec<Value> {
+    let documents = serde_yaml::Deserializer::from_str(text);
+    let objects = documents.map(|document| Value::deserialize(document).expect("YAML"));
+    objects.collect()
+}
+
 pub fn cloud_init_passes_its_schema() {
     let lab = Lab::new();
     let path = lab.dir().join("cloud-init.yaml");
-    let good = read("vm/cloud-init.yaml");
-    fs::write(&path, &good).expect("a file");
-    assert_eq!(cloud_init(&path), "");
-    fs::write(&path, good.replace("runcmd:", "runcmds:")).expect("a file");
-    assert!(cloud_init(&path).contains("runcmds"));
+    for file in ["vm/cloud-init.yaml", "vm/control-plane.yaml"] {
+        let good = read(file);
+        fs::write(&path, &good).expect("a file");
+        assert_eq!(cloud_init(&path), "", "{file}");
+        fs::write(&path, good.replace("runcmd:", "runcmds:")).expect("a file");
+        assert!(cloud_init(&path).contains("runcmds"), "{file}");
+    }
 }
 
 /// What the schema has against it.
@@ -74,7 +157,7 @@ pub fn the_nomad_job_is_understood() {
         found.unwrap_or_else(|| panic!("{name}: {json}")).clone()
     };
     let sidecast = task("sidecast");
-    // The leader ends before the others are told to: the route goes first.
+    // The leader ends before the others get their signal: the route goes first.
     assert_eq!(sidecast["leader"], true, "{json}");
     assert!(task("dns")["leader"].is_null(), "{json}");
     let docker = &sidecast["config"][0];
@@ -95,19 +178,20 @@ fn python(script: &str, args: &[&Path]) -> String {
         .args(args)
         .output()
         .expect("it runs");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{said}");
+    let report = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{report}");
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-pub fn the_unit_passes_systemds_judgement() {
+pub fn the_unit_passes_systemds_judgment() {
     let lab = Lab::new();
     let unit = read("systemd/sidecast.service");
     let here = lab.dir().join("sidecast.service");
     fs::write(&here, unit.replace("/usr/local/bin/sidecast", &binary())).expect("a file");
     let here = here.display().to_string();
-    let said = analyze(&["verify", &here]);
-    assert_eq!(said, "");
+    // Its manual is the package's.
+    let report = analyze(&["verify", "--man=no", &here]);
+    assert_eq!(report, "");
     // From 0 (locked up) to 10; what announces needs the network and a capability.
     let threshold = format!("--threshold={EXPOSURE}");
     analyze(&[
@@ -123,12 +207,12 @@ pub fn the_unit_passes_systemds_judgement() {
 fn analyze(args: &[&str]) -> String {
     let output = Command::new("systemd-analyze").args(args).output();
     let output = output.expect("it runs");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let report = String::from_utf8_lossy(&output.stderr).into_owned();
     let listed = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{args:?}: {said}\n{listed}");
+    assert!(output.status.success(), "{args:?}: {report}\n{listed}");
     match args[0] {
         "syscall-filter" => listed,
-        _ => said,
+        _ => report,
     }
 }
 

@@ -7,24 +7,25 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
-use sidecast::api::Via;
+use sidecast::api::ListenerScope;
 use sidecast::app::Source;
 use sidecast::bfd;
 use sidecast::bgp::peer::{ConnId, Event, Output, Peer, PeerConfig, StateName};
 use sidecast::bgp::{
     Capability, DecodeContext, ExtendedNextHop, Frame, Framer, MAX_LEN, MAX_LEN_EXTENDED, Message,
-    Negotiated, Notification, Open, PathAttributes, Received, SessionType, Type, receive,
+    MessageType, Negotiated, Notification, Open, PathAttributes, Received, SessionType,
+    decode_message,
 };
 use sidecast::config::{self, Config, SavedState};
 use sidecast::io::http::{Parsed, Parser, Sizes};
 use sidecast::net::{Asn, Family, Prefix, RouterId};
 use sidecast::netlink::message::Messages;
-use sidecast::netlink::{address, attr, conntrack, link, neighbour, nftables, route, sock_diag};
+use sidecast::netlink::{address, attr, conntrack, link, neighbor, nftables, route, sock_diag};
 
 #[path = "../reader/mod.rs"]
 mod reader;
 
-use reader::{Heard, decode};
+use reader::{Decoded, decode};
 
 /// A target's name and what it does.
 pub type Target = (&'static str, fn(&[u8]));
@@ -119,11 +120,11 @@ fn at_a_peer(stream: &[u8], size: usize, mode: u8) {
         while let Some(output) = peer.poll_output() {
             match output {
                 Output::Send { bytes, .. } => {
-                    assert!(!closed, "something is said after the end");
+                    assert!(!closed, "bytes are sent after the end");
                     let mut framer = Framer::new();
                     framer.push(&bytes);
                     while let Some(frame) = framer.next(MAX_LEN_EXTENDED).expect("ours") {
-                        notifications += u32::from(frame.kind == Type::Notification.code());
+                        notifications += u32::from(frame.kind == MessageType::Notification.code());
                     }
                     let bytes = bytes.len();
                     peer.handle(now, Event::Sent { conn, bytes });
@@ -143,7 +144,7 @@ fn at_a_peer(stream: &[u8], size: usize, mode: u8) {
 /// The body of an OPEN. What is accepted can be negotiated with and written again.
 pub fn open(data: &[u8]) {
     let frame = Frame {
-        kind: Type::Open.code(),
+        kind: MessageType::Open.code(),
         body: data.to_vec(),
     };
     let cx = DecodeContext::before_open(asn(65001), id(1), None);
@@ -173,14 +174,14 @@ pub fn update(data: &[u8]) {
         return;
     };
     let frame = Frame {
-        kind: Type::Update.code(),
+        kind: MessageType::Update.code(),
         body: body.to_vec(),
     };
     let cx = context(number);
     let Some(Received::Update(summary)) = checked(&frame, &cx) else {
         return;
     };
-    let Ok(Heard::Update(update)) = decode(&frame, &cx) else {
+    let Ok(Decoded::Update(update)) = decode(&frame, &cx) else {
         panic!("{frame:?} passed the check")
     };
     assert_eq!(update.withdrawn.len(), summary.withdrawn);
@@ -316,7 +317,7 @@ pub fn netlink(data: &[u8]) {
     let mut payloads = vec![data];
     for message in Messages::new(data) {
         let Ok(message) = message else { break };
-        let _ = message.answer();
+        let _ = message.reply();
         payloads.push(message.payload);
     }
     for payload in payloads {
@@ -331,11 +332,13 @@ pub fn netlink(data: &[u8]) {
             })
         });
         let _ = route::Route::decode(payload);
-        let _ = neighbour::Neighbour::decode(payload);
+        let _ = neighbor::Neighbor::decode(payload);
         let _ = sock_diag::Socket::decode(payload).map(|socket| socket.accept_queue_is_full());
         let _ = conntrack::Tuple::decode(payload);
         let _ = nftables::Counter::decode(payload);
-        let _ = (nftables::is_owned(payload), nftables::is_left(payload));
+        let _ = (nftables::is_owned(payload), nftables::is_orphan(payload));
+        let _ = nftables::ListedRule::decode(payload);
+        let _ = nftables::seen::SeenAddress::decode(payload);
         for attribute in attr::Attrs::new(payload) {
             let Ok(attribute) = attribute else { break };
             let _ = (attribute.text(), attribute.addr(), attribute.u64_be());
@@ -354,7 +357,7 @@ pub fn http(data: &[u8]) {
             head: 4096,
             body: 4096,
         };
-        let mut parser = Parser::new(sizes, Via::Loopback);
+        let mut parser = Parser::new(sizes, ListenerScope::Loopback);
         let mut found = Vec::new();
         for piece in pieces {
             parser.push(piece);
@@ -382,7 +385,7 @@ fn words(parsed: &Parsed) -> String {
 
 /// Every refusal has its NOTIFICATION.
 fn checked(frame: &Frame, cx: &DecodeContext) -> Option<Received> {
-    let received = receive(frame, cx);
+    let received = decode_message(frame, cx);
     if let Err(error) = &received {
         assert!(Notification::from(error).encode().len() <= MAX_LEN);
         assert!(!error.to_string().is_empty());

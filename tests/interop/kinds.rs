@@ -1,10 +1,10 @@
-//! The kinds of session that every daemon is asked for, and how each daemon is told of them and asked
+//! The kinds of session that every daemon is asked for, and how each daemon is configured for them and asked
 //! what it got.
 
 use serde_json::Value;
 use sidecast_lab::{Bird, Exabgp, Frr, Gobgp, Openbgpd, attribute};
 
-use crate::street::House;
+use crate::topology::Node;
 
 /// One session between a router in AS 65000 and a host.
 #[derive(Clone, Copy, Debug)]
@@ -85,17 +85,17 @@ impl Kind {
         self.host_as == ROUTER_AS
     }
 
-    pub fn router(&self, house: &House) -> String {
+    pub fn router(&self, node: &Node) -> String {
         match self.over {
-            Over::Ipv4 => house.router4(),
-            Over::Ipv6 => house.router6(),
+            Over::Ipv4 => node.router4(),
+            Over::Ipv6 => node.router6(),
         }
     }
 
-    pub fn host(&self, house: &House) -> String {
+    pub fn host(&self, node: &Node) -> String {
         match self.over {
-            Over::Ipv4 => house.host4(),
-            Over::Ipv6 => house.host6(),
+            Over::Ipv4 => node.host4(),
+            Over::Ipv6 => node.host6(),
         }
     }
 
@@ -104,9 +104,9 @@ impl Kind {
         self.password.map(text).unwrap_or_default()
     }
 
-    /// What sidecast is told.
-    pub fn sidecast(&self, house: &House) -> String {
-        let mut peer = format!("peer_ip: \"{}\", peer_as: {ROUTER_AS}", self.router(house));
+    /// The session options for sidecast.
+    pub fn sidecast(&self, node: &Node) -> String {
+        let mut peer = format!("peer_ip: \"{}\", peer_as: {ROUTER_AS}", self.router(node));
         peer += &format!(
             ", hold_time: {}s, passive: {}",
             self.hold_time, self.passive
@@ -121,7 +121,7 @@ impl Kind {
         format!(
             "bgp: {{local_as: {}, peers: [{{{peer}}}]{listen}, communities: [\"65001:7\"], med: 7}}\n{}",
             self.host_as,
-            house.apps("")
+            node.apps("")
         )
     }
 
@@ -153,26 +153,26 @@ pub struct Seen {
 /// A daemon that has been started with a session for each host.
 pub trait Speaker {
     /// The route, as learned from this host.
-    fn seen(&self, house: &House, prefix: &str) -> Option<Seen>;
+    fn seen(&self, node: &Node, prefix: &str) -> Option<Seen>;
 }
 
-type Sessions<'a> = [(&'a House, Kind)];
+type Sessions<'a> = [(&'a Node, Kind)];
 
-fn each(sessions: &Sessions<'_>, text: impl Fn(&House, &Kind) -> String) -> String {
+fn each(sessions: &Sessions<'_>, text: impl Fn(&Node, &Kind) -> String) -> String {
     sessions
         .iter()
-        .map(|(house, kind)| text(house, kind))
+        .map(|(node, kind)| text(node, kind))
         .collect()
 }
 
 pub fn bird(sessions: &Sessions<'_>) -> String {
-    let protocols = each(sessions, |house, kind| {
+    let protocols = each(sessions, |node, kind| {
         format!(
             "protocol bgp {} {{ local {} as {ROUTER_AS}; neighbor {} as {}; connect delay time 1; {}{}
                ipv4 {{ import all; export none; }}; ipv6 {{ import all; export none; }}; }}\n",
-            house.device(),
-            kind.router(house),
-            kind.host(house),
+            node.device(),
+            kind.router(node),
+            kind.host(node),
             kind.host_as,
             kind.signed(|password| format!("password \"{password}\"; ")),
             if kind.gtsm { "ttl security on;" } else { "" },
@@ -182,8 +182,8 @@ pub fn bird(sessions: &Sessions<'_>) -> String {
 }
 
 impl Speaker for Bird {
-    fn seen(&self, house: &House, prefix: &str) -> Option<Seen> {
-        let route = self.route_from(prefix, &house.device())?;
+    fn seen(&self, node: &Node, prefix: &str) -> Option<Seen> {
+        let route = self.route_from(prefix, &node.device())?;
         let of = |name| attribute(&route, name).unwrap_or_default();
         Some(Seen {
             next_hop: of("BGP.next_hop").split(' ').next()?.to_owned(),
@@ -195,8 +195,8 @@ impl Speaker for Bird {
 }
 
 pub fn frr(sessions: &Sessions<'_>) -> String {
-    let neighbors = each(sessions, |house, kind| {
-        let host = kind.host(house);
+    let neighbors = each(sessions, |node, kind| {
+        let host = kind.host(node);
         format!(
             " neighbor {host} remote-as {}\n neighbor {host} timers connect 1\n{}{}",
             kind.host_as,
@@ -207,8 +207,8 @@ pub fn frr(sessions: &Sessions<'_>) -> String {
             },
         )
     });
-    let activate = each(sessions, |house, kind| {
-        format!("  neighbor {} activate\n", kind.host(house))
+    let activate = each(sessions, |node, kind| {
+        format!("  neighbor {} activate\n", kind.host(node))
     });
     format!(
         "router bgp {ROUTER_AS}\n bgp router-id {ROUTER_ID}\n no bgp ebgp-requires-policy\n{neighbors} \
@@ -218,9 +218,9 @@ pub fn frr(sessions: &Sessions<'_>) -> String {
 }
 
 impl Speaker for Frr {
-    fn seen(&self, house: &House, prefix: &str) -> Option<Seen> {
+    fn seen(&self, node: &Node, prefix: &str) -> Option<Seen> {
         let mut paths = self.paths(prefix).into_iter();
-        let ours = [house.host4(), house.host6()];
+        let ours = [node.host4(), node.host6()];
         let path = paths.find(|path| ours.iter().any(|host| path["peer"]["peerId"] == **host))?;
         let as_path = path["aspath"]["string"].as_str()?;
         let communities = path["community"]["string"].as_str().unwrap_or_default();
@@ -239,15 +239,15 @@ pub fn gobgp(sessions: &Sessions<'_>) -> String {
             "[[neighbors.afi-safis]]\n[neighbors.afi-safis.config]\nafi-safi-name = \"{name}\"\n"
         )
     };
-    let neighbors = each(sessions, |house, kind| {
+    let neighbors = each(sessions, |node, kind| {
         format!(
             "[[neighbors]]\n[neighbors.config]\nneighbor-address = \"{}\"\npeer-as = {}\n{}\
              [neighbors.timers.config]\nconnect-retry = 1\n\
              [neighbors.transport.config]\nlocal-address = \"{}\"\n{}{}{}",
-            kind.host(house),
+            kind.host(node),
             kind.host_as,
             kind.signed(|password| format!("auth-password = \"{password}\"\n")),
-            kind.router(house),
+            kind.router(node),
             match kind.gtsm {
                 true => "[neighbors.ttl-security.config]\nenabled = true\nttl-min = 255\n",
                 false => "",
@@ -262,10 +262,10 @@ pub fn gobgp(sessions: &Sessions<'_>) -> String {
 }
 
 impl Speaker for Gobgp<'_> {
-    fn seen(&self, house: &House, prefix: &str) -> Option<Seen> {
+    fn seen(&self, node: &Node, prefix: &str) -> Option<Seen> {
         let family = if prefix.contains(':') { "ipv6" } else { "ipv4" };
         let table = self.json(&["global", "rib", "-a", family]);
-        let hosts = [house.host4(), house.host6()];
+        let hosts = [node.host4(), node.host6()];
         let mut paths = table[prefix].as_array()?.iter();
         let path = paths.find(|path| hosts.iter().any(|host| path["neighbor-ip"] == **host))?;
         let attribute = |kinds: &[u64]| -> Value {
@@ -292,13 +292,13 @@ impl Speaker for Gobgp<'_> {
 }
 
 pub fn openbgpd(sessions: &Sessions<'_>) -> String {
-    let neighbors = each(sessions, |house, kind| {
+    let neighbors = each(sessions, |node, kind| {
         format!(
             "neighbor {} {{\n remote-as {}\n local-address {}\n announce IPv4 unicast\n \
              announce IPv6 unicast\n {}\n {}\n}}\n",
-            kind.host(house),
+            kind.host(node),
             kind.host_as,
-            kind.router(house),
+            kind.router(node),
             kind.signed(|password| format!("tcp md5sig password \"{password}\"")),
             if kind.gtsm { "ttl-security yes" } else { "" },
         )
@@ -307,9 +307,9 @@ pub fn openbgpd(sessions: &Sessions<'_>) -> String {
 }
 
 impl Speaker for Openbgpd {
-    fn seen(&self, house: &House, prefix: &str) -> Option<Seen> {
+    fn seen(&self, node: &Node, prefix: &str) -> Option<Seen> {
         let rib = self.json("show rib detail");
-        let hosts = [house.host4(), house.host6()];
+        let hosts = [node.host4(), node.host6()];
         let from = |route: &&Value| {
             hosts
                 .iter()
@@ -330,14 +330,14 @@ impl Speaker for Openbgpd {
 /// ExaBGP takes sessions on a socket that knows neither key nor TTL before the session is one: there it
 /// only connects, and where sidecast does not listen, it listens.
 pub fn exabgp(sessions: &Sessions<'_>) -> String {
-    each(sessions, |house, kind| {
+    each(sessions, |node, kind| {
         format!(
             "neighbor {} {{ router-id {ROUTER_ID}; local-address {}; local-as {ROUTER_AS}; peer-as {};
                {} {} {}
                family {{ ipv4 unicast; ipv6 unicast; }}
                api {{ processes [ watch ]; neighbor-changes; receive {{ parsed; update; }} }} }}\n",
-            kind.host(house),
-            kind.router(house),
+            kind.host(node),
+            kind.router(node),
             kind.host_as,
             kind.signed(|password| format!("md5-password \"{password}\";")),
             if kind.gtsm { "outgoing-ttl 255; incoming-ttl 255;" } else { "" },
@@ -347,12 +347,12 @@ pub fn exabgp(sessions: &Sessions<'_>) -> String {
 }
 
 impl Speaker for Exabgp {
-    fn seen(&self, house: &House, prefix: &str) -> Option<Seen> {
+    fn seen(&self, node: &Node, prefix: &str) -> Option<Seen> {
         let family = match prefix.contains(':') {
             true => "ipv6 unicast",
             false => "ipv4 unicast",
         };
-        let hosts = [house.host4(), house.host6()];
+        let hosts = [node.host4(), node.host6()];
         let mut seen = None;
         for event in self.events() {
             let neighbor = &event["neighbor"];

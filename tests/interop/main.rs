@@ -2,15 +2,15 @@
 //! life of a session. What became of a route is always asked of the other side.
 
 mod kinds;
-mod lives;
+mod lifecycle;
 mod restart;
-mod street;
+mod topology;
 mod unnumbered;
 
 use std::time::Duration;
 
 use kinds::{KINDS, Kind, Speaker};
-use lives::*;
+use lifecycle::*;
 use nix::sys::signal::Signal;
 use restart::{
     a_nat_table_outlives_a_planned_restart, a_planned_restart_keeps_the_routes_in_bird,
@@ -18,7 +18,7 @@ use restart::{
     what_is_dead_after_the_restart_goes_with_the_first_checks,
 };
 use sidecast_lab::{Bird, Exabgp, Frr, Gobgp, Namespace, Openbgpd, Sidecast, expect, until};
-use street::{House, Street};
+use topology::{Node, Topology};
 use unnumbered::{an_unnumbered_link_with_frr, unnumbered_links_with_bird};
 
 sidecast_lab::tests! {
@@ -57,13 +57,13 @@ sidecast_lab::tests! {
 }
 
 fn bird_takes_every_kind_of_session() {
-    every_kind(&Street::new(KINDS.len()), KINDS, |router, sessions| {
+    every_kind(&Topology::new(KINDS.len()), KINDS, |router, sessions| {
         Bird::start(router, &kinds::bird(sessions))
     });
 }
 
 fn frr_takes_every_kind_of_session() {
-    every_kind(&Street::new(KINDS.len()), KINDS, |router, sessions| {
+    every_kind(&Topology::new(KINDS.len()), KINDS, |router, sessions| {
         Frr::start(router, &kinds::frr(sessions))
     });
 }
@@ -75,7 +75,7 @@ fn gobgp_takes_every_kind_of_session() {
         hold_time: kind.hold_time.max(3),
         ..kind
     });
-    every_kind(&Street::new(kinds.len()), kinds, |router, sessions| {
+    every_kind(&Topology::new(kinds.len()), kinds, |router, sessions| {
         Gobgp::start(router, &kinds::gobgp(sessions))
     });
 }
@@ -86,63 +86,61 @@ fn openbgpd_takes_every_kind_of_session() {
         listens: kind.listens || kind.password.is_some(),
         ..kind
     });
-    every_kind(&Street::new(kinds.len()), kinds, |router, sessions| {
+    every_kind(&Topology::new(kinds.len()), kinds, |router, sessions| {
         Openbgpd::start(router, &kinds::openbgpd(sessions))
     });
 }
 
 fn exabgp_takes_every_kind_of_session() {
-    every_kind(&Street::new(KINDS.len()), KINDS, |router, sessions| {
+    every_kind(&Topology::new(KINDS.len()), KINDS, |router, sessions| {
         Exabgp::start(router, &kinds::exabgp(sessions))
     });
 }
 
 /// One router with a session of each kind, each to a host of its own.
 fn every_kind<'a, S: Speaker>(
-    street: &'a Street,
+    topology: &'a Topology,
     kinds: [Kind; KINDS.len()],
-    start: impl FnOnce(&'a Namespace, &[(&House, Kind)]) -> S,
+    start: impl FnOnce(&'a Namespace, &[(&Node, Kind)]) -> S,
 ) {
-    let sessions: Vec<(&House, Kind)> = street.houses.iter().zip(kinds).collect();
-    let sidecasts = sessions.iter().map(|(house, kind)| {
-        let sidecast = Sidecast::start(&house.network, &kind.sidecast(house));
+    let sessions: Vec<(&Node, Kind)> = topology.nodes.iter().zip(kinds).collect();
+    let sidecasts = sessions.iter().map(|(node, kind)| {
+        let sidecast = Sidecast::start(&node.network, &kind.sidecast(node));
         if kind.listens {
-            // A router that finds nobody there may try again only after minutes.
+            // A router whose connection is refused may try again only after minutes.
             until(PATIENCE, "sidecast listens", || {
                 let log = sidecast.log();
-                expect(log.contains("sessions are accepted"), log)
+                expect(log.contains("accepting BGP connections"), log)
             });
         }
         sidecast
     });
     let sidecasts: Vec<Sidecast> = sidecasts.collect();
-    let router = start(&street.router, &sessions);
+    let router = start(&topology.router, &sessions);
     all_arrive_and_leave(&sessions, sidecasts, &router);
 }
 
 fn all_arrive_and_leave(
-    sessions: &[(&House, Kind)],
+    sessions: &[(&Node, Kind)],
     mut sidecasts: Vec<Sidecast>,
     router: &impl Speaker,
 ) {
-    for (house, kind) in sessions {
-        for (vip, next_hop) in [(house.vip4(), house.host4()), (house.vip6(), house.host6())] {
+    for (node, kind) in sessions {
+        for (vip, next_hop) in [(node.vip4(), node.host4()), (node.vip6(), node.host6())] {
             let what = format!("{}: {vip} arrives", kind.name);
-            let seen = until(PATIENCE, &what, || {
-                router.seen(house, &vip).ok_or("not yet")
-            });
+            let seen = until(PATIENCE, &what, || router.seen(node, &vip).ok_or("not yet"));
             assert_eq!(seen, kind.expected(next_hop), "{}", kind.name);
         }
     }
     sidecasts
         .iter()
         .for_each(|sidecast| sidecast.signal(Signal::SIGTERM));
-    for ((house, kind), sidecast) in sessions.iter().zip(&mut sidecasts) {
+    for ((node, kind), sidecast) in sessions.iter().zip(&mut sidecasts) {
         let status = sidecast.wait(Duration::from_secs(10));
         assert!(status.success(), "{}: {status}", kind.name);
-        for vip in [house.vip4(), house.vip6()] {
+        for vip in [node.vip4(), node.vip6()] {
             until(PATIENCE, &format!("{}: {vip} leaves", kind.name), || {
-                expect(router.seen(house, &vip).is_none(), "it is there")
+                expect(router.seen(node, &vip).is_none(), "it is there")
             });
         }
     }

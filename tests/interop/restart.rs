@@ -7,17 +7,17 @@ use sidecast_lab::{Frr, Sidecast, Watch, expect, until};
 
 use crate::PATIENCE;
 use crate::kinds::Speaker;
-use crate::lives::{arrives, bird};
-use crate::street::{House, Street};
+use crate::lifecycle::{arrives, bird};
+use crate::topology::{Node, Topology};
 
 const RESTART: &str = ", graceful_restart: 60s";
 /// Less than what End-of-RIB waits for a check without an answer.
 const SOON: Duration = Duration::from_secs(4);
 
 pub fn a_planned_restart_keeps_the_routes_in_bird() {
-    let street = Street::new(1);
-    let router = bird(&street, "", "");
-    restart(&street, &router, || {
+    let topology = Topology::new(1);
+    let router = bird(&topology, "", "");
+    restart(&topology, &router, || {
         let session = router.session("h1");
         let up = router.established("h1");
         expect(
@@ -28,53 +28,53 @@ pub fn a_planned_restart_keeps_the_routes_in_bird() {
 }
 
 pub fn a_planned_restart_keeps_the_routes_in_frr() {
-    let street = Street::new(1);
-    let house = street.house();
-    let host = house.host4();
+    let topology = Topology::new(1);
+    let node = topology.node();
+    let host = node.host4();
     let router = Frr::start(
-        &street.router,
+        &topology.router,
         &format!(
             "router bgp 65000\n bgp router-id 10.255.0.1\n no bgp ebgp-requires-policy\n \
              neighbor {host} remote-as 65001\n neighbor {host} timers connect 1\n \
              address-family ipv6 unicast\n  neighbor {host} activate\n exit-address-family\n"
         ),
     );
-    restart(&street, &router, || {
+    restart(&topology, &router, || {
         expect(router.established(&host), router.neighbor(&host))
     });
 }
 
-fn restart(street: &Street, router: &impl Speaker, settled: impl Fn() -> Result<(), String>) {
-    let house = street.house();
-    // The session is up before the check has passed: nothing may be said until then.
-    let apps = house.apps(", monitors: [\"exec:sleep 0.5\"]");
-    let config = house.config(RESTART).replace(&house.apps(""), &apps);
-    let vips = [house.vip4(), house.vip6()];
-    let mut sidecast = Sidecast::start(&house.network, &config);
-    vips.iter().for_each(|vip| arrives(router, house, vip));
+fn restart(topology: &Topology, router: &impl Speaker, settled: impl Fn() -> Result<(), String>) {
+    let node = topology.node();
+    // The session is up before the check has passed: nothing may be announced until then.
+    let apps = node.apps(", monitors: [\"exec:sleep 0.5\"]");
+    let config = node.config(RESTART).replace(&node.apps(""), &apps);
+    let vips = [node.vip4(), node.vip6()];
+    let mut sidecast = Sidecast::start(&node.network, &config);
+    vips.iter().for_each(|vip| arrives(router, node, vip));
     let plain = |vip: &String| vip.split('/').next().unwrap_or_default().to_owned();
     until(PATIENCE, "the kernel routes them", || {
         let all = vips
             .iter()
-            .all(|vip| street.router.gateway(&plain(vip)).is_some());
+            .all(|vip| topology.router.gateway(&plain(vip)).is_some());
         expect(all, "not yet")
     });
-    let fib = Watch::start(&street.router);
-    let addresses = Watch::start(&house.network);
+    let fib = Watch::start(&topology.router);
+    let addresses = Watch::start(&node.network);
     sidecast.signal(Signal::SIGUSR2);
     let all_there = || {
         for vip in &vips {
-            assert!(router.seen(house, vip).is_some(), "the router lost {vip}");
+            assert!(router.seen(node, vip).is_some(), "the router lost {vip}");
         }
     };
     until(PATIENCE, "it leaves", || {
         all_there();
         let log = sidecast.log();
-        expect(log.contains("left quietly"), log)
+        expect(log.contains("stopped for an upgrade"), log)
     });
     assert!(sidecast.wait(PATIENCE).success());
     all_there();
-    let next = Sidecast::start(&house.network, &config);
+    let next = Sidecast::start(&node.network, &config);
     until(PATIENCE, "the next one takes over", || {
         all_there();
         // One file for both.
@@ -94,60 +94,60 @@ fn restart(street: &Street, router: &impl Speaker, settled: impl Fn() -> Result<
         assert_eq!(fib.seen(&["Deleted", &vip]), None, "the FIB lost {vip}");
         assert_eq!(addresses.seen(&["Deleted", &vip]), None, "lo lost {vip}");
     }
-    stops(router, house, next);
+    stops(router, node, next);
 }
 
-fn stops(router: &impl Speaker, house: &House, mut sidecast: Sidecast) {
+fn stops(router: &impl Speaker, node: &Node, mut sidecast: Sidecast) {
     sidecast.signal(Signal::SIGTERM);
-    for vip in [house.vip4(), house.vip6()] {
+    for vip in [node.vip4(), node.vip6()] {
         until(Duration::from_secs(2), "SIGTERM withdraws at once", || {
-            expect(router.seen(house, &vip).is_none(), "it is there")
+            expect(router.seen(node, &vip).is_none(), "it is there")
         });
     }
     assert!(sidecast.wait(PATIENCE).success());
-    let left = house.network.addresses("lo");
+    let left = node.network.addresses("lo");
     assert!(left.is_empty(), "left: {left:?}");
 }
 
-/// The service died while nobody looked: End-of-RIB after the first checks ends the route, long before
+/// The service died between the two processes: End-of-RIB after the first checks ends the route, long before
 /// the restart time does.
 pub fn what_is_dead_after_the_restart_goes_with_the_first_checks() {
-    let street = Street::new(1);
-    let house = street.house();
-    let router = bird(&street, "", "");
+    let topology = Topology::new(1);
+    let node = topology.node();
+    let router = bird(&topology, "", "");
     let config = |check: &str| {
-        let apps = house.apps(&format!(", monitors: [\"exec:{check}\"], interval: 200ms"));
-        house.config(RESTART).replace(&house.apps(""), &apps)
+        let apps = node.apps(&format!(", monitors: [\"exec:{check}\"], interval: 200ms"));
+        node.config(RESTART).replace(&node.apps(""), &apps)
     };
-    let mut sidecast = Sidecast::start(&house.network, &config("true"));
-    arrives(&router, house, &house.vip4());
+    let mut sidecast = Sidecast::start(&node.network, &config("true"));
+    arrives(&router, node, &node.vip4());
     sidecast.signal(Signal::SIGUSR2);
     assert!(sidecast.wait(PATIENCE).success());
-    assert!(router.seen(house, &house.vip4()).is_some());
-    let _next = Sidecast::start(&house.network, &config("false"));
-    for vip in [house.vip4(), house.vip6()] {
+    assert!(router.seen(node, &node.vip4()).is_some());
+    let _next = Sidecast::start(&node.network, &config("false"));
+    for vip in [node.vip4(), node.vip6()] {
         until(SOON, "the dead one's route goes", || {
-            expect(router.seen(house, &vip).is_none(), "it is there")
+            expect(router.seen(node, &vip).is_none(), "it is there")
         });
     }
 }
 
 /// The translation is there without the process, and the next one takes it over.
 pub fn a_nat_table_outlives_a_planned_restart() {
-    let street = Street::new(1);
-    let house = street.house();
-    let router = bird(&street, "", "");
-    let apps = house.apps(", nats: [\"udp:53:8053\"]");
-    let config = house.config(RESTART).replace(&house.apps(""), &apps);
-    let mut sidecast = Sidecast::start(&house.network, &config);
-    arrives(&router, house, &house.vip4());
-    let rules = || house.network.run("nft", &["list", "ruleset"]);
+    let topology = Topology::new(1);
+    let node = topology.node();
+    let router = bird(&topology, "", "");
+    let apps = node.apps(", nats: [\"udp:53:8053\"]");
+    let config = node.config(RESTART).replace(&node.apps(""), &apps);
+    let mut sidecast = Sidecast::start(&node.network, &config);
+    arrives(&router, node, &node.vip4());
+    let rules = || node.network.run("nft", &["list", "ruleset"]);
     assert!(rules().contains("8053"), "{}", rules());
     sidecast.signal(Signal::SIGUSR2);
     assert!(sidecast.wait(PATIENCE).success());
     assert!(rules().contains("8053"), "{}", rules());
-    let mut next = Sidecast::start(&house.network, &config);
-    arrives(&router, house, &house.vip4());
+    let mut next = Sidecast::start(&node.network, &config);
+    arrives(&router, node, &node.vip4());
     until(
         PATIENCE,
         "one table is left, and it is the next one's",

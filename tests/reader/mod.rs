@@ -7,15 +7,15 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
 
 use sidecast::bgp::{
-    AfiSafi, AsPath, AttributeCode, DecodeContext, Frame, Notification, Open, PathAttributes,
-    ProtocolError, Received, RouteRefresh, Type, receive,
+    AfiSafi, AsPath, AttributeCode, DecodeContext, Frame, MessageType, Notification, Open,
+    PathAttributes, ProtocolError, Received, RouteRefresh, decode_message,
 };
 use sidecast::net::{Community, ExtCommunity, Family, LargeCommunity, Origin, Prefix};
 use sidecast::wire::{Reader, WireError};
 
-/// A message as the other end reads it.
+/// A decoded message, with the routes of an UPDATE.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum Decoded {
     Open(Open),
     Update(Update),
     Notification(Notification),
@@ -44,18 +44,18 @@ pub struct Announcement {
 }
 
 /// A message that the announcer's own check has passed. Attributes that are wrong read as absent.
-pub fn decode(frame: &Frame, cx: &DecodeContext) -> Result<Heard, ProtocolError> {
-    Ok(match receive(frame, cx)? {
-        Received::Open(open) => Heard::Open(open),
+pub fn decode(frame: &Frame, cx: &DecodeContext) -> Result<Decoded, ProtocolError> {
+    Ok(match decode_message(frame, cx)? {
+        Received::Open(open) => Decoded::Open(open),
         Received::Update(summary) => {
-            assert_eq!(frame.kind, Type::Update.code());
+            assert_eq!(frame.kind, MessageType::Update.code());
             let mut update = read(&frame.body, cx).expect("it was checked");
             update.end_of_rib = summary.end_of_rib;
-            Heard::Update(update)
+            Decoded::Update(update)
         }
-        Received::Notification(notification) => Heard::Notification(notification),
-        Received::Keepalive => Heard::Keepalive,
-        Received::RouteRefresh(refresh) => Heard::RouteRefresh(refresh),
+        Received::Notification(notification) => Decoded::Notification(notification),
+        Received::Keepalive => Decoded::Keepalive,
+        Received::RouteRefresh(refresh) => Decoded::RouteRefresh(refresh),
     })
 }
 

@@ -1,14 +1,15 @@
-//! What may happen.
+//! The random events of the simulation.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use sidecast::app::AppName;
 use sidecast::core::Event;
-use sidecast::net::Prefix;
+use sidecast::net::{Family, Prefix};
 
 use crate::world::{APPS, Address, World, app, config};
 
-/// One event by chance.
+/// One random event.
 pub fn event(world: &mut World) {
     match world.chance.below(16) {
         0..=3 => service(world),
@@ -23,7 +24,7 @@ pub fn event(world: &mut World) {
         12 => foreign(world),
         13 => {
             world.slow = Duration::from_millis([1, 30, 900][pick(world, 3)]);
-            world.tell("the kernel's pace changes");
+            world.record("the kernel's pace changes");
         }
         14 => network(world),
         _ => world.event(Event::RecheckPorts),
@@ -59,7 +60,7 @@ fn vip(world: &mut World) -> Prefix {
 fn service(world: &mut World) {
     let monitor = MONITORS[pick(world, 6)];
     let to = [Some(true), Some(true), Some(false), Some(false), None][pick(world, 5)];
-    world.tell(format!("{monitor} becomes {to:?}"));
+    world.record(format!("{monitor} becomes {to:?}"));
     world.services.insert(monitor.to_owned(), to);
     if to.is_some() {
         world.unhang();
@@ -69,18 +70,25 @@ fn service(world: &mut World) {
 fn router(world: &mut World) {
     let index = pick(world, 2);
     let up = world.chance.below(3) > 0;
-    world.tell(format!("router {index} restarts, accepts: {up}"));
+    let families = match pick(world, 4) {
+        0 => BTreeSet::from([Family::Ipv4]),
+        _ => BTreeSet::from(Family::ALL),
+    };
+    world.record(format!(
+        "router {index} restarts with {families:?}, accepts: {up}"
+    ));
     world.routers[index].up = up;
+    world.routers[index].families = families;
     world.restart_router(index);
 }
 
 fn link(world: &mut World) {
     let index = pick(world, 2);
     if world.routers[index].cut {
-        world.tell(format!("link {index} mended"));
+        world.record(format!("link {index} mended"));
         world.mend(index);
     } else {
-        world.tell(format!("link {index} cut"));
+        world.record(format!("link {index} cut"));
         world.routers[index].cut = true;
     }
 }
@@ -96,16 +104,18 @@ fn register(world: &mut World) {
     if world.chance.below(2) == 0 {
         params.push(("nat".to_owned(), "tcp:80:8080".to_owned()));
     }
+    let peers = ["", "10.0.0.1", "10.0.0.2", "10.0.0.1,10.0.0.2"][pick(world, 4)];
+    params.push(("peers".to_owned(), peers.to_owned()));
     params.push(("interval".to_owned(), "1s".to_owned()));
     let app = app(world.core.config(), &params);
     let done = world.core.register(world.now, app);
-    world.tell(format!("register {params:?}: {done:?}"));
+    world.record(format!("register {params:?}: {done:?}"));
     world.settle();
 }
 
 fn unregister(world: &mut World) {
     let name: AppName = ["a", "b"][pick(world, 2)].parse().expect("a name");
-    world.tell(format!("unregister {name}"));
+    world.record(format!("unregister {name}"));
     world.core.unregister(world.now, &name);
     world.settle();
 }
@@ -114,10 +124,10 @@ fn drain(world: &mut World) {
     let name: AppName = ["a", "dns", "web"][pick(world, 3)].parse().expect("a name");
     let name = (world.chance.below(4) > 0).then_some(name);
     if world.chance.below(2) == 0 {
-        world.tell(format!("drain {name:?}"));
+        world.record(format!("drain {name:?}"));
         world.core.drain(world.now, name.as_ref());
     } else {
-        world.tell(format!("undrain {name:?}"));
+        world.record(format!("undrain {name:?}"));
         world.core.undrain(world.now, name.as_ref());
     }
     world.settle();
@@ -130,7 +140,8 @@ fn reload(world: &mut World) {
         .replace("192.0.2.80", "192.0.2.x")
         .replace("192.0.2.99", "192.0.2.80")
         .replace("192.0.2.x", "192.0.2.99");
-    let apps = [APPS, fewer, &renamed, &swapped][pick(world, 4)];
+    let to_one = APPS.replace("name: dns,", "name: dns, peers: [10.0.0.2],");
+    let apps = [APPS, fewer, &renamed, &swapped, &to_one][pick(world, 5)];
     let more = ["", ", communities: [\"65001:1\"]", ", hold_time: 60s"][pick(world, 3)];
     let more = if more.contains("hold_time") {
         ", router_id: 10.9.9.9"
@@ -143,15 +154,15 @@ fn reload(world: &mut World) {
         let allowed = VIPS[..4].iter().map(|vip| vip.parse().expect("a prefix"));
         config.agent.allowed_vips = Some(allowed.collect());
     }
-    let said = world.core.reload(world.now, config);
-    world.tell(format!("reload: {said:?}"));
+    let report = world.core.reload(world.now, config);
+    world.record(format!("reload: {report:?}"));
     world.settle();
 }
 
 fn vanish(world: &mut World) {
     let prefix = vip(world);
     if world.addresses.remove(&prefix).is_some() {
-        world.tell(format!("{prefix} vanishes"));
+        world.record(format!("{prefix} vanishes"));
         world.vanished.insert(prefix);
         world.event(Event::AddressLost(prefix));
     }
@@ -163,7 +174,7 @@ fn fail(world: &mut World) {
     if !world.failing.remove(&prefix) {
         world.failing.insert(prefix);
     }
-    world.tell(format!(
+    world.record(format!(
         "steps fail: {:?}, NAT: {}",
         world.failing, world.nat_fails
     ));
@@ -173,14 +184,14 @@ fn foreign(world: &mut World) {
     let prefix = vip(world);
     let was = world.addresses.get(&prefix);
     if was.is_none() {
-        world.tell(format!("{prefix} is put there by somebody"));
+        world.record(format!("{prefix} is added by another program"));
         world.addresses.insert(prefix, Address::Foreign);
     }
 }
 
 fn network(world: &mut World) {
     let with = world.chance.below(2) == 0;
-    world.tell(format!("IPv6 towards the peers: {with}"));
+    world.record(format!("IPv6 toward the peers: {with}"));
     for peer in world.network.peers.values_mut() {
         peer.next_hop6 = with.then(|| "2001:db8:1::9".parse().expect("an address"));
     }
@@ -188,9 +199,9 @@ fn network(world: &mut World) {
     world.event(Event::Network(network));
 }
 
-/// Everything works again.
+/// Repairs everything.
 pub fn repair(world: &mut World) {
-    world.tell("everything is repaired");
+    world.record("everything is repaired");
     world.services.clear();
     world.unhang();
     world.failing.clear();
@@ -199,6 +210,11 @@ pub fn repair(world: &mut World) {
     for index in 0..world.routers.len() {
         world.routers[index].up = true;
         world.mend(index);
+        let families = BTreeSet::from(Family::ALL);
+        if world.routers[index].families != families {
+            world.routers[index].families = families;
+            world.restart_router(index);
+        }
     }
     for peer in world.network.peers.values_mut() {
         peer.next_hop6 = Some("2001:db8:1::9".parse().expect("an address"));
@@ -211,24 +227,24 @@ pub fn repair(world: &mut World) {
     world.settle();
 }
 
-/// The process is told to stop: in less than five seconds nothing of it may be left.
+/// Sends SIGTERM: within five seconds no route, address or NAT rule of the process may be left.
 pub fn stop(world: &mut World) {
-    world.tell("stop");
+    world.record("stop");
     world.event(Event::Stop);
     world.advance(Duration::from_secs(5));
-    let story = world.story.join("\n");
-    assert_eq!(world.exit, Some(0), "{story}");
+    let trace = world.trace.join("\n");
+    assert_eq!(world.exit, Some(0), "{trace}");
     let foreign = |address: &Address| *address == Address::Foreign;
     assert!(
         world.addresses.values().all(foreign),
-        "{:?}\n{story}",
+        "{:?}\n{trace}",
         world.addresses
     );
-    assert!(world.nat.rules.is_empty(), "{story}");
+    assert!(world.nat.rules.is_empty(), "{trace}");
     assert_eq!(world.core.poll_timeout(), None);
     world.exit = None;
     world.advance(Duration::from_secs(1));
     for router in &world.routers {
-        assert!(router.rib.is_empty(), "{}\n{story}", router.name);
+        assert!(router.rib.is_empty(), "{}\n{trace}", router.name);
     }
 }

@@ -1,16 +1,16 @@
-//! Two hours of a bad network: one router, and a way to it that breaks in every manner. A session may be
-//! down only while the model says that it must be, and for a second after the kernel reports that the
-//! cause is gone; where nobody reports it, until the wait then due is over.
+//! Two hours of a bad network: one router, and a path to it that fails in every way. A session may be down only
+//! while the model says that it must be, and for one second after the kernel reports that the cause is gone;
+//! without such a report, until the connect retry timer that is then running expires.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use sidecast::bgp::peer::{ConnId, Event as Bgp, Output as Said, Peer, PeerConfig, StateName};
+use sidecast::bgp::peer::{ConnId, Event as Bgp, Output as BgpOutput, Peer, PeerConfig, StateName};
 use sidecast::core::{Core, Event, Output, StepResult};
 use sidecast::discovery::{Network, PeerName, PeerNetwork};
 use sidecast::net::{Asn, RouterId};
-use sidecast::timer::Jitter;
+use sidecast::timer::Rng;
 
 use crate::world::{DELAY, config};
 
@@ -18,28 +18,28 @@ pub struct BadNetwork {
     core: Core,
     now: Instant,
     start: Instant,
-    chance: Jitter,
-    way: Way,
+    chance: Rng,
+    way: HostPath,
     router: Router,
     queue: BTreeMap<(Instant, u64), Pending>,
     queued: u64,
     /// The connections that our kernel knows.
     ours: BTreeSet<ConnId>,
-    /// What TCP sends again once there is a way.
+    /// Segments that TCP retransmits once there is a path.
     held: VecDeque<Segment>,
     held_by_router: VecDeque<Bgp>,
-    /// The session may be down so long.
+    /// Until then the session may be down.
     excused_until: Instant,
-    /// When the router took a connection.
+    /// When the router accepted each connection.
     taken: Vec<Instant>,
-    /// What became of sessions, for whoever reads a failure.
-    story: Vec<String>,
+    /// What happened, printed when an assertion fails.
+    trace: Vec<String>,
     was_up: bool,
     pub downs: usize,
 }
 
-/// What the kernel knows of the way to the router.
-struct Way {
+/// What our kernel knows of the path to the router.
+struct HostPath {
     carrier: bool,
     carrier_changes: u32,
     addresses: BTreeSet<IpAddr>,
@@ -49,25 +49,25 @@ struct Way {
 
 struct Router {
     machine: Peer,
-    /// What its kernel knows; `false`: the daemon has not taken it yet.
+    /// The connections that its kernel has; `false`: the daemon has not accepted it yet.
     connections: BTreeMap<ConnId, bool>,
-    /// There is nobody at all.
+    /// The router is powered off.
     off: bool,
-    /// The kernel answers, the daemon does not.
+    /// The router's kernel answers, its daemon does not.
     frozen: bool,
     unread: VecDeque<Segment>,
-    /// It ends every session after so long.
+    /// The router closes every connection after this time.
     evicts: Option<Duration>,
 }
 
 #[derive(Clone)]
 struct Segment {
     conn: ConnId,
-    what: What,
+    what: SegmentKind,
 }
 
 #[derive(Clone)]
-enum What {
+enum SegmentKind {
     Syn,
     Data(Vec<u8>),
     End,
@@ -78,12 +78,12 @@ enum Pending {
     ToRouter(Segment),
     ToCore(Bgp),
     /// The kernel's report of what changed.
-    Report,
+    ConsulReport,
     Probe(ConnId, Instant),
     Evict(ConnId),
 }
 
-impl Way {
+impl HostPath {
     fn set_carrier(&mut self, carrier: bool) {
         self.carrier_changes += u32::from(self.carrier != carrier);
         self.carrier = carrier;
@@ -109,9 +109,12 @@ impl Router {
     }
 }
 
-/// The router names connections after ours.
+/// The router's id of a connection of ours.
 fn accepted(conn: ConnId) -> ConnId {
-    ConnId::accepted(conn.0)
+    match conn.is_accepted() {
+        true => conn,
+        false => conn.reversed(),
+    }
 }
 
 fn addr(text: &str) -> IpAddr {
@@ -133,8 +136,8 @@ impl BadNetwork {
             core: Core::new(config, seed, start),
             now: start,
             start,
-            chance: Jitter::new(seed ^ 0xbad),
-            way: Way {
+            chance: Rng::new(seed ^ 0xbad),
+            way: HostPath {
                 carrier: true,
                 carrier_changes: 0,
                 addresses: BTreeSet::from([addr(FIRST)]),
@@ -148,7 +151,7 @@ impl BadNetwork {
             held_by_router: VecDeque::new(),
             excused_until: start + SOON,
             taken: Vec::new(),
-            story: Vec::new(),
+            trace: Vec::new(),
             was_up: false,
             downs: 0,
         };
@@ -157,9 +160,9 @@ impl BadNetwork {
         network
     }
 
-    fn tell(&mut self, what: impl Into<String>) {
+    fn record(&mut self, what: impl Into<String>) {
         let at = self.now.saturating_duration_since(self.start);
-        self.story
+        self.trace
             .push(format!("{:>9.3} {}", at.as_secs_f64(), what.into()));
     }
 
@@ -171,7 +174,7 @@ impl BadNetwork {
         Duration::from_millis(from + self.below(to - from))
     }
 
-    /// For so long after now it may be down.
+    /// The session may be down for this long from now on.
     fn excuse(&mut self, time: Duration) {
         self.excused_until = self.excused_until.max(self.now + time);
     }
@@ -182,10 +185,10 @@ impl BadNetwork {
     }
 
     fn report(&mut self) {
-        self.later(REPORT, Pending::Report);
+        self.later(REPORT, Pending::ConsulReport);
     }
 
-    /// One trouble after the other.
+    /// One fault after the other.
     pub fn live(&mut self, time: Duration) {
         let end = self.now + time;
         while self.now < end {
@@ -202,12 +205,12 @@ impl BadNetwork {
             }
         }
         self.pass(Duration::from_secs(70));
-        assert!(self.is_up(), "{}", self.story.join("\n"));
+        assert!(self.is_up(), "{}", self.trace.join("\n"));
     }
 
-    /// Another address comes, and the kernel would choose it; later it goes.
+    /// Adds a second address, which the kernel then prefers as a source, and later removes it.
     fn churn(&mut self) {
-        self.tell("another address");
+        self.record("another address");
         self.way.addresses.insert(addr(OTHER));
         self.way.chosen = Some(addr(OTHER));
         self.report();
@@ -216,14 +219,14 @@ impl BadNetwork {
         if self.way.addresses.contains(&addr(FIRST)) {
             self.way.addresses.remove(&addr(OTHER));
             self.way.chosen = Some(addr(FIRST));
-            // A session that began meanwhile runs from it.
+            // A session that was established meanwhile uses it as its source.
             self.excuse(GONE + SOON);
             self.report();
             self.pass(GONE);
         }
     }
 
-    /// The address of the session goes for a moment or for longer.
+    /// Removes the session's local address, for less than a second or for longer.
     fn lose_address(&mut self) {
         let short = self.below(2) == 0;
         let time = if short {
@@ -231,7 +234,7 @@ impl BadNetwork {
         } else {
             self.millis(2000, 20_000)
         };
-        self.tell(format!("no address for {time:?}"));
+        self.record(format!("no address for {time:?}"));
         let addresses = std::mem::take(&mut self.way.addresses);
         let chosen = self.way.chosen.take();
         self.report();
@@ -245,22 +248,22 @@ impl BadNetwork {
         self.report();
         self.resend();
         if !self.was_up {
-            // The router learns only from our answer to its next KEEPALIVE, and refuses us meanwhile.
+            // The router's old session ends only with the RST for its next KEEPALIVE; until then it refuses a new one.
             self.excuse(KEEPALIVE + DUE);
         }
     }
 
     fn lose_carrier(&mut self) {
         let time = self.millis(20, 20_000);
-        self.tell(format!("no carrier for {time:?}"));
+        self.record(format!("no carrier for {time:?}"));
         self.way.set_carrier(false);
         self.report();
-        // What was heard last was a KEEPALIVE at most a third of the hold time ago.
+        // What was received last was a KEEPALIVE at most a third of the hold time ago.
         self.must_be_down(time, HOLD_AT_LEAST);
         self.way.set_carrier(true);
         self.report();
         self.resend();
-        // The router's hold timer may be over before ours.
+        // The router's hold timer may expire before ours.
         if !self.was_up || time > HOLD_AT_LEAST {
             self.excuse(SOON);
         }
@@ -268,7 +271,7 @@ impl BadNetwork {
 
     fn reboot_with_carrier_loss(&mut self) {
         let time = self.millis(500, 40_000);
-        self.tell(format!("the router reboots, without carrier for {time:?}"));
+        self.record(format!("the router reboots, without carrier for {time:?}"));
         self.way.set_carrier(false);
         self.held.clear();
         self.report();
@@ -280,7 +283,7 @@ impl BadNetwork {
         self.excuse(SOON);
     }
 
-    /// Nothing is left of what it knew.
+    /// Restarts the router with all of its state lost.
     fn reboot(&mut self) {
         self.held_by_router.clear();
         self.router = Router::new(self.now);
@@ -288,7 +291,7 @@ impl BadNetwork {
 
     fn reboot_behind_a_switch(&mut self) {
         let time = self.millis(500, 40_000);
-        self.tell(format!("the router behind the switch is off for {time:?}"));
+        self.record(format!("the router behind the switch is off for {time:?}"));
         self.router.off = true;
         self.must_be_down(time, HOLD_AT_LEAST);
         self.reboot();
@@ -299,21 +302,22 @@ impl BadNetwork {
 
     fn freeze(&mut self) {
         let time = self.millis(500, 30_000);
-        self.tell(format!("the router's daemon is frozen for {time:?}"));
+        self.record(format!("the router's daemon is frozen for {time:?}"));
         let was_up = self.was_up;
         self.router.frozen = true;
         self.must_be_down(time, HOLD_AT_LEAST);
-        self.tell("and goes on");
+        self.record("and goes on");
         self.router.frozen = false;
         let mut unread = std::mem::take(&mut self.router.unread);
-        // It accepts before it reads: the old session is there yet.
+        // It accepts before it reads: the old session still exists.
         unread
             .make_contiguous()
-            .sort_by_key(|s| !matches!(s.what, What::Syn));
+            .sort_by_key(|s| !matches!(s.what, SegmentKind::Syn));
         for segment in unread {
             self.arrive(segment);
         }
-        // Its first refusal is that of a router which has not finished; others before count.
+        // If the session was up, only the first attempt is refused, since the old session is still open; else the retry
+        // timer has backed off.
         self.excuse(if was_up {
             Duration::from_secs(2)
         } else {
@@ -321,11 +325,11 @@ impl BadNetwork {
         });
     }
 
-    /// Every session is ended soon, in silence: another speaker has the address too.
+    /// The router closes every connection soon and without NOTIFICATION, as if another speaker had our address.
     fn evict(&mut self) {
         let after = self.millis(0, 8000);
         let minutes = 1 + self.below(5);
-        self.tell(format!("sessions end after {after:?} for {minutes} min"));
+        self.record(format!("sessions end after {after:?} for {minutes} min"));
         self.router.evicts = Some(after);
         let begun = self.now;
         self.excuse(Duration::from_secs(60 * minutes) + LONGEST);
@@ -335,15 +339,15 @@ impl BadNetwork {
             let from = begun + Duration::from_secs(60 * minute);
             let taken = self.taken.iter().filter(|at| **at >= from).count();
             let most = if minute == 0 { 7 } else { 2 };
-            let story = &self.story;
+            let trace = &self.trace;
             assert!(
                 taken <= most,
                 "{taken} in minute {minute}\n{}",
-                story.join("\n")
+                trace.join("\n")
             );
         }
         self.router.evicts = None;
-        // The wait then due.
+        // Until the retry timer has expired.
         self.pass(LONGEST);
     }
 
@@ -354,7 +358,7 @@ impl BadNetwork {
         }
     }
 
-    /// The router's end closes.
+    /// The router closes the connection.
     fn end(&mut self, conn: ConnId) {
         if self.router.connections.remove(&conn).is_some() {
             let reason = "evicted".to_owned();
@@ -369,7 +373,7 @@ impl BadNetwork {
         }
     }
 
-    /// Nothing comes through for `time`: a session has to live at least `at_least` of it.
+    /// No packet passes for `time`: a session has to stay up for at least `at_least` of it.
     fn must_be_down(&mut self, time: Duration, at_least: Duration) {
         let alive = if self.was_up {
             time.min(at_least)
@@ -398,7 +402,7 @@ impl BadNetwork {
             }
             self.happen();
         }
-        panic!("time does not pass\n{}", self.story.join("\n"));
+        panic!("time does not pass\n{}", self.trace.join("\n"));
     }
 
     fn happen(&mut self) {
@@ -408,7 +412,7 @@ impl BadNetwork {
             match entry.remove() {
                 Pending::ToRouter(segment) => self.arrive(segment),
                 Pending::ToCore(event) => self.tell_core(event),
-                Pending::Report => {
+                Pending::ConsulReport => {
                     let network = self.network();
                     self.core.handle(self.now, Event::Network(network));
                 }
@@ -429,7 +433,10 @@ impl BadNetwork {
     fn tell_core(&mut self, event: Bgp) {
         let peer = name();
         if let Bgp::PathChanged = event {
-            return self.core.handle(self.now, Event::MacChanged(peer.addr()));
+            return self.core.handle(
+                self.now,
+                Event::MacChanged(peer.addr().expect("it has one")),
+            );
         }
         if let Bgp::Closed { conn, reason }
         | Bgp::ConnectFailed {
@@ -438,13 +445,13 @@ impl BadNetwork {
         } = &event
         {
             if self.ours.remove(conn) {
-                self.tell(format!("{conn} ends: {reason}"));
+                self.record(format!("{conn} ends: {reason}"));
             }
         }
         if let Bgp::Received { conn, .. } = &event
             && !self.ours.contains(conn)
         {
-            let (conn, what) = (*conn, What::Reset);
+            let (conn, what) = (*conn, SegmentKind::Reset);
             return self.later(DELAY, Pending::ToRouter(Segment { conn, what }));
         }
         self.core.handle(self.now, Event::Bgp { peer, event });
@@ -453,8 +460,9 @@ impl BadNetwork {
     fn network(&self) -> Network {
         let peer = PeerNetwork {
             settings_index: 0,
-            remote: name().addr(),
+            remote: name().addr().expect("it has one"),
             scope_id: 0,
+            obstacle: None,
             interface: Some("eth0".to_owned()),
             carrier: self.way.carrier,
             carrier_changes: self.way.carrier_changes,
@@ -463,12 +471,14 @@ impl BadNetwork {
             local: self.way.chosen,
             next_hop4: Some([10, 0, 0, 9].into()),
             next_hop6: None,
+            first_hops: BTreeMap::new(),
         };
         Network {
             peers: BTreeMap::from([(name(), peer)]),
             addresses: self.way.addresses.clone(),
             router_id: RouterId::new([10, 0, 0, 9].into()),
             links_present: true,
+            absent: BTreeMap::new(),
             ..Network::default()
         }
     }
@@ -490,13 +500,13 @@ impl BadNetwork {
     fn arrive(&mut self, segment: Segment) {
         if !self.is_open() {
             // TCP gives up a SYN with its attempt, and sends no RST again.
-            if matches!(segment.what, What::Data(_) | What::End) {
+            if matches!(segment.what, SegmentKind::Data(_) | SegmentKind::End) {
                 self.held.push_back(segment);
             }
             return;
         }
         let conn = segment.conn;
-        if let What::Syn = segment.what
+        if let SegmentKind::Syn = segment.what
             && !self.router.connections.contains_key(&conn)
         {
             self.router.connections.insert(conn, false);
@@ -510,7 +520,7 @@ impl BadNetwork {
             self.later(DELAY, Pending::ToCore(connected));
         }
         if !self.router.connections.contains_key(&conn) {
-            if let What::Reset = segment.what {
+            if let SegmentKind::Reset = segment.what {
                 return;
             }
             let reason = "connection reset".to_owned();
@@ -521,7 +531,7 @@ impl BadNetwork {
         }
         let (remote, local) = ends();
         let event = match segment.what {
-            What::Syn => {
+            SegmentKind::Syn => {
                 self.router.connections.insert(conn, true);
                 if let Some(after) = self.router.evicts {
                     self.later(after, Pending::Evict(conn));
@@ -533,12 +543,12 @@ impl BadNetwork {
                     remote,
                 }
             }
-            What::Data(bytes) => Bgp::Received {
+            SegmentKind::Data(bytes) => Bgp::Received {
                 conn: accepted(conn),
                 bytes,
             },
-            What::End | What::Reset => {
-                self.tell(format!("the router hears the end of {conn}"));
+            SegmentKind::End | SegmentKind::Reset => {
+                self.record(format!("the router hears the end of {conn}"));
                 self.router.connections.remove(&conn);
                 let reason = "closed".to_owned();
                 Bgp::Closed {
@@ -552,10 +562,10 @@ impl BadNetwork {
     }
 
     fn drain_router(&mut self) {
-        while let Some(said) = self.router.machine.poll_output() {
-            let ours = |conn: ConnId| ConnId(conn.0 ^ ConnId::accepted(0).0);
-            match said {
-                Said::Send { conn, bytes } => {
+        while let Some(message) = self.router.machine.poll_output() {
+            let ours = ConnId::reversed;
+            match message {
+                BgpOutput::Send { conn, bytes } => {
                     let sent = Bgp::Sent {
                         conn,
                         bytes: bytes.len(),
@@ -564,7 +574,7 @@ impl BadNetwork {
                     let conn = ours(conn);
                     self.router_sends(Bgp::Received { conn, bytes });
                 }
-                Said::Close { conn } | Said::Reset { conn } => {
+                BgpOutput::Close { conn } | BgpOutput::Reset { conn } => {
                     let conn = ours(conn);
                     self.router.connections.remove(&conn);
                     let reason = "closed by the peer".to_owned();
@@ -602,7 +612,7 @@ impl BadNetwork {
                 .peers(self.now)
                 .first()
                 .and_then(|p| p.last_error.clone());
-            self.tell(format!("session up: {up}, {error:?}"));
+            self.record(format!("session up: {up}, {error:?}"));
             self.downs += usize::from(!up);
             self.was_up = up;
         }
@@ -610,7 +620,7 @@ impl BadNetwork {
             up || self.now <= self.excused_until,
             "the session is down without cause at {:?}\n{}",
             self.now - self.start,
-            self.story.join("\n")
+            self.trace.join("\n")
         );
     }
 
@@ -623,10 +633,10 @@ impl BadNetwork {
                 let bound = transport
                     .local
                     .is_some_and(|l| self.way.addresses.contains(&l));
-                self.tell(format!("{conn} is begun from {:?}", transport.local));
+                self.record(format!("{conn} is begun from {:?}", transport.local));
                 self.ours.insert(conn);
                 if bound {
-                    self.later(DELAY, segment(conn, What::Syn));
+                    self.later(DELAY, segment(conn, SegmentKind::Syn));
                 } else {
                     let error = "source address: cannot assign".to_owned();
                     self.later(DELAY, Pending::ToCore(Bgp::ConnectFailed { conn, error }));
@@ -637,16 +647,16 @@ impl BadNetwork {
                     conn,
                     bytes: bytes.len(),
                 };
-                self.later(DELAY, segment(conn, What::Data(bytes)));
+                self.later(DELAY, segment(conn, SegmentKind::Data(bytes)));
                 self.core.handle(self.now, Event::Bgp { peer, event });
             }
             Output::Close { conn, .. } => {
                 self.ours.remove(&conn);
-                self.later(DELAY, segment(conn, What::End));
+                self.later(DELAY, segment(conn, SegmentKind::End));
             }
             Output::Reset { conn, .. } => {
                 self.ours.remove(&conn);
-                self.later(DELAY, segment(conn, What::Reset));
+                self.later(DELAY, segment(conn, SegmentKind::Reset));
             }
             Output::Probe { conn, .. } => {
                 let until = self.now + Duration::from_secs(1);
@@ -656,7 +666,7 @@ impl BadNetwork {
                 let result = Ok(StepResult::Done);
                 self.core.handle(self.now, Event::Done { step: id, result });
             }
-            Output::NetworkWanted => self.report(),
+            Output::ReadNetwork => self.report(),
             _ => {}
         }
     }
@@ -684,15 +694,15 @@ const FIRST: &str = "10.0.0.9";
 const OTHER: &str = "10.0.0.10";
 /// Seconds.
 const HOLD: u16 = 9;
-/// From the loss of the way to the end of the hold time, at the least.
+/// The shortest time from the loss of the path until the hold timer expires.
 const HOLD_AT_LEAST: Duration = Duration::from_millis(5900);
 /// From one KEEPALIVE of the router to the next.
 const KEEPALIVE: Duration = Duration::from_secs(3);
-/// The third step of the schedule, and a moment.
+/// The third delay of the connect retry, and a margin.
 const DUE: Duration = Duration::from_millis(5500);
-/// The last step of the schedule, and a moment.
+/// The longest delay of the connect retry, and a margin.
 const LONGEST: Duration = Duration::from_secs(61);
-/// The promise, after what the kernel reports.
+/// The session must be up within this after the kernel's report.
 const SOON: Duration = Duration::from_secs(1);
 /// How long an address may be missing.
 const GONE: Duration = Duration::from_secs(1);

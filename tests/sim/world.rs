@@ -1,38 +1,40 @@
 //! The world around the core: routers, kernel, services, and the time between them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use sidecast::app::{App, AppName, Reaction, Source, VipPresence};
+use sidecast::app::{App, AppName, RouteAction, Source, VipPresence};
 use sidecast::bgp::peer::{self, ConnId, Peer, PeerConfig};
 use sidecast::bgp::{DecodeContext, Framer, MAX_LEN_EXTENDED, PathAttributes, SessionType};
 use sidecast::config::{self, Config};
 use sidecast::core::{
-    AppState, Core, Event, MonitorId, NatTable, Output, Step, StepError, StepId, StepResult,
+    AppState, Core, Event, MonitorId, NatRule, Output, Step, StepError, StepId, StepResult,
 };
 use sidecast::discovery::{Interfaces, Network, PeerName, PeerNetwork};
 use sidecast::health::{Health, Outcome};
 use sidecast::net::{Asn, Family, Prefix, RouterId};
 use sidecast::plan::Subject;
-use sidecast::timer::Jitter;
+use sidecast::timer::Rng;
 
-use crate::reader::{Heard, decode};
+use crate::paths::{Probes, first_hops};
+use crate::reader::{Decoded, decode};
+use crate::verdict::Disagreement;
 
 pub struct World {
     pub core: Core,
     pub now: Instant,
     start: Instant,
-    pub chance: Jitter,
+    pub chance: Rng,
     pub routers: Vec<Router>,
     /// Addresses on the interface.
     pub addresses: BTreeMap<Prefix, Address>,
     pub nat: NatTable,
-    /// Deleted by somebody else and not put back yet.
+    /// Deleted by another program and not put back yet.
     pub vanished: BTreeSet<Prefix>,
     /// Steps on these fail.
     pub failing: BTreeSet<Prefix>,
-    /// When a step on it last did.
+    /// When a step on the prefix last failed.
     failed_at: BTreeMap<Prefix, Instant>,
     pub nat_fails: bool,
     /// Services by the text of their monitor; `None`: the check hangs.
@@ -40,12 +42,24 @@ pub struct World {
     /// How long the kernel takes for a step, at most.
     pub slow: Duration,
     pub network: Network,
-    pub story: Vec<String>,
+    pub trace: Vec<String>,
     pub exit: Option<u8>,
     queue: BTreeMap<(Instant, u64), Pending>,
     queued: u64,
     hung: Vec<MonitorId>,
+    /// VIPs that are draining, whose packets are counted.
+    watched: BTreeSet<Prefix>,
+    /// Bytes that the core has sent, by router and connection.
+    sent: BTreeMap<(usize, ConnId), u64>,
+    pub disagreement: Disagreement,
+    pub probes: Probes,
     step_done_at: Instant,
+}
+
+/// The NAT rules in the kernel.
+#[derive(Default)]
+pub struct NatTable {
+    pub rules: BTreeSet<NatRule>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,19 +75,23 @@ pub struct Router {
     machine: Peer,
     framer: Framer,
     pub rib: BTreeMap<Prefix, PathAttributes>,
+    /// Withdrawals received, one by one.
+    pub withdrawn: usize,
     /// Whether it accepts connections.
     pub up: bool,
-    /// Nothing comes through; what is sent waits.
+    /// The link is cut: what is sent is held until it is mended.
     pub cut: bool,
+    /// The address families that it negotiates.
+    pub families: BTreeSet<Family>,
     held: VecDeque<Pending>,
     connections: u64,
-    pipe: Option<Pipe>,
+    connection: Option<Connection>,
     /// Attempts that the core gave up.
     given_up: BTreeSet<ConnId>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Pipe {
+struct Connection {
     core: ConnId,
     router: ConnId,
 }
@@ -89,6 +107,7 @@ enum Pending {
     Checked(MonitorId, Outcome),
     Network,
     Acknowledged,
+    Traffic,
 }
 
 impl Pending {
@@ -133,11 +152,13 @@ pub const APPS: &str = "\
 fn network() -> Network {
     let peers = ["10.0.0.1", "10.0.0.2"].into_iter().enumerate();
     let peers = peers.map(|(settings_index, remote)| {
-        let remote = remote.parse().expect("an address");
+        let remote: IpAddr = remote.parse().expect("an address");
+        let interface = 2 + u32::try_from(settings_index).expect("few");
         let peer = PeerNetwork {
             settings_index,
             remote,
             scope_id: 0,
+            obstacle: None,
             interface: Some("eth0".to_owned()),
             carrier: true,
             carrier_changes: 0,
@@ -146,6 +167,7 @@ fn network() -> Network {
             local: Some("10.0.0.9".parse().expect("an address")),
             next_hop4: Some("10.0.0.9".parse().expect("an address")),
             next_hop6: Some("2001:db8:1::9".parse().expect("an address")),
+            first_hops: first_hops(interface, remote),
         };
         (PeerName::new(remote, None), peer)
     });
@@ -160,30 +182,33 @@ fn network() -> Network {
         broadcasts: BTreeSet::new(),
         router_id: RouterId::new("10.0.0.9".parse().expect("an address")),
         links_present: true,
+        absent: BTreeMap::new(),
         interfaces: Interfaces::default(),
     }
 }
 
 impl Router {
-    fn new(name: PeerName, now: Instant) -> Self {
-        let mut machine = Peer::new(Self::config(&name), 1);
+    fn new(name: PeerName, families: BTreeSet<Family>, now: Instant) -> Self {
+        let mut machine = Peer::new(Self::config(&name, &families), 1);
         machine.handle(now, peer::Event::Start);
         Self {
-            addr: SocketAddr::new(name.addr(), 179),
+            addr: SocketAddr::new(name.addr().expect("it has one"), 179),
             machine,
             name,
             framer: Framer::new(),
             rib: BTreeMap::new(),
+            withdrawn: 0,
             up: true,
             cut: false,
+            families,
             held: VecDeque::new(),
             connections: 0,
-            pipe: None,
+            connection: None,
             given_up: BTreeSet::new(),
         }
     }
 
-    fn config(name: &PeerName) -> PeerConfig {
+    fn config(name: &PeerName, families: &BTreeSet<Family>) -> PeerConfig {
         let asn = |number| Asn::new(number).expect("not 0");
         PeerConfig {
             name: format!("host, as {name} sees it"),
@@ -193,16 +218,16 @@ impl Router {
             hold_time: 30,
             connect_retry: Duration::from_secs(5),
             passive: true,
-            families: Family::ALL.into(),
+            families: families.clone(),
             graceful_restart: 0,
             restarting: false,
             forwarding_preserved: true,
-            signed: false,
+            has_md5_key: false,
             hostname: None,
         }
     }
 
-    /// Reads what the core said as any router would.
+    /// Reads the bytes of the core as any router would.
     fn learn(&mut self, bytes: &[u8]) {
         let cx = DecodeContext {
             local_as: Asn::new(65000).expect("not 0"),
@@ -216,11 +241,12 @@ impl Router {
         };
         self.framer.push(bytes);
         while let Some(frame) = self.framer.next(MAX_LEN_EXTENDED).expect("well framed") {
-            let Ok(Heard::Update(update)) = decode(&frame, &cx) else {
+            let Ok(Decoded::Update(update)) = decode(&frame, &cx) else {
                 continue;
             };
             for prefix in &update.withdrawn {
                 self.rib.remove(prefix);
+                self.withdrawn += 1;
             }
             for announcement in update.announced {
                 for prefix in announcement.prefixes {
@@ -230,26 +256,34 @@ impl Router {
         }
     }
 
+    pub fn state(&self) -> peer::StateName {
+        self.machine.state()
+    }
+
     fn forget(&mut self) {
         self.rib.clear();
         self.framer = Framer::new();
-        self.pipe = None;
+        self.connection = None;
     }
 }
 
 impl World {
     pub fn new(seed: u64) -> Self {
+        Self::with(config(APPS, ""), seed)
+    }
+
+    pub fn with(config: Config, seed: u64) -> Self {
         let start = Instant::now();
         let network = network();
         let routers = network.peers.keys();
         let routers = routers
-            .map(|name| Router::new(name.clone(), start))
+            .map(|name| Router::new(name.clone(), Family::ALL.into(), start))
             .collect();
         let mut world = Self {
-            core: Core::new(config(APPS, ""), seed, start),
+            core: Core::new(config, seed, start),
             now: start,
             start,
-            chance: Jitter::new(seed ^ 0x5eed),
+            chance: Rng::new(seed ^ 0x5eed),
             routers,
             addresses: BTreeMap::new(),
             nat: NatTable::default(),
@@ -260,20 +294,24 @@ impl World {
             services: BTreeMap::new(),
             slow: Duration::from_millis(1),
             network,
-            story: Vec::new(),
+            trace: Vec::new(),
             exit: None,
             queue: BTreeMap::new(),
             queued: 0,
             hung: Vec::new(),
+            watched: BTreeSet::new(),
+            sent: BTreeMap::new(),
+            disagreement: Disagreement::default(),
+            probes: Probes::default(),
             step_done_at: start,
         };
         world.settle();
         world
     }
 
-    pub fn tell(&mut self, what: impl Into<String>) {
+    pub fn record(&mut self, what: impl Into<String>) {
         let at = self.now.saturating_duration_since(self.start);
-        self.story
+        self.trace
             .push(format!("{:>8.3} {}", at.as_secs_f64(), what.into()));
     }
 
@@ -323,11 +361,14 @@ impl World {
                 }
             }
             self.happen();
+            if !self.core.is_stopping() {
+                self.look_at_verdict();
+            }
             if self.exit.is_some() {
                 return;
             }
         }
-        panic!("time does not pass\n{}", self.story.join("\n"));
+        panic!("time does not pass\n{}", self.trace.join("\n"));
     }
 
     fn happen(&mut self) {
@@ -344,7 +385,7 @@ impl World {
         );
         let expired: Vec<Prefix> = expired.map(|(prefix, _)| *prefix).collect();
         for prefix in expired {
-            self.tell(format!("{prefix} expires"));
+            self.record(format!("{prefix} expires"));
             self.assert_let_go(&prefix);
             self.addresses.remove(&prefix);
             self.vanished.insert(prefix);
@@ -360,7 +401,7 @@ impl World {
             assert!(
                 at >= now,
                 "a deadline in the past\n{}",
-                self.story.join("\n")
+                self.trace.join("\n")
             );
         }
     }
@@ -378,7 +419,10 @@ impl World {
             }
             Pending::ToRouter(index, conn, bytes) => {
                 let router = &mut self.routers[index];
-                if router.pipe.is_some_and(|pipe| pipe.router == conn) {
+                if router
+                    .connection
+                    .is_some_and(|connection| connection.router == conn)
+                {
                     router.learn(&bytes);
                     router
                         .machine
@@ -408,7 +452,30 @@ impl World {
                 self.event(Event::Network(network));
             }
             Pending::Acknowledged => self.event(Event::Acknowledged),
+            Pending::Traffic => self.see_traffic(),
         }
+    }
+
+    /// Reports packets for some of the draining VIPs, or that they cannot be read.
+    fn see_traffic(&mut self) {
+        if self.watched.is_empty() {
+            return;
+        }
+        let mut last_packets = Ok(Vec::new());
+        for vip in self.watched.clone() {
+            match (self.chance.below(40), &mut last_packets) {
+                (0, _) => last_packets = Err("no buffer space".to_owned()),
+                (1..5, Ok(seen)) => seen.push((vip.addr(), self.now)),
+                _ => {}
+            }
+        }
+        match last_packets {
+            // The shell stops reading until the set of watched VIPs changes.
+            Err(_) => self.watched.clear(),
+            Ok(_) => self.later(TRAFFIC_INTERVAL, Pending::Traffic),
+        }
+        let at = self.now;
+        self.event(Event::Traffic { at, last_packets });
     }
 
     fn bgp(&mut self, index: usize, event: peer::Event) {
@@ -423,20 +490,20 @@ impl World {
         if router.given_up.remove(&conn) {
             return;
         }
-        if !router.up || router.pipe.is_some() {
+        if !router.up || router.connection.is_some() {
             // A router with an old session still open closes it first; here the new one is refused.
             self.deliver(Pending::Refuse(index, conn));
             return;
         }
         router.connections += 1;
-        let pipe = Pipe {
+        let connection = Connection {
             core: conn,
             router: ConnId::accepted(router.connections),
         };
-        router.pipe = Some(pipe);
+        router.connection = Some(connection);
         let remote = router.addr;
         let accepted = peer::Event::Accepted {
-            conn: pipe.router,
+            conn: connection.router,
             local: remote,
             remote: local,
         };
@@ -454,7 +521,10 @@ impl World {
 
     fn end_router(&mut self, index: usize, conn: ConnId) {
         let router = &mut self.routers[index];
-        if router.pipe.is_some_and(|pipe| pipe.router == conn) {
+        if router
+            .connection
+            .is_some_and(|connection| connection.router == conn)
+        {
             router.forget();
             let reason = "closed".to_owned();
             router
@@ -466,7 +536,7 @@ impl World {
 
     fn drain_router(&mut self, index: usize) {
         while let Some(output) = self.routers[index].machine.poll_output() {
-            let pipe = self.routers[index].pipe;
+            let connection = self.routers[index].connection;
             match output {
                 peer::Output::Send { conn, bytes } => {
                     let sent = peer::Event::Sent {
@@ -474,14 +544,18 @@ impl World {
                         bytes: bytes.len(),
                     };
                     self.routers[index].machine.handle(self.now, sent);
-                    if let Some(pipe) = pipe.filter(|pipe| pipe.router == conn) {
-                        self.later(DELAY, Pending::ToCore(index, pipe.core, bytes));
+                    if let Some(connection) =
+                        connection.filter(|connection| connection.router == conn)
+                    {
+                        self.later(DELAY, Pending::ToCore(index, connection.core, bytes));
                     }
                 }
                 peer::Output::Close { conn } => {
-                    if let Some(pipe) = pipe.filter(|pipe| pipe.router == conn) {
+                    if let Some(connection) =
+                        connection.filter(|connection| connection.router == conn)
+                    {
                         self.routers[index].forget();
-                        self.later(DELAY, Pending::EndCore(index, pipe.core));
+                        self.later(DELAY, Pending::EndCore(index, connection.core));
                     }
                 }
                 _ => {}
@@ -492,29 +566,53 @@ impl World {
     /// A router process ends and starts anew: all it knew is gone.
     pub fn restart_router(&mut self, index: usize) {
         let router = &mut self.routers[index];
-        let pipe = router.pipe;
+        let connection = router.connection;
         let (up, cut, connections) = (router.up, router.cut, router.connections);
         let held = std::mem::take(&mut router.held);
         let given_up = std::mem::take(&mut router.given_up);
-        *router = Router::new(router.name.clone(), self.now);
+        let families = router.families.clone();
+        *router = Router::new(router.name.clone(), families, self.now);
         (router.up, router.cut, router.connections) = (up, cut, connections);
         router.held = held;
         router.given_up = given_up;
-        if let Some(pipe) = pipe {
-            self.later(DELAY, Pending::EndCore(index, pipe.core));
+        if let Some(connection) = connection {
+            self.later(DELAY, Pending::EndCore(index, connection.core));
         }
     }
 
-    /// What waited while the link was cut comes through.
+    /// Reports to the core how many bytes the routers' kernels have acknowledged.
+    pub fn acknowledge(&mut self) {
+        for (index, router) in self.routers.iter().enumerate() {
+            let Some(connection) = router.connection else {
+                continue;
+            };
+            let of_connection = |pending: &Pending| match pending {
+                Pending::ToRouter(to, conn, bytes)
+                    if (*to, *conn) == (index, connection.router) =>
+                {
+                    bytes.len()
+                }
+                _ => 0,
+            };
+            let under_way = self.queue.values().chain(&router.held).map(of_connection);
+            let under_way: usize = under_way.sum();
+            let sent = self.sent.get(&(index, connection.core)).copied();
+            let has = sent.unwrap_or(0) - under_way as u64;
+            self.core
+                .note_acknowledged(&router.name, connection.core, has);
+        }
+    }
+
+    /// Restores the link and delivers what was held.
     pub fn mend(&mut self, index: usize) {
         self.routers[index].cut = false;
-        let held = std::mem::take(&mut self.routers[index].held);
-        for pending in held {
-            self.later(DELAY, pending);
+        // Before what is on its way: a TCP connection keeps the order.
+        for pending in std::mem::take(&mut self.routers[index].held) {
+            self.deliver(pending);
         }
     }
 
-    /// Performs all outputs, and looks at the promises after each.
+    /// Performs all outputs, and checks the promises after each.
     pub fn settle(&mut self) {
         for _ in 0..10_000 {
             let Some(output) = self.core.poll_output() else {
@@ -532,6 +630,9 @@ impl World {
                 let text = spec.to_string();
                 let outcome = match self.services.get(&text).copied().unwrap_or(Some(true)) {
                     Some(true) => Outcome::pass(),
+                    Some(false) if text.starts_with("port:") => {
+                        Outcome::NoListener("nobody listens".to_owned())
+                    }
                     Some(false) => Outcome::fail("dead"),
                     None => {
                         self.hung.push(monitor);
@@ -555,35 +656,57 @@ impl World {
             Output::Send { peer, conn, bytes } => {
                 let index = self.index(&peer);
                 let sent = bytes.len();
-                let pipe = self.routers[index].pipe.filter(|pipe| pipe.core == conn);
-                if let Some(pipe) = pipe {
-                    self.later(DELAY, Pending::ToRouter(index, pipe.router, bytes));
+                *self.sent.entry((index, conn)).or_default() += sent as u64;
+                let connection = self.routers[index]
+                    .connection
+                    .filter(|connection| connection.core == conn);
+                if let Some(connection) = connection {
+                    self.later(DELAY, Pending::ToRouter(index, connection.router, bytes));
                 }
                 let event = peer::Event::Sent { conn, bytes: sent };
                 self.core.handle(self.now, Event::Bgp { peer, event });
             }
             Output::Close { peer, conn } => {
                 let index = self.index(&peer);
-                let pipe = self.routers[index].pipe.filter(|pipe| pipe.core == conn);
-                if let Some(pipe) = pipe {
-                    self.later(DELAY, Pending::EndRouter(index, pipe.router));
+                let connection = self.routers[index]
+                    .connection
+                    .filter(|connection| connection.core == conn);
+                if let Some(connection) = connection {
+                    self.later(DELAY, Pending::EndRouter(index, connection.router));
                 } else {
                     self.routers[index].given_up.insert(conn);
                 }
             }
-            Output::AwaitAcknowledged => self.later(DELAY * 2, Pending::Acknowledged),
-            Output::NetworkWanted => self.later(DELAY, Pending::Network),
+            Output::WatchTraffic { vips } => {
+                if self.watched.is_empty() {
+                    self.later(TRAFFIC_INTERVAL, Pending::Traffic);
+                }
+                self.watched = vips;
+            }
+            Output::AwaitAcknowledged { .. } => self.later(DELAY * 2, Pending::Acknowledged),
+            Output::ReadNetwork => self.later(DELAY, Pending::Network),
             Output::Transition(t) => {
-                self.tell(format!("{}: {} -> {}: {}", t.app, t.from, t.to, t.why))
+                self.record(format!("{}: {} -> {}: {}", t.app, t.from, t.to, t.why))
             }
             Output::Exit { code, why } => {
-                self.tell(format!("exit {code}: {why}"));
+                self.record(format!("exit {code}: {why}"));
                 self.exit = Some(code);
             }
-            Output::Abandon { monitor } => self.hung.retain(|hung| *hung != monitor),
+            Output::CancelCheck { monitor } => self.hung.retain(|hung| *hung != monitor),
+            Output::PathProof(output) => {
+                let routers = &self.routers;
+                let forwards = |router: IpAddr, vip: &Prefix| {
+                    let router = routers.iter().find(|r| r.addr.ip() == router && !r.cut);
+                    router.map(|router| router.rib.contains_key(vip))
+                };
+                if let Some(event) = self.probes.perform(self.now, output, forwards) {
+                    self.core.handle(self.now, Event::PathProof(event));
+                }
+            }
             Output::PortsChanged
             | Output::PeersChanged
-            | Output::MaintenanceFilesChanged
+            | Output::FindOtherSpeaker { .. }
+            | Output::WatchMaintenanceFile { .. }
             | Output::SetUserTimeout { .. }
             | Output::Reset { .. }
             | Output::Probe { .. }
@@ -597,14 +720,14 @@ impl World {
         index.expect("it is one of the routers")
     }
 
-    /// A lease runs out only where nobody wants the address, or nothing on it worked of late.
+    /// A lease expires only if the address is not desired, or if a step on it has failed recently.
     fn assert_let_go(&self, prefix: &Prefix) {
         let failed = self.failed_at.get(prefix);
         let fails = failed.is_some_and(|at| self.now < *at + LONGEST_RETRY);
         assert!(
             fails || !self.core.is_announced(prefix),
             "the lease of {prefix} was not renewed\n{}",
-            self.story.join("\n")
+            self.trace.join("\n")
         );
     }
 
@@ -631,7 +754,7 @@ impl World {
                     return Ok(StepResult::Foreign);
                 }
                 let expires = lifetime.map(|lifetime| self.now + lifetime);
-                self.tell(format!(
+                self.record(format!(
                     "{} {prefix}",
                     if *replace { "renewed" } else { "added" }
                 ));
@@ -639,31 +762,36 @@ impl World {
                 self.vanished.remove(prefix);
             }
             Step::RemoveAddress { prefix } => {
-                self.tell(format!("removed {prefix}"));
-                let story = self.story.join("\n");
+                self.record(format!("removed {prefix}"));
+                let trace = self.trace.join("\n");
                 assert!(
                     !self.core.is_announced(prefix),
-                    "removed while announced\n{story}"
+                    "removed while announced\n{trace}"
                 );
                 let was = self.addresses.remove(prefix);
                 assert_ne!(
                     was,
                     Some(Address::Foreign),
                     "{prefix} was not ours\n{}",
-                    self.story.join("\n")
+                    self.trace.join("\n")
                 );
             }
-            Step::ReplaceNat(table) => {
+            Step::UpdateNat(change) => {
                 if self.nat_fails {
                     return Err(error());
                 }
-                self.nat = table.clone();
+                for rule in &change.remove {
+                    assert!(self.nat.rules.remove(rule), "{rule:?} was not there");
+                }
+                for rule in &change.add {
+                    assert!(self.nat.rules.insert(rule.clone()), "{rule:?} twice");
+                }
             }
         }
         Ok(StepResult::Done)
     }
 
-    /// The checks that hang are answered at last.
+    /// Ends the checks that hang; each has failed.
     pub fn unhang(&mut self) {
         for monitor in std::mem::take(&mut self.hung) {
             self.later(DELAY, Pending::Checked(monitor, Outcome::fail("killed")));
@@ -672,7 +800,7 @@ impl World {
 
     /// What must hold at any moment.
     fn assert_promises(&mut self) {
-        let story = || self.story.join("\n");
+        let trace = || self.trace.join("\n");
         for view in self.core.apps(self.now, None) {
             let definition = self.core.definition(&view.name).expect("it is there");
             for vip in &view.vips {
@@ -682,12 +810,12 @@ impl World {
                     addressed || !vip.announced,
                     "{} is announced without its address\n{}",
                     vip.prefix,
-                    story()
+                    trace()
                 );
                 let silent = match view.state {
-                    AppState::Down => definition.when_down == Reaction::Withdraw,
+                    AppState::Down => definition.when_down == RouteAction::Withdraw,
                     AppState::Drained | AppState::Draining => {
-                        definition.when_draining == Reaction::Withdraw
+                        definition.when_draining == RouteAction::Withdraw
                     }
                     AppState::Pending => view.health == Health::Unknown,
                     AppState::Invalid => view.why.contains("(set agent."),
@@ -699,7 +827,7 @@ impl World {
                     vip.prefix,
                     view.name,
                     view.state,
-                    story()
+                    trace()
                 );
             }
         }
@@ -710,19 +838,19 @@ impl World {
             assert!(
                 output.is_none(),
                 "{output:?} out of nothing\n{}",
-                self.story.join("\n")
+                self.trace.join("\n")
             );
         }
     }
 
     /// What must hold when nothing is broken and time has passed.
     pub fn assert_settled(&self) {
-        let story = || self.story.join("\n");
+        let trace = || self.trace.join("\n");
         let mut expected: BTreeMap<Prefix, AppName> = BTreeMap::new();
         for view in self.core.apps(self.now, None) {
             let definition = self.core.definition(&view.name).expect("it is there");
             let leaving = matches!(view.state, AppState::Drained | AppState::Draining);
-            let stays = !leaving || definition.when_draining != Reaction::Withdraw;
+            let stays = !leaving || definition.when_draining != RouteAction::Withdraw;
             let held = view.state == AppState::Invalid && view.why.contains("is held by");
             assert!(
                 held || matches!(view.state, AppState::Up | AppState::Drained),
@@ -730,7 +858,7 @@ impl World {
                 view.name,
                 view.state,
                 view.why,
-                story()
+                trace()
             );
             let vips = view
                 .vips
@@ -745,8 +873,18 @@ impl World {
             .collect();
         for router in &self.routers {
             let known: Vec<&Prefix> = router.rib.keys().collect();
-            let wanted: Vec<&Prefix> = expected.keys().collect();
-            assert_eq!(known, wanted, "{}: {peers:?}\n{}", router.name, story());
+            let named = |name| {
+                &self
+                    .core
+                    .definition(name)
+                    .expect("it is there")
+                    .options
+                    .peers
+            };
+            let wanted = expected.iter();
+            let wanted = wanted.filter(|(_, name)| router.name.is_among(named(name)));
+            let wanted: Vec<&Prefix> = wanted.map(|(prefix, _)| prefix).collect();
+            assert_eq!(known, wanted, "{}: {peers:?}\n{}", router.name, trace());
             for (prefix, attributes) in &router.rib {
                 let name = &expected[prefix];
                 let definition = self.core.definition(name).expect("it is there");
@@ -755,19 +893,19 @@ impl World {
                     .app(self.now, name)
                     .is_some_and(|view| view.draining);
                 let prepends = match &definition.when_draining {
-                    Reaction::Announce(over) if drained => over.as_path_prepend.unwrap_or(0),
+                    RouteAction::Announce(over) if drained => over.as_path_prepend.unwrap_or(0),
                     _ => 0,
                 };
                 let length: usize = attributes.as_path.0.len();
-                assert_eq!(length, usize::from(prepends) + 1, "{prefix}\n{}", story());
-                assert_eq!(attributes.med, None, "{prefix} as if down\n{}", story());
+                assert_eq!(length, usize::from(prepends) + 1, "{prefix}\n{}", trace());
+                assert_eq!(attributes.med, None, "{prefix} as if down\n{}", trace());
             }
         }
         let missing = expected
             .keys()
             .find(|prefix| !self.addresses.contains_key(prefix));
-        assert_eq!(missing, None, "{}", story());
-        // What is not announced leads nobody here, this host itself apart.
+        assert_eq!(missing, None, "{}", trace());
+        // No host reaches what is not announced, this host itself apart.
         let always = |prefix: &Prefix| {
             let mut apps = self.core.apps(self.now, None);
             apps.any(|view| {
@@ -779,10 +917,12 @@ impl World {
         let stray = self.addresses.iter().find(|(prefix, address)| {
             **address != Address::Foreign && !expected.contains_key(prefix) && !always(prefix)
         });
-        assert_eq!(stray, None, "{}", story());
+        assert_eq!(stray, None, "{}", trace());
     }
 }
 
 pub const DELAY: Duration = Duration::from_millis(3);
+/// How often the draining VIPs' packets are read.
+const TRAFFIC_INTERVAL: Duration = Duration::from_millis(100);
 /// What failed is tried again within 10 s, and the kernel may take its time.
 const LONGEST_RETRY: Duration = Duration::from_secs(15);

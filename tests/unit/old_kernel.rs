@@ -2,13 +2,16 @@
 //! takes from them, and from the answers, what those kernels do not know. A socket to the proxy has none
 //! of netlink's options either: no strict check, no sentence in an error, no cap on what it repeats.
 
-use super::kernel::{Added, Kernel, Removed, VipAddress};
+use super::kernel::Kernel;
+use super::probes::ProbeCounters;
 use super::socket::Socket;
+use super::vips::{Added, Removed, VipAddress};
 use crate::netlink::address::{RTM_DELADDR, RTM_NEWADDR};
 use crate::netlink::attr::Attrs;
 use crate::netlink::message::{Message, Messages};
+use crate::netlink::nftables::probes::{Counted, Probe};
 use crate::netlink::nftables::{IPPROTO_UDP, NatRule, NatTable};
-use crate::netlink::{EINVAL, EOPNOTSUPP};
+use crate::netlink::{EINVAL, ENOENT, EOPNOTSUPP};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, UnixAddr, bind, recv,
@@ -45,7 +48,7 @@ fn old(protocol: SockProtocol, age: Age) -> Socket {
     let real = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol).unwrap();
     bind(real.as_raw_fd(), &NetlinkAddr::new(0, 0)).unwrap();
     std::thread::spawn(move || pass_on(&theirs, &real, age));
-    Socket::over(ours)
+    Socket::with_socket(ours)
 }
 
 /// A name that reads as port 0 where one of netlink is expected: it is looked at of every datagram.
@@ -169,7 +172,7 @@ fn in_namespace(test: impl FnOnce() + Send + 'static) {
 }
 
 fn kernel(age: Age) -> Kernel {
-    Kernel::over(
+    Kernel::with_socket(
         old(SockProtocol::NetlinkRoute, age),
         old(SockProtocol::NetlinkNetFilter, age),
     )
@@ -313,7 +316,10 @@ fn without_sentences_an_error_still_says_what_is_wrong() {
                 ..vip(VIPS[0], None)
             };
             let error = kernel.add_address(&nowhere).await.unwrap_err();
-            assert!(error.to_string().contains("there is no vip0"), "{error}");
+            assert!(
+                error.to_string().contains("no such interface: vip0"),
+                "{error}"
+            );
             // And the next answer is not taken for this one's.
             assert_eq!(
                 kernel.add_address(&vip(VIPS[0], None)).await,
@@ -365,7 +371,7 @@ fn without_the_owner_flag_the_table_is_ordinary_and_replaced_at_start() {
                 drop(killed);
                 assert_eq!(rules(), 4);
                 let mut next = kernel(age);
-                assert!(next.has_nat("sidecast").await);
+                assert!(next.has_stale_nat("sidecast").await);
                 next.replace_nat(&nat(&[(VIPS[0], 55)])).await.unwrap();
                 assert_eq!(rules(), 2, "one table, and its own rules alone");
                 assert_eq!(next.nat_counters().await.unwrap().len(), 1);
@@ -373,6 +379,50 @@ fn without_the_owner_flag_the_table_is_ordinary_and_replaced_at_start() {
                 assert_eq!(run("nft list ruleset").trim(), "");
             });
         }
+    });
+}
+
+/// Without an owner of the table others can change it: that is noticed when it is looked at, and at the next
+/// change at the latest where what has to change is gone.
+#[test]
+fn what_others_change_in_an_ordinary_table_is_put_back() {
+    in_namespace(|| {
+        let age = Age {
+            no_owner: Some(EOPNOTSUPP),
+            ..Age::default()
+        };
+        smol::block_on(async {
+            let mut kernel = kernel(age);
+            let both = [(VIPS[0], 53), (VIPS[0], 54)];
+            kernel.replace_nat(&nat(&both)).await.unwrap();
+            assert!(kernel.is_nat_unowned());
+            assert!(!kernel.verify_nat().await.unwrap(), "as it was made");
+            for foreign in [
+                "nft flush chain ip sidecast output",
+                "nft flush ruleset",
+                "nft flush table ip sidecast",
+                "nft insert rule ip sidecast prerouting counter",
+            ] {
+                run(foreign);
+                assert!(kernel.verify_nat().await.unwrap(), "{foreign}");
+                assert_eq!(rules(), 4, "{foreign}");
+                assert!(!kernel.verify_nat().await.unwrap(), "{foreign}");
+            }
+            for (port, foreign) in [
+                (55, "nft flush chain ip sidecast output"),
+                (56, "nft flush ruleset"),
+                (57, "nft delete table ip sidecast"),
+            ] {
+                run(foreign);
+                let next = [(VIPS[0], 53), (VIPS[0], port)];
+                kernel.replace_nat(&nat(&next)).await.unwrap();
+                assert_eq!(rules(), 4, "{foreign}");
+                let table = run("nft list table ip sidecast");
+                assert_eq!(table.matches(&format!("dport {port}")).count(), 2);
+            }
+            kernel.replace_nat(&nat(&[])).await.unwrap();
+            assert_eq!(run("nft list ruleset").trim(), "");
+        });
     });
 }
 
@@ -396,6 +446,57 @@ fn a_rule_that_no_kernel_takes_is_refused_with_and_without_the_owner_flag() {
                 kernel.replace_nat(&nat(&[])).await.unwrap();
             });
         }
+    });
+}
+
+/// Where nobody owns the table others can delete it, or its rules: nothing that was sent then is taken for lost.
+#[test]
+fn probes_are_not_counted_after_another_program_deleted_the_table_or_its_rules() {
+    in_namespace(|| {
+        let age = Age {
+            no_owner: Some(EOPNOTSUPP),
+            ..Age::default()
+        };
+        let probe = Probe {
+            vip: "192.0.2.53".parse().unwrap(),
+            tag: 1,
+        };
+        let probes = Counted::from([(probe, 9)]);
+        let none = BTreeSet::new();
+        smol::block_on(async {
+            let open = || ProbeCounters::with_socket(old(SockProtocol::NetlinkNetFilter, age));
+            let mut counters = open();
+            for harm in [
+                "nft flush ruleset",
+                "nft flush chain inet sidecast prerouting",
+                "nft flush table inet sidecast",
+            ] {
+                let counted = counters.count("sidecast", 7, &probes, &none).await;
+                assert_eq!(counted, Ok(()), "before {harm}");
+                let ruleset = run("nft list ruleset");
+                assert!(!ruleset.contains("owner"), "{ruleset}");
+                let readings = counters.read().await.unwrap();
+                assert_eq!(readings.returned, [(probe, 0)]);
+                run(harm);
+                let error = counters.read().await.unwrap_err();
+                assert_eq!(error.errno(), Some(ENOENT), "{harm}: {error}");
+                let after = counters.read().await.unwrap();
+                assert!(after.returned.is_empty(), "{after:?}");
+            }
+            counters.count("sidecast", 7, &probes, &none).await.unwrap();
+            run("nft flush ruleset");
+            let (nothing, gone) = (Counted::new(), BTreeSet::from([probe]));
+            let changed = counters.count("sidecast", 7, &nothing, &gone);
+            assert_eq!(changed.await.unwrap_err().errno(), Some(ENOENT));
+            counters.count("sidecast", 7, &probes, &none).await.unwrap();
+            drop(counters);
+            // What a killed process leaves on such a kernel is replaced at the next start.
+            let mut next = open();
+            next.count("sidecast", 8, &probes, &none).await.unwrap();
+            assert_eq!(run("nft list tables").trim(), "table inet sidecast");
+            next.remove().await.unwrap();
+            assert_eq!(run("nft list ruleset").trim(), "");
+        });
     });
 }
 

@@ -6,31 +6,40 @@ use std::time::Duration;
 
 use crate::app::Source;
 use crate::bgp::peer::{Counters, MessageCounts, StateName};
-use crate::bgp::{Negotiated, SessionType};
-use crate::core::{AppState, AppView, Counted, MonitorView, NatView, PeerView, VipView};
+use crate::bgp::{AsPath, Capability, Negotiated, PathAttributes, SessionType};
+use crate::core::{
+    AppState, AppView, MonitorView, NatCount, NatView, NotAnnounced, NotAnnouncedReason, PathView,
+    PeerView, RouteView, Ttl, VipView,
+};
 use crate::discovery::PeerName;
 use crate::health::{Health, Outcome};
-use crate::net::{Asn, Family};
+use crate::net::{Asn, Community, Family};
+use crate::path_proof::{Finding, Proof};
 
 pub fn established() -> PeerView {
     let remote = Ipv4Addr::new(10, 0, 0, 1).into();
     let asn = |n| Asn::new(n).unwrap();
     PeerView {
         name: PeerName::new(remote, None),
-        remote,
+        remote: Some(remote),
         port: 179,
         interface: Some("eth0".to_owned()),
         no_carrier: false,
+        unreachable: None,
         local: Some(Ipv4Addr::new(10, 0, 0, 2).into()),
         local_as: asn(65001),
         peer_as: Some(asn(65000)),
-        router_id: "10.0.0.2".parse().unwrap(),
+        router_id: "10.0.0.2".parse().ok(),
         passive: false,
         hold_time: 90,
         families: BTreeSet::from(Family::ALL),
         state: StateName::Established,
         since: Duration::from_millis(12_500),
         uptime: Some(Duration::from_millis(12_500)),
+        downtime: Duration::from_secs(20),
+        ttl: Ttl::Limit(255),
+        tried: true,
+        unanswered: None,
         negotiated: Some(Negotiated {
             session: SessionType::Ebgp,
             local_as: asn(65001),
@@ -46,6 +55,11 @@ pub fn established() -> PeerView {
             extended_next_hop: false,
             graceful_restart: None,
             hostname: None,
+            peer_capabilities: vec![
+                Capability::Multiprotocol(Family::Ipv4.into()),
+                Capability::RouteRefresh,
+                Capability::FourOctetAs(65000),
+            ],
         }),
         counters: Counters {
             received: MessageCounts {
@@ -70,7 +84,7 @@ pub fn connecting() -> PeerView {
     let remote = "fe80::1".parse().unwrap();
     PeerView {
         name: PeerName::new(remote, Some("eth0")),
-        remote,
+        remote: Some(remote),
         peer_as: None,
         state: StateName::Active,
         uptime: None,
@@ -81,9 +95,27 @@ pub fn connecting() -> PeerView {
     }
 }
 
+/// As the established peer has it.
+fn route() -> RouteView {
+    RouteView {
+        peer: established().name,
+        attributes: PathAttributes {
+            as_path: AsPath::sequence([Asn::new(65001).unwrap(); 2]),
+            med: Some(7),
+            communities: BTreeSet::from([Community::new(65001, 53)]),
+            large_communities: BTreeSet::from(["65001:1:2".parse().unwrap()]),
+            ext_communities: BTreeSet::from(["rt:65001:1".parse().unwrap()]),
+            ..PathAttributes::new(Ipv4Addr::new(10, 0, 0, 2).into())
+        },
+        since: Duration::from_secs(10),
+        acknowledged: true,
+    }
+}
+
 /// With everything in its texts that has to be escaped somewhere.
 pub fn awkward() -> AppView {
     AppView {
+        peers: Vec::new(),
         name: "a\"b\\c</script>".parse().unwrap(),
         source: Source::Http,
         state: AppState::HeldDown,
@@ -96,7 +128,24 @@ pub fn awkward() -> AppView {
             announced: false,
             addressed: true,
             foreign: false,
+            wanted: false,
             problem: Some("no next hop".to_owned()),
+            routes: vec![route()],
+            lacking: vec![NotAnnounced {
+                peer: connecting().name,
+                why: NotAnnouncedReason::NoSession,
+            }],
+            paths: vec![PathView {
+                peer: established().name,
+                proof: Proof {
+                    finding: Finding::Partly,
+                    returned: 7,
+                    probes: 16,
+                    first_hop: None,
+                    stretched: None,
+                    forwarded_after: Some(Duration::from_micros(11_250)),
+                },
+            }],
         }],
         monitors: vec![MonitorView {
             label: "line\nbreak".to_owned(),
@@ -108,7 +157,7 @@ pub fn awkward() -> AppView {
         }],
         nats: vec![NatView {
             spec: "udp:53:8053".parse().unwrap(),
-            counted: Some(Counted {
+            count: Some(NatCount {
                 packets: 7,
                 bytes: 420,
             }),
@@ -116,8 +165,10 @@ pub fn awkward() -> AppView {
         drain_time: Duration::from_secs(2),
         draining: false,
         drained: false,
+        drain: None,
         maintenance: false,
         maintenance_problem: None,
+        last_resort: None,
         held_for: Some(Duration::from_millis(1_250)),
         flaps: 6,
         transitions: BTreeMap::from([(AppState::Up, 6), (AppState::HeldDown, 1)]),

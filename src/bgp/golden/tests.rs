@@ -1,20 +1,20 @@
-//! What every golden message means, and what becomes of it when it is damaged.
+//! The meaning of every golden message, and the result of decoding a damaged one.
 
-use super::super::reader::{Announcement, Heard, Update, decode};
+use super::super::reader::{Announcement, Decoded, Update, decode};
 use super::super::*;
 use super::{addr, asn, cx, frame, hex, id, load, prefix};
 use crate::net::Origin;
-use crate::timer::Jitter;
+use crate::timer::Rng;
 use std::collections::BTreeSet;
 
 /// What is in a golden file, how it is read, and whether we would write it the same way.
 struct Golden {
     cx: DecodeContext,
-    message: Heard,
+    message: Decoded,
     ours: bool,
 }
 
-fn golden(message: Heard) -> Golden {
+fn golden(message: Decoded) -> Golden {
     Golden {
         cx: DecodeContext {
             peer_as: None,
@@ -25,8 +25,8 @@ fn golden(message: Heard) -> Golden {
     }
 }
 
-/// Read only: another speaker's way to say it.
-fn theirs(message: Heard) -> Golden {
+/// Only decoded: another speaker encodes the same content differently.
+fn theirs(message: Decoded) -> Golden {
     Golden {
         ours: false,
         ..golden(message)
@@ -43,8 +43,8 @@ fn ibgp(golden: Golden) -> Golden {
     }
 }
 
-fn open(number: u32, hold_time: u16, router_id: &str, capabilities: Vec<Capability>) -> Heard {
-    Heard::Open(Open {
+fn open(number: u32, hold_time: u16, router_id: &str, capabilities: Vec<Capability>) -> Decoded {
+    Decoded::Open(Open {
         asn: asn(number),
         my_as16: asn(number).as_u16(),
         hold_time,
@@ -53,15 +53,15 @@ fn open(number: u32, hold_time: u16, router_id: &str, capabilities: Vec<Capabili
     })
 }
 
-fn withdraw(prefixes: &[&str]) -> Heard {
-    Heard::Update(Update {
+fn withdraw(prefixes: &[&str]) -> Decoded {
+    Decoded::Update(Update {
         withdrawn: prefixes.iter().map(|p| prefix(p)).collect(),
         ..Update::default()
     })
 }
 
-fn announce(announced: Vec<Announcement>) -> Heard {
-    Heard::Update(Update {
+fn announce(announced: Vec<Announcement>) -> Decoded {
+    Decoded::Update(Update {
         announced,
         ..Update::default()
     })
@@ -83,19 +83,19 @@ fn via(next_hop: &str) -> PathAttributes {
     }
 }
 
-fn end_of(family: Family) -> Heard {
-    Heard::Update(Update {
+fn end_of(family: Family) -> Decoded {
+    Decoded::Update(Update {
         end_of_rib: Some(family),
         ..Update::default()
     })
 }
 
-fn notification(code: u8, subcode: u8, data: &[u8]) -> Heard {
-    Heard::Notification(Notification::new(code, subcode, data.to_vec()))
+fn notification(code: u8, subcode: u8, data: &[u8]) -> Decoded {
+    Decoded::Notification(Notification::new(code, subcode, data.to_vec()))
 }
 
-fn refresh(family: Family, kind: RefreshKind) -> Heard {
-    Heard::RouteRefresh(RouteRefresh {
+fn refresh(family: Family, kind: RefreshKind) -> Decoded {
+    Decoded::RouteRefresh(RouteRefresh {
         family: family.into(),
         kind,
     })
@@ -237,7 +237,7 @@ fn announcements() -> Vec<(&'static str, Golden)> {
             },
         )
     };
-    let both = Heard::Update(Update {
+    let both = Decoded::Update(Update {
         withdrawn: vec![prefix("203.0.113.0/24"), prefix("2001:db8:3::/48")],
         announced: vec![
             routes(&[dns4], via("10.0.0.2")),
@@ -286,7 +286,7 @@ fn announcements() -> Vec<(&'static str, Golden)> {
     ]
 }
 
-/// What other speakers made of one route of each family.
+/// How other speakers encoded one route of each family.
 fn captured() -> Vec<(&'static str, Golden)> {
     let via = |next_hop| PathAttributes {
         as_path: AsPath::sequence([asn(4_200_000_001)]),
@@ -316,7 +316,7 @@ fn others() -> Vec<(&'static str, Golden)> {
     let shutdown = notification(6, 2, TEXT);
     let hard_reset = notification(6, 9, &[&[6, 4], TEXT].concat());
     vec![
-        ("keepalive", golden(Heard::Keepalive)),
+        ("keepalive", golden(Decoded::Keepalive)),
         (
             "update_withdraw_ipv4",
             golden(withdraw(&["192.0.2.53/32", "198.51.100.0/24"])),
@@ -376,29 +376,29 @@ fn routes_in(update: &Update) -> (usize, usize) {
 fn every_golden_message_means_what_it_says() {
     for (name, bytes, golden) in table() {
         let frame = frame(&bytes);
-        let heard = decode(&frame, &golden.cx);
-        assert_eq!(heard.as_ref(), Ok(&golden.message), "{name}");
-        if let Heard::Update(update) = golden.message {
+        let received = decode(&frame, &golden.cx);
+        assert_eq!(received.as_ref(), Ok(&golden.message), "{name}");
+        if let Decoded::Update(update) = golden.message {
             let (announced, withdrawn) = routes_in(&update);
             let summary = UpdateSummary {
                 announced,
                 withdrawn,
                 end_of_rib: update.end_of_rib,
             };
-            let got = receive(&frame, &golden.cx);
+            let got = decode_message(&frame, &golden.cx);
             assert_eq!(got, Ok(Received::Update(summary)), "{name}");
         }
     }
 }
 
 /// As the announcer would send it.
-fn written(message: &Heard, cx: &DecodeContext) -> Vec<u8> {
+fn written(message: &Decoded, cx: &DecodeContext) -> Vec<u8> {
     let message = match message.clone() {
-        Heard::Open(open) => Message::Open(open),
-        Heard::Notification(notification) => Message::Notification(notification),
-        Heard::Keepalive => Message::Keepalive,
-        Heard::RouteRefresh(refresh) => Message::RouteRefresh(refresh),
-        Heard::Update(update) => {
+        Decoded::Open(open) => Message::Open(open),
+        Decoded::Notification(notification) => Message::Notification(notification),
+        Decoded::Keepalive => Message::Keepalive,
+        Decoded::RouteRefresh(refresh) => Message::RouteRefresh(refresh),
+        Decoded::Update(update) => {
             if let Some(family) = update.end_of_rib {
                 return end_of_rib(family);
             }
@@ -427,7 +427,7 @@ fn every_golden_message_of_our_own_making_is_written_the_same() {
         let written = written(&golden.message, &golden.cx);
         if golden.ours {
             assert_eq!(written, bytes, "{name}");
-        } else if !matches!(golden.message, Heard::Update(_)) {
+        } else if !matches!(golden.message, Decoded::Update(_)) {
             let again = decode(&frame(&written), &golden.cx);
             assert_eq!(again, Ok(golden.message), "{name}");
         }
@@ -446,7 +446,7 @@ fn a_message_cut_short_is_incomplete_and_its_header_is_no_error() {
     }
 }
 
-/// The sender's own length says that the message ends early.
+/// The message is cut short, and the length in its header agrees with that.
 #[test]
 fn a_message_that_ends_early_is_an_error_of_its_kind_or_a_smaller_message() {
     for (name, bytes, golden) in table() {
@@ -457,11 +457,11 @@ fn a_message_that_ends_early_is_an_error_of_its_kind_or_a_smaller_message() {
                 body: whole.body[..end].to_vec(),
             };
             let got = decode(&short, &golden.cx);
-            match (Type::from_code(whole.kind).unwrap(), got) {
+            match (MessageType::from_code(whole.kind).unwrap(), got) {
                 // Data may end anywhere; so may routes, between two of them.
-                (Type::Notification, Ok(_)) => assert!(end >= 2, "{name} cut at {end}"),
-                (Type::Update, Ok(Heard::Update(update))) => {
-                    let Heard::Update(full) = &golden.message else {
+                (MessageType::Notification, Ok(_)) => assert!(end >= 2, "{name} cut at {end}"),
+                (MessageType::Update, Ok(Decoded::Update(update))) => {
+                    let Decoded::Update(full) = &golden.message else {
                         panic!("{name}");
                     };
                     let count = |(announced, withdrawn)| announced + withdrawn;
@@ -471,10 +471,10 @@ fn a_message_that_ends_early_is_an_error_of_its_kind_or_a_smaller_message() {
                 (kind, Err(error)) => {
                     let code = Notification::from(&error).code;
                     let own = match kind {
-                        Type::Open => 2,
-                        Type::Update => 3,
-                        Type::RouteRefresh => 7,
-                        Type::Notification | Type::Keepalive => 1,
+                        MessageType::Open => 2,
+                        MessageType::Update => 3,
+                        MessageType::RouteRefresh => 7,
+                        MessageType::Notification | MessageType::Keepalive => 1,
                     };
                     assert!(code == own || code == 1, "{name} cut at {end}: {error}");
                 }
@@ -484,8 +484,7 @@ fn a_message_that_ends_early_is_an_error_of_its_kind_or_a_smaller_message() {
     }
 }
 
-/// One byte at a time, every value in every place: nothing panics, what passes can be read, and what ends
-/// the session has a code.
+/// One byte at a time, several values in every place: nothing panics, and every error has a valid code.
 #[test]
 fn no_changed_byte_is_worse_than_an_error() {
     for (_, bytes, golden) in table() {
@@ -506,9 +505,9 @@ fn no_changed_byte_is_worse_than_an_error() {
 }
 
 /// Some bytes of `body` changed, cut out or doubled, or another message's put in.
-fn mutated(body: &[u8], other: &[u8], chance: &mut Jitter) -> Vec<u8> {
+fn mutated(body: &[u8], other: &[u8], chance: &mut Rng) -> Vec<u8> {
     let mut body = body.to_vec();
-    let below = |chance: &mut Jitter, n: usize| {
+    let below = |chance: &mut Rng, n: usize| {
         let n = u64::try_from(n).unwrap();
         usize::try_from(chance.below(n)).unwrap()
     };
@@ -533,10 +532,10 @@ fn mutated(body: &[u8], other: &[u8], chance: &mut Jitter) -> Vec<u8> {
     body
 }
 
-/// What was read is written and read as the same. An UPDATE is written from routes, and not from whatever
-/// could be read.
-fn reads_back(message: &Heard, cx: &DecodeContext) {
-    if !matches!(message, Heard::Update(_)) {
+/// Encoding a decoded message and decoding it again gives the same message. UPDATEs are left out: they are encoded
+/// from routes, not from a decoded message.
+fn reads_back(message: &Decoded, cx: &DecodeContext) {
+    if !matches!(message, Decoded::Update(_)) {
         let again = decode(&frame(&written(message, cx)), cx);
         assert_eq!(again.as_ref(), Ok(message));
     }
@@ -545,7 +544,7 @@ fn reads_back(message: &Heard, cx: &DecodeContext) {
 #[test]
 fn random_damage_never_panics_and_what_is_left_reads_back() {
     let table = table();
-    let mut chance = Jitter::new(7);
+    let mut chance = Rng::new(7);
     let mut read = 0;
     for round in 0..400 {
         for (index, (_, bytes, golden)) in table.iter().enumerate() {
@@ -561,7 +560,7 @@ fn random_damage_never_panics_and_what_is_left_reads_back() {
                 Ok(message) => {
                     read += 1;
                     reads_back(&message, &golden.cx);
-                    if let Heard::Notification(notification) = message {
+                    if let Decoded::Notification(notification) = message {
                         assert!(!notification.to_string().is_empty());
                     }
                 }

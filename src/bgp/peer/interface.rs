@@ -1,24 +1,25 @@
-//! What goes into a [`Peer`](super::Peer) and what comes out of it.
+//! Configuration, events, outputs, timers and counters of a [`Peer`](super::Peer).
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::bgp::{Negotiated, Notification, Type};
+use super::{ConnId, DownReason, Notice};
+use crate::bgp::{MessageType, Negotiated, Notification, PathAttributes};
 use crate::net::{Asn, Family, RouterId};
 
-/// One configured neighbour, as the machine needs it. The transport (address, port, TTL, MD5) is the
-/// caller's: the machine knows connections by [`ConnId`] only.
+/// The configuration of one neighbor. The caller keeps address, port, TTL and MD5 key: the state machine
+/// identifies connections by [`ConnId`] only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerConfig {
-    /// How the log calls this peer.
+    /// The name of the peer in logs.
     pub name: String,
     pub local_as: Asn,
-    /// `None`: whatever the peer says.
+    /// `None`: any AS is accepted.
     pub peer_as: Option<Asn>,
     pub router_id: RouterId,
-    /// Seconds to offer; 0 asks for a session without timers, 1 and 2 do not exist (RFC 4271 §4.2).
+    /// Seconds to offer; 0 asks for a session without timers, 1 and 2 are not allowed (RFC 4271 §4.2).
     pub hold_time: u16,
     /// The longest wait between two attempts; less than 0.2 s counts as 0.2 s.
     pub connect_retry: Duration,
@@ -28,15 +29,16 @@ pub struct PeerConfig {
     /// Restart time to advertise in seconds (RFC 4724 §3, at most 4095); 0: the capability is not
     /// offered.
     pub graceful_restart: u16,
-    /// This process takes over from one that left with [`Event::StopQuietly`]: the first session says
-    /// so, and says End-of-RIB only after the first [`Peer::advertise`](super::Peer::advertise), so
-    /// that the router does not drop what it kept for us before we know what is healthy.
+    /// This process takes over from one that ended with [`Event::StopForRestart`]: OPENs have the R flag until
+    /// the first session is established, and its End-of-RIB is sent only after the first
+    /// [`Peer::advertise`](super::Peer::advertise), so that the router does not remove stale routes before
+    /// the health of the apps is known.
     pub restarting: bool,
-    /// Packets still found their way while the process was away (RFC 4724 §3, F bit).
+    /// Forwarding state was preserved during the restart (RFC 4724 §3, F bit).
     pub forwarding_preserved: bool,
-    /// The connections are signed (RFC 2385): what that may have to do with their failures is said.
-    pub signed: bool,
-    /// Told to the peer for its operators (draft-walton-bgp-hostname-capability).
+    /// Connections have a TCP MD5 key (RFC 2385); a wrong one is a possible cause of a timeout.
+    pub has_md5_key: bool,
+    /// Sent to the peer in the FQDN capability (draft-walton-bgp-hostname-capability).
     pub hostname: Option<String>,
 }
 
@@ -55,31 +57,8 @@ impl PeerConfig {
             graceful_restart: 0,
             restarting: false,
             forwarding_preserved: true,
-            signed: false,
+            has_md5_key: false,
             hostname: None,
-        }
-    }
-}
-
-/// One TCP connection or one attempt to make one. The machine numbers its own attempts from 1; the
-/// caller numbers accepted connections with [`ConnId::accepted`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ConnId(pub u64);
-
-impl ConnId {
-    const ACCEPTED: u64 = 1 << 63;
-
-    /// An id for an accepted connection, which no attempt of the machine's own can have.
-    pub fn accepted(number: u64) -> Self {
-        Self(number | Self::ACCEPTED)
-    }
-}
-
-impl fmt::Display for ConnId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 & !Self::ACCEPTED {
-            number if number == self.0 => write!(f, "#{number}"),
-            number => write!(f, "#{number} (accepted)"),
         }
     }
 }
@@ -87,20 +66,20 @@ impl fmt::Display for ConnId {
 /// What happened. Events about a connection that the machine has already closed are ignored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// ManualStart (RFC 4271 §8.1.2 event 1), or event 4 where the configuration says passive.
+    /// ManualStart (RFC 4271 §8.1.2 event 1), or event 4 for a passive peer.
     Start,
-    /// ManualStop (event 2): says why to the peer and stays in Idle until `Start`.
+    /// ManualStop (event 2): sends this NOTIFICATION and stays in Idle until `Start`.
     Stop(Notification),
-    /// As `Stop` without a word to the peer, so that it keeps our routes over a planned restart
-    /// (RFC 4724).
-    StopQuietly,
+    /// As `Stop` without a NOTIFICATION, so that the peer keeps our routes over a planned restart (RFC
+    /// 4724).
+    StopForRestart,
     /// The attempt of an [`Output::Connect`] succeeded.
     Connected {
         conn: ConnId,
         local: SocketAddr,
         remote: SocketAddr,
     },
-    /// The attempt of an [`Output::Connect`] failed; `error` in words.
+    /// The attempt of an [`Output::Connect`] failed; `error` is text for the operator.
     ConnectFailed { conn: ConnId, error: String },
     /// The peer connected to us.
     Accepted {
@@ -108,45 +87,43 @@ pub enum Event {
         local: SocketAddr,
         remote: SocketAddr,
     },
-    /// Bytes as they came, cut anywhere.
+    /// Received bytes, in any pieces.
     Received { conn: ConnId, bytes: Vec<u8> },
-    /// So many more bytes of [`Output::Send`] are with the kernel.
+    /// The kernel accepted this many more bytes of [`Output::Send`].
     Sent { conn: ConnId, bytes: usize },
-    /// The connection is gone; `reason` in words.
+    /// The connection is closed; `reason` is text for the operator.
     Closed { conn: ConnId, reason: String },
-    /// The operator asks: what waits for its next attempt, or for an OPEN that is late, need not wait.
+    /// The operator asked for a retry now.
     RetryNow,
-    /// The same, because something came up: a peer that accepts connections and ends them is not asked sooner
-    /// for that.
+    /// A retry because the network changed. It does not shorten the wait for a peer that accepts connections
+    /// and closes them.
     NetworkChanged,
-    /// The interface towards the peer has no carrier. That ends no session and makes no attempt.
+    /// The interface toward the peer has no carrier. Sessions stay; no connection is attempted.
     NoCarrier,
-    /// The way to the peer is there again, or another: what waits is tried at once, a session is probed.
+    /// The path to the peer is back or has changed: retries at once, or probes the session.
     PathChanged,
-    /// The kernel has had no such address for a while as the connections run from.
+    /// The local address of the connections was removed from the host.
     LocalAddressGone,
     /// The answer to [`Output::Probe`].
     Acknowledged { conn: ConnId },
-    /// BFD lost the peer (RFC 5882 §4.3, told to it as RFC 9384 asks).
+    /// The BFD session went down (RFC 5882 §4.3); the peer gets Cease / BFD Down (RFC 9384).
     BfdDown,
 }
 
 /// What is to be done, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// Open a TCP connection; answer with `Connected` or `ConnectFailed`, or, after a `Close`, with
-    /// nothing.
+    /// Open a TCP connection; report `Connected` or `ConnectFailed`, but nothing after a `Close`.
     Connect { conn: ConnId },
-    /// Queue the bytes behind earlier ones; answer with `Sent` as the kernel takes them.
+    /// Queue the bytes after earlier ones; report `Sent` as the kernel accepts them.
     Send { conn: ConnId, bytes: Vec<u8> },
-    /// Close the connection after what was given to it is written (for a moment at most: the peer may
-    /// not be reading), or give up the attempt. Nothing is expected in answer.
+    /// Close the connection after queued bytes are written (within a second, as the peer may not read), or
+    /// cancel the attempt. No event is expected in reply.
     Close { conn: ConnId },
-    /// Close the connection with a reset, and what was given to it is lost: the peer is not there, or
-    /// keeps our routes until the next connection (RFC 4724).
+    /// Close the connection with a TCP reset; queued bytes are lost. The peer is unreachable, or keeps our
+    /// routes until the next connection (RFC 4724).
     Reset { conn: ConnId },
-    /// Answer with `Acknowledged` once the peer's kernel has acknowledged all that was sent, if it does
-    /// within a second.
+    /// Report `Acknowledged` if the peer's kernel acknowledges all that was sent within a second.
     Probe { conn: ConnId },
     /// For logs and metrics: the state changed.
     StateChanged { from: StateName, to: StateName },
@@ -156,13 +133,33 @@ pub enum Output {
         local: SocketAddr,
         remote: SocketAddr,
     },
-    /// The session that was up is gone.
-    Down { reason: String },
-    /// Set TCP_USER_TIMEOUT: how long sent bytes may stay unacknowledged; `None` is the kernel's own.
+    /// The established session ended.
+    Down {
+        /// Why it ended.
+        reason: DownReason,
+    },
+    /// Something for the operator's attention.
+    Notice(Notice),
+    /// A received message as text; only with [`Peer::set_tracing`](super::Peer::set_tracing).
+    MessageReceived(String),
+    /// A sent message as text; only with [`Peer::set_tracing`](super::Peer::set_tracing).
+    MessageSent(String),
+    /// Set TCP_USER_TIMEOUT: how long sent bytes may stay unacknowledged; `None` is the kernel's default.
     SetUserTimeout {
         conn: ConnId,
         timeout: Option<Duration>,
     },
+}
+
+/// What was advertised for one prefix in this session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announcement {
+    /// As sent to the peer.
+    pub attributes: PathAttributes,
+    /// Since when with these attributes.
+    pub since: Instant,
+    /// The peer's TCP is known to have acknowledged the UPDATE.
+    pub acknowledged: bool,
 }
 
 /// The states of RFC 4271 §8.2.2, numbered as GoBGP's API does.
@@ -206,15 +203,15 @@ impl fmt::Display for StateName {
 /// The machine's deadlines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Timer {
-    /// The next attempt, or an attempt that nobody answered.
+    /// The ConnectRetryTimer: the next attempt, or the timeout of the current one.
     ConnectRetry,
-    /// The end of a slow retry's wait.
+    /// The IdleHoldTimer (RFC 4271 §8.1.1) of a peer that sent a Cease.
     IdleHold,
-    /// A probe's answer is late.
+    /// A probe was not acknowledged in time.
     Probe,
     Hold(ConnId),
-    /// The peer's OPEN is late.
-    Silence(ConnId),
+    /// The peer's OPEN is overdue.
+    OpenOverdue(ConnId),
     Keepalive(ConnId),
     /// RFC 9687.
     SendHold(ConnId),
@@ -231,6 +228,7 @@ pub struct MessageCounts {
 }
 
 impl MessageCounts {
+    /// Messages of all types.
     pub fn total(&self) -> u64 {
         self.open + self.update + self.notification + self.keepalive + self.route_refresh
     }
@@ -246,13 +244,14 @@ impl MessageCounts {
         ]
     }
 
-    pub fn count(&mut self, kind: Type, messages: u64) {
+    /// Counts `messages` of a type.
+    pub fn count(&mut self, kind: MessageType, messages: u64) {
         match kind {
-            Type::Open => self.open += messages,
-            Type::Update => self.update += messages,
-            Type::Notification => self.notification += messages,
-            Type::Keepalive => self.keepalive += messages,
-            Type::RouteRefresh => self.route_refresh += messages,
+            MessageType::Open => self.open += messages,
+            MessageType::Update => self.update += messages,
+            MessageType::Notification => self.notification += messages,
+            MessageType::Keepalive => self.keepalive += messages,
+            MessageType::RouteRefresh => self.route_refresh += messages,
         }
     }
 }

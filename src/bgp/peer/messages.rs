@@ -2,58 +2,68 @@
 
 use std::time::Instant;
 
-use super::{ConnId, ConnectionEvent, Fsm, Output, Peer};
-use crate::bgp::connection::Connection;
-use crate::bgp::rib::Filled;
-use crate::bgp::{MESSAGES, Message, Received, RefreshKind, RouteRefresh, Type};
+use super::connection::Connection;
+use super::{ConnId, ConnectionEvent, FsmEvent, Notice, Output, Peer};
+use crate::bgp::rib::{OutgoingMessages, Position};
+use crate::bgp::{Message, MessageType, Received, RefreshKind, RouteRefresh};
 
 impl Peer {
     pub(super) fn receive(&mut self, now: Instant, conn: ConnId, bytes: &[u8]) {
         if let Some(connection) = self.connections.get_mut(&conn) {
             connection.push(bytes);
         }
-        // A message may end its connection, and what is behind it is dropped.
+        // A message may end its connection; the messages after it are dropped.
         while let Some(received) = self.connections.get_mut(&conn).and_then(Connection::next) {
-            if let Ok(message) = &received {
-                log::debug!(target: MESSAGES, "peer {}: received {message}", self.config.name);
+            if let Ok(message) = &received
+                && self.tracing
+            {
+                let text = message.to_string();
+                self.outputs.push_back(Output::MessageReceived(text));
             }
             let happened = match received {
-                Ok(Received::Open(open)) => (Type::Open, ConnectionEvent::BgpOpen(open)),
-                Ok(Received::Update(_)) => (Type::Update, ConnectionEvent::UpdateMsg),
-                Ok(Received::Notification(notification)) => {
-                    (Type::Notification, ConnectionEvent::NotifMsg(notification))
-                }
-                Ok(Received::Keepalive) => (Type::Keepalive, ConnectionEvent::KeepAliveMsg),
+                Ok(Received::Open(open)) => (MessageType::Open, ConnectionEvent::BgpOpen(open)),
+                Ok(Received::Update(_)) => (MessageType::Update, ConnectionEvent::UpdateMsg),
+                Ok(Received::Notification(notification)) => (
+                    MessageType::Notification,
+                    ConnectionEvent::NotifMsg(notification),
+                ),
+                Ok(Received::Keepalive) => (MessageType::Keepalive, ConnectionEvent::KeepAliveMsg),
                 Ok(Received::RouteRefresh(refresh)) => (
-                    Type::RouteRefresh,
+                    MessageType::RouteRefresh,
                     ConnectionEvent::RouteRefreshMsg(refresh),
                 ),
                 Err(error) => {
-                    self.step(now, Fsm::On(conn, ConnectionEvent::MsgErr(error)));
+                    self.step(
+                        now,
+                        FsmEvent::ForConnection(conn, ConnectionEvent::MsgErr(error)),
+                    );
                     continue;
                 }
             };
             let (kind, happened) = happened;
             self.counters.received.count(kind, 1);
-            self.step(now, Fsm::On(conn, happened));
+            self.step(now, FsmEvent::ForConnection(conn, happened));
         }
     }
 
-    /// Sends a message that is no UPDATE.
-    pub(super) fn say(&mut self, now: Instant, conn: ConnId, message: &Message) {
+    /// Sends any message but an UPDATE.
+    pub(super) fn send_message(&mut self, now: Instant, conn: ConnId, message: &Message) {
         let bytes = match message.encode() {
             Ok(bytes) => bytes,
             Err(error) => {
-                let (name, kind) = (&self.config.name, message.kind());
-                return log::error!("peer {name}: no {kind}: {error}");
+                let message = message.kind();
+                return self.notice(Notice::EncodeFailed { message, error });
             }
         };
-        log::debug!(target: MESSAGES, "peer {}: sent {message}", self.config.name);
+        if self.tracing {
+            let text = message.to_string();
+            self.outputs.push_back(Output::MessageSent(text));
+        }
         self.counters.sent.count(message.kind(), 1);
         self.transmit(now, conn, bytes, matches!(message, Message::Keepalive));
     }
 
-    /// `alive`: it tells the peer that we are alive, and no KEEPALIVE is needed for a while.
+    /// `alive`: a KEEPALIVE or UPDATE, which restarts the keepalive timer.
     fn transmit(&mut self, now: Instant, conn: ConnId, bytes: Vec<u8>, alive: bool) {
         if let Some(connection) = self.connections.get_mut(&conn) {
             connection.queued(now, bytes.len());
@@ -64,29 +74,30 @@ impl Peer {
         self.outputs.push_back(Output::Send { conn, bytes });
     }
 
-    /// As many routes as there is room for, once there is carrier.
+    /// Sends as many routes as fit the send limit, while the interface has a carrier.
     pub(super) fn send_routes(&mut self, now: Instant) {
         while let Some(connection) = self.established()
             && !self.no_carrier
         {
             let conn = connection.id;
             let room = UNSENT_LIMIT.saturating_sub(connection.unsent());
-            let Filled {
+            let offset = connection.queued_bytes();
+            let OutgoingMessages {
                 bytes,
                 updates,
                 route_refreshes,
                 lines,
-            } = self.rib.fill(room);
+                ..
+            } = self.rib.fill(room, Position { now, offset });
             if bytes.is_empty() {
                 return;
             }
-            for line in lines {
-                log::debug!(target: MESSAGES, "peer {}: sent {line}", self.config.name);
-            }
-            self.counters.sent.count(Type::Update, updates);
+            self.outputs
+                .extend(lines.into_iter().map(Output::MessageSent));
+            self.counters.sent.count(MessageType::Update, updates);
             self.counters
                 .sent
-                .count(Type::RouteRefresh, route_refreshes);
+                .count(MessageType::RouteRefresh, route_refreshes);
             self.transmit(now, conn, bytes, updates > 0);
         }
     }
@@ -104,27 +115,28 @@ impl Peer {
         refresh: RouteRefresh,
     ) {
         self.restart_hold_timer(now, conn);
-        // The peer's own markers and subtypes to come: we keep no routes that they could speak of.
+        // BoRR, EoRR and unknown subtypes are ignored: received routes are not stored.
         if let (RefreshKind::Request, Some(family)) = (refresh.kind, refresh.family.family()) {
             self.rib.refresh(family);
         }
     }
 
-    /// A route that is wanted and never announced must not be a silent one.
-    pub(super) fn log_unsendable(&mut self) {
+    /// Reports wanted routes that the session cannot carry, when their number changes.
+    pub(super) fn report_unsendable(&mut self) {
         let Some(unsendable) = self.rib.unsendable() else {
             return;
         };
-        if let Some(first) = unsendable.first()
-            && self.logged_unsendable != unsendable.len()
+        let (count, first) = (unsendable.len(), unsendable.first().copied());
+        let before = std::mem::replace(&mut self.reported_unsendable, count);
+        if let Some(first) = first
+            && before != count
         {
-            let (name, count) = (&self.config.name, unsendable.len());
-            log::warn!(
-                "peer {name}: {count} routes are not announced to it, {first} first: the session does \
-                 not carry their address family, or not with their next hop"
-            );
+            self.notice(Notice::Unsendable { count, first });
         }
-        self.logged_unsendable = unsendable.len();
+    }
+
+    pub(super) fn notice(&mut self, notice: Notice) {
+        self.outputs.push_back(Output::Notice(notice));
     }
 }
 

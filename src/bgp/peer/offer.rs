@@ -1,4 +1,4 @@
-//! What our OPEN offers, and what it leaves out after a peer refused it (RFC 5492 §3).
+//! The capabilities of our OPEN, without those that the peer refused (RFC 5492 §3).
 
 use super::PeerConfig;
 use crate::bgp::{
@@ -6,10 +6,10 @@ use crate::bgp::{
 };
 use crate::net::Family;
 
-/// The capabilities for the next OPEN. What a peer refused is left out until a session has come and
-/// gone: it may be another router by then.
+/// The capabilities for the next OPEN. Refused ones are left out until a session was established and
+/// ended: it may be another router by then.
 #[derive(Debug, Default)]
-pub(super) struct Offer {
+pub(super) struct OfferedCapabilities {
     level: Level,
     without: Vec<Capability>,
 }
@@ -18,13 +18,13 @@ pub(super) struct Offer {
 enum Level {
     #[default]
     Everything,
-    /// Families and AS numbers alone.
+    /// Only multiprotocol and four-octet AS.
     Basic,
     /// No optional parameter at all.
     Nothing,
 }
 
-impl Offer {
+impl OfferedCapabilities {
     /// Our OPEN; `restarted` is RFC 4724's R flag.
     pub(super) fn open(&self, config: &PeerConfig, restarted: bool) -> Open {
         let mut open = Open::new(
@@ -51,7 +51,7 @@ impl Offer {
         level && !self.without.iter().any(|refused| same(refused, capability))
     }
 
-    /// The peer answered `open` with `notification`; says whether the next OPEN will offer less.
+    /// Takes the NOTIFICATION that answered `open`; returns whether the next OPEN offers less.
     pub(super) fn refused(&mut self, notification: &Notification, open: &Open) -> bool {
         if (notification.code, notification.subcode) == UNSUPPORTED_PARAMETER {
             let had = !open.capabilities.is_empty();
@@ -70,7 +70,7 @@ impl Offer {
             self.without.extend(named);
             return true;
         }
-        // It does not say which one, or it misses one that we do not have.
+        // The data lists no capability, or only ones that we did not offer.
         self.level = match self.level {
             Level::Everything => Level::Basic,
             Level::Basic if !open.capabilities.is_empty() => Level::Nothing,
@@ -91,7 +91,7 @@ impl Offer {
 /// Unsupported Optional Parameter (RFC 4271 §6.2).
 const UNSUPPORTED_PARAMETER: (u8, u8) = (2, 4);
 
-/// The same capability, whatever it holds; each family is one of its own.
+/// Whether the capability codes are equal; multiprotocol capabilities of different families differ.
 fn same(a: &Capability, b: &Capability) -> bool {
     match (a, b) {
         (Capability::Multiprotocol(a), Capability::Multiprotocol(b)) => a == b,
@@ -114,8 +114,8 @@ fn capabilities(config: &PeerConfig, restarted: bool) -> Vec<Capability> {
         let forwarding = restarted && config.forwarding_preserved;
         capabilities.push(Capability::GracefulRestart(GracefulRestart {
             restarted,
-            // RFC 8538 would have the router keep our routes when its hold timer expires: those of a
-            // host that died should go. Without this flag every NOTIFICATION ends them, as it should.
+            // With this flag (RFC 8538) the router would keep our routes after a NOTIFICATION and when its hold
+            // timer expires. It should remove the routes of a host that died.
             notification: false,
             restart_time: config.graceful_restart.min(4095),
             families: families

@@ -1,74 +1,64 @@
-//! When the next attempt is made, on two schedules: for a peer that does not answer TCP or refuses it,
-//! soon, then in a quarter of the outage so far; for one that accepts connections and ends them, ever
-//! more slowly (the IdleHoldTimer of RFC 4271 §8.1.1 DampPeerOscillations).
+//! The time of the next connection attempt, on two schedules: backoff for a peer that does not answer or
+//! refuses TCP (a quarter of the outage so far), and damping in growing steps for one that accepts connections
+//! and closes them (DampPeerOscillations of RFC 4271 §8.1.1).
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use super::notice::{EndedBy, LikelyCause};
 use crate::bgp::{Cease, Notification};
-use crate::timer::{Backoff, Jitter};
+use crate::timer::{Backoff, Rng};
 
 #[derive(Debug)]
 pub(super) struct Retry {
     backoff: Backoff,
     damping: Damping,
-    /// When a session ended that the peer did not end in a hurry, and it has not refused us since.
+    /// End of the last session, unless the peer ended it early or has refused a connection since.
     session_ended: Option<Instant>,
     last_attempt: Option<Instant>,
-    /// What the log has heard of this outage.
-    told: BTreeSet<String>,
-    jitter: Jitter,
+    rng: Rng,
 }
 
-/// Of a peer that accepts connections and ends them.
+/// Damping of a peer that accepts connections and closes them.
 #[derive(Debug)]
 struct Damping {
-    /// Of [`STEPS`], the next.
+    /// The next one of [`DAMPING_STEPS`].
     step: usize,
-    /// A session that the peer ends earlier counts as refused: two speakers behind one address evict
-    /// each other for ever.
-    bound: Duration,
-    /// The wait that runs is one of [`STEPS`].
-    waits: bool,
+    /// A session that the peer ends before this uptime counts as a refused connection: two speakers with one
+    /// address would end each other's session forever.
+    stable_uptime: Duration,
+    /// The running wait is one of [`DAMPING_STEPS`].
+    is_waiting: bool,
 }
 
 impl Damping {
     const NONE: Self = Self {
         step: 0,
-        bound: SHORTEST,
-        waits: false,
+        stable_uptime: MIN_STABLE_UPTIME,
+        is_waiting: false,
     };
-}
-
-/// Who ended a session or a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum By {
-    Us,
-    Peer,
 }
 
 impl Retry {
     /// `limit` is the longest wait for a peer that does not answer.
-    pub(super) fn new(limit: Duration, jitter_seed: u64) -> Self {
+    pub(super) fn new(limit: Duration, rng_seed: u64) -> Self {
         Self {
-            backoff: Backoff::new(FIRST, limit.max(FIRST)),
+            backoff: Backoff::new(MIN_DELAY, limit.max(MIN_DELAY)),
             damping: Damping::NONE,
             session_ended: None,
             last_attempt: None,
-            told: BTreeSet::new(),
-            jitter: Jitter::new(jitter_seed),
+            rng: Rng::new(rng_seed),
         }
     }
 
-    /// The wait after TCP was refused.
-    pub(super) fn after_refusal(&mut self, now: Instant) -> Duration {
-        self.damping.waits = false;
-        self.backoff.delay(now, &mut self.jitter)
+    /// The wait after a failed connection attempt.
+    pub(super) fn after_connect_failure(&mut self, now: Instant) -> Duration {
+        self.damping.is_waiting = false;
+        self.backoff.delay(now, &mut self.rng)
     }
 
-    /// The wait after a connection ended that never became a session.
-    pub(super) fn after_connection(&mut self) -> Duration {
-        if self.is_aftermath() {
+    /// The wait after a connection that ended before Established.
+    pub(super) fn after_failed_connection(&mut self) -> Duration {
+        if self.peer_may_hold_old_session() {
             self.damping.step = 0;
         }
         self.session_ended = None;
@@ -76,91 +66,93 @@ impl Retry {
     }
 
     /// The wait after a session that lasted for `uptime`.
-    pub(super) fn after_session(&mut self, now: Instant, uptime: Duration, by: By) -> Duration {
+    pub(super) fn after_session(
+        &mut self,
+        now: Instant,
+        uptime: Duration,
+        by: EndedBy,
+    ) -> Duration {
         self.session_ended = Some(now);
-        if uptime >= ANSWERED {
+        if uptime >= BACKOFF_RESET_UPTIME {
             self.backoff.reset();
         }
-        if uptime >= self.damping.bound {
+        if self.is_stable(uptime) {
             self.path_changed();
-            self.told.clear();
-        } else if by == By::Peer {
+        } else if by == EndedBy::Peer {
             self.session_ended = None;
-            self.damping.bound = (self.damping.bound * 2).min(LONGEST);
+            self.damping.stable_uptime = (self.damping.stable_uptime * 2).min(MAX_STABLE_UPTIME);
             return self.damp();
         }
-        self.after_refusal(now)
+        self.after_connect_failure(now)
     }
 
-    /// A session had just ended when we last tried, and the peer may not have finished with it when it
-    /// took that connection: a daemon that hangs finds both at once.
-    pub(super) fn is_aftermath(&self) -> bool {
+    /// Whether a session of this uptime counts as one that lasted.
+    pub(super) fn is_stable(&self, uptime: Duration) -> bool {
+        uptime >= self.damping.stable_uptime
+    }
+
+    /// Whether the last attempt followed the end of a session so closely that the peer may not have noticed
+    /// that end yet, for example because its daemon was stopped for a while.
+    pub(super) fn peer_may_hold_old_session(&self) -> bool {
         let ended = self.session_ended.zip(self.last_attempt);
-        ended.is_some_and(|(ended, attempt)| attempt < ended + AFTERMATH)
+        ended.is_some_and(|(ended, attempt)| attempt < ended + OLD_SESSION_TIME)
     }
 
-    /// The peer has ended two sessions in a row before their time.
-    pub(super) fn is_evicted(&self) -> bool {
-        self.damping.bound >= SHORTEST * 4
+    /// Whether the peer has ended two sessions in a row early.
+    pub(super) fn is_evicted_repeatedly(&self) -> bool {
+        self.damping.stable_uptime >= MIN_STABLE_UPTIME * 4
     }
 
     fn damp(&mut self) -> Duration {
-        let wait = STEPS.get(self.damping.step).copied();
-        self.damping.step += usize::from(self.damping.step + 1 < STEPS.len());
-        self.damping.waits = true;
-        self.jitter.shorten(wait.unwrap_or(FIRST))
+        let wait = DAMPING_STEPS.get(self.damping.step).copied();
+        self.damping.step += usize::from(self.damping.step + 1 < DAMPING_STEPS.len());
+        self.damping.is_waiting = true;
+        self.rng.jittered(wait.unwrap_or(MIN_DELAY))
     }
 
-    /// Whether it is not for the network to end the wait that runs.
+    /// Whether a damping wait runs, which a change of the network does not end.
     pub(super) fn is_damped(&self) -> bool {
-        self.damping.waits
+        self.damping.is_waiting
     }
 
-    /// An attempt is made.
+    /// Notes that an attempt starts.
     pub(super) fn attempted(&mut self, now: Instant) {
         self.last_attempt = Some(now);
-        self.damping.waits = false;
+        self.damping.is_waiting = false;
     }
 
-    /// When an attempt may be made that need not wait: at once, but two of them never follow each other
-    /// without a pause, however many links come up.
-    pub(super) fn soonest(&self, now: Instant) -> Instant {
-        self.last_attempt.map_or(now, |last| now.max(last + FIRST))
+    /// The earliest time of an immediate attempt: now, but at least [`MIN_DELAY`] after the last one.
+    pub(super) fn earliest(&self, now: Instant) -> Instant {
+        self.last_attempt
+            .map_or(now, |last| now.max(last + MIN_DELAY))
     }
 
-    /// Something came up that may end the outage.
-    pub(super) fn changed(&mut self) {
+    /// Restarts the backoff: the network changed.
+    pub(super) fn reset_backoff(&mut self) {
         self.backoff.reset();
     }
 
-    /// The way to the peer is another: it may not be the same peer.
+    /// Restarts backoff and damping: the path changed, and the peer may be another router.
     pub(super) fn path_changed(&mut self) {
         self.backoff.reset();
         self.damping = Damping::NONE;
     }
 
-    /// The operator starts anew.
-    pub(super) fn forget(&mut self) {
+    /// Returns to the initial state: the operator started the peer.
+    pub(super) fn reset(&mut self) {
         self.path_changed();
         self.session_ended = None;
-        self.told.clear();
     }
 
-    /// Whether the log has not heard this since the last session that lasted. A router that is away for
-    /// a night fails in turns: no answer, no route to it, no answer.
-    pub(super) fn is_news(&mut self, what: &str) -> bool {
-        self.told.len() < TOLD && self.told.insert(what.to_owned())
-    }
-
-    pub(super) fn jitter(&mut self) -> &mut Jitter {
-        &mut self.jitter
+    pub(super) fn rng(&mut self) -> &mut Rng {
+        &mut self.rng
     }
 }
 
-const FIRST: Duration = Duration::from_millis(200);
-/// The waits of a peer that accepts connections and ends them; the last one repeats.
-const STEPS: [Duration; 7] = [
-    FIRST,
+const MIN_DELAY: Duration = Duration::from_millis(200);
+/// Damping waits; the last one repeats.
+const DAMPING_STEPS: [Duration; 7] = [
+    MIN_DELAY,
     Duration::from_secs(1),
     Duration::from_secs(5),
     Duration::from_secs(10),
@@ -168,38 +160,24 @@ const STEPS: [Duration; 7] = [
     Duration::from_secs(40),
     Duration::from_secs(60),
 ];
-/// A session of the shortest hold time (RFC 4271 §4.2) ends an outage of TCP, whoever ends the session.
-const ANSWERED: Duration = Duration::from_secs(3);
-/// How long a session must last at first, and at most, for the peer not to count as one that ends them.
-const SHORTEST: Duration = Duration::from_secs(10);
-const LONGEST: Duration = Duration::from_secs(120);
-/// How long a peer may take to see the end of a session that we have seen.
-const AFTERMATH: Duration = Duration::from_secs(10);
-/// Causes of one outage that are told; a peer may find words for many.
-const TOLD: usize = 16;
+/// A session of this uptime, the shortest hold time (RFC 4271 §4.2), resets the backoff.
+const BACKOFF_RESET_UPTIME: Duration = Duration::from_secs(3);
+/// The uptime from which the end of a session is no refusal: initial value and limit.
+const MIN_STABLE_UPTIME: Duration = Duration::from_secs(10);
+const MAX_STABLE_UPTIME: Duration = Duration::from_secs(120);
+/// How long a peer may take to notice the end of a session.
+const OLD_SESSION_TIME: Duration = Duration::from_secs(10);
 
-/// For a NOTIFICATION after which there is no hurry, what has most likely happened.
-pub(super) fn likely_cause(notification: &Notification) -> Option<&'static str> {
+/// The likely cause of a NOTIFICATION after which the peer is retried slowly; `None` for all others.
+pub(super) fn likely_cause(notification: &Notification) -> Option<LikelyCause> {
     Some(match notification.as_cease()? {
-        Cease::MaximumPrefixes => {
-            "it takes fewer prefixes than we announce: raise its prefix limit for this neighbor"
-        }
-        Cease::AdministrativeShutdown => {
-            "its operator shut this neighbor down, or its BGP daemon is stopping"
-        }
-        Cease::PeerDeconfigured => {
-            "this neighbor was taken out of its configuration, or its BGP daemon is stopping"
-        }
-        Cease::AdministrativeReset => "its operator reset this neighbor",
-        Cease::ConnectionRejected => {
-            "it does not know us as a neighbor (compare our address and AS with its configuration), or \
-             another BGP speaker on this address has the session it allows"
-        }
-        Cease::CollisionResolution => {
-            "it has a session with this address already: another BGP speaker runs on this host, or \
-             one has gone without closing its session"
-        }
-        Cease::OutOfResources => "it is out of resources",
+        Cease::MaximumPrefixes => LikelyCause::PrefixLimit,
+        Cease::AdministrativeShutdown => LikelyCause::PeerShutDown,
+        Cease::PeerDeconfigured => LikelyCause::PeerDeconfigured,
+        Cease::AdministrativeReset => LikelyCause::PeerReset,
+        Cease::ConnectionRejected => LikelyCause::ConnectionRejected,
+        Cease::CollisionResolution => LikelyCause::SessionExists,
+        Cease::OutOfResources => LikelyCause::OutOfResources,
         Cease::OtherConfigurationChange | Cease::HardReset | Cease::BfdDown => return None,
     })
 }
@@ -212,7 +190,7 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// What a wait is before its jitter, in milliseconds.
+    /// A wait before jitter is applied, in milliseconds.
     #[track_caller]
     fn near(wait: Duration, millis: u64) {
         let full = Duration::from_millis(millis);
@@ -226,28 +204,22 @@ mod tests {
             .filter(|subcode| cause(*subcode).is_some())
             .collect();
         assert_eq!(with, [1, 2, 3, 4, 5, 7, 8]);
-        assert!(cause(5).unwrap().contains("another BGP speaker"));
-        assert!(cause(7).unwrap().contains("another BGP speaker"));
+        assert!(
+            cause(5)
+                .unwrap()
+                .to_string()
+                .contains("another BGP speaker")
+        );
+        assert!(
+            cause(7)
+                .unwrap()
+                .to_string()
+                .contains("another BGP speaker")
+        );
         assert_eq!(likely_cause(&Notification::new(2, 2, Vec::new())), None);
-        // RFC 8538 §3: a hard reset says inside what it is about.
+        // RFC 8538 §3: a Hard Reset contains the NOTIFICATION with the cause.
         let hard = likely_cause(&Notification::new(6, 9, vec![6, 2]));
         assert_eq!(hard, cause(2));
-    }
-
-    #[test]
-    fn a_cause_is_news_once_in_an_outage() {
-        let mut retry = Retry::new(secs(5), 1);
-        let turns = ["no answer", "no route", "no answer", "no route"];
-        assert_eq!(
-            turns.map(|what| retry.is_news(what)),
-            [true, true, false, false]
-        );
-        retry.after_session(Instant::now(), secs(3), By::Peer);
-        assert!(!retry.is_news("no route"), "that was none");
-        retry.after_session(Instant::now(), secs(60), By::Peer);
-        assert!(retry.is_news("no route"));
-        let told = (0..100).filter(|n| retry.is_news(&n.to_string())).count();
-        assert!(told < TOLD);
     }
 
     #[test]
@@ -255,24 +227,24 @@ mod tests {
         let start = Instant::now();
         let mut retry = Retry::new(secs(5), 1);
         for (at, millis) in [(0, 200), (8, 2000), (800, 5000), (801, 5000)] {
-            near(retry.after_refusal(start + secs(at)), millis);
+            near(retry.after_connect_failure(start + secs(at)), millis);
             assert!(!retry.is_damped());
         }
-        retry.changed();
-        near(retry.after_refusal(start + secs(900)), 200);
+        retry.reset_backoff();
+        near(retry.after_connect_failure(start + secs(900)), 200);
     }
 
     #[test]
     fn who_accepts_connections_and_ends_them_is_asked_ever_more_slowly() {
         let mut retry = Retry::new(secs(5), 1);
         for millis in [200, 1000, 5000, 10_000, 20_000, 40_000, 60_000, 60_000] {
-            near(retry.after_connection(), millis);
+            near(retry.after_failed_connection(), millis);
             assert!(retry.is_damped());
         }
-        retry.changed();
-        near(retry.after_connection(), 60_000);
+        retry.reset_backoff();
+        near(retry.after_failed_connection(), 60_000);
         retry.path_changed();
-        near(retry.after_connection(), 200);
+        near(retry.after_failed_connection(), 200);
     }
 
     #[test]
@@ -286,19 +258,25 @@ mod tests {
             (79, 10_000),
             (119, 20_000),
         ] {
-            near(retry.after_session(now, secs(uptime), By::Peer), millis);
+            near(
+                retry.after_session(now, secs(uptime), EndedBy::Peer),
+                millis,
+            );
         }
-        near(retry.after_session(now, secs(119), By::Peer), 40_000);
-        near(retry.after_session(now, secs(120), By::Peer), 200);
-        near(retry.after_session(now, secs(9), By::Peer), 200);
+        near(retry.after_session(now, secs(119), EndedBy::Peer), 40_000);
+        near(retry.after_session(now, secs(120), EndedBy::Peer), 200);
+        near(retry.after_session(now, secs(9), EndedBy::Peer), 200);
     }
 
     #[test]
     fn what_we_end_ourselves_is_no_refusal() {
         let now = Instant::now();
         let mut retry = Retry::new(secs(5), 1);
-        near(retry.after_session(now, secs(1), By::Us), 200);
-        near(retry.after_session(now + secs(4), secs(1), By::Us), 1000);
+        near(retry.after_session(now, secs(1), EndedBy::Local), 200);
+        near(
+            retry.after_session(now + secs(4), secs(1), EndedBy::Local),
+            1000,
+        );
         assert!(!retry.is_damped());
     }
 
@@ -306,16 +284,16 @@ mod tests {
     fn the_first_refusal_after_a_session_is_the_first_step() {
         let now = Instant::now();
         let mut retry = Retry::new(secs(5), 1);
-        near(retry.after_session(now, secs(1), By::Us), 200);
+        near(retry.after_session(now, secs(1), EndedBy::Local), 200);
         retry.attempted(now + secs(9));
-        assert!(retry.is_aftermath());
-        near(retry.after_connection(), 200);
-        assert!(!retry.is_aftermath());
-        near(retry.after_connection(), 1000);
-        near(retry.after_session(now, secs(9), By::Us), 200);
+        assert!(retry.peer_may_hold_old_session());
+        near(retry.after_failed_connection(), 200);
+        assert!(!retry.peer_may_hold_old_session());
+        near(retry.after_failed_connection(), 1000);
+        near(retry.after_session(now, secs(9), EndedBy::Local), 200);
         retry.attempted(now + secs(11));
-        assert!(!retry.is_aftermath());
-        near(retry.after_connection(), 5000);
+        assert!(!retry.peer_may_hold_old_session());
+        near(retry.after_failed_connection(), 5000);
     }
 
     #[test]
@@ -328,7 +306,7 @@ mod tests {
                 while let Some(minute) = minutes.get_mut((at.as_secs() / 60) as usize) {
                     *minute += 1;
                     let uptime = Duration::from_millis(lasts);
-                    at += uptime + retry.after_session(Instant::now(), uptime, By::Peer);
+                    at += uptime + retry.after_session(Instant::now(), uptime, EndedBy::Peer);
                 }
                 assert!(minutes[0] <= 7, "seed {seed}: {minutes:?}");
                 assert!(minutes[1..].iter().all(|n| *n <= 2), "{seed}: {minutes:?}");

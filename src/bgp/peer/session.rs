@@ -1,34 +1,29 @@
-//! What the arms of the table in [`Peer::step`] do.
+//! The actions of the state machine in [`Peer::step`].
 
 use std::time::{Duration, Instant};
 
-use super::retry::{By, likely_cause};
-use super::{Attempt, ConnId, Output, Peer, State, StateName, TeardownCause};
-use crate::bgp::connection::{Connection, Endpoints, Liveness};
+use super::connection::{Connection, Endpoints, SessionTimers};
+use super::notice::EndedBy;
+use super::retry::likely_cause;
+use super::{
+    ConnId, ConnectAttempt, DownReason, LikelyCause, Notice, Output, Peer, State, StateName,
+};
 use crate::bgp::{
-    Cease, DecodeContext, Message, Negotiated, Notification, Open, ProtocolError, Type,
+    Cease, DecodeContext, Message, MessageType, Negotiated, Notification, Open, ProtocolError,
     UnexpectedIn,
 };
 
 /// States.
 impl Peer {
-    /// The one place where the state changes. What a state begins or ends with is done here.
+    /// Changes the state, and does what entering or leaving Established requires.
     pub(super) fn enter(&mut self, now: Instant, to: State) {
         self.state = to;
-        let (from, to) = (self.shown, self.state_name());
+        let (from, to) = (self.reported_state, self.state_name());
         if from == to {
             return;
         }
-        self.shown = to;
+        self.reported_state = to;
         self.outputs.push_back(Output::StateChanged { from, to });
-        let name = &self.config.name;
-        let reason = self.last_error.as_deref().unwrap_or("stopped");
-        match (from, to) {
-            (_, StateName::Established) => log::info!("peer {name}: established"),
-            (StateName::Established, _) => log::info!("peer {name}: {from} -> {to}: {reason}"),
-            // A peer that is away must not fill the log; what changed about it is logged elsewhere.
-            _ => log::debug!("peer {name}: {from} -> {to}"),
-        }
         if from == StateName::Established {
             self.session_down();
         }
@@ -42,7 +37,7 @@ impl Peer {
             State::Idle { .. } => StateName::Idle,
             State::Connect(_) => StateName::Connect,
             State::Active { .. } => StateName::Active,
-            // Of two connections the one that has come further.
+            // With two connections, the state of the more advanced one.
             State::Open { .. } => self
                 .connections
                 .values()
@@ -65,7 +60,7 @@ impl Peer {
         };
         self.since = Some(now);
         self.last_error = None;
-        self.turned_away = 0;
+        self.closed_without_notification = 0;
         let timeout = negotiated.hold_time;
         self.outputs
             .push_back(Output::SetUserTimeout { conn, timeout });
@@ -74,22 +69,22 @@ impl Peer {
             local: connection.local,
             remote: connection.remote,
         });
-        let hold_end_of_rib = self.restarting && self.routes_unknown;
+        let hold_end_of_rib = self.restarting && self.routes_incomplete;
         self.restarting = false;
         self.rib.begin(negotiated, hold_end_of_rib);
-        self.log_unsendable();
+        self.report_unsendable();
     }
 
     fn session_down(&mut self) {
         self.rib.end();
         self.offer.reset();
-        self.logged_unsendable = 0;
-        // Stopped by the operator is not lost.
+        self.reported_unsendable = 0;
+        // A stop by the operator is not a flap.
         self.flaps += u64::from(self.last_error.is_some());
         self.since = None;
         let reason = self.last_error.clone();
         self.outputs.push_back(Output::Down {
-            reason: reason.unwrap_or_else(|| "stopped".to_owned()),
+            reason: reason.unwrap_or(DownReason::Stopped),
         });
     }
 
@@ -104,13 +99,14 @@ impl Peer {
 /// Starting, stopping and attempts.
 impl Peer {
     pub(super) fn start(&mut self, now: Instant) {
-        self.retry.forget();
+        self.notice(Notice::NewOutage);
+        self.retry.reset();
         self.restart(now);
     }
 
     /// AutomaticStart (events 3 and 5).
     pub(super) fn restart(&mut self, now: Instant) {
-        if self.listens_only() {
+        if self.is_passive() {
             let connect_retry_at = None;
             self.enter(now, State::Active { connect_retry_at });
         } else {
@@ -118,18 +114,18 @@ impl Peer {
         }
     }
 
-    /// No attempt is made.
-    fn listens_only(&self) -> bool {
+    /// Whether no outgoing connections are made.
+    fn is_passive(&self) -> bool {
         self.config.passive || self.no_carrier
     }
 
     pub(super) fn stop(&mut self, now: Instant, notification: Option<Notification>) {
         self.last_error = None;
-        self.give_up_attempt();
+        self.close_attempt();
         let conns: Vec<ConnId> = self.connections.keys().copied().collect();
         for conn in conns {
             if let Some(notification) = &notification {
-                self.say(now, conn, &Message::Notification(notification.clone()));
+                self.send_message(now, conn, &Message::Notification(notification.clone()));
             }
             self.connections.remove(&conn);
             self.outputs.push_back(Output::Close { conn });
@@ -138,24 +134,24 @@ impl Peer {
         self.enter(now, State::Idle { restart_at: None });
     }
 
-    /// A new attempt; one that nobody answered is dropped.
+    /// Starts a connection attempt in place of one in progress.
     pub(super) fn connect(&mut self, now: Instant) {
-        self.give_up_attempt();
-        self.last_conn += 1;
-        let conn = ConnId(self.last_conn);
+        self.close_attempt();
+        self.last_attempt_number += 1;
+        let conn = ConnId::outgoing(self.last_attempt_number);
         self.outputs.push_back(Output::Connect { conn });
         self.retry.attempted(now);
-        let connect_retry_at = now + ATTEMPT;
+        let connect_retry_at = now + CONNECT_TIMEOUT;
         self.enter(
             now,
-            State::Connect(Attempt {
+            State::Connect(ConnectAttempt {
                 conn,
                 connect_retry_at,
             }),
         );
     }
 
-    pub(super) fn attempt(&self) -> Option<Attempt> {
+    pub(super) fn attempt(&self) -> Option<ConnectAttempt> {
         match self.state {
             State::Connect(attempt) => Some(attempt),
             State::Open { attempt } => attempt,
@@ -164,88 +160,79 @@ impl Peer {
     }
 
     /// Whether `conn` is the attempt that is being made.
-    pub(super) fn attempts(&self, conn: ConnId) -> bool {
+    pub(super) fn is_attempt(&self, conn: ConnId) -> bool {
         self.attempt().is_some_and(|attempt| attempt.conn == conn)
     }
 
-    pub(super) fn give_up_attempt(&mut self) {
-        if let Some(Attempt { conn, .. }) = self.attempt() {
+    pub(super) fn close_attempt(&mut self) {
+        if let Some(ConnectAttempt { conn, .. }) = self.attempt() {
             self.outputs.push_back(Output::Close { conn });
         }
     }
 
     pub(super) fn attempt_failed(&mut self, now: Instant, error: String) {
-        self.unanswered = 0;
-        if self.retry.is_news(&error) {
-            log::info!("peer {}: no connection: {error}", self.config.name);
-        }
-        self.last_error = Some(error);
-        let delay = self.retry.after_refusal(now);
-        self.wait(now, delay);
+        self.connect_timeouts = 0;
+        self.notice(Notice::ConnectFailed(error.clone()));
+        self.last_error = Some(DownReason::ConnectFailed(error));
+        let delay = self.retry.after_connect_failure(now);
+        self.wait_in_active(now, delay);
     }
 
-    /// A refusal would have come at once: whoever is there drops our segments.
-    pub(super) fn attempt_unanswered(&mut self, now: Instant) {
-        self.unanswered = self.unanswered.saturating_add(1);
-        if self.unanswered == UNANSWERED {
-            let name = &self.config.name;
-            let why = if self.config.signed {
-                "no answer; a wrong TCP MD5 password looks like this, and a peer that is away"
-            } else {
-                "no answer; the peer is away, drops our packets, or wants a TCP MD5 password"
-            };
-            if self.retry.is_news(why) {
-                log::warn!("peer {name}: {why}");
-            }
-            self.last_error = Some(why.to_owned());
+    /// The attempt timed out: a refusal would have come at once, so SYNs or their answers are dropped.
+    pub(super) fn attempt_timed_out(&mut self, now: Instant) {
+        self.connect_timeouts = self.connect_timeouts.saturating_add(1);
+        if self.connect_timeouts == CONNECT_TIMEOUTS_REPORTED {
+            let has_md5_key = self.config.has_md5_key;
+            self.notice(Notice::ConnectTimedOut { has_md5_key });
+            self.last_error = Some(DownReason::ConnectTimedOut { has_md5_key });
         }
         self.connect(now);
     }
 
-    /// The attempt beside another connection is over; there will be no other while that one lasts.
-    pub(super) fn abandon_attempt(&mut self, now: Instant) {
-        self.give_up_attempt();
-        self.forget_attempt(now);
+    /// Closes the attempt in favor of the other connection; no retry while that one is open.
+    pub(super) fn abort_attempt(&mut self, now: Instant) {
+        self.close_attempt();
+        self.clear_attempt(now);
     }
 
-    pub(super) fn forget_attempt(&mut self, now: Instant) {
+    pub(super) fn clear_attempt(&mut self, now: Instant) {
         self.enter(now, State::Open { attempt: None });
     }
 
-    /// Listens, and connects after a while.
-    fn wait(&mut self, now: Instant, delay: Duration) {
-        let connect_retry_at = (!self.listens_only()).then(|| now + delay);
+    /// Waits in Active, and connects after `delay`.
+    fn wait_in_active(&mut self, now: Instant, delay: Duration) {
+        let connect_retry_at = (!self.is_passive()).then(|| now + delay);
         self.enter(now, State::Active { connect_retry_at });
     }
 
-    /// In Idle, but not for ever.
-    pub(super) fn is_waiting(&self) -> bool {
+    /// Whether the state is Idle with the IdleHoldTimer running.
+    pub(super) fn is_idle_holding(&self) -> bool {
         matches!(self.state, State::Idle { restart_at } if restart_at.is_some())
     }
 
-    /// What waits is tried at once, what has just been tried in a moment.
-    pub(super) fn retry_soon(&mut self, now: Instant) {
-        let soonest = self.retry.soonest(now);
+    /// Ends a running wait: connects now, or a moment after the last attempt.
+    pub(super) fn retry_now(&mut self, now: Instant) {
+        let earliest = self.retry.earliest(now);
         let at = match self.state {
             State::Idle { restart_at } => restart_at,
-            // There may have been no carrier.
+            // `None` without carrier.
             State::Active { connect_retry_at } => {
-                connect_retry_at.or_else(|| (!self.listens_only()).then_some(soonest))
+                connect_retry_at.or_else(|| (!self.is_passive()).then_some(earliest))
             }
             State::Connect(attempt) => Some(attempt.connect_retry_at),
             State::Open { .. } | State::Established { .. } => None,
         };
         let Some(at) = at else { return };
-        self.retry.changed();
-        if soonest <= now {
+        self.retry.reset_backoff();
+        if earliest <= now {
             return self.restart(now);
         }
-        let at = at.min(soonest);
+        let at = at.min(earliest);
         let sooner = match self.state {
             State::Idle { .. } => State::Idle {
                 restart_at: Some(at),
             },
-            State::Connect(Attempt { conn, .. }) => State::Connect(Attempt {
+            State::Connect(ConnectAttempt { conn, .. }) => State::Connect(ConnectAttempt {
                 conn,
                 connect_retry_at: at,
             }),
@@ -259,99 +246,100 @@ impl Peer {
 
 /// Connections.
 impl Peer {
-    /// TCP is up: OPEN is sent. Beside another connection this one is followed until its OPEN decides
-    /// (§6.8).
+    /// The TCP connection is open: sends the OPEN. A second connection is kept until the peer's OPEN on it
+    /// decides the collision (§6.8).
     pub(super) fn open(&mut self, now: Instant, conn: ConnId, endpoints: Endpoints) {
-        self.unanswered = 0;
-        let outgoing = self.attempts(conn);
+        self.connect_timeouts = 0;
+        let outgoing = self.is_attempt(conn);
         let ours = self.offer.open(&self.config, self.restarting);
         let config = &self.config;
         let context = DecodeContext::before_open(config.local_as, config.router_id, config.peer_as);
         let message = Message::Open(ours.clone());
         let mut connection = Connection::new(conn, outgoing, endpoints, ours, context, now);
-        connection.supersedes = self.shown == StateName::Established;
+        connection.supersedes = self.reported_state == StateName::Established;
         self.connections.insert(conn, connection);
-        self.say(now, conn, &message);
+        self.send_message(now, conn, &message);
         if !matches!(self.state, State::Established { .. }) {
             let attempt = self.attempt().filter(|_| !outgoing);
             self.enter(now, State::Open { attempt });
         }
-        self.drop_older_twin(now, conn, outgoing);
+        self.close_older_duplicate(now, conn, outgoing);
     }
 
-    /// The same end opened another connection: it has given the older one up. An established one stays
-    /// until the new one's OPEN has come.
-    fn drop_older_twin(&mut self, now: Instant, newer: ConnId, outgoing: bool) {
-        let twin = self
+    /// Closes an older connection in the same direction: the end that opened it has abandoned it. An established
+    /// one stays until the OPEN on the new one was received.
+    fn close_older_duplicate(&mut self, now: Instant, newer: ConnId, outgoing: bool) {
+        let duplicate = self
             .connections
             .values()
             .find(|c| c.id != newer && c.outgoing == outgoing && c.state() < StateName::Established)
             .map(|connection| connection.id);
-        if let Some(twin) = twin {
-            self.end(
+        if let Some(duplicate) = duplicate {
+            self.tear_down(
                 now,
-                twin,
-                TeardownCause::Error(cease(Cease::CollisionResolution)),
+                duplicate,
+                DownReason::Error(cease(Cease::CollisionResolution)),
             );
         }
     }
 
-    /// In Idle nobody is let in.
-    pub(super) fn refuse(&mut self, conn: ConnId) {
+    /// Closes an incoming connection in Idle.
+    pub(super) fn close_incoming(&mut self, conn: ConnId) {
         self.outputs.push_back(Output::Close { conn });
     }
 
-    /// Beside an established session a new connection is closed (§6.8).
-    pub(super) fn reject(&mut self, conn: ConnId) {
+    /// Rejects an incoming connection beside an established session (§6.8).
+    pub(super) fn reject_incoming(&mut self, conn: ConnId) {
         let bytes = Notification::cease(Cease::CollisionResolution, None).encode();
-        self.counters.sent.count(Type::Notification, 1);
+        self.counters.sent.count(MessageType::Notification, 1);
         self.outputs.push_back(Output::Send { conn, bytes });
         self.outputs.push_back(Output::Close { conn });
     }
 
-    /// Whether the peer may have restarted without our noticing (RFC 4724 §4.2, §5). Not in the first
-    /// moments of a session: then it is a connection that was begun before the peer saw this one.
-    pub(super) fn may_supersede(&self, now: Instant) -> bool {
+    /// Whether an incoming connection may mean that the peer restarted (RFC 4724 §4.2, §5). Not in the first
+    /// [`SUPERSEDE_AFTER`] of a session: the peer may have opened it before it saw this one.
+    pub(super) fn accepts_superseding(&self, now: Instant) -> bool {
         let helper = self
             .negotiated()
             .is_some_and(|negotiated| negotiated.graceful_restart.is_some());
-        helper && self.uptime(now).is_some_and(|uptime| uptime >= SETTLED)
+        helper
+            && self
+                .uptime(now)
+                .is_some_and(|uptime| uptime >= SUPERSEDE_AFTER)
     }
 
-    /// RFC 4271 grants the OPEN four minutes, and a peer that hangs may need them; it is said meanwhile.
-    pub(super) fn note_silence(&mut self, conn: ConnId) {
+    /// Reports an overdue OPEN. The connection stays: RFC 4271 allows the OPEN four minutes.
+    pub(super) fn mark_open_overdue(&mut self, conn: ConnId) {
         if let Some(connection) = self.connections.get_mut(&conn) {
-            connection.note_silence();
+            connection.mark_open_overdue();
         }
-        if self.shown != StateName::OpenSent {
+        if self.reported_state != StateName::OpenSent {
             return;
         }
-        if self.retry.is_news(SILENT) {
-            log::warn!("peer {}: {SILENT}", self.config.name);
-        }
-        self.last_error = Some(SILENT.to_owned());
+        self.notice(Notice::OpenOverdue);
+        self.last_error = Some(DownReason::OpenOverdue);
     }
 
-    /// Something changed, and nobody that we have a connection to speaks: whoever is there now may.
-    pub(super) fn leave_silent(&mut self, now: Instant) {
-        if !self.connections.values().all(Connection::is_silent) {
+    /// The network changed while the OPEN is overdue on all connections: closes them and retries.
+    pub(super) fn close_overdue(&mut self, now: Instant) {
+        if !self.connections.values().all(Connection::is_open_overdue) {
             return;
         }
         let silent: Vec<ConnId> = self.connections.keys().copied().collect();
         for conn in silent {
-            self.end(now, conn, TeardownCause::Silent(SILENT.to_owned()));
+            self.tear_down(now, conn, DownReason::OpenOverdue);
         }
-        self.retry_soon(now);
+        self.retry_now(now);
     }
 
-    /// The peer's OPEN is good: what is agreed on holds, unless another connection is to be preferred.
+    /// Takes the peer's valid OPEN: resolves a collision (§6.8), negotiates and enters OpenConfirm.
     pub(super) fn receive_open(&mut self, now: Instant, conn: ConnId, open: &Open) {
         let Some(connection) = self.connections.get(&conn) else {
             return;
         };
         let negotiated = match Negotiated::new(connection.ours(), open) {
             Ok(negotiated) => negotiated,
-            Err(error) => return self.end(now, conn, TeardownCause::Error(error.into())),
+            Err(error) => return self.tear_down(now, conn, DownReason::Error(error.into())),
         };
         let other = self
             .connections
@@ -359,19 +347,19 @@ impl Peer {
             .find(|other| other.id != conn && other.negotiated().is_some());
         if let Some(other) = other {
             let (other_id, quiet) = (other.id, connection.supersedes);
-            if !preferred(connection, other, &negotiated) {
-                return self.end(
+            if !wins_collision(connection, other, &negotiated) {
+                return self.tear_down(
                     now,
                     conn,
-                    TeardownCause::Error(cease(Cease::CollisionResolution)),
+                    DownReason::Error(cease(Cease::CollisionResolution)),
                 );
             }
-            let end = if quiet {
-                TeardownCause::Silent("the peer restarted".to_owned())
+            let reason = if quiet {
+                DownReason::PeerRestarted
             } else {
-                TeardownCause::Error(cease(Cease::CollisionResolution))
+                DownReason::Error(cease(Cease::CollisionResolution))
             };
-            self.end(now, other_id, end);
+            self.tear_down(now, other_id, reason);
         }
         self.confirm(now, conn, negotiated);
     }
@@ -379,12 +367,12 @@ impl Peer {
     fn confirm(&mut self, now: Instant, conn: ConnId, negotiated: Negotiated) {
         // Jitter as RFC 4271 §10 asks, the same for the whole session.
         let keepalive = negotiated.keepalive().unwrap_or_default();
-        let keepalive = self.retry.jitter().shorten(keepalive);
-        let liveness = Liveness::new(now, negotiated.hold_time, keepalive);
+        let keepalive = self.retry.rng().jittered(keepalive);
+        let timers = SessionTimers::new(now, negotiated.hold_time, keepalive);
         if let Some(connection) = self.connections.get_mut(&conn) {
-            connection.confirm(negotiated, liveness);
+            connection.confirm(negotiated, timers);
         }
-        self.say(now, conn, &Message::Keepalive);
+        self.send_message(now, conn, &Message::Keepalive);
         let attempt = self.attempt();
         self.enter(now, State::Open { attempt });
     }
@@ -395,139 +383,169 @@ impl Peer {
             connection.restart_hold_timer(now);
             self.connections.insert(conn, connection);
         }
-        self.give_up_attempt();
-        let dead_at = None;
-        self.enter(now, State::Established { conn, dead_at });
+        self.close_attempt();
+        self.enter_established(now, conn, None);
     }
 
-    /// The one way in which a connection ends by itself or by an error: what is said, then the close,
-    /// then what that means for the peer.
-    pub(super) fn end(&mut self, now: Instant, conn: ConnId, end: TeardownCause) {
-        let Some(connection) = self.connections.get(&conn) else {
+    /// Tears down a connection: NOTIFICATION, close, then the state of the peer.
+    pub(super) fn tear_down(&mut self, now: Instant, conn: ConnId, reason: DownReason) {
+        if !self.connections.contains_key(&conn) {
             return;
-        };
-        let offered = connection.ours().clone();
-        if let TeardownCause::Error(error) = &end {
-            self.say(now, conn, &Message::Notification(error.into()));
         }
-        match end {
-            TeardownCause::Lost(_) => {}
-            TeardownCause::Reset(_) => self.outputs.push_back(Output::Reset { conn }),
+        if let DownReason::Error(error) = &reason {
+            self.send_message(now, conn, &Message::Notification(error.into()));
+        }
+        match &reason {
+            DownReason::ConnectionLost(_) => {}
+            reset if reset.is_reset() => self.outputs.push_back(Output::Reset { conn }),
             _ => self.outputs.push_back(Output::Close { conn }),
         }
-        self.connections.remove(&conn);
+        let Some(connection) = self.connections.remove(&conn) else {
+            return;
+        };
         let was_up = matches!(self.state, State::Established { conn: up, .. } if up == conn);
-        if !was_up && self.shown == StateName::Established {
+        if !was_up && self.reported_state == StateName::Established {
             return;
         }
         let last = self.connections.is_empty();
         if last || was_up {
-            self.last_error = Some(end.to_string());
+            self.last_error = Some(reason.clone());
         }
         if last {
-            self.ended(now, &end, was_up, &offered);
+            self.last_connection_ended(now, &reason, was_up, &connection);
         } else {
             let attempt = self.attempt();
             self.enter(now, State::Open { attempt });
         }
     }
 
-    /// No connection is left.
-    fn ended(&mut self, now: Instant, end: &TeardownCause, was_up: bool, offered: &Open) {
-        let sent_away = match end {
-            TeardownCause::NotificationReceived(notification) => likely_cause(notification),
+    /// The last connection ended: chooses the wait until the next attempt.
+    fn last_connection_ended(
+        &mut self,
+        now: Instant,
+        reason: &DownReason,
+        was_up: bool,
+        connection: &Connection,
+    ) {
+        let sent_away = match reason {
+            DownReason::NotificationReceived(notification) => likely_cause(notification),
             _ => None,
         };
-        let less = match end {
-            TeardownCause::NotificationReceived(notification) if !was_up => {
-                self.offer.refused(notification, offered)
+        let less = match reason {
+            DownReason::NotificationReceived(notification) if !was_up => {
+                self.offer.refused(notification, connection.ours())
             }
             _ => false,
         };
         if let (None, Some(attempt)) = (sent_away, self.attempt()) {
             return self.enter(now, State::Connect(attempt));
         }
-        self.give_up_attempt();
-        // What the peer says while it is probed comes from before, or says that it has forgotten us.
-        let probed = matches!(self.state, State::Established { dead_at, .. } if dead_at.is_some());
-        let by = if probed { By::Us } else { end.by() };
+        self.close_attempt();
+        // During a probe an end by the peer is not a refusal: it has lost the session.
+        let probed = matches!(self.state, State::Established { probe_expires_at, .. } if probe_expires_at.is_some());
+        let by = if probed {
+            EndedBy::Local
+        } else {
+            reason.ended_by()
+        };
         let uptime = self.uptime(now).filter(|_| was_up);
-        if was_up || !matches!(end, TeardownCause::Lost(_)) {
+        if was_up || !matches!(reason, DownReason::ConnectionLost(_)) {
             self.enter(now, State::Idle { restart_at: None });
         }
-        let unfinished = !was_up && end.may_mean_an_old_session() && self.retry.is_aftermath();
+        let unfinished =
+            !was_up && reason.is_old_session_refusal() && self.retry.peer_may_hold_old_session();
+        if uptime.is_some_and(|uptime| self.retry.is_stable(uptime)) {
+            self.notice(Notice::NewOutage);
+        }
         let delay = match uptime {
             Some(uptime) => self.retry.after_session(now, uptime, by),
-            None if less => self.retry.after_refusal(now),
-            None => self.retry.after_connection(),
+            None if less => self.retry.after_connect_failure(now),
+            None => self.retry.after_failed_connection(),
         };
-        if less {
-            log::warn!(
-                "peer {}: {end}; offering it fewer capabilities",
-                self.config.name
-            );
-        } else if unfinished {
-            self.explain(end, UNFINISHED);
-        } else if let Some(cause) = sent_away.or_else(|| self.another_speaker(end, was_up)) {
-            self.explain(end, cause);
-        } else if !was_up && self.retry.is_news(&end.to_string()) {
-            log::info!("peer {}: no session: {end}", self.config.name);
-        }
-        if matches!(end, TeardownCause::Reset(_))
-            || (probed && matches!(end, TeardownCause::Lost(_)))
-        {
+        let cause = match unfinished {
+            true => Some(LikelyCause::OldSessionHeld),
+            false => sent_away
+                .or_else(|| refused_on_loopback(reason, connection))
+                .or_else(|| self.another_speaker(reason, was_up)),
+        };
+        self.report_end(reason, was_up, less, cause);
+        let lost = matches!(reason, DownReason::ConnectionLost(_));
+        if reason.is_reset() || (probed && lost) {
             return self.restart(now);
         }
         if sent_away.is_some() {
             let restart_at = Some(now + delay);
             return self.enter(now, State::Idle { restart_at });
         }
-        self.wait(now, delay);
+        self.wait_in_active(now, delay);
     }
 
-    /// The log hears of a cause once in an outage.
-    fn explain(&mut self, end: &TeardownCause, cause: &'static str) {
-        if self.retry.is_news(cause) {
-            let name = &self.config.name;
-            log::warn!("peer {name}: {end}; most likely {cause}");
+    /// Reports the end of the last connection.
+    fn report_end(
+        &mut self,
+        reason: &DownReason,
+        was_up: bool,
+        less: bool,
+        cause: Option<LikelyCause>,
+    ) {
+        let reason = reason.clone();
+        if less {
+            self.notice(Notice::OfferReduced(reason));
+        } else if let Some(cause) = cause {
+            self.notice(Notice::LikelyCause { reason, cause });
+        } else if !was_up {
+            self.notice(Notice::NotEstablished(reason));
         }
     }
 
-    /// What it means when a peer goes on ending sessions, or connections, without saying why.
-    fn another_speaker(&mut self, end: &TeardownCause, was_up: bool) -> Option<&'static str> {
-        if !matches!(end, TeardownCause::Lost(_)) {
+    /// The likely cause when a peer repeatedly ends sessions or connections without a NOTIFICATION.
+    fn another_speaker(&mut self, reason: &DownReason, was_up: bool) -> Option<LikelyCause> {
+        if !matches!(reason, DownReason::ConnectionLost(_)) {
             return None;
         }
         if was_up {
-            return self.retry.is_evicted().then_some(EVICTED);
+            return self
+                .retry
+                .is_evicted_repeatedly()
+                .then_some(LikelyCause::AnotherSpeaker);
         }
-        self.turned_away = self.turned_away.saturating_add(1);
-        // BIRD turns away whom it does not expect without a NOTIFICATION.
-        (self.turned_away >= TURNED_AWAY).then_some(UNEXPECTED)
+        self.closed_without_notification = self.closed_without_notification.saturating_add(1);
+        // BIRD closes the connection of an unknown neighbor without a NOTIFICATION.
+        (self.closed_without_notification >= CLOSED_WITHOUT_NOTIFICATION)
+            .then_some(LikelyCause::UnknownNeighbor)
     }
 
     pub(super) fn bfd_down(&mut self, now: Instant) {
         if let State::Established { conn, .. } = self.state {
-            self.end(now, conn, TeardownCause::Error(cease(Cease::BfdDown)));
+            self.tear_down(now, conn, DownReason::Error(cease(Cease::BfdDown)));
         }
     }
 
-    pub(super) fn unexpected(&mut self, now: Instant, conn: ConnId, kind: Type) {
+    pub(super) fn unexpected(&mut self, now: Instant, conn: ConnId, kind: MessageType) {
         let state = match self.connections.get(&conn).map(Connection::state) {
             Some(StateName::Established) => UnexpectedIn::Established,
             Some(StateName::OpenConfirm) => UnexpectedIn::OpenConfirm,
             _ => UnexpectedIn::OpenSent,
         };
         let error = ProtocolError::UnexpectedMessage { state, kind };
-        self.end(now, conn, TeardownCause::Error(error));
+        self.tear_down(now, conn, DownReason::Error(error));
     }
 }
 
-/// Whether `new`, whose OPEN has just come, survives `old` (§6.8): the connection that the end with the
-/// higher identifier opened, with equal ones the end with the larger AS number (RFC 6286 §2.3). Both
-/// ends come to the same answer, in whatever order they see things; also when one of them has
-/// established the other connection in the meantime.
-fn preferred(new: &Connection, old: &Connection, negotiated: &Negotiated) -> bool {
+/// Before it sends its OPEN, FRR looks up the interface of its local address; it finds none for a loopback
+/// address and sends an FSM error.
+fn refused_on_loopback(reason: &DownReason, connection: &Connection) -> Option<LikelyCause> {
+    let before_open = connection.negotiated().is_none();
+    let refused = matches!(reason, DownReason::NotificationReceived(n) if n.is_fsm_error());
+    let refused = refused && before_open && connection.remote.ip().is_loopback();
+    refused.then_some(LikelyCause::LoopbackRefused)
+}
+
+/// Whether `new`, whose OPEN was just received, wins the collision with `old` (§6.8). The connection opened by the
+/// end with the higher identifier wins; with equal identifiers, by the end with the larger AS number (RFC 6286 §2.3).
+/// Both ends reach the same result, whatever the order of messages, and even if one of them has established the
+/// other connection meanwhile.
+fn wins_collision(new: &Connection, old: &Connection, negotiated: &Negotiated) -> bool {
     if new.supersedes || new.outgoing == old.outgoing {
         return true;
     }
@@ -541,19 +559,12 @@ fn cease(cease: Cease) -> ProtocolError {
     ProtocolError::Cease { cease, reason }
 }
 
-const SILENT: &str = "it takes connections and sends no OPEN: its BGP daemon hangs, or something on the way \
-     takes connections in its place";
-const UNFINISHED: &str = "it has not finished with our last session yet";
-const EVICTED: &str = "another BGP speaker uses this address, and the peer takes each connection for a \
-     restart of the other";
-const UNEXPECTED: &str = "it does not know us as a neighbor, or another BGP speaker on this address has \
-     the session it allows";
-/// An attempt that nobody has answered for so long is begun anew.
-const ATTEMPT: Duration = Duration::from_secs(1);
-/// So many of them in a row are told to the operator.
-const UNANSWERED: u32 = 3;
-/// So many connections closed in a row have a cause.
-const TURNED_AWAY: u32 = 3;
+/// Time after which an unanswered attempt is started again.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// The number of consecutive timeouts that is reported.
+const CONNECT_TIMEOUTS_REPORTED: u32 = 3;
+/// The number of consecutive closes from which a likely cause is reported.
+const CLOSED_WITHOUT_NOTIFICATION: u32 = 3;
 
-/// By then the peer must have seen that a session is up.
-const SETTLED: Duration = Duration::from_secs(5);
+/// Uptime from which an incoming connection may supersede the session.
+const SUPERSEDE_AFTER: Duration = Duration::from_secs(5);

@@ -1,4 +1,4 @@
-//! The machine alone, on a time axis, and two of them in a modelled network.
+//! The state machine alone, on a time axis, and two of them in a modeled network.
 
 mod network;
 mod sim;

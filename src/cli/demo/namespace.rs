@@ -1,4 +1,4 @@
-//! A user and network namespace of our own, or the sentence that says why there is none.
+//! Creates a user and network namespace, or explains why that is refused.
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
@@ -7,14 +7,14 @@ use std::fmt;
 use std::fs;
 use std::io;
 
-/// Why the machine gives us no namespaces, and what would change it.
+/// Why namespaces cannot be created, and how to allow them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
+pub enum NamespaceError {
     /// `user.max_user_namespaces` is 0, or all are in use.
     NoneLeft,
     /// Debian's switch `kernel.unprivileged_userns_clone` is 0.
     Unprivileged,
-    /// Ubuntu's AppArmor lets a namespace be made but nothing be done in it.
+    /// Ubuntu's AppArmor permits the namespace but denies every capability in it.
     AppArmor,
     /// A seccomp filter, as container engines install one.
     Seccomp,
@@ -25,7 +25,7 @@ pub enum Refused {
     Other(Errno),
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for NamespaceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoneLeft => f.write_str(
@@ -47,27 +47,27 @@ impl fmt::Display for Refused {
             ),
             Self::NotBuilt => f.write_str("this kernel was built without user or network namespaces"),
             Self::Threads => f.write_str("namespaces must be made before the first thread is started"),
-            Self::Other(errno) => write!(f, "no namespaces to be had: unshare: {}", errno.desc()),
+            Self::Other(errno) => write!(f, "cannot create namespaces: unshare: {}", errno.desc()),
         }
     }
 }
 
-impl std::error::Error for Refused {}
+impl std::error::Error for NamespaceError {}
 
 /// Moves this process into a new user and network namespace, root inside both. Only a process with
 /// one thread may.
-pub fn enter() -> Result<(), Refused> {
+pub fn enter() -> Result<(), NamespaceError> {
     let (uid, gid) = (Uid::current(), Gid::current());
     if let Err(errno) = unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET) {
         // Root needs no user namespace to make a network namespace.
         if errno != Errno::EINVAL && uid.is_root() && unshare(CloneFlags::CLONE_NEWNET).is_ok() {
             return Ok(());
         }
-        return Err(cause(errno, &Machine::look()));
+        return Err(cause(errno, &NamespaceLimits::look()));
     }
     become_root(uid, gid).map_err(|error| {
         let errno = error.raw_os_error().map_or(Errno::EPERM, Errno::from_raw);
-        cause(errno, &Machine::look())
+        cause(errno, &NamespaceLimits::look())
     })
 }
 
@@ -78,9 +78,9 @@ fn become_root(uid: Uid, gid: Gid) -> io::Result<()> {
     fs::write("/proc/self/gid_map", format!("0 {gid} 1"))
 }
 
-/// What the machine says about namespaces.
+/// The system's limits on namespaces.
 #[derive(Clone, Debug, Default)]
-struct Machine {
+struct NamespaceLimits {
     max_user_namespaces: Option<u64>,
     unprivileged_clone: Option<u64>,
     apparmor_restricts: Option<u64>,
@@ -88,7 +88,7 @@ struct Machine {
     seccomp: bool,
 }
 
-impl Machine {
+impl NamespaceLimits {
     fn look() -> Self {
         let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse().ok();
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -104,29 +104,29 @@ impl Machine {
     }
 }
 
-fn cause(errno: Errno, machine: &Machine) -> Refused {
+fn cause(errno: Errno, machine: &NamespaceLimits) -> NamespaceError {
     match errno {
-        Errno::ENOSPC | Errno::EUSERS => Refused::NoneLeft,
-        Errno::EINVAL => Refused::Threads,
-        Errno::ENOSYS if machine.seccomp => Refused::Seccomp,
-        Errno::ENOSYS => Refused::NotBuilt,
+        Errno::ENOSPC | Errno::EUSERS => NamespaceError::NoneLeft,
+        Errno::EINVAL => NamespaceError::Threads,
+        Errno::ENOSYS if machine.seccomp => NamespaceError::Seccomp,
+        Errno::ENOSYS => NamespaceError::NotBuilt,
         Errno::EPERM | Errno::EACCES => denied(errno, machine),
-        other => Refused::Other(other),
+        other => NamespaceError::Other(other),
     }
 }
 
-/// Permission is denied in one way for many reasons; the most specific one that holds is named.
-fn denied(errno: Errno, machine: &Machine) -> Refused {
+/// EPERM has many causes; the most specific one that applies is named.
+fn denied(errno: Errno, machine: &NamespaceLimits) -> NamespaceError {
     if machine.max_user_namespaces == Some(0) {
-        Refused::NoneLeft
+        NamespaceError::NoneLeft
     } else if machine.unprivileged_clone == Some(0) {
-        Refused::Unprivileged
+        NamespaceError::Unprivileged
     } else if machine.apparmor_restricts.is_some_and(|on| on != 0) {
-        Refused::AppArmor
+        NamespaceError::AppArmor
     } else if machine.seccomp {
-        Refused::Seccomp
+        NamespaceError::Seccomp
     } else {
-        Refused::Other(errno)
+        NamespaceError::Other(errno)
     }
 }
 
@@ -135,35 +135,43 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_refusal_is_told_apart() {
-        let plain = Machine::default();
-        let with = |change: fn(&mut Machine)| {
+    fn each_cause_of_eperm_is_distinguished() {
+        let plain = NamespaceLimits::default();
+        let with = |change: fn(&mut NamespaceLimits)| {
             let mut machine = plain.clone();
             change(&mut machine);
             machine
         };
         for (errno, machine, want) in [
-            (Errno::ENOSPC, plain.clone(), Refused::NoneLeft),
+            (Errno::ENOSPC, plain.clone(), NamespaceError::NoneLeft),
             (
                 Errno::EPERM,
                 with(|m| m.max_user_namespaces = Some(0)),
-                Refused::NoneLeft,
+                NamespaceError::NoneLeft,
             ),
             (
                 Errno::EPERM,
                 with(|m| m.unprivileged_clone = Some(0)),
-                Refused::Unprivileged,
+                NamespaceError::Unprivileged,
             ),
             (
                 Errno::EACCES,
                 with(|m| m.apparmor_restricts = Some(1)),
-                Refused::AppArmor,
+                NamespaceError::AppArmor,
             ),
-            (Errno::EPERM, with(|m| m.seccomp = true), Refused::Seccomp),
-            (Errno::ENOSYS, with(|m| m.seccomp = true), Refused::Seccomp),
-            (Errno::ENOSYS, plain.clone(), Refused::NotBuilt),
-            (Errno::EINVAL, plain.clone(), Refused::Threads),
-            (Errno::EPERM, plain, Refused::Other(Errno::EPERM)),
+            (
+                Errno::EPERM,
+                with(|m| m.seccomp = true),
+                NamespaceError::Seccomp,
+            ),
+            (
+                Errno::ENOSYS,
+                with(|m| m.seccomp = true),
+                NamespaceError::Seccomp,
+            ),
+            (Errno::ENOSYS, plain.clone(), NamespaceError::NotBuilt),
+            (Errno::EINVAL, plain.clone(), NamespaceError::Threads),
+            (Errno::EPERM, plain, NamespaceError::Other(Errno::EPERM)),
         ] {
             assert_eq!(cause(errno, &machine), want, "{errno} {machine:?}");
         }
@@ -172,10 +180,10 @@ mod tests {
     #[test]
     fn every_refusal_says_what_to_do_or_what_is_missing() {
         for refused in [
-            Refused::NoneLeft,
-            Refused::Unprivileged,
-            Refused::AppArmor,
-            Refused::Seccomp,
+            NamespaceError::NoneLeft,
+            NamespaceError::Unprivileged,
+            NamespaceError::AppArmor,
+            NamespaceError::Seccomp,
         ] {
             let text = refused.to_string();
             assert!(
@@ -188,6 +196,6 @@ mod tests {
     #[test]
     fn a_process_with_threads_gets_the_sentence_about_threads() {
         // The test runner's threads are enough.
-        assert_eq!(enter(), Err(Refused::Threads));
+        assert_eq!(enter(), Err(NamespaceError::Threads));
     }
 }

@@ -1,8 +1,8 @@
-//! The demo's router: a BGP listener that prints what it is told, one line an event.
+//! The demo's router: a BGP listener that prints one line for each event.
 
 use crate::bgp::{
     Capability, Cease, DecodeContext, Framer, MAX_LEN, Message, Negotiated, Notification, Open,
-    Received, receive,
+    Received, decode_message,
 };
 use crate::net::{Asn, Family, Prefix, RouterId};
 use crate::wire::{Reader, WireError};
@@ -10,7 +10,7 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::time::Duration;
 
-/// Where the router listens, and what it is called.
+/// The router's address, which is its router ID too.
 pub const ADDR: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const AS: u32 = 65000;
 const PORT: u16 = 179;
@@ -63,7 +63,7 @@ impl Session {
         })
     }
 
-    /// Until the session ends; an orderly end is none of its errors.
+    /// Runs until the session ends; an orderly end is `Ok`.
     fn run(&mut self) -> io::Result<()> {
         let mut buffer = [0; 4096];
         loop {
@@ -74,9 +74,9 @@ impl Session {
             self.framer.push(buffer.get(..n).unwrap_or_default());
             while let Some(frame) = self.framer.next(MAX_LEN).map_err(io::Error::other)? {
                 let received =
-                    receive(&frame, &self.context()).map_err(|error| self.refuse(&error))?;
+                    decode_message(&frame, &self.context()).map_err(|error| self.refuse(&error))?;
                 if let Received::Update(_) = received {
-                    tell(&frame.body)?;
+                    print(&frame.body)?;
                 } else if !self.take(received)? {
                     return Ok(());
                 }
@@ -92,7 +92,7 @@ impl Session {
     }
 
     fn refuse(&mut self, error: &crate::bgp::ProtocolError) -> io::Error {
-        // The session ends either way; whether the peer still hears why does not matter here.
+        // The session ends either way; a lost NOTIFICATION does not matter here.
         let _ = self.send(&Message::Notification(error.into()));
         io::Error::other(error.to_string())
     }
@@ -132,7 +132,7 @@ impl Session {
 
 /// The demo has one route, of IPv4: all there is to read of an UPDATE is its first and its last field
 /// (RFC 4271 §4.3).
-fn tell(update: &[u8]) -> io::Result<()> {
+fn print(update: &[u8]) -> io::Result<()> {
     let fields = |mut r: Reader<'_>| {
         let length = r.u16()?;
         let withdrawn = prefixes(r.sub(length.into())?)?;

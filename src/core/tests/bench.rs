@@ -1,43 +1,136 @@
-//! The core on a bench: virtual time, a kernel of maps, monitors that say what they are told to say.
+//! The core on a bench: virtual time, a kernel of maps, monitors with given results.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use crate::app::{App, AppName};
+use crate::app::{App, AppName, VipTarget};
 use crate::bgp::peer;
 use crate::config::{self, Config};
 use crate::core::{
-    AppState, AppView, Core, Event, MonitorId, NatTable, Output, Refusal, Registered, Step,
+    AppState, AppView, Core, Event, MonitorId, NatRule, Output, Refusal, RegisterOutcome, Step,
     StepError, StepId, StepResult, Transition,
 };
 use crate::discovery::{Interfaces, Network, PeerName, PeerNetwork};
 use crate::health::Outcome;
 use crate::net::{Family, Prefix, RouterId};
+use crate::path_proof::{self, CountError, Egress, PathError, Target};
 
 pub struct Bench {
     pub core: Core,
     pub start: Instant,
     pub now: Instant,
-    /// Addresses on the interface, `true` for those that somebody else made.
+    /// Addresses on the interface, `true` for those that another program added.
     pub addresses: BTreeMap<Prefix, bool>,
     pub nat: NatTable,
+    /// How many rules all NAT steps together brought and took.
+    pub nat_entries: usize,
+    pub nat_fails: bool,
     /// What the checks of a monitor (by its text) find; others stay unanswered.
     pub outcomes: BTreeMap<String, Outcome>,
     pub unanswered: Vec<(MonitorId, String)>,
     /// Checks that were to end.
-    pub abandoned: Vec<MonitorId>,
+    pub canceled: Vec<MonitorId>,
     /// Steps on these fail.
     pub failing: BTreeMap<Prefix, StepError>,
     /// Steps are kept here instead of being done, while there is a list.
     pub held: Option<Vec<(StepId, Step)>>,
     /// Peers acknowledge at once.
     pub acknowledges: bool,
+    /// The peers whose acknowledgment was asked for, each time.
+    pub awaited: Vec<BTreeSet<PeerName>>,
+    /// Bytes sent, by connection.
+    sent: BTreeMap<peer::ConnId, u64>,
+    /// VIPs whose packets are looked at.
+    pub watched: BTreeSet<Prefix>,
     /// Routes when outputs were last taken.
     routes: BTreeSet<Prefix>,
     pub log: Vec<String>,
     pub transitions: Vec<Transition>,
     pub exit: Option<(u8, String)>,
     pub checks: usize,
+    /// Every check by its text, and the VIPs that it probes.
+    pub asked: Vec<(String, Vec<VipTarget>)>,
+    /// `None`: probes of the path are not answered.
+    pub router: Option<Router>,
+}
+
+/// The kernel's counters of probes, and a router that forwards or does not.
+pub struct Router {
+    pub forwards: bool,
+    /// It sends "no route" errors (ICMP) for what it does not forward.
+    pub refuses: bool,
+    pub permission: bool,
+    pub counters: BTreeMap<Target, u64>,
+    pub errors: BTreeMap<Target, u64>,
+    /// Every probe: when, of which VIP, and where it left.
+    pub probes: Vec<(Instant, IpAddr, Egress)>,
+}
+
+impl Router {
+    pub fn new() -> Self {
+        Self {
+            forwards: true,
+            refuses: true,
+            permission: true,
+            counters: BTreeMap::new(),
+            errors: BTreeMap::new(),
+            probes: Vec::new(),
+        }
+    }
+
+    fn answer(&mut self, now: Instant, output: path_proof::Output) -> Option<path_proof::Event> {
+        Some(match output {
+            path_proof::Output::Count { add, remove, .. } => {
+                self.counters.retain(|target, _| !remove.contains(target));
+                self.counters
+                    .extend(add.into_iter().map(|target| (target, 0)));
+                let denied = Err(CountError::NoPermission);
+                path_proof::Event::Counting(if self.permission { Ok(()) } else { denied })
+            }
+            path_proof::Output::Send {
+                target,
+                egress,
+                source_ports,
+                ..
+            } => {
+                let counter = self.counters.get_mut(&target).expect("it is counted");
+                let probes = source_ports.len();
+                match (self.forwards, self.refuses) {
+                    (true, _) => *counter += probes as u64,
+                    (false, true) => *self.errors.entry(target).or_default() += 1,
+                    (false, false) => {}
+                }
+                let probe = (now, target.vip, egress);
+                self.probes.extend(std::iter::repeat_n(probe, probes));
+                let result = Ok(u32::try_from(probes).unwrap());
+                path_proof::Event::Sent { target, result }
+            }
+            path_proof::Output::Read => path_proof::Event::Counters {
+                returned: self.counters.clone().into_iter().collect(),
+                errors: self
+                    .errors
+                    .iter()
+                    .map(|(target, count)| no_route(*target, *count))
+                    .collect(),
+            },
+            path_proof::Output::Remove => {
+                self.counters.clear();
+                return None;
+            }
+        })
+    }
+}
+
+/// ICMP 3/0 of the router.
+fn no_route(target: Target, count: u64) -> PathError {
+    PathError {
+        target,
+        from: "10.0.0.1".parse().unwrap(),
+        kind: 3,
+        code: 0,
+        count,
+    }
 }
 
 pub fn secs(seconds: u64) -> Duration {
@@ -79,18 +172,10 @@ pub fn app(config: &Config, params: &[(&str, &str)]) -> App {
 
 /// One router at 10.0.0.1, this host at 10.0.0.2 and 2001:db8::2.
 pub fn network() -> Network {
+    let (remote, local) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
     let peer = PeerNetwork {
-        settings_index: 0,
-        remote: "10.0.0.1".parse().unwrap(),
-        scope_id: 0,
-        interface: Some("eth0".to_owned()),
-        carrier: true,
-        carrier_changes: 0,
-        gateway: None,
-        configured_local: false,
-        local: Some("10.0.0.2".parse().unwrap()),
-        next_hop4: Some("10.0.0.2".parse().unwrap()),
         next_hop6: Some("2001:db8::2".parse().unwrap()),
+        ..PeerNetwork::on_eth0(remote, local)
     };
     Network {
         peers: BTreeMap::from([(PeerName::new(peer.remote, None), peer)]),
@@ -108,6 +193,7 @@ pub fn network() -> Network {
         broadcasts: BTreeSet::from(["10.0.0.255".parse().unwrap()]),
         router_id: RouterId::new("10.0.0.2".parse().unwrap()),
         links_present: true,
+        absent: BTreeMap::new(),
         interfaces: Interfaces::default(),
     }
 }
@@ -140,6 +226,12 @@ pub fn keepalive() -> Vec<u8> {
     bytes
 }
 
+/// The kernel's.
+#[derive(Debug, Default)]
+pub struct NatTable {
+    pub rules: BTreeSet<NatRule>,
+}
+
 impl Bench {
     pub fn new(config: Config) -> Self {
         Self::with_outcomes(config, &[])
@@ -154,17 +246,24 @@ impl Bench {
             now,
             addresses: BTreeMap::new(),
             nat: NatTable::default(),
+            nat_entries: 0,
+            nat_fails: false,
             outcomes: BTreeMap::new(),
             unanswered: Vec::new(),
-            abandoned: Vec::new(),
+            canceled: Vec::new(),
             failing: BTreeMap::new(),
             held: None,
             acknowledges: true,
+            awaited: Vec::new(),
+            sent: BTreeMap::new(),
+            watched: BTreeSet::new(),
             routes: BTreeSet::new(),
             log: Vec::new(),
             transitions: Vec::new(),
             exit: None,
             checks: 0,
+            asked: Vec::new(),
+            router: None,
         };
         for (monitor, passes) in outcomes {
             bench.says(monitor, *passes);
@@ -190,7 +289,7 @@ impl Bench {
             network.on_loopback.extend(self.addresses.keys().copied());
         }
         self.core.handle(self.now, event);
-        self.settle();
+        self.reconcile();
     }
 
     /// Lets time pass, deadline by deadline.
@@ -198,7 +297,7 @@ impl Bench {
         let end = self.now + time;
         for _ in 0..100_000 {
             self.core.handle_timeout(self.now);
-            self.settle();
+            self.reconcile();
             match self.core.poll_timeout() {
                 Some(at) if at <= end => {
                     assert!(at >= self.now, "a deadline in the past");
@@ -214,7 +313,7 @@ impl Bench {
     }
 
     /// Performs all outputs.
-    pub fn settle(&mut self) {
+    pub fn reconcile(&mut self) {
         for _ in 0..10_000 {
             self.note_routes();
             let Some(output) = self.core.poll_output() else {
@@ -246,21 +345,54 @@ impl Bench {
 
     fn perform(&mut self, output: Output) {
         match output {
-            Output::Check { monitor, spec, .. } => {
+            Output::Check {
+                monitor,
+                spec,
+                targets,
+                ..
+            } => {
                 self.checks += 1;
+                for target in &targets {
+                    assert!(
+                        self.core.config().agent.vip_interface.is_none()
+                            || self.addresses.contains_key(&target.vip),
+                        "{target:?} is asked without its address"
+                    );
+                }
+                self.asked.push((spec.to_string(), targets));
                 let text = spec.to_string();
                 match self.outcomes.get(&text).cloned() {
                     Some(outcome) => self.answer(monitor, outcome),
                     None => self.unanswered.push((monitor, text)),
                 }
             }
-            Output::Abandon { monitor } => self.abandoned.push(monitor),
+            Output::CancelCheck { monitor } => self.canceled.push(monitor),
             Output::Step { id, step } => match &mut self.held {
                 Some(held) => held.push((id, step)),
                 None => self.step(id, &step),
             },
-            Output::AwaitAcknowledged if self.acknowledges => {
-                self.core.handle(self.now, Event::Acknowledged);
+            Output::AwaitAcknowledged { peers } => {
+                self.awaited.push(peers);
+                if self.acknowledges {
+                    self.core.handle(self.now, Event::Acknowledged);
+                }
+            }
+            Output::Send { peer, conn, bytes } => {
+                let bytes = bytes.len();
+                let sent = self.sent.entry(conn).or_default();
+                *sent += u64::try_from(bytes).unwrap();
+                if self.acknowledges {
+                    self.core.note_acknowledged(&peer, conn, *sent);
+                }
+                let event = peer::Event::Sent { conn, bytes };
+                self.core.handle(self.now, Event::Bgp { peer, event });
+            }
+            Output::WatchTraffic { vips } => self.watched = vips,
+            Output::PathProof(output) => {
+                let router = self.router.as_mut();
+                if let Some(event) = router.and_then(|router| router.answer(self.now, output)) {
+                    self.core.handle(self.now, Event::PathProof(event));
+                }
             }
             Output::Transition(transition) => self.transitions.push(transition),
             Output::Exit { code, why } => {
@@ -288,7 +420,7 @@ impl Bench {
         for (monitor, _) in std::mem::take(&mut self.unanswered) {
             self.answer(monitor, outcome.clone());
         }
-        self.settle();
+        self.reconcile();
     }
 
     pub fn step(&mut self, id: StepId, step: &Step) {
@@ -323,15 +455,27 @@ impl Bench {
                 let foreign = self.addresses.remove(prefix);
                 assert_ne!(foreign, Some(true), "a foreign address was removed");
             }
-            Step::ReplaceNat(table) => {
-                self.log.push(format!("nat {}", table.rules.len()));
-                self.nat = table.clone();
+            Step::UpdateNat(_) if self.nat_fails => {
+                return Err(StepError {
+                    message: "no buffer space".to_owned(),
+                    permanent: false,
+                });
+            }
+            Step::UpdateNat(change) => {
+                for rule in &change.remove {
+                    assert!(self.nat.rules.remove(rule), "{rule:?} was not there");
+                }
+                for rule in &change.add {
+                    assert!(self.nat.rules.insert(rule.clone()), "{rule:?} twice");
+                }
+                self.nat_entries += change.add.len() + change.remove.len();
+                self.log.push(format!("nat {}", self.nat.rules.len()));
             }
         }
         Ok(StepResult::Done)
     }
 
-    /// Prefixes that peers are told of.
+    /// Prefixes that are advertised.
     pub fn announced(&self) -> BTreeSet<Prefix> {
         let routes = &self.core.kernel.applied().routes;
         routes.keys().copied().collect()
@@ -345,7 +489,7 @@ impl Bench {
         self.addresses.contains_key(&prefix(text))
     }
 
-    pub fn register(&mut self, params: &[(&str, &str)]) -> Result<Registered, Refusal> {
+    pub fn register(&mut self, params: &[(&str, &str)]) -> Result<RegisterOutcome, Refusal> {
         let app = app(self.core.config(), params);
         let done = self.core.register(self.now, app);
         self.advance(Duration::ZERO);
@@ -354,7 +498,7 @@ impl Bench {
 
     pub fn unregister(&mut self, app: &str) {
         self.core.unregister(self.now, &name(app));
-        self.settle();
+        self.reconcile();
     }
 
     pub fn app(&self, app: &str) -> AppView {
@@ -365,7 +509,7 @@ impl Bench {
         self.app(app).state
     }
 
-    /// What was done since this was last asked.
+    /// What was done since the last call.
     pub fn done(&mut self) -> Vec<String> {
         std::mem::take(&mut self.log)
     }

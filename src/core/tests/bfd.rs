@@ -1,4 +1,4 @@
-//! BFD beside BGP: which session a packet is for, and what BGP hears of it.
+//! BFD beside BGP: which session a packet is for, and which changes are passed to BGP.
 
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::bench::{config_with, network, session_events};
 use crate::bfd::{self, Packet, Session, State};
 use crate::bgp::Negotiated;
-use crate::core::{BfdPath, Core, Event, Output};
+use crate::core::{BfdPath, Core, Event, HistoryEvent, Output};
 use crate::discovery::{Network, PeerName};
 
 /// The core and a router that speaks BFD, 2 ms from each other; BGP comes up where a test says so.
@@ -49,10 +49,10 @@ impl Link {
 
     fn event(&mut self, event: Event) {
         self.core.handle(self.now, event);
-        self.settle();
+        self.reconcile();
     }
 
-    fn hear(&mut self, from: &str, multihop: bool, packet: &Packet) {
+    fn receive(&mut self, from: &str, multihop: bool, packet: &Packet) {
         self.event(Event::Bfd {
             from: from.parse().unwrap(),
             multihop,
@@ -60,7 +60,7 @@ impl Link {
         });
     }
 
-    fn settle(&mut self) {
+    fn reconcile(&mut self) {
         while let Some(output) = self.core.poll_output() {
             match output {
                 Output::SendBfd { path, bytes, .. } => {
@@ -86,7 +86,7 @@ impl Link {
                 if let bfd::Output::Send(packet) = output
                     && !self.cut
                 {
-                    self.hear(ROUTER, false, &packet);
+                    self.receive(ROUTER, false, &packet);
                 }
             }
             let router = self.router.poll_timeout().map(|(at, _)| at);
@@ -103,7 +103,7 @@ impl Link {
             assert!(next >= self.now, "a deadline in the past");
             self.now = next;
             self.core.handle_timeout(next);
-            self.settle();
+            self.reconcile();
             self.router.handle_timeout(next);
         }
         self.now = end;
@@ -171,6 +171,20 @@ fn bgp_does_not_wait_for_bfd_and_goes_down_with_it_at_once() {
     assert!(has_cease(&link.wire, 10), "RFC 9384: BFD Down");
     let last_error = link.core.peers(link.now)[0].last_error.clone().unwrap();
     assert!(last_error.contains("BFD"), "{last_error}");
+    let line = |event: &HistoryEvent| {
+        let change = &event.change;
+        format!("{} {}: {}", change.kind.as_str(), change.to, change.why)
+    };
+    let lines: Vec<String> = link.core.events().map(line).collect();
+    assert_eq!(
+        lines,
+        [
+            "session established: AS 65000, ipv4",
+            "bfd up: the peer answers",
+            "bfd down: control detection time expired",
+            "session down: Cease / BFD Down (6/10)",
+        ]
+    );
 }
 
 #[test]
@@ -204,8 +218,8 @@ fn a_peer_that_is_back_is_tried_at_once() {
 }
 
 #[test]
-fn our_exit_says_admin_down_and_a_quiet_one_says_nothing() {
-    for (event, want) in [(Event::Stop, true), (Event::StopQuietly, false)] {
+fn exit_sends_admin_down_and_a_restart_does_not() {
+    for (event, want) in [(Event::Stop, true), (Event::StopForRestart, false)] {
         let mut link = Link::new("bfd: true");
         link.run(secs(5));
         link.event(event);
@@ -216,7 +230,7 @@ fn our_exit_says_admin_down_and_a_quiet_one_says_nothing() {
 }
 
 #[test]
-fn packets_of_others_are_nobodys() {
+fn bfd_packets_of_unknown_peers_are_dropped() {
     let mut link = Link::new("bfd: true");
     link.run(secs(5));
     let number = link.sent[0].1.my_discriminator.get();
@@ -225,20 +239,20 @@ fn packets_of_others_are_nobodys() {
         your_discriminator: number,
         ..link.sent[0].1
     };
-    link.hear("10.0.0.9:49200", false, &down);
-    link.hear(ROUTER, true, &down);
+    link.receive("10.0.0.9:49200", false, &down);
+    link.receive(ROUTER, true, &down);
     let other = Packet {
         your_discriminator: number ^ 1,
         ..down
     };
-    link.hear(ROUTER, false, &other);
+    link.receive(ROUTER, false, &other);
     link.event(Event::Bfd {
         from: ROUTER.parse().unwrap(),
         multihop: false,
         bytes: vec![0x20; 23],
     });
     assert_eq!(link.bfd_up(), Some(true));
-    link.hear(ROUTER, false, &down);
+    link.receive(ROUTER, false, &down);
     assert_eq!(link.bfd_up(), Some(false), "the control");
 }
 
@@ -256,7 +270,10 @@ fn a_link_local_peer_is_known_by_its_interface_too() {
     link.run(Duration::ZERO);
     let view = |link: &Link| {
         let mut peers = link.core.peers(link.now).into_iter();
-        peers.find(|peer| peer.remote.is_ipv6()).unwrap().bfd_up
+        peers
+            .find(|peer| peer.remote.unwrap().is_ipv6())
+            .unwrap()
+            .bfd_up
     };
     let index = link.paths.iter().position(|path| path.remote.is_ipv6());
     let (_, first) = &link.sent[index.unwrap()];
@@ -265,9 +282,9 @@ fn a_link_local_peer_is_known_by_its_interface_too() {
         your_discriminator: first.my_discriminator.get(),
         ..*first
     };
-    link.hear("[fe80::1%3]:49200", false, &init);
+    link.receive("[fe80::1%3]:49200", false, &init);
     assert_eq!(view(&link), Some(false), "another interface");
-    link.hear("[fe80::1%2]:49200", false, &init);
+    link.receive("[fe80::1%2]:49200", false, &init);
     assert_eq!(view(&link), Some(true));
 }
 
@@ -320,7 +337,7 @@ fn an_identifier_that_nobody_configured_stays_while_a_session_is_up() {
         router_id: crate::net::RouterId::new([172, 17, 0, 1].into()),
         ..network()
     };
-    let id = |link: &Link| link.core.peers(link.now)[0].router_id.to_string();
+    let id = |link: &Link| link.core.peers(link.now)[0].router_id.unwrap().to_string();
     let mut link = Link::new("");
     link.establish();
     link.event(Event::Network(other()));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::bench::{Bench, config, config_with, secs, session_events};
 use crate::config::Config;
 use crate::consul::{Catalog, Check, Checks, Query, Service, Status};
-use crate::core::{AppState, Core, Event, Report};
+use crate::core::{AppState, ConsulReport, Core, Event};
 use crate::health::Outcome;
 
 const VIP: &str = "192.0.2.1/32";
@@ -14,7 +14,7 @@ fn settings(more: &str) -> Config {
     config(&format!("consul_addr: 'http://localhost:8500', {more}"), "")
 }
 
-fn service(id: &str, tags: &[&str]) -> Service {
+pub(super) fn service(id: &str, tags: &[&str]) -> Service {
     let all = ["enable_gocast", "gocast_monitor=consul"]
         .iter()
         .chain(tags);
@@ -31,7 +31,7 @@ fn web(id: &str) -> Service {
     service(id, &["gocast_vip=192.0.2.1/32"])
 }
 
-fn check(id: &str, status: Status) -> Check {
+pub(super) fn check(id: &str, status: Status) -> Check {
     Check {
         id: format!("service:{id}"),
         name: id.to_owned(),
@@ -43,9 +43,9 @@ fn check(id: &str, status: Status) -> Check {
 }
 
 impl Bench {
-    fn services(&mut self, services: &[Service]) {
+    pub(super) fn services(&mut self, services: &[Service]) {
         let services = services.to_vec();
-        self.report(Report::Services(Catalog {
+        self.report(ConsulReport::Services(Catalog {
             services,
             complete: true,
         }));
@@ -53,13 +53,13 @@ impl Bench {
 
     fn passing(&mut self, ids: &[&str]) {
         let all = ids.iter().map(|id| check(id, Status::Passing)).collect();
-        self.report(Report::NodeChecks(Checks {
+        self.report(ConsulReport::NodeChecks(Checks {
             all,
             complete: true,
         }));
     }
 
-    fn report(&mut self, report: Report) {
+    pub(super) fn report(&mut self, report: ConsulReport) {
         self.event(Event::Consul(report));
         self.advance(secs(0));
     }
@@ -67,7 +67,7 @@ impl Bench {
     fn away(&mut self) {
         for query in [Query::Services, Query::NodeChecks] {
             let why = "gone".to_owned();
-            self.report(Report::Failed { query, why });
+            self.report(ConsulReport::Failed { query, why });
         }
     }
 }
@@ -97,7 +97,7 @@ fn the_agents_view_counts_where_it_knows_the_service() {
     bench.services(&[web("web-1")]);
     bench.passing(&["web-1"]);
     let agent = |all: Vec<Check>| {
-        Report::AgentChecks(Checks {
+        ConsulReport::AgentChecks(Checks {
             all,
             complete: true,
         })
@@ -109,7 +109,7 @@ fn the_agents_view_counts_where_it_knows_the_service() {
     let mut serf = check("", Status::Critical);
     serf.id = "serfHealth".to_owned();
     let all = vec![serf];
-    bench.report(Report::NodeChecks(Checks {
+    bench.report(ConsulReport::NodeChecks(Checks {
         all,
         complete: true,
     }));
@@ -217,7 +217,7 @@ fn a_drain_of_the_service_drains_all_its_instances() {
 }
 
 #[test]
-fn while_consul_is_away_everything_stays() {
+fn while_consul_is_unreachable_everything_stays() {
     let mut bench = Bench::new(settings(""));
     bench.services(&[web("web-1")]);
     bench.passing(&["web-1"]);
@@ -232,16 +232,39 @@ fn while_consul_is_away_everything_stays() {
         services: vec![service("dns", &["gocast_vip=192.0.2.2/32"])],
         complete: false,
     };
-    bench.report(Report::Services(catalog));
+    bench.report(ConsulReport::Services(catalog));
     assert!(bench.is_announced(VIP) && bench.app("dns").source == crate::app::Source::Consul);
     bench.passing(&["web-1", "dns"]);
-    assert_eq!(bench.core.consul_up(), Some(false), "not all was said");
+    assert_eq!(
+        bench.core.consul_up(),
+        Some(false),
+        "the answer is incomplete"
+    );
     bench.services(&[web("web-1")]);
     assert_eq!(bench.core.consul_up(), Some(true));
 }
 
+/// It stayed away until Consul had news.
 #[test]
-fn grace_ends_what_consul_said() {
+fn a_service_that_found_no_room_comes_when_there_is_some() {
+    let mut bench = Bench::new(settings("max_vips: 1"));
+    let held = [("name", "held"), ("vip", "192.0.2.9/32")];
+    bench.register(&held).unwrap();
+    bench.services(&[web("web-1")]);
+    bench.passing(&["web-1"]);
+    assert_eq!(bench.state("web"), AppState::Invalid);
+    // Another VIP in place of one is no room.
+    let moved = [("name", "held"), ("vip", "192.0.2.8/32")];
+    bench.register(&moved).unwrap();
+    assert_eq!(bench.state("web"), AppState::Invalid);
+    bench.unregister("held");
+    bench.advance(secs(1));
+    assert!(bench.is_announced(VIP));
+    assert_eq!(bench.state("web"), AppState::Up);
+}
+
+#[test]
+fn consul_grace_ends_with_a_withdraw() {
     let mut bench = Bench::new(settings("consul_grace: 1m"));
     let port = Service {
         tags: vec!["enable_gocast".into(), "gocast_vip=192.0.2.2/32".into()],
@@ -272,11 +295,11 @@ fn a_restart_during_an_outage_announces_what_passed() {
         .register(&[("name", "out"), ("vip", "192.0.2.4/32")])
         .unwrap();
     bench.core.drain(bench.now, Some(&"out".parse().unwrap()));
-    assert!(bench.core.take_remembers() && !bench.core.take_remembers());
-    let memory = bench.core.memory();
+    assert!(bench.core.take_state_changed() && !bench.core.take_state_changed());
+    let memory = bench.core.saved_state();
     let restart = |bench: &mut Bench| {
         bench.core = Core::new(settings(""), 3, bench.now);
-        bench.core.remember(bench.now, memory.clone());
+        bench.core.restore(bench.now, memory.clone());
         bench.event(Event::Network(super::bench::network()));
         bench.advance(Duration::from_millis(200));
     };
@@ -287,17 +310,17 @@ fn a_restart_during_an_outage_announces_what_passed() {
     );
     assert!(bench.is_announced("192.0.2.3/32") && !bench.is_announced("192.0.2.4/32"));
     assert_eq!(
-        bench.core.memory(),
+        bench.core.saved_state(),
         memory,
         "one more restart before Consul is given up forgets nothing"
     );
     bench.away();
     assert!(bench.is_announced(VIP) && !bench.is_announced("192.0.2.2/32"));
-    assert_eq!(bench.core.memory(), memory);
+    assert_eq!(bench.core.saved_state(), memory);
     bench.services(&[web("web-1")]);
     bench.passing(&["dns"]);
     bench.advance(secs(10));
-    assert!(!bench.is_announced(VIP), "now Consul has said so");
+    assert!(!bench.is_announced(VIP), "Consul has reported it");
     restart(&mut bench);
     bench.services(&[]);
     bench.away();
@@ -307,28 +330,28 @@ fn a_restart_during_an_outage_announces_what_passed() {
 /// A Consul that takes connections and says nothing is as good as away: what passed is announced once
 /// it had a moment to say otherwise, and withdrawn when it does.
 #[test]
-fn a_restart_beside_a_silent_consul_announces_what_passed() {
+fn a_restart_while_consul_does_not_answer_announces_what_passed() {
     let mut bench = Bench::new(settings(""));
     bench.services(&[web("web-1"), service("dns", &["gocast_vip=192.0.2.2/32"])]);
     bench.passing(&["web-1"]);
-    let memory = bench.core.memory();
+    let memory = bench.core.saved_state();
     bench.core = Core::new(settings(""), 3, bench.now);
-    bench.core.remember(bench.now, memory.clone());
+    bench.core.restore(bench.now, memory.clone());
     bench.event(Event::Network(super::bench::network()));
     bench.advance(Duration::from_millis(299));
     assert!(!bench.is_announced(VIP));
     bench.advance(Duration::from_millis(2));
     assert!(bench.is_announced(VIP) && !bench.is_announced("192.0.2.2/32"));
-    assert_eq!(bench.core.memory(), memory);
+    assert_eq!(bench.core.saved_state(), memory);
     let last = bench.app("web").monitors[0].last.clone();
-    let why = "as before the restart; Consul has not answered yet";
+    let why = "state from before the restart; Consul has not answered yet";
     assert_eq!(last, Some(Outcome::Pass(why.to_owned())));
     bench.services(&[web("web-1")]);
-    bench.report(Report::NodeChecks(Checks {
+    bench.report(ConsulReport::NodeChecks(Checks {
         all: vec![check("web-1", Status::Critical)],
         complete: true,
     }));
-    assert!(!bench.is_announced(VIP), "now Consul has said so");
+    assert!(!bench.is_announced(VIP), "Consul has reported it");
 }
 
 /// An app of the configuration that asks Consul is remembered like a service of Consul's.
@@ -348,26 +371,26 @@ fn a_configured_app_that_asks_consul_survives_a_restart_during_an_outage() {
         check("dns", Status::Critical),
     ];
     let complete = true;
-    bench.report(Report::NodeChecks(Checks { all, complete }));
+    bench.report(ConsulReport::NodeChecks(Checks { all, complete }));
     assert!(bench.is_announced(VIP) && !bench.is_announced("192.0.2.2/32"));
-    let memory = bench.core.memory();
+    let memory = bench.core.saved_state();
     for _ in 0..2 {
         bench.core = Core::new(settings(), 3, bench.now);
-        bench.core.remember(bench.now, memory.clone());
+        bench.core.restore(bench.now, memory.clone());
         bench.event(Event::Network(super::bench::network()));
         bench.away();
         assert!(bench.is_announced(VIP) && !bench.is_announced("192.0.2.2/32"));
-        assert_eq!(bench.core.memory(), memory);
+        assert_eq!(bench.core.saved_state(), memory);
     }
     let all = vec![check("web", Status::Critical)];
-    bench.report(Report::NodeChecks(Checks { all, complete }));
-    assert!(!bench.is_announced(VIP), "now Consul has said so");
+    bench.report(ConsulReport::NodeChecks(Checks { all, complete }));
+    assert!(!bench.is_announced(VIP), "Consul has reported it");
 }
 
 /// Routers that kept our routes over a quiet restart drop what the first End-of-RIB does not hold, also
 /// those of services that Consul has yet to name.
 #[test]
-fn after_a_quiet_restart_the_routes_are_not_whole_before_consul_has_named_its_services() {
+fn end_of_rib_is_deferred_until_consul_has_answered() {
     let restarted = |bench: &mut Bench| {
         let before = Some(crate::core::Predecessor { forwarding: true });
         bench.core = Core::new(settings(""), 3, bench.now).on_host(bench.now, None, before);
@@ -391,7 +414,7 @@ fn after_a_quiet_restart_the_routes_are_not_whole_before_consul_has_named_its_se
 
 /// Two ids that make one name: the one that has it keeps it, the other is there to be seen.
 #[test]
-fn two_services_of_one_name_do_not_take_turns() {
+fn two_services_of_one_name_keep_their_app_names() {
     let mut bench = Bench::new(settings(""));
     let clash = |id: &str, vip: &str| Service {
         name: "web".to_owned(),
@@ -411,7 +434,7 @@ fn two_services_of_one_name_do_not_take_turns() {
         assert!(bench.is_announced("192.0.2.3/32") && !bench.is_announced("192.0.2.2/32"));
         let other = bench.app("web@x_1~2");
         assert_eq!(other.state, AppState::Invalid);
-        let why = "service x@1 in Consul: its name web@x_1 is that of service x_1 already";
+        let why = "service x@1 in Consul: its name web@x_1 is already used by service x_1";
         assert_eq!(other.why, why);
     }
     assert!(!bench.done().contains(&"withdraw 192.0.2.3/32".to_owned()));
@@ -455,9 +478,9 @@ fn a_drain_follows_an_instance_through_its_names() {
     bench.advance(secs(5));
     assert_eq!(bench.state("web"), AppState::Drained);
     // A restart knows it too.
-    let memory = bench.core.memory();
+    let memory = bench.core.saved_state();
     bench.core = Core::new(settings(""), 3, bench.now);
-    bench.core.remember(bench.now, memory);
+    bench.core.restore(bench.now, memory);
     bench.event(Event::Network(super::bench::network()));
     bench.services(&second);
     bench.passing(&ids);
@@ -472,7 +495,7 @@ fn a_drain_follows_an_instance_through_its_names() {
     assert!(bench.is_announced("192.0.2.2/32"));
 }
 
-/// What was said of an instance counts before what was said of its service; the latest word on the service
+/// A request for an instance takes precedence over one for its service; the latest word on the service
 /// is one on its instances.
 #[test]
 fn an_instance_can_come_back_alone() {
@@ -498,7 +521,7 @@ fn an_instance_can_come_back_alone() {
 }
 
 #[test]
-fn a_reload_keeps_what_consul_said_and_judges_it_anew() {
+fn a_reload_keeps_consul_apps_and_applies_the_new_policy() {
     let mut bench = Bench::new(settings(""));
     bench.services(&[web("web-1")]);
     bench.passing(&["web-1"]);
@@ -506,17 +529,17 @@ fn a_reload_keeps_what_consul_said_and_judges_it_anew() {
     bench.advance(secs(10));
     assert!(bench.is_announced(VIP), "taken at the next start");
     let closed = settings("allowed_vips: [198.51.100.0/24]");
-    let said = bench.core.reload(bench.now, closed);
+    let message = bench.core.reload(bench.now, closed);
     assert!(
-        said[0].starts_with("app web: not announced any more: vip: ")
-            && said[0].ends_with("(set agent.allowed_vips to allow it)"),
-        "{said:?}"
+        message[0].starts_with("app web: withdrawn: vip: ")
+            && message[0].ends_with("(set agent.allowed_vips to allow it)"),
+        "{message:?}"
     );
     bench.advance(secs(0));
     assert!(!bench.is_announced(VIP));
     assert_eq!(bench.app("web").vips.len(), 1, "what it is is shown");
-    let said = bench.core.reload(bench.now, settings(""));
-    assert_eq!(said[0], "app web: permitted again");
+    let message = bench.core.reload(bench.now, settings(""));
+    assert_eq!(message[0], "app web: permitted again");
     bench.advance(secs(0));
     assert!(bench.is_announced(VIP));
     // A token counts from the next query on, the rest does not.
@@ -524,7 +547,7 @@ fn a_reload_keeps_what_consul_said_and_judges_it_anew() {
     assert_eq!(reload("consul_token: x"), ["agent.consul_token: changed"]);
     assert_eq!(
         reload("consul_token: x, consul_datacenter: d"),
-        ["agent.consul_datacenter: changed, taken at the next start"]
+        ["agent.consul_datacenter: changed, takes effect at the next start"]
     );
 }
 
@@ -566,12 +589,12 @@ fn a_standby_that_comes_up_later_keeps_nobody_unready() {
 
 /// The machine alone: what each event and each deadline brings.
 #[test]
-fn what_is_remembered_has_its_first_word_and_what_is_away_its_grace() {
-    use crate::core::consul::{Discovery, Event, Output};
+fn saved_state_waits_for_consuls_first_answer_and_outages_for_grace() {
+    use crate::core::consul::{ConsulState, Event, Output};
     let settings = settings("consul_grace: 40s").agent.consul.unwrap();
-    let mut machine = Discovery::new(settings);
+    let mut machine = ConsulState::new(settings);
     let start = std::time::Instant::now();
-    let step = |machine: &mut Discovery, at: Duration, event: Option<Event>| {
+    let step = |machine: &mut ConsulState, at: Duration, event: Option<Event>| {
         match event {
             Some(event) => machine.handle(start + at, event),
             None => machine.handle_timeout(start + at),
@@ -583,45 +606,48 @@ fn what_is_remembered_has_its_first_word_and_what_is_away_its_grace() {
                 let names: Vec<&str> = names.collect();
                 format!("{names:?}{}", if expired { " expired" } else { "" })
             }
-            Output::Rechecked => "rechecked".to_owned(),
+            Output::ChecksChanged => "rechecked".to_owned(),
         });
         let outputs: Vec<String> = outputs.collect();
         let due = machine.poll_timeout().map(|at| at - start);
         (outputs.join(", "), due)
     };
     let failed = || {
-        Event::Report(Report::Failed {
+        Event::Report(ConsulReport::Failed {
             query: Query::Services,
             why: "refused".to_owned(),
         })
     };
     let (at, ms) = (secs, Duration::from_millis);
-    let recalled = Event::Recalled {
+    let restored = Event::Restored {
         services: vec![(web("web-1"), true)],
         passed_apps: [].into(),
     };
-    let told = |text: &str, due: Option<Duration>| (text.to_owned(), due);
+    let expected = |text: &str, due: Option<Duration>| (text.to_owned(), due);
     assert_eq!(machine.poll_timeout(), None);
     assert_eq!(
-        step(&mut machine, at(0), Some(recalled)),
-        told("[\"web\"], rechecked", Some(ms(300)))
+        step(&mut machine, at(0), Some(restored)),
+        expected("[\"web\"], rechecked", Some(ms(300)))
     );
-    assert_eq!(step(&mut machine, ms(300), None), told("rechecked", None));
+    assert_eq!(
+        step(&mut machine, ms(300), None),
+        expected("rechecked", None)
+    );
     assert_eq!(
         step(&mut machine, at(1), Some(failed())),
-        told("rechecked", Some(at(41)))
+        expected("rechecked", Some(at(41)))
     );
     assert_eq!(
         step(&mut machine, at(2), Some(failed())),
-        told("", Some(at(41))),
+        expected("", Some(at(41))),
         "no news, and no new grace"
     );
     assert_eq!(
         step(&mut machine, at(41), None),
-        told("[\"web\"] expired, rechecked", None)
+        expected("[\"web\"] expired, rechecked", None)
     );
     let catalog = || {
-        Event::Report(Report::Services(Catalog {
+        Event::Report(ConsulReport::Services(Catalog {
             services: vec![web("web-1")],
             complete: true,
         }))
@@ -630,9 +656,12 @@ fn what_is_remembered_has_its_first_word_and_what_is_away_its_grace() {
         step(&mut machine, at(50), Some(catalog())).0,
         "[\"web\"] expired, rechecked, [\"web\"], rechecked"
     );
-    assert_eq!(step(&mut machine, at(51), Some(catalog())), told("", None));
+    assert_eq!(
+        step(&mut machine, at(51), Some(catalog())),
+        expected("", None)
+    );
     assert_eq!(
         step(&mut machine, at(52), Some(Event::Reconfigured)),
-        told("[\"web\"], rechecked", None)
+        expected("[\"web\"], rechecked", None)
     );
 }

@@ -100,9 +100,9 @@ fn a_renewal_that_fails_is_tried_again_before_the_lease_ends() {
     assert_eq!(bench.done(), [""; 0], "once, and then at a third");
 }
 
-/// Which came first, the answer or the loss, is known to nobody: it is looked at once more, and once only.
+/// Whether the answer or the loss came first cannot be known: the address is added once more, and once only.
 #[test]
-fn an_address_that_vanishes_under_a_step_is_looked_at_once_more() {
+fn an_address_removed_during_a_step_is_added_again() {
     let error = || StepError {
         message: "no buffer space".to_owned(),
         permanent: false,

@@ -1,12 +1,21 @@
 //! What the core promises, one sentence a test.
 
+mod app_peers;
 mod bench;
 mod bfd;
 mod consul;
-mod ends;
-mod full_pass;
+mod drain;
+mod history;
 mod kernel;
-mod lives;
+mod last_resort;
+mod last_resort_changes;
+mod lifecycle;
+mod operator;
 mod path;
+mod path_proof;
+mod pending_peers;
 mod policy;
 mod proportion;
+mod resync;
+mod second_stage;
+mod shutdown;

@@ -2,7 +2,7 @@
 
 use super::bench::{Bench, config, config_with, name, network, prefix, secs};
 use crate::app::Source;
-use crate::core::{AppState, Core, Event, Output, Refusal, Registered};
+use crate::core::{AppState, Core, Event, Output, Refusal, RegisterOutcome};
 use crate::net::Family;
 
 const VIP: &str = "192.0.2.53/32";
@@ -34,7 +34,7 @@ fn a_vip_has_one_holder_and_the_refusal_names_it() {
 fn a_lower_source_cannot_change_what_a_higher_one_defined() {
     let mut bench = Bench::new(config("", DNS));
     let same = [("name", "dns"), ("vip", VIP)];
-    assert_eq!(bench.register(&same).unwrap(), Registered::Unchanged);
+    assert_eq!(bench.register(&same).unwrap(), RegisterOutcome::Unchanged);
     let other = [("name", "dns"), ("vip", "192.0.2.80/32")];
     assert!(matches!(bench.register(&other), Err(Refusal::Conflict(_))));
     assert_eq!(bench.app("dns").source, Source::Config);
@@ -45,16 +45,16 @@ fn a_higher_source_takes_over_in_place() {
     let mut bench = Bench::new(config("", ""));
     bench.register(&[("name", "dns"), ("vip", VIP)]).unwrap();
     bench.done();
-    let said = bench.core.reload(bench.now, config("", DNS));
-    bench.settle();
-    assert_eq!(said, ["app dns: changed source"]);
+    let report = bench.core.reload(bench.now, config("", DNS));
+    bench.reconcile();
+    assert_eq!(report, ["app dns: changed source"]);
     assert_eq!(bench.app("dns").source, Source::Config);
     assert!(bench.done().is_empty(), "the route did not flap");
 }
 
-/// B2, B16: whoever reached the port could run commands; unknown monitors were taken.
+/// In GoCast whoever reached the port could run commands, and unknown monitors were accepted.
 #[test]
-fn exec_monitors_run_only_from_sources_that_may() {
+fn exec_monitors_run_only_from_allowed_sources() {
     let mut bench = Bench::new(config("allow_exec: [http]", ""));
     let params = [("name", "a"), ("vip", VIP), ("monitor", "exec:/bin/true")];
     bench.register(&params).unwrap();
@@ -123,7 +123,7 @@ fn a_vip_that_starts_to_cut_the_host_off_goes_at_once() {
     assert!(bench.is_announced(VIP));
 }
 
-/// B26: an IPv6 VIP was silently never announced.
+/// GoCast silently never announced an IPv6 VIP.
 #[test]
 fn a_vip_without_a_next_hop_says_so_and_the_others_go_out() {
     let app = "{name: dns, vips: [192.0.2.53/32, 2001:db8::53/128]}";
@@ -142,12 +142,12 @@ fn a_vip_without_a_next_hop_says_so_and_the_others_go_out() {
     assert!(bench.is_announced(VIP) && !bench.is_announced("2001:db8::53/128"));
     let explicit = "{name: dns, vips: [192.0.2.53/32, 2001:db8::53/128], vip_config: {next_hop6: 2001:db8::9}}";
     bench.core.reload(bench.now, config("", explicit));
-    bench.settle();
+    bench.reconcile();
     assert!(bench.is_announced("2001:db8::53/128"));
 }
 
 #[test]
-fn nat_without_a_target_is_said() {
+fn nat_without_a_target_is_reported() {
     let mut bench = Bench::new(config(
         "",
         "{name: dns, vip: 192.0.2.53/32, nats: [\"udp:53:8053\"]}",
@@ -165,7 +165,7 @@ fn a_configured_app_that_is_refused_is_shown_as_invalid() {
     let mut bench = Bench::new(config("", ""));
     bench.register(&[("name", "web"), ("vip", VIP)]).unwrap();
     bench.core.reload(bench.now, config("", DNS));
-    bench.settle();
+    bench.reconcile();
     assert_eq!(bench.state("dns"), AppState::Invalid);
     assert!(bench.app("dns").why.contains("web"));
     assert!(bench.is_announced(VIP));
@@ -180,7 +180,7 @@ fn a_configured_app_that_is_refused_is_shown_as_invalid() {
 #[test]
 fn an_app_of_the_configuration_that_is_unregistered_is_drained_and_keeps_its_name() {
     let mut bench = Bench::new(config("", DNS));
-    bench.settle();
+    bench.reconcile();
     bench.unregister("dns");
     bench.advance(secs(5));
     assert_eq!(bench.state("dns"), AppState::Drained);
@@ -192,13 +192,13 @@ fn an_app_of_the_configuration_that_is_unregistered_is_drained_and_keeps_its_nam
 }
 
 #[test]
-fn a_reload_tells_what_changed_and_touches_nothing_else() {
+fn a_reload_lists_what_changed_and_touches_nothing_else() {
     let apps =
         "{name: a, vip: 192.0.2.1/32}, {name: b, vip: 192.0.2.2/32}, {name: c, vip: 192.0.2.3/32}";
     let mut bench = Bench::new(config("", apps));
     bench.done();
     let apps = "{name: a, vip: 192.0.2.1/32}, {name: b, vip: 192.0.2.2/32, drain_time: 1s}, {name: d, vip: 192.0.2.4/32}";
-    let said = bench
+    let report = bench
         .core
         .reload(bench.now, config_with("med: 7", "vip_linger: 1s", apps));
     let expected = [
@@ -208,7 +208,7 @@ fn a_reload_tells_what_changed_and_touches_nothing_else() {
         "app b: changed drain_time",
         "app d: added",
     ];
-    assert_eq!(said, expected);
+    assert_eq!(report, expected);
     bench.advance(secs(3));
     let done = bench.done();
     let others: Vec<&String> = done
@@ -225,6 +225,31 @@ fn a_reload_tells_what_changed_and_touches_nothing_else() {
 fn addresses_that_others_manage_are_not_waited_for() {
     let bench = Bench::new(config("vip_interface: none", DNS));
     assert!(bench.is_announced(VIP) && !bench.has_address(VIP));
+}
+
+/// Addresses went on lo under a label of the other interface, or the core took them for managed elsewhere.
+#[test]
+fn another_interface_is_for_the_next_start() {
+    let mut bench = Bench::new(config("", DNS));
+    for other in ["vip_interface: none", "vip_interface: dummy0"] {
+        bench.done();
+        let report = bench.core.reload(bench.now, config(other, DNS));
+        bench.reconcile();
+        assert_eq!(
+            report,
+            ["agent.vip_interface: changed, takes effect at the next start"]
+        );
+        assert!(bench.is_announced(VIP) && bench.has_address(VIP));
+        assert!(bench.done().is_empty(), "nothing moved");
+        let more = [("name", "b"), ("vip", "192.0.2.9/32")];
+        bench.register(&more).unwrap();
+        let addresses = &bench.core.kernel.applied().addresses;
+        let label = addresses[&prefix("192.0.2.9/32")].label.as_deref();
+        assert_eq!(label, Some("lo:b"), "{other}");
+        bench.unregister("b");
+        bench.advance(secs(20));
+    }
+    assert!(bench.core.reload(bench.now, config("", DNS)).is_empty());
 }
 
 #[test]
@@ -270,28 +295,32 @@ fn a_peer_that_vanishes_is_given_up_after_a_while() {
 fn a_session_starts_again_only_when_its_own_settings_change() {
     let mut bench = Bench::new(config("", DNS));
     bench.advance(secs(100));
-    let machine = |bench: &Bench| {
+    let generation = |bench: &Bench| {
         bench
             .core
             .peers
-            .machine(&bench.core.peers(bench.now)[0].name)
+            .generation(&bench.core.peers(bench.now)[0].name)
     };
-    let first = machine(&bench);
+    let first = generation(&bench);
     bench.core.reload(
         bench.now,
         config_with("communities: [\"65001:9\"]", "", DNS),
     );
     bench.event(Event::Network(network()));
-    assert_eq!(machine(&bench), first, "attributes alone restart nothing");
+    assert_eq!(
+        generation(&bench),
+        first,
+        "attributes alone restart nothing"
+    );
     bench
         .core
         .reload(bench.now, config_with("hold_time: 9s", "", DNS));
     bench.event(Event::Network(network()));
     assert_eq!(bench.core.peers(bench.now)[0].hold_time, 9);
-    assert_ne!(machine(&bench), first);
+    assert_ne!(generation(&bench), first);
 }
 
-/// The host itself would reach only its own service there, and nobody else that service.
+/// The host itself would reach only its own service there, and no other host would reach that service.
 #[test]
 fn a_vip_that_cannot_be_announced_has_no_address() {
     let vip6 = "2001:db8::53/128";
@@ -347,7 +376,7 @@ fn an_address_lingers_when_its_next_hop_goes() {
 
 /// Until the next restart HTTP's apps went on executing and announcing, whatever was allowed by then.
 #[test]
-fn a_reload_that_tightens_is_obeyed_and_one_that_loosens_lets_them_back() {
+fn a_stricter_policy_withdraws_and_a_looser_one_permits_again() {
     const COMMAND: &str = "exec:true";
     let open = "allow_exec: [http], max_drain: 1h";
     let mut bench = Bench::with_outcomes(config(open, ""), &[(COMMAND, true)]);
@@ -366,25 +395,25 @@ fn a_reload_that_tightens_is_obeyed_and_one_that_loosens_lets_them_back() {
     let (under_way, _) = bench.unanswered.pop().unwrap();
     assert!(bench.is_announced(VIP) && bench.is_announced("198.51.100.2/32"));
     let reload = |bench: &mut Bench, agent: &str| {
-        let said = bench.core.reload(bench.now, config(agent, ""));
-        bench.settle();
-        said
+        let report = bench.core.reload(bench.now, config(agent, ""));
+        bench.reconcile();
+        report
     };
-    let said = reload(&mut bench, "allowed_vips: [198.51.100.0/24]");
+    let report = reload(&mut bench, "allowed_vips: [198.51.100.0/24]");
     assert!(
-        said[0].starts_with("app exec: not announced any more: ")
-            && said[0].ends_with("(set agent.allow_exec to allow it)"),
-        "{said:?}"
+        report[0].starts_with("app exec: withdrawn: ")
+            && report[0].ends_with("(set agent.allow_exec to allow it)"),
+        "{report:?}"
     );
     assert!(
-        said[1].starts_with("app slow: not announced any more: ")
-            && said[1].ends_with("(set agent.max_drain to allow it)"),
-        "{said:?}"
+        report[1].starts_with("app slow: withdrawn: ")
+            && report[1].ends_with("(set agent.max_drain to allow it)"),
+        "{report:?}"
     );
-    assert_eq!(said[2], "agent.allow_exec: changed");
+    assert_eq!(report[2], "agent.allow_exec: changed");
     assert!(!bench.is_announced(VIP) && !bench.is_announced("198.51.100.2/32"));
     assert!(bench.is_announced("198.51.100.1/32"));
-    assert_eq!(bench.abandoned, [under_way], "its command is killed");
+    assert_eq!(bench.canceled, [under_way], "its command is killed");
     assert_eq!(bench.state("exec"), AppState::Invalid);
     assert!(bench.app("exec").why.contains("agent.allow_exec"));
     let waits = |why: String| why.contains("exec") || why.contains("slow");
@@ -396,8 +425,8 @@ fn a_reload_that_tightens_is_obeyed_and_one_that_loosens_lets_them_back() {
     assert_eq!(bench.checks, checks);
     assert!(!bench.has_address(VIP) && !bench.is_announced(VIP));
     assert!(bench.register(&exec).is_err());
-    let said = reload(&mut bench, "allow_exec: [http]");
-    assert_eq!(said[0], "app exec: permitted again");
+    let report = reload(&mut bench, "allow_exec: [http]");
+    assert_eq!(report[0], "app exec: permitted again");
     assert_eq!(bench.state("exec"), AppState::Pending, "it looks first");
     bench.answer_all(crate::health::Outcome::pass());
     bench.says(COMMAND, true);
@@ -418,7 +447,7 @@ fn a_vip_that_a_reload_makes_a_peer_is_withdrawn() {
     let text = |bench: &Bench| bench.app("a").why;
     let reload = |bench: &mut Bench, config: crate::config::Config| {
         bench.core.reload(bench.now, config);
-        bench.settle();
+        bench.reconcile();
     };
     let mut with_peer = config("", "");
     let mut second = with_peer.bgp.peers[0].clone();
@@ -432,7 +461,7 @@ fn a_vip_that_a_reload_makes_a_peer_is_withdrawn() {
 }
 
 #[test]
-fn there_are_so_many_vips_and_those_that_are_there_stay() {
+fn max_vips_refuses_new_vips_and_keeps_old_ones() {
     let mut bench = Bench::new(config("max_vips: 3", DNS));
     let two = "192.0.2.1/32,192.0.2.2/32";
     bench.register(&[("name", "a"), ("vip", two)]).unwrap();
@@ -473,14 +502,18 @@ fn apps_that_swap_their_vips_are_never_without_them() {
     bench.advance(secs(1));
     bench.done();
     bench.transitions.clear();
-    let said = bench.core.reload(bench.now, config("", &apps(two, one)));
+    let report = bench.core.reload(bench.now, config("", &apps(two, one)));
     bench.advance(secs(20));
-    assert_eq!(said, ["app a: changed vips", "app b: changed vips"]);
+    assert_eq!(report, ["app a: changed vips", "app b: changed vips"]);
     assert!(bench.transitions.is_empty(), "{:?}", bench.transitions);
     let done = bench.done();
     let gone = |did: &&String| did.starts_with("withdraw") || did.starts_with("remove");
     assert_eq!(done.iter().find(gone), None, "{done:?}");
-    let med = |vip| bench.core.kernel.applied().routes[&prefix(vip)].med;
+    let med = |vip| {
+        bench.core.kernel.applied().routes[&prefix(vip)]
+            .attributes
+            .med
+    };
     assert_eq!((med(one), med(two)), (Some(7), None));
 }
 
@@ -496,11 +529,11 @@ fn an_app_that_is_renamed_goes_on() {
     bench.done();
     bench.transitions.clear();
     let since = bench.app("dns").since;
-    let said = bench
+    let report = bench
         .core
         .reload(bench.now, config("", &app("resolver", "")));
     bench.advance(secs(20));
-    assert_eq!(said, ["app resolver: was dns before"]);
+    assert_eq!(report, ["app resolver: was dns before"]);
     assert!(bench.transitions.is_empty(), "{:?}", bench.transitions);
     assert_eq!(bench.state("resolver"), AppState::Up);
     assert_eq!(bench.app("resolver").since, since + secs(20));
@@ -515,13 +548,13 @@ fn an_app_that_is_renamed_goes_on() {
     bench.advance(secs(5));
     assert_eq!(bench.state("resolver"), AppState::Drained);
     let other = app("dns", ", vip_config: {med: 5}");
-    let said = bench.core.reload(bench.now, config("", &other));
-    assert_eq!(said, ["app dns: was resolver before, changed med"]);
+    let report = bench.core.reload(bench.now, config("", &other));
+    assert_eq!(report, ["app dns: was resolver before, changed med"]);
     bench.advance(secs(1));
     assert!(bench.is_announced(VIP));
 }
 
-/// Two that exchange their names, and one whose new name was somebody else's.
+/// Two that exchange their names, and one whose new name was another app's.
 #[test]
 fn names_that_are_exchanged_or_taken_over_move_no_route() {
     let ports = [
@@ -542,15 +575,15 @@ fn names_that_are_exchanged_or_taken_over_move_no_route() {
     let mut bench = Bench::with_outcomes(apps(&[("a", 1), ("b", 2), ("c", 3)]), &ports);
     bench.advance(secs(1));
     bench.done();
-    let said = bench
+    let report = bench
         .core
         .reload(bench.now, apps(&[("a", 2), ("b", 1), ("c", 3)]));
     bench.advance(secs(20));
-    assert_eq!(said, ["app a: was b before", "app b: was a before"]);
+    assert_eq!(report, ["app a: was b before", "app b: was a before"]);
     assert_eq!(bench.done(), ["renew 192.0.2.1/32", "renew 192.0.2.2/32"]);
-    let said = bench.core.reload(bench.now, apps(&[("c", 2), ("b", 1)]));
+    let report = bench.core.reload(bench.now, apps(&[("c", 2), ("b", 1)]));
     bench.advance(secs(20));
-    assert_eq!(said, ["app c: removed", "app c: was a before"]);
+    assert_eq!(report, ["app c: removed", "app c: was a before"]);
     let done = bench.done();
     let of = |vip: &str| -> Vec<String> {
         let all = done.iter().filter(|did| did.ends_with(vip));
@@ -584,11 +617,12 @@ fn an_app_of_the_configuration_comes_back_when_what_stood_against_it_is_gone() {
     bench.event(Event::Network(network));
     bench.advance(secs(1));
     assert_eq!(bench.state("dns"), AppState::Invalid);
-    let said = bench.core.reload(bench.now, settings("192.0.2.0/25"));
+    let report = bench.core.reload(bench.now, settings("192.0.2.0/25"));
     assert!(
-        said.iter()
+        report
+            .iter()
             .any(|line| line.contains("dns: not announced: ")),
-        "{said:?}"
+        "{report:?}"
     );
     bench.event(Event::Network(super::bench::network()));
     bench.advance(secs(1));

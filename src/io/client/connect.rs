@@ -1,4 +1,4 @@
-//! How connections are opened: ureq's own for TCP and TLS, and one by a unix socket.
+//! Connectors for ureq: its own for TCP and TLS, and one for unix sockets.
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
@@ -18,7 +18,7 @@ use ureq::unversioned::transport::{
     ShutdownHandle, TcpConnector, Transport,
 };
 
-/// There is no connection; carried through ureq as its error's source.
+/// A failed lookup or connect, passed through ureq as its error's source.
 #[derive(Debug)]
 pub(super) struct Unreachable {
     pub(super) tried: String,
@@ -78,8 +78,8 @@ impl Connector for Connect {
         _: Option<()>,
     ) -> Result<Option<Self::Out>, ureq::Error> {
         let opened = self.open(details)?;
-        // Limits of time are each request's own, but TLS has one configuration for the agent, which must not
-        // be made anew for every request.
+        // Timeouts differ between requests, but the TLS configuration is the agent's and must not be rebuilt for each
+        // request.
         let details = ConnectionDetails {
             uri: details.uri,
             addrs: details.addrs.clone(),
@@ -97,10 +97,10 @@ impl Connector for Connect {
     }
 }
 
-/// Looks names up on the thread that asks; addresses need no look-up.
+/// Resolves names on the calling thread.
 #[derive(Debug)]
 pub(super) struct Resolve {
-    /// Where to connect is known already.
+    /// The connection goes to a unix socket: nothing is resolved.
     pub(super) by_socket: bool,
 }
 
@@ -135,7 +135,7 @@ impl Resolver for Resolve {
     }
 }
 
-/// As many as ureq has room for.
+/// The capacity of ureq's address list.
 const MAX_ADDRS: usize = 16;
 
 /// A connection by a unix socket.
@@ -205,7 +205,7 @@ impl Transport for UnixTransport {
     }
 }
 
-/// Opens a connection; one that waits for room in the other's backlog waits no longer than the timeout.
+/// Connects; waits for room in a full backlog no longer than the timeout.
 fn connect_unix(path: &Path, timeout: NextTimeout) -> io::Result<UnixStream> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
@@ -225,7 +225,7 @@ fn left(timeout: NextTimeout) -> Result<Option<Duration>, ureq::Error> {
     }
 }
 
-/// A socket's own limit of time ends a call with EAGAIN.
+/// SO_RCVTIMEO and SO_SNDTIMEO end a call with EAGAIN.
 fn late(error: io::Error, timeout: NextTimeout) -> ureq::Error {
     match error.kind() {
         io::ErrorKind::WouldBlock => ureq::Error::Timeout(timeout.reason),
@@ -233,5 +233,5 @@ fn late(error: io::Error, timeout: NextTimeout) -> ureq::Error {
     }
 }
 
-/// The kernel takes a shorter limit for none at all.
+/// A zero timeout would mean none.
 const SHORTEST: Duration = Duration::from_millis(1);

@@ -1,7 +1,7 @@
-//! Asking over HTTP (RFC 9112), by ureq: over TCP, a unix socket, or TLS. One request on a connection of its
-//! own, no redirect followed, no proxy.
+//! HTTP client (RFC 9112) on top of ureq, over TCP, a unix socket or TLS: one request for each connection, no
+//! redirects, no proxy.
 //!
-//! Everything here blocks its thread; whoever may not wait asks on a thread of [`super::places`].
+//! All calls block: callers on the loop use a thread of [`super::thread_slots`].
 
 mod connect;
 mod tls;
@@ -13,111 +13,110 @@ use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
-pub use tls::Files;
-use tls::Stamp;
+use tls::FileStamp;
+pub use tls::TlsFiles;
 use ureq::http::{self, HeaderName, HeaderValue, Request, Response, Uri};
 use ureq::tls::TlsConfig;
 use ureq::{Agent, AsSendBody, Timeout};
 
-/// Knows how to reach whom; one for each set of TLS settings.
+/// A client with one set of TLS settings.
 pub struct Client {
     socket: Option<PathBuf>,
-    files: Files,
+    files: TlsFiles,
     plain: Agent,
-    /// Only threads that ask take this lock, never the loop.
-    secure: Mutex<Option<Secure>>,
+    /// Locked only by the threads that send requests, never by the loop.
+    tls_agent: Mutex<Option<TlsAgent>>,
 }
 
-/// What is costly to make: it holds the authorities.
-struct Secure {
+/// An agent with loaded certificate authorities, which are costly to load.
+struct TlsAgent {
     agent: Agent,
     made_at: Instant,
-    /// Of the files that it was made of.
-    stamp: Vec<Option<Stamp>>,
+    /// Stamps of the loaded files.
+    stamp: Vec<Option<FileStamp>>,
 }
 
 /// One request.
-pub struct Ask<'a> {
+pub struct HttpRequest<'a> {
     /// `http://` or `https://`; by a unix socket only its path counts.
     pub url: &'a str,
     pub headers: &'a [(&'a str, &'a str)],
     /// Sent as a form by `POST`; `None`: `GET`.
     pub form: Option<&'a str>,
-    /// For all of it, up to the last byte of the answer's body. What cannot be bounded is the look-up of a
-    /// name.
+    /// Timeout for the whole exchange. It does not bound the name lookup.
     pub limit: Duration,
-    /// Within the limit, for all addresses of a name together.
+    /// Connect timeout, for all addresses of a name together.
     pub connect: Duration,
 }
 
-/// The head of an answer. Its body is read as it comes.
-pub struct Answer(Response<ureq::Body>);
+/// The head of a response; its body is read as it arrives.
+pub struct HttpResponse(Response<ureq::Body>);
 
-/// Why there is no answer.
+/// Why there is no response.
 #[derive(Debug)]
 pub enum Error {
-    /// There was no connection: what was tried, and what the system said.
-    Unreachable(String, io::Error),
-    /// The limit passed.
-    Late,
+    /// Name lookup or connect failed: what was tried, and the error.
+    ConnectFailed(String, io::Error),
+    /// The timeout expired.
+    TimedOut,
     /// The connection ended early, or TLS refused it.
-    Broken(io::Error),
-    /// What came is no HTTP, or what was asked cannot be said in it.
-    Foreign(String),
+    Io(io::Error),
+    /// The response or the request is not valid HTTP.
+    InvalidHttp(String),
 }
 
 impl Client {
-    /// By a unix socket, where there is one.
-    pub fn new(socket: Option<PathBuf>, files: Files) -> Self {
+    /// `socket`: connect to this unix socket instead of the URL's host.
+    pub fn new(socket: Option<PathBuf>, files: TlsFiles) -> Self {
         Self {
             plain: agent(socket.clone(), TlsConfig::default()),
             socket,
             files,
-            secure: Mutex::default(),
+            tls_agent: Mutex::default(),
         }
     }
 
-    /// Sends a request and waits for the head of the answer.
+    /// Sends a request and waits for the head of the response.
     ///
     /// # Errors
-    /// Where no head came within the limit. A status is none.
-    pub fn ask(&self, ask: &Ask<'_>) -> Result<Answer, Error> {
-        match ask.form {
-            None => self.send(ask, Request::get(uri(ask.url)?).body(())),
-            Some(form) => self.send(ask, Request::post(uri(ask.url)?).body(form)),
+    /// If no head came within the timeout. An error status is not an error.
+    pub fn fetch(&self, wanted: &HttpRequest<'_>) -> Result<HttpResponse, Error> {
+        match wanted.form {
+            None => self.send(wanted, Request::get(uri(wanted.url)?).body(())),
+            Some(form) => self.send(wanted, Request::post(uri(wanted.url)?).body(form)),
         }
     }
 
     fn send<B: AsSendBody + Copy>(
         &self,
-        ask: &Ask<'_>,
+        wanted: &HttpRequest<'_>,
         request: http::Result<Request<B>>,
-    ) -> Result<Answer, Error> {
+    ) -> Result<HttpResponse, Error> {
         let began = Instant::now();
-        let (mut parts, body) = request.map_err(unsayable)?.into_parts();
+        let (mut parts, body) = request.map_err(invalid_request)?.into_parts();
         // Connections are not kept.
         let close = HeaderValue::from_static("close");
         parts.headers.insert("connection", close);
-        let mut length = ask.url.len();
-        for (name, value) in ask.headers {
+        let mut length = wanted.url.len();
+        for (name, value) in wanted.headers {
             length += name.len() + value.len();
             // A line break would end the header and begin another.
             let clean = value.replace(|c: char| c.is_control() && c != '\t', "");
-            let name = HeaderName::from_bytes(name.as_bytes()).map_err(unsayable)?;
-            let value = HeaderValue::from_bytes(clean.as_bytes()).map_err(unsayable)?;
+            let name = HeaderName::from_bytes(name.as_bytes()).map_err(invalid_request)?;
+            let value = HeaderValue::from_bytes(clean.as_bytes()).map_err(invalid_request)?;
             parts.headers.insert(name, value);
         }
         let agent = match parts.uri.scheme_str() {
-            Some("https") => self.secure()?,
+            Some("https") => self.tls_agent()?,
             _ => self.plain.clone(),
         };
         let run = |input: usize| {
             let request = Request::from_parts(parts.clone(), body);
-            let left = ask.limit.saturating_sub(began.elapsed());
+            let left = wanted.limit.saturating_sub(began.elapsed());
             let request = agent.configure_request(request);
             let request = request
                 .timeout_global(Some(left))
-                .timeout_connect(Some(ask.connect))
+                .timeout_connect(Some(wanted.connect))
                 .input_buffer_size(input)
                 .max_response_header_size(input - 1)
                 .output_buffer_size(BUFFER + length)
@@ -129,24 +128,27 @@ impl Client {
             Err(ureq::Error::LargeResponseHeader(..)) => run(LARGE_HEAD),
             answer => answer,
         };
-        Ok(Answer(answer?))
+        Ok(HttpResponse(answer?))
     }
 
-    /// An agent for TLS with the files as they are now. Its connections may resume a session without a look
-    /// at the certificate (RFC 8446 §2.2), so that none lives long.
-    fn secure(&self) -> Result<Agent, Error> {
+    /// An agent for TLS with the current files. Its connections may resume a session without verifying the certificate
+    /// (RFC 8446 §2.2), so an agent is replaced after a short time.
+    fn tls_agent(&self) -> Result<Agent, Error> {
         let stamp = self.files.stamp();
-        let mut secure = self.secure.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = &*secure
+        let mut tls_agent = self
+            .tls_agent
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = &*tls_agent
             && known.stamp == stamp
             && known.made_at.elapsed() < LIFETIME
         {
             return Ok(known.agent.clone());
         }
-        *secure = None;
-        let config = self.files.read().map_err(Error::Broken)?;
+        *tls_agent = None;
+        let config = self.files.read().map_err(Error::Io)?;
         let agent = agent(self.socket.clone(), config);
-        *secure = Some(Secure {
+        *tls_agent = Some(TlsAgent {
             agent: agent.clone(),
             made_at: Instant::now(),
             stamp,
@@ -154,13 +156,16 @@ impl Client {
         Ok(agent)
     }
 
-    /// Ends all requests under way, each with an error; there are no others after it. A connection that is
-    /// just being opened ends when it is open or its time is over.
+    /// Aborts all requests in progress, and later ones, with an error. A connect in progress ends when it
+    /// completes or times out.
     pub fn shutdown(&self) {
         self.plain.clone().shutdown();
-        let secure = self.secure.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(secure) = &*secure {
-            secure.agent.clone().shutdown();
+        let tls_agent = self
+            .tls_agent
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(tls_agent) = &*tls_agent {
+            tls_agent.agent.clone().shutdown();
         }
     }
 }
@@ -194,15 +199,16 @@ fn uri(url: &str) -> Result<Uri, Error> {
         }
     }
     text.parse()
-        .map_err(|error| Error::Foreign(format!("{url}: {error}")))
+        .map_err(|error| Error::InvalidHttp(format!("{url}: {error}")))
 }
 
-impl Answer {
+impl HttpResponse {
+    /// The status code.
     pub fn status(&self) -> u16 {
         self.0.status().as_u16()
     }
 
-    /// Tells the fields of the header that are text.
+    /// Calls `note` for every header field that is text.
     pub fn headers(&self, mut note: impl FnMut(&str, &str)) {
         for (name, value) in self.0.headers() {
             if let Ok(value) = value.to_str() {
@@ -211,11 +217,10 @@ impl Answer {
         }
     }
 
-    /// Hands over all that was received of the body whenever more came, until `enough` says so or the body
-    /// ends.
+    /// Reads the body until `enough` returns true for what has come, or it ends.
     ///
     /// # Errors
-    /// Where it ended early; what came until then was handed over.
+    /// If it ended early; `enough` has seen what came until then.
     pub fn read_until(mut self, mut enough: impl FnMut(&[u8]) -> bool) -> Result<Vec<u8>, Error> {
         let mut reader = self.0.body_mut().as_reader();
         let (mut body, mut buf) = (Vec::new(), [0; BUFFER]);
@@ -232,22 +237,22 @@ impl Answer {
     /// The whole body.
     ///
     /// # Errors
-    /// Where it ended early, or is longer than `max` bytes.
+    /// If it ended early, or is longer than `max` bytes.
     pub fn read_all(self, max: usize) -> Result<Vec<u8>, Error> {
         let body = self.read_until(|body| body.len() > max)?;
         match body.len() > max {
-            true => Err(Error::Foreign(format!("more than {max} bytes"))),
+            true => Err(Error::InvalidHttp(format!("more than {max} bytes"))),
             false => Ok(body),
         }
     }
 }
 
 impl Error {
-    /// What the system said.
+    /// The I/O error, if there is one.
     pub fn cause(&self) -> Option<&io::Error> {
         match self {
-            Self::Unreachable(_, cause) | Self::Broken(cause) => Some(cause),
-            Self::Late | Self::Foreign(_) => None,
+            Self::ConnectFailed(_, cause) | Self::Io(cause) => Some(cause),
+            Self::TimedOut | Self::InvalidHttp(_) => None,
         }
     }
 }
@@ -255,10 +260,10 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreachable(tried, cause) => write!(f, "{tried}: {cause}"),
-            Self::Late => f.write_str("no answer in time"),
-            Self::Broken(cause) => cause.fmt(f),
-            Self::Foreign(why) => f.write_str(why),
+            Self::ConnectFailed(tried, cause) => write!(f, "{tried}: {cause}"),
+            Self::TimedOut => f.write_str("no answer in time"),
+            Self::Io(cause) => cause.fmt(f),
+            Self::InvalidHttp(why) => f.write_str(why),
         }
     }
 }
@@ -269,29 +274,29 @@ impl From<ureq::Error> for Error {
     fn from(error: ureq::Error) -> Self {
         match error {
             ureq::Error::Other(error) => match error.downcast::<Unreachable>() {
-                Ok(unreachable) => Self::Unreachable(unreachable.tried, unreachable.cause),
-                Err(error) => Self::Foreign(error.to_string()),
+                Ok(unreachable) => Self::ConnectFailed(unreachable.tried, unreachable.cause),
+                Err(error) => Self::InvalidHttp(error.to_string()),
             },
             ureq::Error::Timeout(Timeout::Connect) => {
-                Self::Unreachable("connecting".to_owned(), io::ErrorKind::TimedOut.into())
+                Self::ConnectFailed("connecting".to_owned(), io::ErrorKind::TimedOut.into())
             }
-            ureq::Error::Timeout(_) => Self::Late,
-            // It ended in the midst of a chunk's head.
-            ureq::Error::BodyStalled => Self::Broken(io::ErrorKind::UnexpectedEof.into()),
-            ureq::Error::Io(error) => Self::Broken(explained(error)),
-            ureq::Error::Rustls(error) => Self::Broken(explained(io::Error::other(error))),
-            error => Self::Foreign(error.to_string()),
+            ureq::Error::Timeout(_) => Self::TimedOut,
+            // The connection ended inside a chunk header.
+            ureq::Error::BodyStalled => Self::Io(io::ErrorKind::UnexpectedEof.into()),
+            ureq::Error::Io(error) => Self::Io(with_verifier_reason(error)),
+            ureq::Error::Rustls(error) => Self::Io(with_verifier_reason(io::Error::other(error))),
+            error => Self::InvalidHttp(error.to_string()),
         }
     }
 }
 
-/// What was asked cannot be said in HTTP.
-fn unsayable(error: impl Into<http::Error>) -> Error {
-    Error::Foreign(error.into().to_string())
+/// The request is not valid HTTP.
+fn invalid_request(error: impl Into<http::Error>) -> Error {
+    Error::InvalidHttp(error.into().to_string())
 }
 
-/// What rustls has no word of its own for is said in the verifier's.
-fn explained(error: io::Error) -> io::Error {
+/// Replaces rustls' "other certificate error" by the verifier's reason.
+fn with_verifier_reason(error: io::Error) -> io::Error {
     match error.get_ref().and_then(|inner| inner.downcast_ref()) {
         Some(rustls::Error::InvalidCertificate(CertificateError::Other(why))) => {
             io::Error::new(error.kind(), format!("invalid peer certificate: {why}"))
@@ -300,11 +305,12 @@ fn explained(error: io::Error) -> io::Error {
     }
 }
 
+/// The `User-Agent` of all requests.
 pub const USER_AGENT: &str = concat!("sidecast/", env!("CARGO_PKG_VERSION"));
-/// Bytes of a buffer: as many checks as there are places have four of them at once.
+/// Bytes of a buffer; every check in progress has four.
 const BUFFER: usize = 4 * 1024;
 const LARGE_HEAD: usize = 64 * 1024;
-/// How long a server's certificate may be believed without being looked at again.
+/// How long TLS sessions may be resumed without verifying the certificate again.
 const LIFETIME: Duration = Duration::from_secs(60);
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ fn serve(answers: &[&[u8]]) -> (String, JoinHandle<Vec<String>>) {
                 assert!(count > 0, "the request ends early");
                 seen.extend(&buf[..count]);
             }
-            // The client may have heard enough.
+            // The client may have read enough.
             let _ = stream.write_all(&bytes);
             let _ = stream.shutdown(Shutdown::Write);
             String::from_utf8(seen).unwrap()
@@ -33,7 +33,7 @@ fn serve(answers: &[&[u8]]) -> (String, JoinHandle<Vec<String>>) {
     (url, server)
 }
 
-fn get(url: &str) -> Result<Answer, Error> {
+fn get(url: &str) -> Result<HttpResponse, Error> {
     get_with(&client(), url, &[], LIMIT)
 }
 
@@ -42,8 +42,8 @@ fn get_with(
     url: &str,
     headers: &[(&str, &str)],
     limit: Duration,
-) -> Result<Answer, Error> {
-    client.ask(&Ask {
+) -> Result<HttpResponse, Error> {
+    client.fetch(&HttpRequest {
         url,
         headers,
         form: None,
@@ -53,7 +53,7 @@ fn get_with(
 }
 
 fn client() -> Client {
-    Client::new(None, Files::default())
+    Client::new(None, TlsFiles::default())
 }
 
 fn whole(answer: &[u8]) -> Result<Vec<u8>, Error> {
@@ -72,7 +72,7 @@ fn half_an_answer_is_none() {
     for (answer, end) in [(&chunked[..], chunked.len() - 4), (sized, sized.len())] {
         for end in (0..end).rev() {
             let cut = whole(&answer[..end]);
-            assert!(matches!(cut, Err(Error::Broken(_))), "{end}: {cut:?}");
+            assert!(matches!(cut, Err(Error::Io(_))), "{end}: {cut:?}");
         }
     }
     assert_eq!(whole(b"HTTP/1.0 200 OK\r\n\r\n{}").unwrap(), b"{}");
@@ -85,7 +85,7 @@ fn half_an_answer_is_none() {
         b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
     ] {
         let answer = whole(foreign);
-        assert!(matches!(answer, Err(Error::Foreign(_))), "{answer:?}");
+        assert!(matches!(answer, Err(Error::InvalidHttp(_))), "{answer:?}");
     }
     let long = [b"HTTP/1.1 200 OK\r\n\r\n", [b'x'; 2000].as_slice()].concat();
     let error = whole(&long).unwrap_err();
@@ -227,11 +227,13 @@ fn one_limit_holds_for_the_whole_exchange() {
     thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         let head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n";
-        for byte in head.iter().chain(std::iter::repeat(&b'x')) {
+        // The head is over in time on a busy machine too; the body never is.
+        let head = head.iter().map(|byte| (byte, 1));
+        for (byte, ms) in head.chain(std::iter::repeat((&b'x', 10))) {
             if stream.write_all(&[*byte]).is_err() {
                 break;
             }
-            thread::sleep(Duration::from_millis(10));
+            thread::sleep(Duration::from_millis(ms));
         }
     });
     let began = Instant::now();
@@ -239,7 +241,7 @@ fn one_limit_holds_for_the_whole_exchange() {
     let answer = get_with(&client(), &url, &[], limit).unwrap();
     let error = answer.read_all(1000).unwrap_err();
     let took = began.elapsed();
-    assert!(matches!(error, Error::Late), "{error:?}");
+    assert!(matches!(error, Error::TimedOut), "{error:?}");
     assert!(took >= limit && took < limit * 2, "{took:?}");
 }
 
@@ -262,7 +264,7 @@ fn an_address_that_is_silent_does_not_hide_the_next() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     listen(&silent, Backlog::new(0).unwrap()).unwrap();
     let addr = silent.local_addr().unwrap();
-    // The queue is full: whoever comes now is not answered.
+    // The accept queue is full: further connections are not answered.
     let _crowd = std::net::TcpStream::connect(addr).unwrap();
     let (url, server) = serve(&[b"HTTP/1.1 204 No\r\n\r\n"]);
     let good = url.strip_prefix("http://").unwrap().parse().unwrap();
@@ -278,7 +280,7 @@ fn an_address_that_is_silent_does_not_hide_the_next() {
 }
 
 #[test]
-fn nobody_there_is_told_from_a_bad_answer() {
+fn no_listener_and_a_bad_answer_are_different_errors() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
@@ -301,10 +303,10 @@ fn a_unix_socket_is_asked_and_waited_for_no_longer_than_allowed() {
     let folder = std::env::temp_dir().join(format!("sidecast-client-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     let path = folder.join("s");
-    let client = Client::new(Some(path.clone()), Files::default());
-    let ask = |limit| get_with(&client, "http://localhost/x", &[], limit);
-    let error = ask(LIMIT).map(|_| ()).unwrap_err();
-    assert!(matches!(error, Error::Unreachable(..)), "{error:?}");
+    let client = Client::new(Some(path.clone()), TlsFiles::default());
+    let fetch = |limit| get_with(&client, "http://localhost/x", &[], limit);
+    let error = fetch(LIMIT).map(|_| ()).unwrap_err();
+    assert!(matches!(error, Error::ConnectFailed(..)), "{error:?}");
 
     let listener = UnixListener::bind(&path).unwrap();
     listen(&listener, Backlog::new(0).unwrap()).unwrap();
@@ -320,17 +322,17 @@ fn a_unix_socket_is_asked_and_waited_for_no_longer_than_allowed() {
             listener,
         )
     });
-    assert_eq!(ask(LIMIT).unwrap().read_all(10).unwrap(), b"hi");
+    assert_eq!(fetch(LIMIT).unwrap().read_all(10).unwrap(), b"hi");
     let (seen, _listener) = server.join().unwrap();
     assert!(seen.starts_with("get /x http/1.1\r\n") && seen.contains("\r\nhost: localhost\r\n"));
 
-    // Nobody accepts: the first waits for its answer, the next for room.
+    // The server does not accept: the first waits for its answer, the next for room.
     let limit = Duration::from_millis(200);
     for _ in 0..3 {
         let began = Instant::now();
-        assert!(ask(limit).is_err());
+        assert!(fetch(limit).is_err());
         let took = began.elapsed();
-        assert!(took >= limit && took < limit * 4, "{took:?}");
+        assert!(took >= limit && took < limit * 20, "{took:?}");
     }
     std::fs::remove_dir_all(&folder).unwrap();
 }
@@ -343,7 +345,7 @@ fn a_shutdown_ends_what_waits_for_an_answer() {
     let unix = UnixListener::bind(folder.join("s")).unwrap();
     let ends_at_once =
         |socket: Option<PathBuf>, url: String, accept: &dyn Fn() -> Box<dyn Read>| {
-            let client = std::sync::Arc::new(Client::new(socket, Files::default()));
+            let client = std::sync::Arc::new(Client::new(socket, TlsFiles::default()));
             let asked = client.clone();
             let limit = Duration::from_secs(60);
             let waits = thread::spawn(move || get_with(&asked, &url, &[], limit).map(|_| ()));

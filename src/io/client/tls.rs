@@ -1,8 +1,8 @@
-//! Whom a client of TLS (RFC 5246, RFC 8446) trusts and who it is: rustls with ring.
+//! TLS client settings (RFC 5246, RFC 8446): trusted authorities and client certificate, by rustls with ring.
 //!
 //! Left out: ALPN, as HTTP/1.1 needs none.
 
-use crate::io::monitor::is_own_want;
+use crate::io::exhaustion::is_out_of_resources;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -14,23 +14,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 
-/// Whom we trust and who we are.
+/// Files and options of a TLS client.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Files {
-    /// Authorities; `None`: the system's.
+pub struct TlsFiles {
+    /// Certificate authorities; `None`: the system's.
     pub ca: Option<PathBuf>,
-    /// Our own certificate and its key.
+    /// Client certificate and key.
     pub identity: Option<(PathBuf, PathBuf)>,
-    /// Any certificate is taken.
+    /// The server's certificate is not verified.
     pub insecure: bool,
 }
 
-/// Tells a file from what it was before: device, inode, size, and the times of its last changes.
-pub(super) type Stamp = [i128; 5];
+/// Identifies a version of a file: device, inode, size, mtime and ctime.
+pub(super) type FileStamp = [i128; 5];
 
-impl Files {
-    /// Of every file that counts; `None` of one that cannot be seen.
-    pub(super) fn stamp(&self) -> Vec<Option<Stamp>> {
+impl TlsFiles {
+    /// The stamps of all files in use; `None` for one that cannot be read.
+    pub(super) fn stamp(&self) -> Vec<Option<FileStamp>> {
         let (ca, system) = match (&self.ca, self.insecure) {
             (_, true) => (None, Vec::new()),
             (Some(ca), false) => (Some(ca.clone()), Vec::new()),
@@ -44,8 +44,8 @@ impl Files {
     /// Reads the files.
     ///
     /// # Errors
-    /// Where one that is named cannot be read, or the key is not the certificate's: a renewal may have
-    /// written one of the two. ureq would panic there.
+    /// If a configured file cannot be read, or key and certificate do not match, as during a renewal; ureq
+    /// would panic.
     pub(super) fn read(&self) -> io::Result<TlsConfig> {
         let provider = default_provider();
         let identity = match &self.identity {
@@ -78,7 +78,7 @@ impl Files {
     }
 }
 
-fn stamp_of(path: &Path) -> io::Result<Stamp> {
+fn stamp_of(path: &Path) -> io::Result<FileStamp> {
     let meta = fs::metadata(path)?;
     let nanoseconds =
         |seconds: i64, part: i64| i128::from(seconds) * 1_000_000_000 + i128::from(part);
@@ -91,16 +91,15 @@ fn stamp_of(path: &Path) -> io::Result<Stamp> {
     ])
 }
 
-/// The system's certificate authorities, for services of one's own; none where the image has none, and
-/// then Mozilla's, built in, stand in. That there is no descriptor left to read them does not say that there
-/// are none.
+/// The system's certificate authorities; empty if the image has none, and the built-in Mozilla ones are used
+/// instead. Exhausted descriptors are an error, not an empty list.
 fn system_roots(
     read: impl Fn(&Path) -> io::Result<Vec<u8>>,
 ) -> io::Result<Vec<Certificate<'static>>> {
     for path in bundles() {
         match read(&path) {
             Ok(pem) => return Ok(certificates_in(&pem)),
-            Err(error) if is_own_want(&error) => return Err(error),
+            Err(error) if is_out_of_resources(&error) => return Err(error),
             Err(_) => {}
         }
     }
@@ -120,7 +119,7 @@ fn certificates(path: &Path) -> io::Result<Vec<Certificate<'static>>> {
     }
 }
 
-/// What cannot be read is passed over: bundles hold oddities.
+/// Unreadable entries are skipped.
 fn certificates_in(pem: &[u8]) -> Vec<Certificate<'static>> {
     let items = parse_pem(pem).filter_map(|item| match item {
         Ok(PemItem::Certificate(certificate)) => Some(certificate),
@@ -130,7 +129,7 @@ fn certificates_in(pem: &[u8]) -> Vec<Certificate<'static>> {
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
-    fs::read(path).map_err(|error| match is_own_want(&error) {
+    fs::read(path).map_err(|error| match is_out_of_resources(&error) {
         true => error,
         false => at(path, error),
     })
@@ -158,7 +157,7 @@ mod tests {
         assert!(refused(Errno::ENOENT).unwrap().is_empty());
         for errno in [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM] {
             let error = refused(errno).unwrap_err();
-            assert!(is_own_want(&error), "{error}");
+            assert!(is_out_of_resources(&error), "{error}");
         }
     }
 }

@@ -1,12 +1,12 @@
-//! Asking Consul: one request, one whole answer. Over TCP, a unix socket, or TLS.
+//! HTTP client for Consul, over TCP, a unix socket or TLS.
 //!
-//! Left out: proxies (an agent is a neighbour), compression, connections that are kept.
+//! Left out: proxies (the agent is on this host or near it), compression, connections that are kept.
 
 use crate::app::HttpUrl;
 use crate::config::{Consul, Secret};
-use crate::consul::{Answer, Headers};
-use crate::io::client::{self, Ask, Error, Files};
-use crate::io::places::{Place, Places};
+use crate::consul::{Headers, Response};
+use crate::io::client::{self, Error, HttpRequest, TlsFiles};
+use crate::io::thread_slots::{ThreadSlot, ThreadSlots};
 use smol::Timer;
 use smol::future::FutureExt;
 use std::cell::{Cell, RefCell};
@@ -15,26 +15,30 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Knows where Consul is and how to get in.
+/// The address of Consul, its TLS files and the ACL token.
 pub struct Client {
     client: Arc<client::Client>,
     /// Without a slash at its end.
     url: String,
-    /// The address, as a person knows it.
+    /// The address for error messages.
     place: String,
     token: RefCell<Option<Secret>>,
-    /// Where the token is from, where it may be replaced.
+    /// `agent.consul_token_file`.
     token_file: RefCell<Option<PathBuf>>,
-    /// That file could not be read, which was said.
-    unreadable: Cell<bool>,
-    reading: Places,
-    /// Beside those of checks: neither takes the other's.
-    asking: Places,
-    /// How often the token came from the configuration anew.
+    /// Reading that file failed, which was logged.
+    token_file_failed: Cell<bool>,
+    file_slot: ThreadSlots,
+    /// Not shared with checks, so that neither exhausts the other's threads.
+    query_slots: ThreadSlots,
+    /// Number of times the configuration set the token.
     renewals: Cell<u64>,
 }
 
 impl Client {
+    /// A client with these settings.
+    ///
+    /// # Errors
+    /// If the address is not a valid URL.
     pub fn new(settings: &Consul) -> io::Result<Self> {
         let (place, url) = match settings.unix_path() {
             Some(path) => (path.display().to_string(), "http://localhost".to_owned()),
@@ -43,7 +47,7 @@ impl Client {
                 (url.authority(), url.to_string())
             }
         };
-        let files = Files {
+        let files = TlsFiles {
             ca: settings.ca_file.clone(),
             identity: settings.cert_file.clone().zip(settings.key_file.clone()),
             insecure: false,
@@ -55,35 +59,35 @@ impl Client {
             place,
             token: RefCell::new(settings.token.clone()),
             token_file: RefCell::new(settings.token_file.clone()),
-            unreadable: Cell::new(false),
-            reading: Places::new(1),
-            asking: Places::new(QUERIES),
+            token_file_failed: Cell::new(false),
+            file_slot: ThreadSlots::new(1),
+            query_slots: ThreadSlots::new(QUERIES),
             renewals: Cell::new(0),
         })
     }
 
-    /// From the next request on: the token of these settings.
-    pub fn renew(&self, settings: &Consul) {
+    /// Uses the token of these settings from the next request on.
+    pub fn set_token(&self, settings: &Consul) {
         self.token.replace(settings.token.clone());
         self.token_file.replace(settings.token_file.clone());
         self.renewals.set(self.renewals.get() + 1);
     }
 
-    /// Reads the token's file again: whoever rotates it does not tell us. One that cannot be read, or is
-    /// empty while it is being written, leaves the token that is known.
+    /// Reads the token file again, since its rotation is not notified. If it cannot be read or is empty, the
+    /// current token stays.
     pub async fn reread_token(&self) {
         let Some(path) = self.token_file.borrow().clone() else {
             return;
         };
-        // One look at a time: a pipe or a dead file server keeps its thread.
-        let Some(place) = self.reading.try_take() else {
+        // One read at a time: with a FIFO or a dead file server the call keeps its thread.
+        let Some(place) = self.file_slot.try_take() else {
             return;
         };
         let renewals = self.renewals.get();
         let file = path.clone();
         let read = place.run(FILE, move || read_token(&file)).await;
         let read = read.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        // Since a reload meanwhile another token may count.
+        // A reload meanwhile set another token.
         if renewals == self.renewals.get() {
             self.take_token(&path, read);
         }
@@ -92,17 +96,17 @@ impl Client {
     fn take_token(&self, path: &Path, read: io::Result<Secret>) {
         match read {
             Ok(token) => {
-                self.unreadable.set(false);
+                self.token_file_failed.set(false);
                 let before = self.token.replace(Some(token));
                 if before != *self.token.borrow() {
                     log::info!("agent.consul_token_file: token changed");
                 }
             }
             Err(error) => {
-                if !self.unreadable.replace(true) {
+                if !self.token_file_failed.replace(true) {
                     let path = path.display();
                     log::warn!(
-                        "agent.consul_token_file: {path}: {error}: the token read before stays"
+                        "agent.consul_token_file: {path}: {error}; keeping the current token"
                     );
                 }
             }
@@ -110,24 +114,24 @@ impl Client {
     }
 
     /// `GET path`; an error where no whole answer came within `limit`.
-    pub async fn get(&self, path: &str, limit: Duration) -> io::Result<Answer> {
+    pub async fn get(&self, path: &str, limit: Duration) -> io::Result<Response> {
         let message = || format!("no answer within {:.1} s", limit.as_secs_f64());
         let late = async {
             Timer::after(limit).await;
             Err(io::Error::new(io::ErrorKind::TimedOut, message()))
         };
         let asked = async {
-            let place = self.asking.take().await;
+            let place = self.query_slots.take().await;
             let asked = self.ask(place, path, limit).await;
             asked.map_err(|error| match error {
-                Error::Late => io::Error::new(io::ErrorKind::TimedOut, message()),
+                Error::TimedOut => io::Error::new(io::ErrorKind::TimedOut, message()),
                 error => io::Error::other(format!("{}: {error}", self.place)),
             })
         };
         asked.or(late).await
     }
 
-    async fn ask(&self, place: Place, path: &str, limit: Duration) -> Result<Answer, Error> {
+    async fn ask(&self, place: ThreadSlot, path: &str, limit: Duration) -> Result<Response, Error> {
         let client = self.client.clone();
         let url = format!("{}{path}", self.url);
         let token = self.token.borrow().clone();
@@ -139,31 +143,31 @@ impl Client {
                 .into_iter()
                 .chain(token)
                 .collect();
-            let ask = Ask {
+            let ask = HttpRequest {
                 url: &url,
                 headers: &headers,
                 form: None,
                 limit,
                 connect: CONNECT,
             };
-            whole(client.ask(&ask)?)
+            read_response(client.fetch(&ask)?)
         });
-        asked.await.unwrap_or(Err(Error::Late))
+        asked.await.unwrap_or(Err(Error::TimedOut))
     }
 }
 
-/// Queries under way end now.
+/// Aborts the queries in progress.
 impl Drop for Client {
     fn drop(&mut self) {
         self.client.shutdown();
     }
 }
 
-/// Half an answer is an error.
-fn whole(answer: client::Answer) -> Result<Answer, Error> {
+/// Reads the whole response; a truncated one is an error.
+fn read_response(answer: client::HttpResponse) -> Result<Response, Error> {
     let mut headers = Headers::default();
-    answer.headers(|name, value| headers.note(name, value));
-    Ok(Answer {
+    answer.headers(|name, value| headers.set(name, value));
+    Ok(Response {
         status: answer.status(),
         headers,
         body: answer.read_all(MAX_BODY)?,
@@ -178,9 +182,10 @@ fn read_token(path: &Path) -> io::Result<Secret> {
 
 /// How long reading the token's file may take.
 const FILE: Duration = Duration::from_secs(1);
-/// For all of a name's addresses together; a long poll's patience would go to the first that is silent.
+/// The connect timeout for all addresses of a name together. Without it, the first address that does not answer would
+/// use up the timeout of a blocking query.
 const CONNECT: Duration = Duration::from_secs(5);
-/// Two long polls and the agent's own view, and one that hangs still.
+/// Concurrent queries: two blocking queries, one for the agent's own checks, and one that still hangs.
 const QUERIES: usize = 4;
 /// Bytes of an answer: a node with thousands of services has a few million.
 const MAX_BODY: usize = 32 * 1024 * 1024;
@@ -194,14 +199,14 @@ mod tests {
 
     fn client(file: &Path) -> Client {
         Client {
-            client: Arc::new(client::Client::new(None, Files::default())),
+            client: Arc::new(client::Client::new(None, TlsFiles::default())),
             url: String::new(),
             place: String::new(),
             token: RefCell::new(Some(Secret::new("first"))),
             token_file: RefCell::new(Some(file.to_owned())),
-            unreadable: Cell::default(),
-            reading: Places::new(1),
-            asking: Places::new(QUERIES),
+            token_file_failed: Cell::default(),
+            file_slot: ThreadSlots::new(1),
+            query_slots: ThreadSlots::new(QUERIES),
             renewals: Cell::default(),
         }
     }
@@ -223,7 +228,7 @@ mod tests {
             assert!(began.elapsed() < limit, "{:?}", began.elapsed());
             assert!(is_token(&hung, "first"));
         }
-        // Whoever writes lets the thread go.
+        // Opening the FIFO for writing unblocks the thread.
         std::fs::write(&file, "").unwrap();
         std::fs::remove_file(&file).unwrap();
         let plain = client(&file);

@@ -1,4 +1,4 @@
-//! One client's connection: reads requests, hands each to the agent, writes its answer.
+//! One client connection: reads requests, passes each to the agent, writes the response.
 
 use std::io;
 use std::time::{Duration, Instant, SystemTime};
@@ -12,7 +12,7 @@ use smol::net::unix::UnixStream;
 
 use super::parse::Parser;
 use super::{Limits, Stream};
-use crate::api::{Request, Response, Rest, Via};
+use crate::api::{Continuation, ListenerScope, Request, Response};
 
 /// A client's stream, of either kind.
 pub trait Duplex: AsyncRead + AsyncWrite + Unpin {}
@@ -20,33 +20,34 @@ pub trait Duplex: AsyncRead + AsyncWrite + Unpin {}
 impl Duplex for TcpStream {}
 impl Duplex for UnixStream {}
 
-/// What a connection wants of the agent.
+/// What a connection requests from the agent.
 #[derive(Debug)]
-pub enum Asked {
+pub enum CallKind {
     Request(Box<Request>),
-    /// The next piece of an answer that began before.
-    Rest(Rest),
+    /// The next piece of a response in progress.
+    Continuation(Continuation),
 }
 
-/// A request on its way to the agent, with the way back.
+/// A request to the agent, with the channel for its response.
 #[derive(Debug)]
 pub struct Call {
-    pub asked: Asked,
+    pub kind: CallKind,
     reply: Sender<Response>,
 }
 
 impl Call {
-    pub fn new(asked: Asked) -> (Self, Receiver<Response>) {
+    /// A call, and the receiver of its response.
+    pub fn new(kind: CallKind) -> (Self, Receiver<Response>) {
         let (reply, answer) = bounded(1);
-        (Self { asked, reply }, answer)
+        (Self { kind, reply }, answer)
     }
 
     /// Whether it is a request of that kind.
     pub fn asks(&self, kind: impl FnOnce(&Request) -> bool) -> bool {
-        matches!(&self.asked, Asked::Request(request) if kind(request))
+        matches!(&self.kind, CallKind::Request(request) if kind(request))
     }
 
-    /// Never blocks; a client that went away is no error.
+    /// Sends the response. Never blocks; a client that has disconnected is no error.
     pub fn answer(self, response: Response) {
         let _ = self.reply.try_send(response);
     }
@@ -55,7 +56,7 @@ impl Call {
 /// Serves one connection to its end.
 pub(super) async fn serve_connection(
     mut stream: Box<dyn Duplex>,
-    via: Via,
+    via: ListenerScope,
     limits: Limits,
     calls: Sender<Call>,
 ) {
@@ -63,25 +64,27 @@ pub(super) async fn serve_connection(
     let mut first = true;
     while let Ok(Some(next)) = read_request(&mut stream, &mut parser, limits, first).await {
         first = false;
-        let (response, shape) = match next {
-            Next::Call(request, shape) => (ask(request, limits, &calls).await, shape),
-            Next::Refused(response, shape) => (response, shape),
+        let (response, framing) = match next {
+            NextRequest::Call(request, framing) => {
+                (dispatch(request, limits, &calls).await, framing)
+            }
+            NextRequest::Refused(response, framing) => (response, framing),
         };
-        let sent = send(&mut stream, response, &shape, limits, &calls).await;
-        if sent.is_err() || !shape.keep_alive {
+        let sent = send(&mut stream, response, &framing, limits, &calls).await;
+        if sent.is_err() || !framing.keep_alive {
             break;
         }
-        // A pipeline has its turns like the others.
+        // Pipelined requests take turns with other connections.
         future::yield_now().await;
     }
     linger(stream).await;
 }
 
-/// Answers a client for whom there is no place: what engines and balancers live by is answered all the
-/// same, lest idle clients get a healthy announcer restarted; everybody else is told to come again.
+/// Serves a client above the connection limit: `/healthz` and `/readyz` are answered, so that idle clients
+/// cannot get a healthy process restarted by its container engine; anything else gets 503.
 pub(super) async fn serve_over_limit(
     mut stream: Box<dyn Duplex>,
-    via: Via,
+    via: ListenerScope,
     limits: Limits,
     calls: Sender<Call>,
 ) {
@@ -92,12 +95,14 @@ pub(super) async fn serve_over_limit(
     };
     let mut parser = Parser::new(limits.sizes, via);
     let answer = match read_request(&mut stream, &mut parser, hurried, true).await {
-        Ok(Some(Next::Call(request, shape))) if PROBES.contains(&request.path.as_str()) => {
-            let last = Shape {
+        Ok(Some(NextRequest::Call(request, framing)))
+            if PROBE_PATHS.contains(&request.path.as_str()) =>
+        {
+            let last = ResponseFraming {
                 keep_alive: false,
-                ..shape
+                ..framing
             };
-            encode(&ask(request, limits, &calls).await, &last)
+            encode(&dispatch(request, limits, &calls).await, &last)
         }
         _ => too_many(),
     };
@@ -107,12 +112,12 @@ pub(super) async fn serve_over_limit(
     }
 }
 
-/// Looks that change nothing and cost little.
-const PROBES: [&str; 2] = ["/healthz", "/readyz"];
+/// Paths of health probes, which are answered above the limit too.
+const PROBE_PATHS: [&str; 2] = ["/healthz", "/readyz"];
 
-/// The same without waiting for anything: a fresh socket has room for so short an answer. What the
-/// client sent already is read first, else the kernel would answer it with a reset.
-pub(super) fn refuse_at_once(stream: Stream) {
+/// Answers 503 without waiting: a new socket's send buffer has room for it. Reads what has arrived first,
+/// since closing with unread bytes would send a reset.
+pub(super) fn refuse_without_waiting(stream: Stream) {
     fn refuse(mut stream: impl io::Read + io::Write) {
         let mut chunk = [0_u8; 4096];
         let _ = stream.read(&mut chunk);
@@ -135,27 +140,27 @@ pub(super) fn refuse_at_once(stream: Stream) {
 fn too_many() -> Vec<u8> {
     let response =
         Response::text(503, "too many connections, try again").with_header("Retry-After", "1");
-    encode(&response, &LAST)
+    encode(&response, &CLOSE)
 }
 
-enum Next {
-    Call(Box<Request>, Shape),
-    Refused(Response, Shape),
+enum NextRequest {
+    Call(Box<Request>, ResponseFraming),
+    Refused(Response, ResponseFraming),
 }
 
-/// How an answer has to look.
+/// Framing of a response.
 #[derive(Clone, Copy)]
-struct Shape {
+struct ResponseFraming {
     is_head: bool,
     keep_alive: bool,
-    is_11: bool,
+    is_http11: bool,
 }
 
-/// The connection ends after it.
-const LAST: Shape = Shape {
+/// Framing of the last response of a connection.
+const CLOSE: ResponseFraming = ResponseFraming {
     is_head: false,
     keep_alive: false,
-    is_11: true,
+    is_http11: true,
 };
 
 /// `None`: the connection ended, or was idle for too long.
@@ -164,7 +169,7 @@ async fn read_request(
     parser: &mut Parser,
     limits: Limits,
     first: bool,
-) -> io::Result<Option<Next>> {
+) -> io::Result<Option<NextRequest>> {
     let allowed = |stage| match stage {
         Stage::Idle if !first => limits.idle,
         Stage::Idle | Stage::Head => limits.head,
@@ -176,22 +181,22 @@ async fn read_request(
     loop {
         match parser.poll() {
             Ok(Some(parsed)) => {
-                let shape = Shape {
+                let framing = ResponseFraming {
                     is_head: parsed.is_head,
                     keep_alive: parsed.keep_alive,
-                    is_11: parsed.is_11,
+                    is_http11: parsed.is_http11,
                 };
                 return Ok(Some(match parsed.request {
-                    Ok(request) => Next::Call(Box::new(request), shape),
+                    Ok(request) => NextRequest::Call(Box::new(request), framing),
                     Err(e) => {
                         let text = e.to_string();
                         let response = Response::error(e.status(), &text, parsed.wants_json);
-                        Next::Refused(response, shape)
+                        NextRequest::Refused(response, framing)
                     }
                 }));
             }
             Ok(None) => {}
-            Err(e) => return Ok(Some(last_words(e.status(), &e.to_string()))),
+            Err(e) => return Ok(Some(final_response(e.status(), &e.to_string()))),
         }
         if parser.take_continue() {
             let last = Instant::now() + limits.write;
@@ -202,24 +207,27 @@ async fn read_request(
             stage = now_at;
             deadline = Instant::now() + allowed(stage);
         }
-        match before(deadline, stream.read(&mut chunk)).await {
+        match with_deadline(deadline, stream.read(&mut chunk)).await {
             Err(e) if e.kind() == io::ErrorKind::TimedOut && stage != Stage::Idle => {
-                return Ok(Some(last_words(408, "the request did not come in time")));
+                return Ok(Some(final_response(
+                    408,
+                    "the request did not come in time",
+                )));
             }
             Err(e) => return Err(e),
             Ok(0) if stage == Stage::Idle => return Ok(None),
-            Ok(0) => return Ok(Some(last_words(400, "the request was cut short"))),
+            Ok(0) => return Ok(Some(final_response(400, "the request was cut short"))),
             Ok(length) => parser.push(chunk.get(..length).unwrap_or_default()),
         }
     }
 }
 
-/// An answer after which the connection ends.
-fn last_words(status: u16, message: &str) -> Next {
-    Next::Refused(Response::text(status, message), LAST)
+/// A response after which the connection is closed.
+fn final_response(status: u16, message: &str) -> NextRequest {
+    NextRequest::Refused(Response::text(status, message), CLOSE)
 }
 
-/// Each stage of a request has its own deadline, so that neither can be stretched byte by byte.
+/// Each stage of a request has its own deadline, so that a client cannot extend it byte by byte.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Idle,
@@ -239,64 +247,64 @@ impl Stage {
     }
 }
 
-async fn ask(request: Box<Request>, limits: Limits, calls: &Sender<Call>) -> Response {
+async fn dispatch(request: Box<Request>, limits: Limits, calls: &Sender<Call>) -> Response {
     let json = request.wants_json();
-    match answer(Asked::Request(request), limits, calls).await {
+    match answer(CallKind::Request(request), limits, calls).await {
         Ok(Some(response)) => response,
         Ok(None) => Response::error(503, "sidecast is stopping", json),
         Err(_) => Response::error(504, "no answer in time", json),
     }
 }
 
-/// `None`: nobody answers any more.
+/// `None`: the agent is stopping.
 async fn answer(
-    asked: Asked,
+    kind: CallKind,
     limits: Limits,
     calls: &Sender<Call>,
 ) -> io::Result<Option<Response>> {
-    let (call, answer) = Call::new(asked);
-    let asked = async {
+    let (call, answer) = Call::new(kind);
+    let kind = async {
         if calls.send(call).await.is_err() {
             return Ok(None);
         }
         Ok(answer.recv().await.ok())
     };
-    before(Instant::now() + limits.reply, asked).await
+    with_deadline(Instant::now() + limits.reply, kind).await
 }
 
-/// Sends an answer; one that is made piece by piece as it is taken.
+/// Sends a response; a large one is generated in pieces as the client reads it.
 async fn send(
     stream: &mut Box<dyn Duplex>,
     mut response: Response,
-    shape: &Shape,
+    framing: &ResponseFraming,
     limits: Limits,
     calls: &Sender<Call>,
 ) -> io::Result<()> {
     let last = Instant::now() + limits.write * 6;
-    let mut piece = encode(&response, shape);
-    // A slow client holds one copy of it.
+    let mut piece = encode(&response, framing);
+    // The body is in `piece`: a slow client holds one copy.
     response.body = Vec::new();
-    let in_pieces = response.rest.is_some() && !shape.is_head;
+    let in_pieces = response.rest.is_some() && !framing.is_head;
     loop {
         write_all(stream, &piece, limits.write, last).await?;
         let Some(rest) = response.rest.filter(|_| in_pieces) else {
             break;
         };
-        let next = answer(Asked::Rest(rest), limits, calls).await?;
+        let next = answer(CallKind::Continuation(rest), limits, calls).await?;
         response = next.ok_or(io::ErrorKind::BrokenPipe)?;
-        piece = framed(&std::mem::take(&mut response.body), shape);
+        piece = framed(&std::mem::take(&mut response.body), framing);
     }
     match in_pieces {
-        true if shape.is_11 => write_all(stream, b"0\r\n\r\n", limits.write, last).await,
-        // Its end is the connection's.
+        true if framing.is_http11 => write_all(stream, b"0\r\n\r\n", limits.write, last).await,
+        // HTTP/1.0: the body ends with the connection.
         true => Err(io::ErrorKind::ConnectionAborted.into()),
         false => Ok(()),
     }
 }
 
-/// A piece of a body without a length (RFC 9112 §7.1).
-fn framed(piece: &[u8], shape: &Shape) -> Vec<u8> {
-    match shape.is_11 {
+/// A piece of a body without a length (RFC 9112 §7.1). An empty one is left out: a chunk of size 0 ends the body.
+fn framed(piece: &[u8], framing: &ResponseFraming) -> Vec<u8> {
+    match framing.is_http11 && !piece.is_empty() {
         true => [format!("{:x}\r\n", piece.len()).as_bytes(), piece, b"\r\n"].concat(),
         false => piece.to_vec(),
     }
@@ -304,7 +312,7 @@ fn framed(piece: &[u8], shape: &Shape) -> Vec<u8> {
 
 /// The bytes of an answer, or of one with pieces to come the first of them; a HEAD's has no body
 /// (RFC 9110 §9.3.2).
-fn encode(response: &Response, shape: &Shape) -> Vec<u8> {
+fn encode(response: &Response, framing: &ResponseFraming) -> Vec<u8> {
     let in_pieces = response.rest.is_some();
     let mut head = format!(
         "HTTP/1.1 {} {}\r\nDate: {}\r\nX-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n",
@@ -318,10 +326,10 @@ fn encode(response: &Response, shape: &Shape) -> Vec<u8> {
             "Content-Length",
             &response.body.len().to_string(),
         ),
-        true if shape.is_11 => push_header(&mut head, "Transfer-Encoding", "chunked"),
+        true if framing.is_http11 => push_header(&mut head, "Transfer-Encoding", "chunked"),
         true => {}
     }
-    let stays = shape.keep_alive && (shape.is_11 || !in_pieces);
+    let stays = framing.keep_alive && (framing.is_http11 || !in_pieces);
     let connection = if stays { "keep-alive" } else { "close" };
     push_header(&mut head, "Connection", connection);
     if !response.content_type.is_empty() {
@@ -333,14 +341,14 @@ fn encode(response: &Response, shape: &Shape) -> Vec<u8> {
     head.push_str("\r\n");
     let mut bytes = head.into_bytes();
     match in_pieces {
-        _ if shape.is_head => {}
-        true => bytes.extend(framed(&response.body, shape)),
+        _ if framing.is_head => {}
+        true => bytes.extend(framed(&response.body, framing)),
         false => bytes.extend_from_slice(&response.body),
     }
     bytes
 }
 
-/// Control characters in a value would begin a header of somebody else's making.
+/// Control characters are dropped: they would allow header injection.
 fn push_header(head: &mut String, name: &str, value: &str) {
     head.push_str(name);
     head.push_str(": ");
@@ -400,8 +408,8 @@ fn http_date(at: SystemTime) -> String {
     )
 }
 
-/// Writes all of it; every part has to be taken within `limit`, and the whole answer until `last`, so
-/// that a client which drains a byte at a time does not hold its place for ever.
+/// Writes all bytes; each part within `limit` and all of them before `last`, so that a client that reads
+/// byte by byte does not hold its slot for ever.
 async fn write_all(
     stream: &mut Box<dyn Duplex>,
     bytes: &[u8],
@@ -411,7 +419,7 @@ async fn write_all(
     let mut rest = bytes;
     while !rest.is_empty() {
         let deadline = (Instant::now() + limit).min(last);
-        let written = before(deadline, stream.write(rest)).await?;
+        let written = with_deadline(deadline, stream.write(rest)).await?;
         if written == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
@@ -420,8 +428,8 @@ async fn write_all(
     Ok(())
 }
 
-/// Closes so that the last answer arrives: with unread bytes the kernel would reset the connection,
-/// and the client might lose what it has not read yet.
+/// Lingering close: sends FIN and discards input. Closing with unread bytes would reset the connection, and
+/// the client might lose the response.
 async fn linger(mut stream: Box<dyn Duplex>) {
     if stream.close().await.is_err() {
         return;
@@ -429,7 +437,7 @@ async fn linger(mut stream: Box<dyn Duplex>) {
     let deadline = Instant::now() + LINGER;
     let mut chunk = [0_u8; 4096];
     let mut left = LINGER_BYTES;
-    while let Ok(length) = before(deadline, stream.read(&mut chunk)).await {
+    while let Ok(length) = with_deadline(deadline, stream.read(&mut chunk)).await {
         if length == 0 || length > left {
             return;
         }
@@ -437,7 +445,10 @@ async fn linger(mut stream: Box<dyn Duplex>) {
     }
 }
 
-async fn before<T>(deadline: Instant, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+async fn with_deadline<T>(
+    deadline: Instant,
+    work: impl Future<Output = io::Result<T>>,
+) -> io::Result<T> {
     future::or(work, async {
         Timer::at(deadline).await;
         Err(io::ErrorKind::TimedOut.into())
@@ -462,20 +473,33 @@ mod tests {
 
     #[test]
     fn an_answer_has_its_length_and_cannot_be_split() {
-        let mut shape = Shape {
+        let mut framing = ResponseFraming {
             keep_alive: true,
-            ..LAST
+            ..CLOSE
         };
         let response = Response::text(409, "held").with_header("X-A", "b\r\nSet-Cookie: c");
-        let text = String::from_utf8(encode(&response, &shape)).unwrap();
+        let text = String::from_utf8(encode(&response, &framing)).unwrap();
         assert!(text.starts_with("HTTP/1.1 409 Conflict\r\n"));
         assert!(text.contains("\r\nContent-Length: 5\r\n"));
         assert!(text.contains("\r\nConnection: keep-alive\r\n"));
         assert!(text.contains("\r\nX-A: bSet-Cookie: c\r\n"));
         assert!(text.ends_with("\r\n\r\nheld\n"));
-        shape.is_head = true;
-        let head = String::from_utf8(encode(&response, &shape)).unwrap();
+        framing.is_head = true;
+        let head = String::from_utf8(encode(&response, &framing)).unwrap();
         assert!(head.contains("\r\nContent-Length: 5\r\n"));
         assert!(head.ends_with("\r\n\r\n"));
+    }
+
+    #[test]
+    fn an_empty_piece_does_not_end_a_body_in_pieces() {
+        let old = ResponseFraming {
+            is_http11: false,
+            ..CLOSE
+        };
+        for framing in [CLOSE, old] {
+            assert_eq!(framed(b"", &framing), b"");
+        }
+        assert_eq!(framed(b"one", &CLOSE), b"3\r\none\r\n");
+        assert_eq!(framed(b"one", &old), b"one");
     }
 }

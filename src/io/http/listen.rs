@@ -1,5 +1,5 @@
-//! Listening sockets. They are made without the reactor, so that they can be opened before the first
-//! thread starts and privileges are dropped.
+//! Listening sockets. They are opened without the reactor, before the first thread starts and privileges
+//! are dropped.
 
 use std::fmt;
 use std::fs;
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, SockaddrIn6, sockopt};
 
-/// A socket that listens; a unix socket's file goes with it.
+/// A listening socket; the file of a unix socket is removed with it.
 #[derive(Debug)]
 pub struct Listener {
     pub(super) socket: Socket,
@@ -25,7 +25,7 @@ pub(super) enum Socket {
     Unix(UnixListener, SocketFile),
 }
 
-/// An address nobody can listen on now.
+/// Why an address cannot be listened on.
 #[derive(Debug)]
 pub struct ListenError {
     pub address: String,
@@ -33,7 +33,7 @@ pub struct ListenError {
 }
 
 impl ListenError {
-    /// Somebody else listens there.
+    /// Another process listens there.
     pub fn is_in_use(&self) -> bool {
         self.cause.kind() == io::ErrorKind::AddrInUse
     }
@@ -57,7 +57,7 @@ impl fmt::Display for ListenError {
                 if self.is_file() =>
             {
                 f.write_str(
-                    "; its folder must be there and writable for this user: in a container a \
+                    "; its directory must exist and be writable for this user: in a container use a \
                      tmpfs or a volume",
                 )
             }
@@ -82,7 +82,7 @@ impl Listener {
                 Err(e)
             }
         });
-        // The standard library's 128 places are full after 50 ms of a flood; the kernel's bound counts.
+        // The standard library's backlog of 128 is full after 50 ms of a flood: take `somaxconn`.
         let bound = bound.and_then(|socket| {
             socket::listen(&socket, Backlog::MAXALLOWABLE)?;
             Ok(socket)
@@ -100,7 +100,7 @@ impl Listener {
         })
     }
 
-    /// A socket file, mode 0660. One that is there is replaced only when nobody answers on it.
+    /// A socket file of mode 0660. An existing one is replaced only if no process listens on it.
     pub fn unix(path: &Path) -> Result<Self, ListenError> {
         let name = format!("unix:{}", path.display());
         let made = check_vacant(path).and_then(|()| bind_unix(path));
@@ -124,7 +124,7 @@ impl Listener {
         }
     }
 
-    /// Nobody but this machine reaches it.
+    /// Bound to a loopback address.
     pub(super) fn is_loopback(&self) -> bool {
         self.local_addr()
             .is_some_and(|addr| addr.ip().to_canonical().is_loopback())
@@ -151,7 +151,7 @@ fn bind_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
     Ok(TcpListener::from(fd))
 }
 
-/// Ok when nothing is there, or a socket on which nobody listens any more.
+/// Ok if the path does not exist, or is a socket without a listener.
 fn check_vacant(path: &Path) -> io::Result<()> {
     let found = match fs::symlink_metadata(path) {
         Ok(found) => found,
@@ -161,29 +161,29 @@ fn check_vacant(path: &Path) -> io::Result<()> {
     if !found.file_type().is_socket() {
         return Err(io::Error::new(
             io::ErrorKind::AlreadyExists,
-            "a file that is no socket is there",
+            "the path exists and is not a socket",
         ));
     }
     match UnixStream::connect(path) {
         Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        // Answered, or too busy to answer: somebody is there.
+        // Connected, or its backlog is full: a process listens there.
         Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => Err(io::ErrorKind::AddrInUse.into()),
         Err(e) => Err(e),
     }
 }
 
-/// Binds beside the path and renames: the name never shows a socket with other permissions, nor is
-/// it ever absent while a stale one is replaced.
+/// Binds under a temporary name and renames: the path never has other permissions and is never missing
+/// while a stale socket is replaced.
 fn bind_unix(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(format!(".{}", std::process::id()));
-    let beside = PathBuf::from(beside);
-    let _ = fs::remove_file(&beside);
-    let socket = UnixListener::bind(&beside)?;
-    let placed = fs::set_permissions(&beside, fs::Permissions::from_mode(0o660))
-        .and_then(|()| fs::rename(&beside, path))
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!(".{}", std::process::id()));
+    let temporary = PathBuf::from(temporary);
+    let _ = fs::remove_file(&temporary);
+    let socket = UnixListener::bind(&temporary)?;
+    let placed = fs::set_permissions(&temporary, fs::Permissions::from_mode(0o660))
+        .and_then(|()| fs::rename(&temporary, path))
         .and_then(|()| fs::symlink_metadata(path));
     match placed {
         Ok(meta) => Ok((
@@ -194,7 +194,7 @@ fn bind_unix(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
             },
         )),
         Err(e) => {
-            let _ = fs::remove_file(&beside);
+            let _ = fs::remove_file(&temporary);
             Err(e)
         }
     }
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crowd_waits_at_the_door() {
+    fn many_connections_wait_in_the_backlog() {
         for addr in ["127.0.0.1:0", "[::1]:0"] {
             let listener = Listener::tcp(addr.parse().unwrap()).unwrap();
             let addr = listener.local_addr().unwrap();

@@ -1,11 +1,11 @@
-//! The HTTP server: bytes to [`crate::api::Request`]s and [`crate::api::Response`]s back (RFC 9112), with every resource a
-//! client can hold bounded in size and time. What a request means is the api's business; each goes
-//! over one bounded channel, so that a flood of clients waits and the agent does not.
+//! The HTTP server: bytes to [`crate::api::Request`]s and [`crate::api::Response`]s back (RFC 9112), with every
+//! resource of a client bounded in size and time. Requests go to the agent over one bounded channel, so that
+//! under load clients wait and the agent does not.
 
 mod connection;
 mod listen;
 mod parse;
-mod places;
+mod slots;
 
 use std::io;
 use std::net;
@@ -14,20 +14,21 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use smol::channel::Sender;
+use smol::future::FutureExt;
 use smol::net::TcpStream;
 use smol::net::unix::UnixStream;
 use smol::{Async, LocalExecutor, Timer, future};
 
-pub use connection::{Asked, Call};
+pub use connection::{Call, CallKind};
 pub use listen::{ListenError, Listener};
 pub use parse::{ParseError, Parsed, Parser, Sizes};
 
-use crate::api::Via;
+use crate::api::ListenerScope;
 use connection::Duplex;
 use listen::Socket;
-use places::{Kind, Place, Places};
+use slots::{ConnectionSlot, ConnectionSlots, Kind};
 
-/// What one client, and all of them, may take.
+/// Limits for one client and for all together.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     pub sizes: Sizes,
@@ -64,37 +65,37 @@ impl Default for Limits {
     }
 }
 
-/// Serves until it is dropped, or until the channel's other end is. Each request is answered by
-/// [`Call::answer`]; a call that is dropped unanswered gets 503.
-pub async fn serve(listeners: Vec<Listener>, limits: Limits, calls: Sender<Call>) {
-    if listeners.is_empty() {
-        return calls.closed().await;
-    }
-    let executor = Rc::new(LocalExecutor::new());
-    let shared = Shared {
-        executor: Rc::downgrade(&executor),
+/// Serves for as long as the executor runs. Each request is answered by [`Call::answer`]; a call that is dropped
+/// unanswered gets 503.
+pub fn serve(
+    executor: &Rc<LocalExecutor<'static>>,
+    listeners: Vec<Listener>,
+    limits: Limits,
+    calls: Sender<Call>,
+) {
+    let shared = ServerState {
+        executor: Rc::downgrade(executor),
         limits,
-        places: Places::new(limits.connections),
+        places: ConnectionSlots::new(limits.connections),
         calls,
     };
     for listener in listeners {
         executor
-            .spawn(accept_all(listener, shared.clone()))
+            .spawn(accept_all(listener, shared.clone()).boxed_local())
             .detach();
     }
-    executor.run(shared.calls.closed()).await;
 }
 
 #[derive(Clone)]
-struct Shared {
+struct ServerState {
     /// Weak: tasks live in the executor, and have to go with it.
     executor: Weak<LocalExecutor<'static>>,
     limits: Limits,
-    places: Places,
+    places: ConnectionSlots,
     calls: Sender<Call>,
 }
 
-enum Acceptor {
+enum AnyListener {
     Tcp {
         listener: Async<net::TcpListener>,
         loopback: bool,
@@ -108,14 +109,14 @@ enum Stream {
     Unix(unix::net::UnixStream),
 }
 
-impl Acceptor {
-    async fn accept(&self) -> io::Result<(Stream, Via)> {
+impl AnyListener {
+    async fn accept(&self) -> io::Result<(Stream, ListenerScope)> {
         match self {
             Self::Tcp { listener, loopback } => {
                 let (stream, peer) = listener.read_with(net::TcpListener::accept).await?;
                 let via = match loopback {
-                    true => Via::Loopback,
-                    false => Via::Tcp {
+                    true => ListenerScope::Loopback,
+                    false => ListenerScope::Tcp {
                         caller: peer.ip().to_canonical(),
                         local: stream.local_addr()?.ip().to_canonical(),
                     },
@@ -125,25 +126,25 @@ impl Acceptor {
             Self::Unix(listener) => {
                 let accept = unix::net::UnixListener::accept;
                 let (stream, _) = listener.read_with(accept).await?;
-                Ok((Stream::Unix(stream), Via::Unix))
+                Ok((Stream::Unix(stream), ListenerScope::Unix))
             }
         }
     }
 }
 
-async fn accept_all(listener: Listener, shared: Shared) {
+async fn accept_all(listener: Listener, shared: ServerState) {
     let name = listener.to_string();
     let loopback = listener.is_loopback();
-    // The file lives as long as this task.
+    // Dropping it at the end of this task removes the socket file.
     let (made, _file) = match listener.socket {
         Socket::Tcp(socket) => {
             let made = Async::new(socket);
             (
-                made.map(|listener| Acceptor::Tcp { listener, loopback }),
+                made.map(|listener| AnyListener::Tcp { listener, loopback }),
                 None,
             )
         }
-        Socket::Unix(socket, file) => (Async::new(socket).map(Acceptor::Unix), Some(file)),
+        Socket::Unix(socket, file) => (Async::new(socket).map(AnyListener::Unix), Some(file)),
     };
     let acceptor = match made {
         Ok(acceptor) => acceptor,
@@ -158,12 +159,12 @@ async fn accept_all(listener: Listener, shared: Shared) {
                 // While more connections wait, accepting never does: those that are served take turns with it.
                 future::yield_now().await;
             }
-            // The client went away before we came: no trouble of ours.
+            // The client closed the connection before it was accepted.
             Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(e) => {
-                // Out of descriptors: the socket stays readable, so that only time helps.
+                // Out of descriptors (EMFILE): the socket stays readable, so pause.
                 if pause.is_zero() {
-                    log::warn!("{name}: cannot accept a connection: {e}; trying again");
+                    log::warn!("{name}: cannot accept a connection: {e}; retrying");
                 }
                 pause = (pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
                 Timer::after(pause).await;
@@ -172,12 +173,12 @@ async fn accept_all(listener: Listener, shared: Shared) {
     }
 }
 
-impl Shared {
-    fn take(&self, stream: Stream, via: Via) {
+impl ServerState {
+    fn take(&self, stream: Stream, via: ListenerScope) {
         let Some(place) = self.places.take(via) else {
-            return connection::refuse_at_once(stream);
+            return connection::refuse_without_waiting(stream);
         };
-        // A socket that the reactor does not take is one that is gone.
+        // Registration with the reactor fails only for a closed socket.
         let _ = match stream {
             Stream::Tcp(stream) => TcpStream::try_from(stream).map(|stream| {
                 // Answers are written whole: waiting to fill a segment only delays them.
@@ -190,7 +191,12 @@ impl Shared {
         };
     }
 
-    fn serve_connection(&self, stream: impl Duplex + 'static, via: Via, place: Place) {
+    fn serve_connection(
+        &self,
+        stream: impl Duplex + 'static,
+        via: ListenerScope,
+        place: ConnectionSlot,
+    ) {
         let Some(executor) = self.executor.upgrade() else {
             return;
         };
@@ -200,13 +206,13 @@ impl Shared {
                 Kind::Served => {
                     connection::serve_connection(Box::new(stream), via, limits, calls).await
                 }
-                Kind::Hurried => {
+                Kind::OverLimit => {
                     connection::serve_over_limit(Box::new(stream), via, limits, calls).await
                 }
             }
             drop(place);
         };
-        executor.spawn(task).detach();
+        executor.spawn(task.boxed_local()).detach();
     }
 }
 

@@ -1,34 +1,34 @@
-//! Requests out of bytes: RFC 9112, the part a small server needs, as a machine that is fed.
+//! Incremental HTTP/1 request parser (RFC 9112), as far as a small server needs it.
 //!
 //! Left out: trailers are skipped, obsolete line folding is refused, no transfer coding but `chunked`.
-//! Whatever two readers could frame differently (both lengths, two lengths, a bare CR) is refused, so
-//! that no proxy in front of us can be made to smuggle.
+//! Ambiguous framing (Content-Length with Transfer-Encoding, two lengths, a bare CR) is refused, against
+//! request smuggling through a proxy.
 
 use std::fmt;
 
-use crate::api::{Method, Request, RequestError, Via, asks_for_json};
+use crate::api::{ListenerScope, Method, Request, RequestError, asks_for_json};
 
-/// How much of one request is taken, in bytes.
+/// Limits of one request, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
     pub head: usize,
     pub body: usize,
 }
 
-/// What a request says about its connection, and the request.
+/// A request, and how to answer it on its connection.
 #[derive(Debug)]
 pub struct Parsed {
     pub request: Result<Request, RequestError>,
     pub keep_alive: bool,
-    /// An answer without a length may come in chunks.
-    pub is_11: bool,
-    /// No body goes into the answer.
+    /// A response without Content-Length may be chunked.
+    pub is_http11: bool,
+    /// The method is HEAD: the response has no body.
     pub is_head: bool,
-    /// An error goes out as JSON.
+    /// Errors are sent as JSON.
     pub wants_json: bool,
 }
 
-/// Why the bytes are no request; the connection ends after the answer.
+/// Why the bytes are not a request; the connection is closed after the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ParseError {
     Syntax,
@@ -45,7 +45,7 @@ pub enum ParseError {
 }
 
 impl ParseError {
-    /// The status that goes with it.
+    /// The status code of the response.
     pub fn status(self) -> u16 {
         match self {
             Self::HeadTooLarge => 431,
@@ -67,11 +67,11 @@ impl fmt::Display for ParseError {
             Self::BothLengths => "Content-Length and Transfer-Encoding together",
             Self::BadLength => "Content-Length is not one number",
             Self::BadChunk => "the chunked body is malformed",
-            Self::TransferCoding => "no transfer coding but chunked is understood",
-            Self::Version => "HTTP/1.0 and HTTP/1.1 are spoken here",
+            Self::TransferCoding => "unsupported transfer coding: only chunked is supported",
+            Self::Version => "only HTTP/1.0 and HTTP/1.1 are supported",
             Self::NoHost => "HTTP/1.1 needs a Host header",
             Self::TwoHosts => "more than one Host header",
-            Self::Expectation => "no expectation but 100-continue is understood",
+            Self::Expectation => "unsupported expectation: only 100-continue is supported",
         })
     }
 }
@@ -85,7 +85,7 @@ struct Head {
     target: String,
     headers: Vec<(String, String)>,
     keep_alive: bool,
-    is_11: bool,
+    is_http11: bool,
     body: Body,
 }
 
@@ -95,11 +95,11 @@ enum Body {
     Chunked(Chunked),
 }
 
-/// Fed with bytes, gives requests; what follows a request stays for the next one.
+/// Takes bytes and returns requests; bytes after a request belong to the next one.
 #[derive(Debug)]
 pub struct Parser {
     sizes: Sizes,
-    via: Via,
+    via: ListenerScope,
     buffer: Vec<u8>,
     head: Option<Head>,
     /// Line breaks before the head that is next.
@@ -108,7 +108,8 @@ pub struct Parser {
 }
 
 impl Parser {
-    pub fn new(sizes: Sizes, via: Via) -> Self {
+    /// A parser for the requests of one connection.
+    pub fn new(sizes: Sizes, via: ListenerScope) -> Self {
         Self {
             sizes,
             via,
@@ -119,16 +120,17 @@ impl Parser {
         }
     }
 
+    /// Adds received bytes.
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// Nothing of a next request is here yet.
+    /// No byte of the next request has come.
     pub fn is_idle(&self) -> bool {
         self.head.is_none() && self.buffer.is_empty()
     }
 
-    /// A head is here, its body not yet.
+    /// The head has come, its body has not.
     pub fn in_body(&self) -> bool {
         self.head.is_some()
     }
@@ -160,7 +162,7 @@ impl Parser {
         };
         Ok(Some(Parsed {
             keep_alive: head.keep_alive,
-            is_11: head.is_11,
+            is_http11: head.is_http11,
             is_head: head.method == Method::Head,
             wants_json: asks_for_json(&head.headers),
             request: Request::new(head.method, &head.target, head.headers, &body, self.via),
@@ -216,42 +218,46 @@ fn make_head(raw: &httparse::Request<'_, '_>, sizes: Sizes) -> Result<(Head, boo
     if !(target.starts_with('/') || target == "*" || target.contains("://")) {
         return Err(ParseError::Syntax);
     }
-    let is_11 = raw.version == Some(1);
-    check_host(&headers, is_11)?;
-    let body = framing(&headers, is_11, sizes)?;
+    let is_http11 = raw.version == Some(1);
+    check_host(&headers, is_http11)?;
+    let body = framing(&headers, is_http11, sizes)?;
     let has_body = !matches!(body, Body::Length(0));
     let expects = match find(&headers, "expect") {
-        Some(value) if value.eq_ignore_ascii_case("100-continue") => is_11 && has_body,
+        Some(value) if value.eq_ignore_ascii_case("100-continue") => is_http11 && has_body,
         Some(_) => return Err(ParseError::Expectation),
         None => false,
     };
     let keep_alive = if has_token(&headers, "connection", "close") {
         false
     } else {
-        is_11 || has_token(&headers, "connection", "keep-alive")
+        is_http11 || has_token(&headers, "connection", "keep-alive")
     };
     let head = Head {
         method: Method::parse(method),
         target: target.to_owned(),
         headers,
         keep_alive,
-        is_11,
+        is_http11,
         body,
     };
     Ok((head, expects))
 }
 
-/// RFC 9112 §3.2: one Host, and HTTP/1.1 cannot go without.
-fn check_host(headers: &[(String, String)], is_11: bool) -> Result<(), ParseError> {
+/// RFC 9112 §3.2: at most one Host field, which HTTP/1.1 requires.
+fn check_host(headers: &[(String, String)], is_http11: bool) -> Result<(), ParseError> {
     match headers.iter().filter(|(name, _)| name == "host").count() {
-        0 if is_11 => Err(ParseError::NoHost),
+        0 if is_http11 => Err(ParseError::NoHost),
         0 | 1 => Ok(()),
         _ => Err(ParseError::TwoHosts),
     }
 }
 
 /// RFC 9112 §6.3: how long the body is.
-fn framing(headers: &[(String, String)], is_11: bool, sizes: Sizes) -> Result<Body, ParseError> {
+fn framing(
+    headers: &[(String, String)],
+    is_http11: bool,
+    sizes: Sizes,
+) -> Result<Body, ParseError> {
     let mut codings = headers
         .iter()
         .filter(|(name, _)| name == "transfer-encoding")
@@ -267,7 +273,7 @@ fn framing(headers: &[(String, String)], is_11: bool, sizes: Sizes) -> Result<Bo
                 return Err(ParseError::TransferCoding);
             }
             // RFC 9112 §6.1: an HTTP/1.0 message with a coding has faulty framing.
-            if !is_11 {
+            if !is_http11 {
                 return Err(ParseError::BadLength);
             }
             Ok(Body::Chunked(Chunked::new(sizes.body)))
@@ -305,7 +311,7 @@ fn has_token(headers: &[(String, String)], name: &str, token: &str) -> bool {
         .any(|item| item.trim().eq_ignore_ascii_case(token))
 }
 
-/// A chunked body (RFC 9112 §7.1) on its way.
+/// Decoder of a chunked body (RFC 9112 §7.1).
 #[derive(Debug)]
 pub struct Chunked {
     limit: usize,
@@ -424,7 +430,7 @@ mod tests {
     };
 
     fn parser() -> Parser {
-        Parser::new(SIZES, Via::Loopback)
+        Parser::new(SIZES, ListenerScope::Loopback)
     }
 
     fn all(bytes: &[u8]) -> Result<Vec<Parsed>, ParseError> {
@@ -516,7 +522,7 @@ mod tests {
     }
 
     #[test]
-    fn what_two_readers_could_frame_differently_is_refused() {
+    fn ambiguous_framing_is_refused() {
         let head = "POST / HTTP/1.1\r\nHost: h\r\n";
         let bad = |rest: &str| fails(&format!("{head}{rest}\r\n\r\n"));
         assert_eq!(
@@ -639,7 +645,7 @@ mod tests {
         assert!(!p.take_continue());
         p.push(b"x=1");
         assert!(p.poll().unwrap().is_some());
-        // One that did not wait is not told.
+        // One that did not wait gets no 100 Continue.
         p.push(
             b"POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nx=",
         );
@@ -658,20 +664,19 @@ mod tests {
             b"POST /drain HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nx=1\r\n0\r\n\r\n",
             b"GET /apps/%41 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
         ];
-        let mut jitter = crate::timer::Jitter::new(7);
+        let mut rng = crate::timer::Rng::new(7);
         for round in 0..10_000_u64 {
             let mut bytes = valid[usize::try_from(round % 3).unwrap()].to_vec();
-            for _ in 0..=jitter.below(4) {
-                let at =
-                    usize::try_from(jitter.below(u64::try_from(bytes.len()).unwrap())).unwrap();
-                match jitter.below(3) {
-                    0 => bytes[at] = u8::try_from(jitter.below(256)).unwrap(),
+            for _ in 0..=rng.below(4) {
+                let at = usize::try_from(rng.below(u64::try_from(bytes.len()).unwrap())).unwrap();
+                match rng.below(3) {
+                    0 => bytes[at] = u8::try_from(rng.below(256)).unwrap(),
                     1 => drop(bytes.remove(at)),
-                    _ => bytes.insert(at, u8::try_from(jitter.below(256)).unwrap()),
+                    _ => bytes.insert(at, u8::try_from(rng.below(256)).unwrap()),
                 }
             }
             let mut p = parser();
-            for piece in bytes.chunks(usize::try_from(jitter.below(40)).unwrap() + 1) {
+            for piece in bytes.chunks(usize::try_from(rng.below(40)).unwrap() + 1) {
                 p.push(piece);
                 let mut requests = 0;
                 while let Ok(Some(_)) = p.poll() {

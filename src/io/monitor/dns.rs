@@ -1,47 +1,54 @@
-//! `dns:` — a query is answered, over UDP, and over TCP when the answer is truncated (RFC 7766).
+//! `dns:` — sends a query over UDP, and over TCP if the response is truncated (RFC 7766).
 
-use super::is_own_want;
 use crate::app::{QType, Rcode};
-use crate::dns::{Answer, Question};
+use crate::dns::{NameError, Question, Response};
 use crate::health::Outcome;
-use crate::timer::Jitter;
+use crate::io::exhaustion::is_out_of_resources;
+use crate::timer::Rng;
 use smol::Timer;
 use smol::future::FutureExt;
-use smol::io::{AsyncReadExt, AsyncWriteExt};
+use smol::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use smol::net::{TcpStream, UdpSocket};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-/// What to ask whom, and which answer is good.
+/// The query, and the expected response.
 pub(super) struct Query<'a> {
     pub(super) name: &'a str,
     pub(super) qtype: QType,
-    pub(super) server: SocketAddr,
     /// `None`: NOERROR with at least one record.
     pub(super) rcode: Option<Rcode>,
 }
 
-/// Asks, without a limit of time.
-pub(super) async fn check(query: &Query<'_>, chance: &mut Jitter) -> Outcome {
-    let question = Question {
-        name: query.name.to_owned(),
-        qtype: query.qtype.0,
-    };
-    let [a, b, ..] = chance.next_u64().to_be_bytes();
-    let id = u16::from_be_bytes([a, b]);
-    let bytes = match question.encode(id) {
-        Ok(bytes) => bytes,
-        Err(error) => return Outcome::fail(error),
-    };
-    match ask(query.server, &question, id, &bytes).await {
-        Ok(answer) => judge(query, &answer),
-        Err(error) if is_own_want(&error) => Outcome::unavailable(error),
-        Err(error) => Outcome::Fail(format!("asking {}: {error}", query.server)),
+impl Query<'_> {
+    /// The question, the message ID, and the encoded query.
+    pub(super) fn encode(&self, chance: &mut Rng) -> Result<(Question, u16, Vec<u8>), NameError> {
+        let question = Question {
+            name: self.name.to_owned(),
+            qtype: self.qtype.0,
+        };
+        let [a, b, ..] = chance.next_u64().to_be_bytes();
+        let id = u16::from_be_bytes([a, b]);
+        let bytes = question.encode(id)?;
+        Ok((question, id, bytes))
     }
 }
 
-fn judge(query: &Query<'_>, answer: &Answer) -> Outcome {
+/// Sends the query to one server and waits for the response, without a timeout.
+pub(super) async fn check(query: &Query<'_>, server: SocketAddr, chance: &mut Rng) -> Outcome {
+    let (question, id, bytes) = match query.encode(chance) {
+        Ok(encoded) => encoded,
+        Err(error) => return Outcome::fail(error),
+    };
+    match ask(server, &question, id, &bytes).await {
+        Ok(answer) => evaluate(query, &answer),
+        Err(error) if is_out_of_resources(&error) => Outcome::unavailable(error),
+        Err(error) => Outcome::Fail(format!("query to {server}: {error}")),
+    }
+}
+
+pub(super) fn evaluate(query: &Query<'_>, answer: &Response) -> Outcome {
     let got = Rcode(answer.rcode);
     match query.rcode {
         Some(wanted) if wanted == got => Outcome::pass(),
@@ -55,7 +62,12 @@ fn judge(query: &Query<'_>, answer: &Answer) -> Outcome {
     }
 }
 
-async fn ask(server: SocketAddr, question: &Question, id: u16, query: &[u8]) -> io::Result<Answer> {
+async fn ask(
+    server: SocketAddr,
+    question: &Question,
+    id: u16,
+    query: &[u8],
+) -> io::Result<Response> {
     let any: IpAddr = match server {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
@@ -77,25 +89,26 @@ async fn ask(server: SocketAddr, question: &Question, id: u16, query: &[u8]) -> 
             continue;
         };
         let bytes = buf.get(..count).unwrap_or_default();
-        match Answer::decode(bytes, question) {
-            Ok(answer) if answer.is_to(id) && answer.truncated => {
-                return ask_tcp(server, question, id, query).await;
+        match Response::decode(bytes, question) {
+            Ok(answer) if answer.is_response_to(id) && answer.truncated => {
+                let stream = TcpStream::connect(server).await?;
+                return ask_over(stream, question, id, query).await;
             }
-            Ok(answer) if answer.is_to(id) => return Ok(answer),
-            // Late, forged or broken: the true answer may still come.
+            Ok(answer) if answer.is_response_to(id) => return Ok(answer),
+            // Late, forged or malformed: the response may still come.
             _ => {}
         }
     }
 }
 
-async fn ask_tcp(
-    server: SocketAddr,
+/// Asks again over TCP.
+pub(super) async fn ask_over(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
     question: &Question,
     id: u16,
     query: &[u8],
-) -> io::Result<Answer> {
+) -> io::Result<Response> {
     let length = u16::try_from(query.len()).map_err(io::Error::other)?;
-    let mut stream = TcpStream::connect(server).await?;
     let mut framed = length.to_be_bytes().to_vec();
     framed.extend_from_slice(query);
     stream.write_all(&framed).await?;
@@ -103,13 +116,15 @@ async fn ask_tcp(
     stream.read_exact(&mut length).await?;
     let mut message = vec![0; u16::from_be_bytes(length).into()];
     stream.read_exact(&mut message).await?;
-    match Answer::decode(&message, question) {
-        Ok(answer) if answer.is_to(id) => Ok(answer),
-        Ok(_) => Err(io::Error::other("another question was answered over TCP")),
+    match Response::decode(&message, question) {
+        Ok(answer) if answer.is_response_to(id) => Ok(answer),
+        Ok(_) => Err(io::Error::other(
+            "the response over TCP is to another question",
+        )),
         Err(error) => Err(io::Error::other(error)),
     }
 }
 
 const NOERROR: Rcode = Rcode(0);
-/// Silence after which a query is sent again.
-const RESEND: Duration = Duration::from_millis(700);
+/// Time without a response after which the query is sent again.
+pub(super) const RESEND: Duration = Duration::from_millis(700);

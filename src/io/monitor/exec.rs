@@ -1,6 +1,6 @@
 //! `exec:` — a command passes when it exits 0 in time.
 
-use super::Owner;
+use super::CheckOwner;
 use crate::app::ExecCommand;
 use crate::health::Outcome;
 use crate::io::launch;
@@ -20,48 +20,48 @@ use std::time::Duration;
 /// Runs commands, a bounded number at a time.
 pub(super) struct Commands {
     reaper: Reaper,
-    places: Semaphore,
-    /// Killed at their timeout, but still there: what sleeps in the kernel dies when that lets it.
-    undead: RefCell<Vec<(ExecCommand, Child)>>,
+    slots: Semaphore,
+    /// Killed at their timeout and not exited yet: a process in an uninterruptible sleep exits later.
+    killed: RefCell<Vec<(ExecCommand, Child)>>,
 }
 
 impl Commands {
     pub(super) fn new(reaper: Reaper) -> Self {
         Self {
             reaper,
-            places: Semaphore::new(COMMANDS),
-            undead: RefCell::default(),
+            slots: Semaphore::new(COMMANDS),
+            killed: RefCell::default(),
         }
     }
 
     /// Runs the command in a process group of its own and kills the whole group at `timeout`, which
-    /// begins when it starts. A command that finds no place was not checked, nor one that could not begin.
+    /// starts with the command. Without a free slot, or if it cannot be started, the outcome is unavailable.
     pub(super) async fn check(
         &self,
         command: &ExecCommand,
-        owner: Option<&Owner>,
+        owner: Option<&CheckOwner>,
         timeout: Duration,
     ) -> Outcome {
-        let place = async { Some(self.places.acquire().await) };
-        match place.or(after(timeout.min(PATIENCE))).await {
-            Some(_place) if self.is_undead(command) => Outcome::unavailable(
-                "the run before was killed and does not end: what it waits for hangs",
+        let place = async { Some(self.slots.acquire().await) };
+        match place.or(after(timeout.min(SLOT_WAIT))).await {
+            Some(_place) if self.is_killed_and_running(command) => Outcome::unavailable(
+                "the previous run was killed at its timeout and has not exited: it is blocked in the kernel",
             ),
             Some(_place) => self.run(command, owner, timeout).await,
-            None => Outcome::unavailable(format!("{COMMANDS} commands are running already")),
+            None => Outcome::unavailable(format!("no slot free: {COMMANDS} commands are running")),
         }
     }
 
-    fn is_undead(&self, command: &ExecCommand) -> bool {
-        let mut undead = self.undead.borrow_mut();
-        undead.retain(|(_, child)| !child.has_ended());
-        undead.iter().any(|(known, _)| known == command)
+    fn is_killed_and_running(&self, command: &ExecCommand) -> bool {
+        let mut killed = self.killed.borrow_mut();
+        killed.retain(|(_, child)| !child.has_ended());
+        killed.iter().any(|(known, _)| known == command)
     }
 
     async fn run(
         &self,
         command: &ExecCommand,
-        owner: Option<&Owner>,
+        owner: Option<&CheckOwner>,
         timeout: Duration,
     ) -> Outcome {
         let late = async {
@@ -71,7 +71,7 @@ impl Commands {
         let started = self.start(command, owner).or(late).await;
         let (child, output) = match started {
             Ok(started) => started,
-            // Our own want (descriptors, processes, memory) says nothing about the service.
+            // Exhausted descriptors, processes or memory say nothing about the service.
             Err(error) => return Outcome::unavailable(format!("cannot run a check: {error}")),
         };
         let mut tail = Tail::default();
@@ -84,11 +84,11 @@ impl Commands {
             .await;
         let starting = exit.is_none() && launch::is_starting(child.pid());
         if exit.is_none() {
-            // The group, before its leader's status is collected, while the number is surely its own.
+            // The whole group, before its leader is reaped and its pid could be reused.
             child.kill_group();
             let ended = async { Some(child.exited().await) };
-            if ended.or(after(DYING)).await.is_none() {
-                self.undead.borrow_mut().push((command.clone(), child));
+            if ended.or(after(EXIT_WAIT)).await.is_none() {
+                self.killed.borrow_mut().push((command.clone(), child));
             }
         }
         tail.read_ready(&output);
@@ -97,10 +97,10 @@ impl Commands {
             Some(exit) if exit.success() => Outcome::Pass(line),
             Some(exit) => Outcome::Fail(with_line(exit.to_string(), &line)),
             None if starting => Outcome::unavailable(format!(
-                "could not be started within {timeout:?}: its file system may hang"
+                "could not be started within {timeout:?}; its file system may hang"
             )),
             None => Outcome::Fail(with_line(
-                format!("not done after {timeout:?}, killed"),
+                format!("timed out after {timeout:?}, killed"),
                 &line,
             )),
         }
@@ -110,7 +110,7 @@ impl Commands {
     async fn start(
         &self,
         words: &ExecCommand,
-        owner: Option<&Owner>,
+        owner: Option<&CheckOwner>,
     ) -> io::Result<(Child, Async<File>)> {
         let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
         // An image may have no /dev/null.
@@ -151,8 +151,8 @@ struct Tail {
 }
 
 impl Tail {
-    /// Reads until the last writer closed. A command that prints without end is slowed down, so that it
-    /// takes neither the processor nor memory; it is never cut off, which would kill it with SIGPIPE.
+    /// Reads until all writers have closed. Endless output is throttled, so that it uses neither CPU nor
+    /// memory; the pipe is not closed, which would kill the command with SIGPIPE.
     async fn follow(&mut self, mut output: &Async<File>) {
         let mut buf = [0; 4096];
         while let Ok(count @ 1..) = output.read(&mut buf).await {
@@ -196,10 +196,10 @@ impl Tail {
 
 /// Commands that run at a time; the others wait.
 const COMMANDS: usize = 64;
-/// How long a command waits for others to end: less than the core waits for an answer beyond the timeout.
-const PATIENCE: Duration = Duration::from_secs(4);
+/// How long a command waits for a slot; shorter than the core's grace time for a missing outcome.
+const SLOT_WAIT: Duration = Duration::from_secs(4);
 /// How long a killed command may take to end.
-const DYING: Duration = Duration::from_millis(100);
+const EXIT_WAIT: Duration = Duration::from_millis(100);
 /// Bytes of output kept to find the last line in.
 const KEPT_OUTPUT: usize = 4096;
 /// Bytes of output after which reading is slowed down, to 4 MiB a second.

@@ -1,44 +1,68 @@
-//! `http:` and `https:` — what to ask, and which answer is good.
+//! `http:` and `https:` — sends a request and evaluates the response.
 
-use super::is_own_want;
-use crate::api::CHECK;
-use crate::app::{HttpUrl, StatusRanges};
+use super::vip;
+use crate::api::CHECK_USER_AGENT;
+use crate::app::{HttpUrl, StatusRanges, VipTarget};
 use crate::health::Outcome;
-use crate::io::client::{Answer, Ask, Client, Error, USER_AGENT};
+use crate::io::client::{Client, Error, HttpRequest, HttpResponse, USER_AGENT};
+use crate::io::exhaustion::is_out_of_resources;
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// What to ask, and which answer is good.
-pub(super) struct Want {
+/// The request and the expected response.
+#[derive(Clone)]
+pub(super) struct HttpCheck {
     pub(super) url: HttpUrl,
     pub(super) status: StatusRanges,
     pub(super) contains: Option<String>,
     pub(super) headers: Vec<(String, String)>,
 }
 
-impl Want {
-    /// Asks, and blocks meanwhile.
+impl HttpCheck {
+    /// Asks each of these in place of the URL's host, one after the other, and blocks meanwhile.
+    pub(super) fn check_each(
+        &self,
+        client: &Client,
+        targets: &[VipTarget],
+        timeout: Duration,
+    ) -> Outcome {
+        let deadline = Instant::now() + timeout;
+        let asked = targets.iter().enumerate().map(|(index, target)| {
+            let url = HttpUrl {
+                host: target.addr.to_string(),
+                ..self.url.clone()
+            };
+            let check = Self {
+                url,
+                ..self.clone()
+            };
+            check.check(client, vip::share(deadline, targets.len() - index))
+        });
+        vip::together(targets, asked)
+    }
+
+    /// Sends the request; blocks the thread.
     pub(super) fn check(&self, client: &Client, timeout: Duration) -> Outcome {
-        let agent = format!("{USER_AGENT}{CHECK}");
+        let agent = format!("{USER_AGENT}{CHECK_USER_AGENT}");
         let written = self.headers.iter().map(|(n, v)| (n.as_str(), v.as_str()));
-        // What is written replaces ours.
+        // Configured headers replace ours.
         let headers: Vec<_> = std::iter::once(("user-agent", &*agent))
             .chain(written)
             .collect();
-        let answer = client.ask(&Ask {
+        let answer = client.fetch(&HttpRequest {
             url: &self.url.to_string(),
             headers: &headers,
             form: None,
             limit: timeout,
             connect: timeout,
         });
-        match answer.and_then(|answer| self.judge(answer)) {
+        match answer.and_then(|answer| self.evaluate(answer)) {
             Ok(outcome) => outcome,
             Err(error) => self.failure(&error, timeout),
         }
     }
 
-    fn judge(&self, answer: Answer) -> Result<Outcome, Error> {
+    fn evaluate(&self, answer: HttpResponse) -> Result<Outcome, Error> {
         let status = answer.status();
         if !self.status.contains(status) {
             let message = format!("status {status}, wanted {}", self.status);
@@ -49,12 +73,12 @@ impl Want {
         };
         let mut found = false;
         let read = answer.read_until(|body| {
-            found = holds(body, text);
+            found = contains_text(body, text);
             found || body.len() >= MAX_BODY
         });
         match read {
-            // What came before a connection's end says enough.
-            Err(Error::Broken(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+            // The body received before an early end is evaluated.
+            Err(Error::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {}
             read => drop(read?),
         }
         Ok(match found {
@@ -63,20 +87,20 @@ impl Want {
         })
     }
 
-    /// What it means that there is no answer.
+    /// The outcome of a request without a response.
     fn failure(&self, error: &Error, timeout: Duration) -> Outcome {
         match error {
-            Error::Late => super::late(timeout),
-            Error::Unreachable(_, cause) if cause.kind() == io::ErrorKind::TimedOut => {
+            Error::TimedOut => super::late(timeout),
+            Error::ConnectFailed(_, cause) if cause.kind() == io::ErrorKind::TimedOut => {
                 super::late(timeout)
             }
-            error if error.cause().is_some_and(is_own_want) => Outcome::unavailable(error),
-            error => Outcome::Fail(format!("asking {}: {error}", self.url.authority())),
+            error if error.cause().is_some_and(is_out_of_resources) => Outcome::unavailable(error),
+            error => Outcome::Fail(format!("request to {}: {error}", self.url.authority())),
         }
     }
 }
 
-fn holds(body: &[u8], text: &str) -> bool {
+fn contains_text(body: &[u8], text: &str) -> bool {
     text.is_empty() || body.windows(text.len()).any(|part| part == text.as_bytes())
 }
 

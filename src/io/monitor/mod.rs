@@ -1,7 +1,7 @@
-//! Performing checks: every form of contract section 3 but `consul` and `heartbeat`, which the core
-//! answers from what it was told.
+//! Performs the checks of monitors: `port`, `exec`, `tcp`, `http` and `dns`. The core evaluates `consul` and
+//! `heartbeat` itself.
 //!
-//! Nothing here blocks the thread. What blocks (asking over HTTP, looking up names) has a [`Place`].
+//! Nothing here blocks the loop: HTTP requests and name lookups run in a [`ThreadSlot`].
 
 mod dns;
 mod exec;
@@ -9,55 +9,64 @@ mod http;
 mod port;
 mod queue;
 mod tcp;
+mod vip;
 
 pub use port::{FullQueue, PortState, bind_test};
 
-use crate::app::{AcceptQueue, MonitorSpec, Protocol};
+use crate::app::{AcceptQueue, DnsServer, MonitorSpec, Protocol, VipTarget};
 use crate::health::Outcome;
-use crate::io::client::{Client, Files};
-use crate::io::places::{Overdue, Place, Places};
+use crate::io::client::{Client, TlsFiles};
 use crate::io::reaper::Reaper;
-use crate::timer::Jitter;
+use crate::io::thread_slots::{CallTimeout, ThreadSlot, ThreadSlots};
+use crate::timer::Rng;
 use port::Ports;
-use queue::{Queues, Verdict};
+use queue::{AcceptQueues, QueueState};
 use smol::Timer;
 use smol::future::FutureExt;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Whose check it is: commands find it as `SIDECAST_APP` and `SIDECAST_MONITOR`.
+/// App and monitor of a check, which commands get as `SIDECAST_APP` and `SIDECAST_MONITOR`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Owner {
+pub struct CheckOwner {
     pub app: String,
     /// Its label, as metrics have it.
     pub monitor: String,
-    /// The operator wrote it, in the file or the environment.
+    /// It comes from the configuration file or the environment.
     pub trusted: bool,
 }
 
-/// Performs checks, and remembers what one check has to know of the one before.
+/// What to check.
+#[derive(Clone, Debug)]
+pub struct Question {
+    pub spec: MonitorSpec,
+    pub timeout: Duration,
+    /// The VIPs of the app that the monitor asks.
+    pub targets: Vec<VipTarget>,
+}
+
+/// Performs checks, with the state that they share.
 pub struct Checker {
     commands: exec::Commands,
     ports: Ports,
-    queues: RefCell<Queues>,
-    chance: RefCell<Jitter>,
-    verifying: Arc<Client>,
-    /// Takes any certificate.
-    trusting: Arc<Client>,
+    queues: RefCell<AcceptQueues>,
+    chance: RefCell<Rng>,
+    verifying_client: Arc<Client>,
+    /// Without certificate verification.
+    insecure_client: Arc<Client>,
 }
 
 impl Checker {
     /// `seed` makes the ids of DNS queries hard to guess.
     pub fn new(reaper: Reaper, seed: u64) -> Self {
         let client = |insecure| {
-            let files = Files {
+            let files = TlsFiles {
                 insecure,
-                ..Files::default()
+                ..TlsFiles::default()
             };
             Arc::new(Client::new(None, files))
         };
@@ -65,28 +74,38 @@ impl Checker {
             commands: exec::Commands::new(reaper),
             ports: Ports::default(),
             queues: RefCell::default(),
-            chance: RefCell::new(Jitter::new(seed)),
-            verifying: client(false),
-            trusting: client(true),
+            chance: RefCell::new(Rng::new(seed)),
+            verifying_client: client(false),
+            insecure_client: client(true),
         }
     }
 
-    /// Performs one check, on nobody's behalf and whatever else is under way.
+    /// Performs one check without an owner, in a slot of its own.
     pub async fn check(&self, spec: &MonitorSpec, timeout: Duration) -> Outcome {
-        let place = Some(Places::new(1).take().await);
-        self.check_for(None, spec, timeout, place).await
+        let question = Question {
+            spec: spec.clone(),
+            timeout,
+            targets: Vec::new(),
+        };
+        let place = Some(ThreadSlots::new(1).take().await);
+        self.check_for(None, &question, place).await
     }
 
-    /// The same on behalf of somebody, with a place where it [`blocks`]. It answers within `timeout` and a
-    /// little; dropping it ends the check, and kills what it runs, but what blocks keeps its place until
-    /// it returns.
+    /// The same for `owner`, with a slot if it [`blocks`]. It returns shortly after `timeout` at the latest.
+    /// Dropping the future ends the check and kills its command; a blocking call holds its slot until it
+    /// returns.
     pub async fn check_for(
         &self,
-        owner: Option<&Owner>,
-        spec: &MonitorSpec,
-        timeout: Duration,
-        place: Option<Place>,
+        owner: Option<&CheckOwner>,
+        question: &Question,
+        place: Option<ThreadSlot>,
     ) -> Outcome {
+        let Question {
+            spec,
+            timeout,
+            targets,
+        } = question;
+        let timeout = *timeout;
         match spec {
             MonitorSpec::Port {
                 protocol,
@@ -94,6 +113,9 @@ impl Checker {
                 accept_queue,
             } => self.port(*protocol, *port, *accept_queue, timeout).await,
             MonitorSpec::Exec(command) => self.commands.check(command, owner, timeout).await,
+            MonitorSpec::Tcp { port, .. } if asks_vips(question) => {
+                vip::tcp(*port, targets, timeout).await
+            }
             MonitorSpec::Tcp { host, port } => {
                 within(timeout, tcp::check(host, *port, place, timeout)).await
             }
@@ -104,18 +126,13 @@ impl Checker {
                 headers,
                 insecure,
             } => {
-                let want = http::Want {
+                let check = http::HttpCheck {
                     url: url.clone(),
                     status: status.clone(),
                     contains: contains.clone(),
                     headers: headers.clone(),
                 };
-                let client = match insecure {
-                    true => self.trusting.clone(),
-                    false => self.verifying.clone(),
-                };
-                let check = move || want.check(&client, timeout);
-                run(place, timeout, check).await.unwrap_or_else(|late| late)
+                self.http(check, *insecure, question, place).await
             }
             MonitorSpec::Dns {
                 name,
@@ -126,26 +143,59 @@ impl Checker {
                 let query = dns::Query {
                     name,
                     qtype: *qtype,
-                    server: *server,
                     rcode: *rcode,
                 };
-                let mut chance = Jitter::new(self.chance.borrow_mut().next_u64());
-                within(timeout, dns::check(&query, &mut chance)).await
+                self.dns(&query, server, question).await
             }
             MonitorSpec::Consul | MonitorSpec::Heartbeat(_) => {
-                Outcome::unavailable("not a check that can be performed here")
+                Outcome::unavailable("this monitor has no check to perform")
             }
+        }
+    }
+
+    async fn http(
+        &self,
+        check: http::HttpCheck,
+        insecure: bool,
+        question: &Question,
+        place: Option<ThreadSlot>,
+    ) -> Outcome {
+        let client = match insecure {
+            true => self.insecure_client.clone(),
+            false => self.verifying_client.clone(),
+        };
+        let timeout = question.timeout;
+        let vips = asks_vips(question).then(|| question.targets.clone());
+        let check = move || match vips {
+            Some(vips) => check.check_each(&client, &vips, timeout),
+            None => check.check(&client, timeout),
+        };
+        run(place, timeout, check).await.unwrap_or_else(|late| late)
+    }
+
+    async fn dns(
+        &self,
+        query: &dns::Query<'_>,
+        server: &DnsServer,
+        question: &Question,
+    ) -> Outcome {
+        let (timeout, targets) = (question.timeout, &question.targets);
+        let mut chance = Rng::new(self.chance.borrow_mut().next_u64());
+        match server {
+            DnsServer::Address(server) if targets.is_empty() => {
+                within(timeout, dns::check(query, *server, &mut chance)).await
+            }
+            server => vip::dns(query, server.port(), targets, &mut chance, timeout).await,
         }
     }
 
     /// The state of many ports at once: one look-up for each protocol and family.
     pub fn ports(&self, ports: &BTreeSet<(Protocol, u16)>) -> BTreeMap<(Protocol, u16), PortState> {
-        self.ports.look(ports)
+        self.ports.port_states(ports)
     }
 
-    /// What a look at a port means to a check; `None`: its accept queue is full, and the check has to go
-    /// on as [`Checker::check`] does.
-    pub fn judge_port(
+    /// The outcome of a port check; `None`: the accept queue is full, and [`Checker::check`] has to observe it.
+    pub fn port_outcome(
         &self,
         port: u16,
         accept_queue: AcceptQueue,
@@ -163,7 +213,8 @@ impl Checker {
         Some(state.outcome())
     }
 
-    /// Looks once, unless the accept queue is found full: then until the timeout, for a crowd to pass.
+    /// Looks the port up once; while its accept queue is full, again until the timeout, since that may be a
+    /// short burst.
     async fn port(
         &self,
         protocol: Protocol,
@@ -175,7 +226,7 @@ impl Checker {
         let deadline = began + timeout;
         let mut now = began;
         loop {
-            let state = self.look(protocol, port);
+            let state = self.port_state(protocol, port);
             let outcome = state.outcome();
             let PortState::Open { full, .. } = state else {
                 return outcome;
@@ -184,22 +235,22 @@ impl Checker {
                 return outcome;
             }
             let over = timeout.max(QUEUE_TIME);
-            let verdict = self.queues.borrow_mut().sample(now, port, &full, over);
-            match verdict {
-                Verdict::Stuck(why) if accept_queue == AcceptQueue::Fail => {
+            let queue_state = self.queues.borrow_mut().sample(now, port, &full, over);
+            match queue_state {
+                QueueState::Stuck(why) if accept_queue == AcceptQueue::Fail => {
                     return Outcome::Fail(why);
                 }
-                Verdict::Stuck(why) => return Outcome::Pass(why),
-                Verdict::Watch if now < deadline => {}
-                Verdict::Watch | Verdict::Fine => return outcome,
+                QueueState::Stuck(why) => return Outcome::Pass(why),
+                QueueState::Full if now < deadline => {}
+                QueueState::Full | QueueState::NotFull => return outcome,
             }
             Timer::at(deadline.min(Instant::now() + QUEUE_SAMPLE)).await;
             now = Instant::now();
         }
     }
 
-    fn look(&self, protocol: Protocol, port: u16) -> PortState {
-        let states = self.ports.look(&BTreeSet::from([(protocol, port)]));
+    fn port_state(&self, protocol: Protocol, port: u16) -> PortState {
+        let states = self.ports.port_states(&BTreeSet::from([(protocol, port)]));
         let unknown = || PortState::Unknown("not looked at".to_owned());
         states.into_values().next().unwrap_or_else(unknown)
     }
@@ -215,44 +266,42 @@ async fn within(timeout: Duration, check: impl Future<Output = Outcome>) -> Outc
         .await
 }
 
-/// Whether the check takes a thread for itself, and so a place.
+/// Whether the check asks VIPs of its app, including a check whose configured address is one.
+fn asks_vips(question: &Question) -> bool {
+    question.spec.asks_each_vip() || !question.targets.is_empty()
+}
+
+/// Whether the check makes a blocking call, and so needs a thread slot.
 pub fn blocks(spec: &MonitorSpec) -> bool {
     match spec {
         MonitorSpec::Http { .. } => true,
-        MonitorSpec::Tcp { host, .. } => host.parse::<IpAddr>().is_err(),
+        MonitorSpec::Tcp { host, .. } => host.parse::<IpAddr>().is_err() && !spec.asks_each_vip(),
         _ => false,
     }
 }
 
-/// What `call` returns; else the outcome of a check without it.
+/// Runs a blocking call. The error is the outcome of a check whose call has no result in time.
 async fn run<T: Send + 'static>(
-    place: Option<Place>,
+    place: Option<ThreadSlot>,
     timeout: Duration,
     call: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Outcome> {
     let Some(place) = place else {
-        return Err(Outcome::unavailable("there is no place for it"));
+        return Err(Outcome::unavailable("no thread slot is free"));
     };
     place
         .run(timeout, call)
         .await
         .map_err(|overdue| match overdue {
-            Overdue::Hangs => late(timeout),
-            Overdue::NoThread => Outcome::unavailable("late: the system gives us no thread for it"),
+            CallTimeout::Running => late(timeout),
+            CallTimeout::NotStarted => {
+                Outcome::unavailable("not started in time: the system gives no more threads")
+            }
         })
 }
 
 fn late(timeout: Duration) -> Outcome {
     Outcome::Fail(format!("no answer within {timeout:?}"))
-}
-
-/// Whether an error is our own want of descriptors or memory, and says nothing about the service.
-pub(in crate::io) fn is_own_want(error: &io::Error) -> bool {
-    use nix::errno::Errno;
-    matches!(
-        error.raw_os_error().map(Errno::from_raw),
-        Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS | Errno::EAGAIN)
-    )
 }
 
 /// How long an accept queue has to be full, at least, to count as stuck.

@@ -1,22 +1,21 @@
-//! `port:` — which ports have a listener, by one sock_diag look-up for all TCP ports, and one for each
-//! family's UDP ports.
+//! `port:` — finds the listeners of ports by sock_diag: one dump for all TCP ports, and one for the UDP ports of
+//! each family.
 //!
-//! A look-up costs tens of microseconds and the kernel answers it at once, so it is made without
-//! waiting. Where the kernel has no sock_diag, binding is tried instead, which knows less: it cannot
-//! tell on which address somebody listens, nor who.
+//! A dump takes tens of microseconds and is answered within the call, so it runs on the loop. On kernels
+//! without sock_diag `bind(2)` is tried instead, which tells neither the address nor the owner of a listener.
 
 use crate::app::Protocol;
-use crate::health::Outcome;
+use crate::health::{ON_WILDCARD, Outcome};
+use crate::io::sock_diag::{exchange, open, own_inodes};
 use crate::net::Family;
-use crate::netlink::message::{Answer, Messages, Request};
+use crate::netlink::message::Request;
 use crate::netlink::sock_diag::{self, Socket, TCP_CLOSE, TCP_LISTEN};
 use nix::errno::Errno;
-use nix::sys::socket::sockopt::{Ipv6V6Only, ReceiveTimeout, ReuseAddr};
+use nix::sys::socket::sockopt::{Ipv6V6Only, ReuseAddr};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, SockaddrIn,
-    SockaddrIn6, SockaddrLike, bind, recv, sendto, setsockopt, socket,
+    AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, bind, setsockopt,
+    socket,
 };
-use nix::sys::time::{TimeVal, TimeValLike};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -26,18 +25,18 @@ use std::time::{Duration, Instant};
 /// What is known about a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PortState {
-    /// Somebody listens; with the reason for a warning, and the listeners whose accept queue is full.
+    /// There is a listener; with a warning, and the listeners whose accept queue is full.
     Open {
         warning: Option<String>,
         full: Vec<FullQueue>,
     },
-    /// Nobody does, or nobody who counts: the reason.
+    /// No listener, or only ones that do not count: the reason.
     Closed(String),
-    /// It could not be found out.
+    /// It could not be determined: the reason.
     Unknown(String),
 }
 
-/// A listener that at this moment drops new connections.
+/// A listener whose accept queue is full, so that new connections are dropped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FullQueue {
     pub cookie: u64,
@@ -46,6 +45,7 @@ pub struct FullQueue {
 }
 
 impl PortState {
+    /// Whether there is a listener.
     pub fn is_open(&self) -> bool {
         matches!(self, Self::Open { .. })
     }
@@ -54,7 +54,7 @@ impl PortState {
     pub fn outcome(&self) -> Outcome {
         match self {
             Self::Open { warning, .. } => Outcome::Pass(warning.clone().unwrap_or_default()),
-            Self::Closed(why) => Outcome::Fail(why.clone()),
+            Self::Closed(why) => Outcome::NoListener(why.clone()),
             Self::Unknown(why) => Outcome::Unavailable(why.clone()),
         }
     }
@@ -65,17 +65,17 @@ impl PortState {
 pub(super) struct Ports {
     socket: RefCell<Option<OwnedFd>>,
     seq: Cell<u32>,
-    /// Protocols for which the kernel has no sock_diag; said once.
+    /// Protocols without sock_diag in this kernel; logged once.
     missing: RefCell<BTreeSet<Protocol>>,
-    /// What binding told a moment ago.
+    /// Recent results of `bind(2)`.
     tested: RefCell<BTreeMap<(Protocol, u16), (Instant, PortState)>>,
-    /// By cookie, whether a socket is our own. Cookies are never used again.
-    ours: RefCell<BTreeMap<u64, bool>>,
+    /// By cookie, whether a socket is of this process. Cookies are never reused.
+    own_sockets: RefCell<BTreeMap<u64, bool>>,
 }
 
 impl Ports {
     /// The state of each port.
-    pub(super) fn look(
+    pub(super) fn port_states(
         &self,
         ports: &BTreeSet<(Protocol, u16)>,
     ) -> BTreeMap<(Protocol, u16), PortState> {
@@ -95,39 +95,42 @@ impl Ports {
         states
     }
 
-    fn state(&self, protocol: Protocol, port: u16, found: &Found) -> PortState {
+    fn state(&self, protocol: Protocol, port: u16, found: &PortLookup) -> PortState {
         let state = self.state_in(protocol, port, found);
         if !matches!(
             (&state, found),
-            (PortState::Closed(_), Found::Sockets { split: true, .. })
+            (
+                PortState::Closed(_),
+                PortLookup::Sockets { split: true, .. }
+            )
         ) {
             return state;
         }
-        // The table may have changed between the pieces of a long answer, and a socket slipped through.
+        // The table may have changed between the datagrams of a long dump, which missed a socket.
         let alone = self.look_up(protocol, &BTreeSet::from([port]));
         self.state_in(protocol, port, &alone)
     }
 
     /// The sockets on these ports.
-    fn look_up(&self, protocol: Protocol, ports: &BTreeSet<u16>) -> Found {
+    fn look_up(&self, protocol: Protocol, ports: &BTreeSet<u16>) -> PortLookup {
         if self.missing.borrow().contains(&protocol) {
-            return Found::NoSockDiag;
+            return PortLookup::NoSockDiag;
         }
         match self.dump(protocol, ports) {
             Ok(found) => found,
             Err(error) if is_missing(error) => {
                 log::warn!(
-                    "the kernel does not list {protocol} sockets (sock_diag: {}): ports are tested by binding, and polled",
+                    "the kernel does not list {protocol} sockets (sock_diag: {}): ports are tested by binding at every interval",
                     error.desc()
                 );
                 self.missing.borrow_mut().insert(protocol);
-                Found::NoSockDiag
+                PortLookup::NoSockDiag
             }
-            Err(error) => Found::Failed(error),
+            Err(error) => PortLookup::Failed(error),
         }
     }
 
-    fn dump(&self, protocol: Protocol, ports: &BTreeSet<u16>) -> Result<Found, Errno> {
+    fn dump(&self, protocol: Protocol, ports: &BTreeSet<u16>) -> Result<PortLookup, Errno> {
         let state = match protocol {
             Protocol::Tcp => TCP_LISTEN,
             Protocol::Udp => TCP_CLOSE,
@@ -146,11 +149,11 @@ impl Ports {
             split |= self.ask(&request, room, &mut sockets)? > 1;
         }
         sockets.retain(|s| s.state == state && ports.contains(&s.source_port));
-        let new = |socket: &Socket| !self.ours.borrow().contains_key(&socket.cookie);
+        let new = |socket: &Socket| !self.own_sockets.borrow().contains_key(&socket.cookie);
         if sockets.iter().any(new) {
-            self.learn_owners(&sockets);
+            self.record_owners(&sockets);
         }
-        Ok(Found::Sockets { sockets, split })
+        Ok(PortLookup::Sockets { sockets, split })
     }
 
     /// Sends one request and reads its answers; says in how many datagrams they came. After an error the
@@ -172,23 +175,22 @@ impl Ports {
         Ok(datagrams)
     }
 
-    fn state_in(&self, protocol: Protocol, port: u16, found: &Found) -> PortState {
+    fn state_in(&self, protocol: Protocol, port: u16, found: &PortLookup) -> PortState {
         let sockets = match found {
-            Found::NoSockDiag => return self.tested(protocol, port),
-            Found::Failed(error) => {
+            PortLookup::NoSockDiag => return self.tested(protocol, port),
+            PortLookup::Failed(error) => {
                 return PortState::Unknown(format!("cannot list sockets: {}", error.desc()));
             }
-            Found::Sockets { sockets, .. } => sockets,
+            PortLookup::Sockets { sockets, .. } => sockets,
         };
         let on_port: Vec<&Socket> = sockets.iter().filter(|s| s.source_port == port).collect();
-        let ours = self.ours.borrow();
-        let is_ours = |socket: &Socket| ours.get(&socket.cookie).copied().unwrap_or(false);
+        let own_sockets = self.own_sockets.borrow();
+        let is_ours = |socket: &Socket| own_sockets.get(&socket.cookie).copied().unwrap_or(false);
         let others: Vec<&Socket> = on_port.iter().copied().filter(|s| !is_ours(s)).collect();
-        judge(protocol, port, !on_port.is_empty(), &others)
+        state_from_sockets(protocol, port, !on_port.is_empty(), &others)
     }
 
-    /// Binding could keep the service itself from binding: it is not done again for each look at a port
-    /// that is down.
+    /// A trial bind could make the service's own bind fail, so its result is cached.
     fn tested(&self, protocol: Protocol, port: u16) -> PortState {
         let now = Instant::now();
         let mut tested = self.tested.borrow_mut();
@@ -199,21 +201,22 @@ impl Ports {
         state.clone()
     }
 
-    /// Finds out which of these sockets this process holds. /proc is asked once in a socket's life.
-    fn learn_owners(&self, sockets: &[Socket]) {
+    /// Determines which of these sockets belong to this process, from /proc, once for each socket.
+    fn record_owners(&self, sockets: &[Socket]) {
         let own = own_inodes();
-        let mut ours = self.ours.borrow_mut();
-        if ours.len() > REMEMBERED_COOKIES {
-            ours.clear();
+        let mut own_sockets = self.own_sockets.borrow_mut();
+        if own_sockets.len() > REMEMBERED_COOKIES {
+            own_sockets.clear();
         }
         for socket in sockets {
-            ours.entry(socket.cookie)
+            own_sockets
+                .entry(socket.cookie)
                 .or_insert_with(|| own.contains(&socket.inode));
         }
     }
 }
 
-enum Found {
+enum PortLookup {
     Sockets {
         sockets: Vec<Socket>,
         /// Whether an answer came in several pieces.
@@ -223,8 +226,8 @@ enum Found {
     Failed(Errno),
 }
 
-/// What the sockets of others on a port mean. `any` says whether there are sockets at all.
-fn judge(protocol: Protocol, port: u16, any: bool, others: &[&Socket]) -> PortState {
+/// The state of a port by the sockets of other processes. `any`: there are sockets at all.
+fn state_from_sockets(protocol: Protocol, port: u16, any: bool, others: &[&Socket]) -> PortState {
     let verb = match protocol {
         Protocol::Tcp => "listens on",
         Protocol::Udp => "is bound to",
@@ -250,6 +253,9 @@ fn judge(protocol: Protocol, port: u16, any: bool, others: &[&Socket]) -> PortSt
             addr.unwrap_or_default()
         )
     });
+    let everywhere = counted.iter().any(|s| s.source.is_unspecified());
+    let on_wildcard = (everywhere && protocol == Protocol::Udp).then(|| ON_WILDCARD.to_owned());
+    let warning = warning.or(on_wildcard);
     let full = counted.iter().filter(|s| s.accept_queue_is_full());
     PortState::Open {
         warning,
@@ -269,76 +275,7 @@ fn is_the_loopback_address(addr: IpAddr) -> bool {
     addr == Ipv4Addr::LOCALHOST || addr == Ipv6Addr::LOCALHOST
 }
 
-/// The inodes of our own sockets; none where there is no /proc.
-fn own_inodes() -> BTreeSet<u32> {
-    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else {
-        return BTreeSet::new();
-    };
-    entries
-        .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
-        .filter_map(|target| {
-            let inode = target.to_str()?.strip_prefix("socket:[")?;
-            inode.strip_suffix(']')?.parse().ok()
-        })
-        .collect()
-}
-
-fn open() -> Result<OwnedFd, Errno> {
-    let fd = socket(
-        AddressFamily::Netlink,
-        SockType::Raw,
-        SockFlag::SOCK_CLOEXEC,
-        SockProtocol::NetlinkSockDiag,
-    )?;
-    // The kernel answers within the call that asks; this is for the day it does not.
-    setsockopt(&fd, ReceiveTimeout, &TimeVal::seconds(1))?;
-    Ok(fd)
-}
-
-/// Says in how many datagrams, of `room` bytes at most, the sockets came.
-fn exchange(
-    fd: &OwnedFd,
-    bytes: &[u8],
-    seq: u32,
-    room: usize,
-    sockets: &mut Vec<Socket>,
-) -> Result<usize, Errno> {
-    sendto(
-        fd.as_raw_fd(),
-        bytes,
-        &NetlinkAddr::new(0, 0),
-        MsgFlags::empty(),
-    )?;
-    let mut buf = vec![0; room];
-    let mut datagrams = 0;
-    loop {
-        let count = match recv(fd.as_raw_fd(), &mut buf, MsgFlags::empty()) {
-            Err(Errno::EINTR) => continue,
-            Err(error) => return Err(error),
-            Ok(count) => count,
-        };
-        let datagram = buf.get(..count).unwrap_or_default();
-        let before = sockets.len();
-        for message in Messages::new(datagram) {
-            let message = message.map_err(|_| Errno::EBADMSG)?;
-            if message.seq != seq {
-                continue;
-            }
-            match message.answer().map_err(|_| Errno::EBADMSG)? {
-                Answer::Data(payload) => {
-                    sockets.push(Socket::decode(payload).map_err(|_| Errno::EBADMSG)?);
-                }
-                Answer::Done => return Ok(datagrams + usize::from(sockets.len() > before)),
-                Answer::Refused { errno, .. } => return Err(Errno::from_raw(errno)),
-                Answer::Overrun => return Err(Errno::ENOBUFS),
-                Answer::Nothing => {}
-            }
-        }
-        datagrams += usize::from(sockets.len() > before);
-    }
-}
-
-/// Whether the kernel, or who guards it, has no sock_diag for us; else trying again may help.
+/// Whether sock_diag is missing or forbidden (seccomp); after other errors a retry may help.
 fn is_missing(error: Errno) -> bool {
     matches!(
         error,
@@ -352,8 +289,8 @@ fn is_missing(error: Errno) -> bool {
     )
 }
 
-/// Tries to bind the port on all addresses: only "address in use" says that somebody has it. No other
-/// error may count as open (without the right to bind low ports every one of them would).
+/// Tries to bind the port on all addresses: only EADDRINUSE means that it is open. Other errors must not
+/// count as open: without CAP_NET_BIND_SERVICE every low port would.
 pub fn bind_test(protocol: Protocol, port: u16) -> PortState {
     let mut want = None;
     for family in Family::ALL {
@@ -405,15 +342,15 @@ fn try_bind(protocol: Protocol, family: Family, port: u16) -> Result<(), Errno> 
     bind(fd.as_raw_fd(), addr.as_ref())
 }
 
-/// Bytes of one answer. The kernel fills none further than the largest buffer it has seen, or than 8 KiB, less 320 bytes
-/// of its own, before it has seen one; and none further than 32 KiB.
+/// Bytes of one datagram. The kernel fills a datagram up to the largest receive buffer it has seen on the socket, at
+/// most 32 KiB; before the first receive up to 8 KiB, of which it needs 320 bytes itself.
 const DATAGRAM: usize = 8 * 1024 - 256;
 const DATAGRAM_MAX: usize = 32 * 1024;
-/// What the sockets of a port take in an answer, mostly.
+/// Typical bytes in an answer for the sockets of one port.
 const BYTES_OF_A_PORT: usize = 256;
-/// Ports in one look-up: so few that the kernel chooses, and mostly answers in one piece.
+/// Ports in one lookup: few enough that the kernel filters them, and that the answer mostly fits one datagram.
 const PORTS_AT_ONCE: usize = 128;
-/// How long the result of binding is good for.
+/// How long a result of `bind(2)` is cached.
 const TESTED_ANEW: Duration = Duration::from_millis(900);
 /// Sockets whose owner is remembered.
 const REMEMBERED_COOKIES: usize = 4096;
@@ -429,6 +366,7 @@ mod tests {
             source_port: 53,
             destination_port: 0,
             source: addr.parse().unwrap(),
+            destination: Ipv4Addr::UNSPECIFIED.into(),
             interface: 0,
             cookie: 1,
             rqueue,
@@ -441,7 +379,7 @@ mod tests {
 
     fn judged(addrs: &[&str]) -> PortState {
         let sockets: Vec<Socket> = addrs.iter().map(|a| socket_on(a, 0)).collect();
-        judge(Protocol::Tcp, 53, true, &sockets.iter().collect::<Vec<_>>())
+        state_from_sockets(Protocol::Tcp, 53, true, &sockets.iter().collect::<Vec<_>>())
     }
 
     #[test]
@@ -465,17 +403,34 @@ mod tests {
     }
 
     #[test]
+    fn a_udp_socket_on_the_wildcard_address_is_said_to_be_there() {
+        let outcome = |protocol, addr| {
+            state_from_sockets(protocol, 53, true, &[&socket_on(addr, 0)]).outcome()
+        };
+        for addr in ["0.0.0.0", "::"] {
+            assert!(outcome(Protocol::Udp, addr).is_on_wildcard());
+            assert_eq!(outcome(Protocol::Tcp, addr), Outcome::pass());
+        }
+        assert_eq!(outcome(Protocol::Udp, "192.0.2.1"), Outcome::pass());
+    }
+
+    #[test]
     fn our_own_socket_is_named_when_it_is_the_only_one() {
-        let state = judge(Protocol::Udp, 53, true, &[]);
+        let state = state_from_sockets(Protocol::Udp, 53, true, &[]);
         assert!(matches!(&state, PortState::Closed(why) if why.contains("sidecast itself")));
         assert!(state.outcome().is_fail());
-        let nothing = judge(Protocol::Udp, 53, false, &[]);
+        let nothing = state_from_sockets(Protocol::Udp, 53, false, &[]);
         assert!(matches!(nothing, PortState::Closed(why) if why.contains("nothing")));
     }
 
     #[test]
     fn a_queue_is_full_when_it_is_past_its_backlog() {
-        let full = |rqueue| match judge(Protocol::Tcp, 53, true, &[&socket_on("0.0.0.0", rqueue)]) {
+        let full = |rqueue| match state_from_sockets(
+            Protocol::Tcp,
+            53,
+            true,
+            &[&socket_on("0.0.0.0", rqueue)],
+        ) {
             PortState::Open { full, .. } => full.len(),
             other => panic!("{other:?}"),
         };
@@ -494,6 +449,6 @@ mod tests {
             (Protocol::Udp, socket.local_addr().unwrap().port()),
         ];
         let is_open = |state: &PortState| state.is_open();
-        assert!(ports.look(&wanted.into()).values().all(is_open));
+        assert!(ports.port_states(&wanted.into()).values().all(is_open));
     }
 }

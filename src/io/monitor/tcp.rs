@@ -1,8 +1,9 @@
 //! `tcp:` — a connection opens.
 
-use super::{is_own_want, run};
+use super::run;
 use crate::health::Outcome;
-use crate::io::places::Place;
+use crate::io::exhaustion::is_out_of_resources;
+use crate::io::thread_slots::ThreadSlot;
 use smol::Timer;
 use smol::future::FutureExt;
 use smol::net::TcpStream;
@@ -10,11 +11,11 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
-/// Opens a connection to the first of the host's addresses that takes one. A name needs a place.
+/// Opens a connection to the first of the host's addresses that accepts one. A name needs a thread slot (`place`).
 pub(super) async fn check(
     host: &str,
     port: u16,
-    place: Option<Place>,
+    place: Option<ThreadSlot>,
     timeout: Duration,
 ) -> Outcome {
     let deadline = Instant::now() + timeout;
@@ -28,7 +29,7 @@ pub(super) async fn check(
     };
     match connect(&addrs, deadline).await {
         Ok(_) => Outcome::pass(),
-        Err(Some((_, error))) if is_own_want(&error) => Outcome::unavailable(error),
+        Err(Some((_, error))) if is_out_of_resources(&error) => Outcome::unavailable(error),
         Err(Some((addr, error))) => Outcome::Fail(format!("connecting to {addr}: {error}")),
         Err(None) => Outcome::Fail(format!("{host} has no address")),
     }
@@ -37,7 +38,7 @@ pub(super) async fn check(
 async fn look_up(
     host: &str,
     port: u16,
-    place: Option<Place>,
+    place: Option<ThreadSlot>,
     timeout: Duration,
 ) -> Result<Vec<SocketAddr>, Outcome> {
     let name = host.to_owned();
@@ -50,8 +51,8 @@ async fn look_up(
     found.map_err(|error| Outcome::Fail(format!("looking up {host}: {error}")))
 }
 
-/// Opens a connection to the first of these that takes one. Each has its share of the time left, so that
-/// one that is silent does not hide the next. What the last one said where none did; `None`: there are none.
+/// Opens a connection to the first of these that accepts one. Each has an equal share of the time left, so that an
+/// address without an answer does not use up the time of the next. The error is the last address's; `None`: no address.
 async fn connect(
     addrs: &[SocketAddr],
     deadline: Instant,
@@ -84,7 +85,7 @@ mod tests {
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         listen(&silent, Backlog::new(0).unwrap()).unwrap();
         let addr = silent.local_addr().unwrap();
-        // The queue is full: whoever comes now is not answered.
+        // The accept queue is full: further connections are not answered.
         let _first = std::net::TcpStream::connect(addr).unwrap();
         let serving = TcpListener::bind("127.0.0.1:0").unwrap();
         let next = serving.local_addr().unwrap();

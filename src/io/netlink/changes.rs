@@ -1,15 +1,17 @@
-//! What changes in the kernel's tables, as it happens.
+//! Notifications of changed links, addresses, routes and neighbors (`ip monitor`).
 
-use super::socket::{Socket, failed};
-use crate::net::Prefix;
-use crate::netlink::NetlinkError;
+use super::socket::{Socket, io_error};
+use crate::discovery::{Entry, Tables};
+use crate::net::{Family, Prefix};
 use crate::netlink::address::{Address, IFAPROT_SIDECAST, RTM_DELADDR, RTM_NEWADDR};
-use crate::netlink::link::{RTM_DELLINK, RTM_NEWLINK};
+use crate::netlink::link::{Link, RTM_DELLINK, RTM_NEWLINK};
 use crate::netlink::message::{Message, Messages};
-use crate::netlink::neighbour::{Neighbour, RTM_DELNEIGH, RTM_NEWNEIGH};
+use crate::netlink::neighbor::{Neighbor, RTM_DELNEIGH, RTM_NEWNEIGH};
 use crate::netlink::route::{
     RT_TABLE_LOCAL, RT_TABLE_MAIN, RTM_DELROUTE, RTM_NEWROUTE, RTPROT_SIDECAST, Route,
 };
+use crate::netlink::{AF_UNSPEC, NetlinkError};
+use crate::wire::WireError;
 use nix::libc;
 use nix::sys::socket::SockProtocol;
 use std::cell::RefCell;
@@ -18,31 +20,31 @@ use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
 
-/// One change. What we do ourselves is not reported, but for removals.
+/// One change. Additions by sidecast itself are not reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// An interface came, went, or changed its state.
+    /// An interface was added, removed, or changed its state.
     Link,
-    /// An address came, or this one went: an IPv6 prefix's `local` route counts as one.
+    /// An address was added, or this one was removed; the `local` route of an IPv6 prefix counts as one.
     Address { removed: Option<Prefix> },
     /// A route of the main table.
     Route,
-    /// A router among the IPv6 neighbours came or went.
-    Neighbour,
-    /// The watched neighbour at this address has another MAC than before.
+    /// An IPv6 neighbor with the router flag was added, changed or removed.
+    Neighbor,
+    /// The watched neighbor at this address changed its MAC address.
     Mac(IpAddr),
-    /// Changes were lost: look at everything again.
+    /// Notifications were lost (ENOBUFS): read all tables again.
     Overrun,
 }
 
-/// Addresses of neighbours whose MAC matters; nobody holds it across an await.
-pub type Watched = Rc<RefCell<BTreeSet<IpAddr>>>;
+/// Addresses of neighbors whose MAC address is watched; never borrowed across an await.
+pub type WatchedNeighbors = Rc<RefCell<BTreeSet<IpAddr>>>;
 
-/// What is known of the neighbours.
-struct Neighbours {
-    /// Changes of routers count, for unnumbered peers.
+/// The watched neighbors and their MAC addresses.
+struct Neighbors {
+    /// Report changes of routers, for unnumbered peers.
     routers: bool,
-    watched: Watched,
+    watched: WatchedNeighbors,
     macs: BTreeMap<IpAddr, [u8; 6]>,
 }
 
@@ -50,13 +52,15 @@ struct Neighbours {
 pub struct Changes {
     socket: Socket,
     queue: VecDeque<Change>,
-    neighbours: Neighbours,
-    /// Our own additions count too.
+    neighbors: Neighbors,
+    /// Report sidecast's own additions too.
     own: bool,
+    /// Updated by every notification; notifications that do not change them are then not reported.
+    tables: Option<Tables>,
 }
 
 impl Changes {
-    /// `routers`: routers among the neighbours count. On a busy link they change often.
+    /// `routers`: report changes of neighbors with the router flag. On a busy link they are frequent.
     pub fn open(routers: bool) -> Result<Self, NetlinkError> {
         let socket = Socket::open(SockProtocol::NetlinkRoute)?;
         socket.receive_buffer(RECEIVE_BUFFER);
@@ -71,120 +75,202 @@ impl Changes {
         Ok(Self {
             socket,
             queue: VecDeque::new(),
-            neighbours: Neighbours {
+            neighbors: Neighbors {
                 routers,
-                watched: Watched::default(),
+                watched: WatchedNeighbors::default(),
                 macs: BTreeMap::new(),
             },
             own: false,
+            tables: None,
         })
     }
 
     /// Reports also what sidecast itself adds.
     #[must_use]
-    pub fn with_own(self) -> Self {
+    pub fn including_own(self) -> Self {
         Self { own: true, ..self }
     }
 
-    /// Reports also when one of these neighbours has another MAC.
+    /// Reports also changed MAC addresses of these neighbors.
     #[must_use]
-    pub fn watching(mut self, watched: Watched) -> Self {
-        self.neighbours.watched = watched;
+    pub fn watching(mut self, watched: WatchedNeighbors) -> Self {
+        self.neighbors.watched = watched;
         self
     }
 
-    pub fn watched(&self) -> Watched {
-        self.neighbours.watched.clone()
+    /// Updates these tables with every notification.
+    #[must_use]
+    pub fn keeping(self, tables: Tables) -> Self {
+        Self {
+            tables: Some(tables),
+            ..self
+        }
+    }
+
+    /// The tables that changes are applied to; empty at first.
+    pub fn tables(&mut self) -> &mut Tables {
+        self.tables.get_or_insert_default()
+    }
+
+    /// From now on reports changes of neighbors with the router flag.
+    pub fn count_routers(&mut self) {
+        self.neighbors.routers = true;
+    }
+
+    /// Opens the subscription again after it failed. The caller has to dump the tables, for the missed changes.
+    pub fn reopen(&mut self) -> Result<(), NetlinkError> {
+        let new = Self::open(self.neighbors.routers)?;
+        self.socket = new.socket;
+        self.lose();
+        Ok(())
+    }
+
+    /// Reads all queued notifications without waiting. The tables then match the kernel's, and the changes are queued.
+    pub fn catch_up(&mut self) {
+        for _ in 0..QUEUED_MAX {
+            match self.socket.try_receive() {
+                Ok(datagram) => self.read(&datagram),
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    let _ = self.overrun();
+                }
+                // [`Changes::next`] returns the error if it persists.
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// The set of watched neighbors, shared with this subscription.
+    pub fn watched(&self) -> WatchedNeighbors {
+        self.neighbors.watched.clone()
     }
 
     /// Waits for the next change. Dropping the future loses none.
     pub async fn next(&mut self) -> Result<Change, NetlinkError> {
         loop {
-            if let Some(change) = self.queue.pop_front() {
-                return Ok(change);
+            for _ in 0..IN_A_ROW {
+                if let Some(change) = self.queue.pop_front() {
+                    return Ok(change);
+                }
+                match self.socket.receive().await {
+                    Ok(datagram) => self.read(&datagram),
+                    Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => self.overrun()?,
+                    Err(error) => return Err(io_error(&error, REQUEST)),
+                }
             }
-            match self.socket.receive().await {
-                Ok(datagram) => self.read(&datagram),
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => self.overrun()?,
-                Err(error) => return Err(failed(&error, REQUEST)),
-            }
+            // A full routing table causes a million notifications.
+            smol::future::yield_now().await;
         }
     }
 
     fn read(&mut self, datagram: &[u8]) {
         for message in Messages::new(datagram) {
-            let change = match message {
-                // It may have been anything.
-                Err(_) => Some(Change::Overrun),
-                Ok(message) if matches!(message.kind, RTM_NEWNEIGH | RTM_DELNEIGH) => {
-                    self.neighbours.change(&message)
+            let entry = message.and_then(|message| entry(&message));
+            let change = match entry {
+                // An unreadable message counts as a lost notification.
+                Err(_) => {
+                    self.lose();
+                    Some(Change::Overrun)
                 }
-                Ok(message) => change(&message, self.own),
+                Ok(None) => None,
+                Ok(Some(entry)) => self.take(entry),
             };
             self.queue.extend(change);
         }
     }
 
-    /// The kernel drops everything, without another word, until the queue was empty once: only what is
-    /// looked at after that is followed by changes again.
+    fn take(&mut self, entry: Entry) -> Option<Change> {
+        let change = match &entry {
+            Entry::Neighbor(neighbor) | Entry::NeighborGone(neighbor) => {
+                self.neighbors.change(neighbor)
+            }
+            entry => change(entry, self.own),
+        };
+        let Some(tables) = &mut self.tables else {
+            return change;
+        };
+        let matters = tables.apply(entry);
+        let news = matches!(
+            change,
+            Some(Change::Address { removed: Some(_) } | Change::Mac(_))
+        );
+        change.filter(|_| matters || news)
+    }
+
+    fn lose(&mut self) {
+        if let Some(tables) = &mut self.tables {
+            tables.expire();
+        }
+    }
+
+    /// After ENOBUFS the kernel drops notifications until the queue is empty: it is emptied before the tables
+    /// are read again.
     fn overrun(&mut self) -> Result<(), NetlinkError> {
         for _ in 0..QUEUED_MAX {
             match self.socket.try_receive() {
                 Ok(datagram) => self.read(&datagram),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
-                Err(error) => return Err(failed(&error, REQUEST)),
+                Err(error) => return Err(io_error(&error, REQUEST)),
             }
         }
-        // Looking again tells all but what went and was put there by us.
+        // Reading the tables again shows everything but removals of our own addresses.
         let removed = |c: &Change| matches!(c, Change::Address { removed: Some(_) });
         self.queue.retain(removed);
         self.queue.push_back(Change::Overrun);
+        self.lose();
         Ok(())
     }
 }
 
-fn change(message: &Message<'_>, own: bool) -> Option<Change> {
-    match message.kind {
-        RTM_NEWLINK | RTM_DELLINK => Some(Change::Link),
-        RTM_NEWADDR | RTM_DELADDR => {
-            let removed = message.kind == RTM_DELADDR;
-            let Ok(address) = Address::decode(message.payload) else {
-                return Some(Change::Overrun);
-            };
-            let address = address?;
-            if removed {
-                let removed = address.vip();
-                return Some(Change::Address { removed });
-            }
+/// Decodes a message; `None`: its type is not used here.
+fn entry(message: &Message<'_>) -> Result<Option<Entry>, WireError> {
+    let payload = message.payload;
+    Ok(match message.kind {
+        // Messages of family AF_BRIDGE are about the ports of a bridge.
+        RTM_NEWLINK | RTM_DELLINK if payload.first() != Some(&AF_UNSPEC) => None,
+        RTM_NEWLINK => Some(Entry::Link(Link::decode(payload)?)),
+        RTM_DELLINK => Some(Entry::LinkGone(Link::decode(payload)?.index)),
+        RTM_NEWADDR => Address::decode(payload)?.map(Entry::Address),
+        RTM_DELADDR => Address::decode(payload)?.map(Entry::AddressGone),
+        RTM_NEWROUTE => Route::decode(payload)?.map(Entry::Route),
+        RTM_DELROUTE => Route::decode(payload)?.map(Entry::RouteGone),
+        RTM_NEWNEIGH => Neighbor::decode(payload)?.map(Entry::Neighbor),
+        RTM_DELNEIGH => Neighbor::decode(payload)?.map(Entry::NeighborGone),
+        _ => None,
+    })
+}
+
+fn change(entry: &Entry, own: bool) -> Option<Change> {
+    match entry {
+        Entry::Link(_) | Entry::LinkGone(_) => Some(Change::Link),
+        Entry::Address(address) => {
             // Our own renewals.
             let ours = address.proto == Some(IFAPROT_SIDECAST);
             (own || !ours).then_some(Change::Address { removed: None })
         }
-        RTM_NEWROUTE | RTM_DELROUTE => {
-            let Ok(route) = Route::decode(message.payload) else {
-                return Some(Change::Overrun);
-            };
-            let route = route?;
-            if route.table == RT_TABLE_MAIN {
-                return Some(Change::Route);
-            }
+        Entry::AddressGone(address) => {
+            let removed = address.vip();
+            Some(Change::Address { removed })
+        }
+        Entry::Route(route) | Entry::RouteGone(route) if route.table == RT_TABLE_MAIN => {
+            Some(Change::Route)
+        }
+        Entry::RouteGone(route) => {
             let ours = route.table == RT_TABLE_LOCAL && route.protocol == RTPROT_SIDECAST;
-            let removed = route.dst.filter(|_| ours && message.kind == RTM_DELROUTE)?;
+            // An IPv4 route of ours exists only while its address is replaced.
+            let ours = ours && route.family == Family::Ipv6;
+            let removed = route.dst.filter(|_| ours)?;
             Some(Change::Address {
                 removed: Some(removed),
             })
         }
-        _ => None,
+        Entry::Route(_) | Entry::Neighbor(_) | Entry::NeighborGone(_) => None,
     }
 }
 
-impl Neighbours {
-    fn change(&mut self, message: &Message<'_>) -> Option<Change> {
-        let Ok(neighbour) = Neighbour::decode(message.payload) else {
-            return Some(Change::Overrun);
-        };
-        let Neighbour { addr, mac, .. } = neighbour.as_ref()?;
+impl Neighbors {
+    fn change(&mut self, neighbor: &Neighbor) -> Option<Change> {
+        let Neighbor { addr, mac, .. } = neighbor;
         let watched = self.watched.borrow();
         self.macs.retain(|addr, _| watched.contains(addr));
         if let Some(mac) = mac.filter(|_| watched.contains(addr)) {
@@ -193,8 +279,8 @@ impl Neighbours {
                 return Some(Change::Mac(*addr));
             }
         }
-        let router = self.routers && neighbour?.is_router();
-        router.then_some(Change::Neighbour)
+        let router = self.routers && neighbor.is_router();
+        router.then_some(Change::Neighbor)
     }
 }
 
@@ -203,4 +289,6 @@ const RECEIVE_BUFFER: usize = 1024 * 1024;
 
 /// More datagrams than the buffer can hold.
 const QUEUED_MAX: usize = 100_000;
+/// Datagrams read before the task yields.
+const IN_A_ROW: usize = 32;
 const REQUEST: &str = "read netlink changes";

@@ -1,14 +1,22 @@
-//! The kernel's tables over netlink sockets: requests answered in order, dumps made again when the table
-//! changed under them, and a stream of changes.
+//! Netlink sockets: requests with their replies in order, dumps that are repeated when the table changed
+//! meanwhile, and a subscription to changes.
 
+mod addresses;
 mod changes;
 mod kernel;
 mod nat;
 #[cfg(test)]
 #[path = "../../../tests/unit/old_kernel.rs"]
 mod old_kernel;
+mod owner;
+mod probes;
 mod socket;
+mod traffic;
+mod vips;
 
-pub use changes::{Change, Changes, Watched};
-pub use kernel::{Added, Kernel, Removed, VipAddress};
+pub use changes::{Change, Changes, WatchedNeighbors};
+pub use kernel::Kernel;
+pub use probes::{ProbeCounters, ProbeReadings};
 pub use socket::Socket;
+pub use traffic::Traffic;
+pub use vips::{Added, AddressChange, AddressChanged, Removed, VipAddress};

@@ -1,78 +1,89 @@
-//! NAT tables that go with the process: nf_tables with the owner flag where the kernel has it.
+//! NAT tables in nf_tables with the owner flag, so that the kernel deletes them with the process (Linux 5.12).
 
 use super::socket::Socket;
 use crate::net::Family;
 use crate::netlink::conntrack::{self, Tuple};
+use crate::netlink::message::Message;
 use crate::netlink::nftables::{
-    self, Counter, IPPROTO_UDP, NatRule, NatTable, Ownership, Standing,
+    self, Counter, IPPROTO_UDP, InstalledTables, ListedRule, NatChange, NatRule, NatTable,
+    Ownership, Tables,
 };
 use crate::netlink::{EINVAL, ENOENT, EOPNOTSUPP, EPERM, NetlinkError};
 use nix::sys::socket::SockProtocol;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The NAT tables of one process. They belong to this socket: dropping it removes them, where the
-/// kernel is 5.12 or later.
+/// The NAT tables of this process. They are owned by this socket: closing it deletes them (Linux 5.12).
 pub struct Nat {
     socket: Socket,
-    /// The table as it was last taken by the kernel, under the name that it got.
-    applied: NatTable,
-    standing: Standing,
-    /// Changed UDP mappings whose flows are to be forgotten yet.
-    strandable: BTreeSet<NatRule>,
+    /// Our tables, with their actual name.
+    tables: Tables,
+    /// `tables` may differ from the kernel: the rules are listed before the next change.
+    unverified: bool,
+    /// Changed UDP rules whose conntrack entries are not deleted yet.
+    unflushed: BTreeSet<NatRule>,
     ownership: Ownership,
 }
 
 impl Nat {
+    /// Opens the nfnetlink socket, which owns the tables.
     pub fn open() -> Result<Self, NetlinkError> {
-        Ok(Self::over(Socket::open(SockProtocol::NetlinkNetFilter)?))
+        Ok(Self::with_socket(Socket::open(
+            SockProtocol::NetlinkNetFilter,
+        )?))
     }
 
-    pub(super) fn over(socket: Socket) -> Self {
+    pub(super) fn with_socket(socket: Socket) -> Self {
         Self {
             socket,
-            applied: NatTable::default(),
-            standing: Standing::new(),
-            strandable: BTreeSet::new(),
+            tables: Tables::default(),
+            unverified: false,
+            unflushed: BTreeSet::new(),
             ownership: Ownership::Owner,
         }
     }
 
-    /// Makes the kernel hold these rules and no others, in one step. Where another process owns a table
-    /// of that name, ours gets `_PID` behind it. UDP flows of every mapping that changed are forgotten,
-    /// so that their next packets follow it.
+    /// Replaces all rules: their difference is applied by [`Nat::update`].
     pub async fn replace(&mut self, wanted: &NatTable) -> Result<(), NetlinkError> {
-        let table = match self.standing.is_empty() {
-            true => self.make(wanted).await.map_err(in_words)?,
-            false => self.refill(wanted).await?,
-        };
-        let changed: Vec<NatRule> = self
-            .applied
-            .rules
-            .symmetric_difference(&table.rules)
-            .filter(|rule| rule.protocol == IPPROTO_UDP)
-            .cloned()
-            .collect();
-        self.standing = nftables::standing(&table);
-        self.applied = table;
-        self.strandable.extend(changed);
-        let rules: Vec<NatRule> = self.strandable.iter().cloned().collect();
-        self.forget_flows(&rules).await?;
-        self.strandable.clear();
+        let change = self.tables.change_to(&wanted.rules);
+        self.update(&wanted.name, change).await
+    }
+
+    /// Adds and removes rules in one transaction, whose cost does not depend on the number of rules. If that
+    /// fails all are replaced. If another process owns a table of that name, ours is named `NAME_PID`. The
+    /// conntrack entries of changed UDP rules are deleted, so that existing flows follow the new rules.
+    pub async fn update(&mut self, name: &str, change: NatChange) -> Result<(), NetlinkError> {
+        let change = self.tables.difference(change);
+        if self.tables.is_empty() {
+            let wanted = self.tables.after(name, &change);
+            let made = self.create(&wanted).await.map_err(explain)?;
+            self.tables.replaced(made);
+        } else if (self.unverified || !change.is_empty())
+            && let Err(error) = self.change_batch(&change).await
+        {
+            log::debug!("replacing all NAT rules: {error}");
+            self.replace_all(name, &change).await?;
+        }
+        let changed = change.rules().filter(|rule| rule.protocol == IPPROTO_UDP);
+        self.unflushed.extend(changed.cloned());
+        let rules: Vec<NatRule> = self.unflushed.iter().cloned().collect();
+        self.flush_flows(&rules).await?;
+        self.unflushed.clear();
         Ok(())
     }
 
-    /// The first rules: what a process that is gone left behind goes in the same step.
-    async fn make(&mut self, wanted: &NatTable) -> Result<NatTable, NetlinkError> {
-        let (table, leftover) = self.choose(wanted).await?;
-        match self.send(&table, &leftover).await {
+    /// Creates the tables; those of an earlier process are deleted in the same transaction.
+    async fn create(&mut self, wanted: &NatTable) -> Result<NatTable, NetlinkError> {
+        let (table, stale_families) = self.choose_name(wanted).await?;
+        let none = InstalledTables::new();
+        match self.send(&table, &none, &stale_families).await {
             Err(error)
                 if matches!(error.errno(), Some(EINVAL | EOPNOTSUPP))
                     && self.ownership == Ownership::Owner =>
             {
-                // Linux before 5.12 does not know the owner flag. Where it was something else, the
-                // second refusal says so.
-                self.ownership = Ownership::Ordinary;
-                let sent = self.send(&table, &leftover).await;
+                // Linux before 5.12 does not know the owner flag. If the error has another cause, the
+                // second attempt returns it again.
+                self.ownership = Ownership::Unowned;
+                let sent = self.send(&table, &none, &stale_families).await;
                 if sent.is_err() {
                     self.ownership = Ownership::Owner;
                 }
@@ -83,45 +94,116 @@ impl Nat {
         Ok(table)
     }
 
-    async fn refill(&mut self, wanted: &NatTable) -> Result<NatTable, NetlinkError> {
-        let table = wanted.renamed(self.applied.name.clone());
-        if table == self.applied {
-            return Ok(table);
+    async fn change_batch(&mut self, change: &NatChange) -> Result<(), NetlinkError> {
+        // Stays set if the caller drops this future.
+        let unverified = std::mem::replace(&mut self.unverified, true);
+        if (unverified || !self.tables.has_all_handles()) && !self.take_handles().await? {
+            return Err(NetlinkError::Errno {
+                errno: ENOENT,
+                message: Some("another program changed the table".to_owned()),
+                request: "list the NAT rules",
+            });
         }
-        match self.send(&table, &BTreeSet::new()).await {
-            // Somebody deleted what stood there.
-            Err(error) if error.errno() == Some(ENOENT) => {
-                self.standing.clear();
-                self.make(wanted).await
-            }
-            sent => sent.map(|()| table),
+        let changed_batch = self.tables.change_batch(change, self.ownership)?;
+        let batch = &changed_batch.batch;
+        let mut echoes = Vec::new();
+        if !batch.is_empty {
+            let mut each = |index: usize, message: &Message<'_>| {
+                if nftables::is_rule(message.kind) {
+                    echoes.push((index, ListedRule::decode(message.payload)?.handle));
+                }
+                Ok(())
+            };
+            let (requests, last) = (&batch.requests, batch.acknowledged);
+            self.socket.batch_echoed(requests, last, &mut each).await?;
         }
+        self.tables.applied(change, &changed_batch, &echoes);
+        self.unverified = false;
+        Ok(())
     }
 
-    /// Lets the tables outlive this process, for the next one to take over (Linux 6.9). Counters begin
-    /// anew: the flag can only be given at birth.
+    /// Lists the rules for their handles; `false`: another program changed the table.
+    async fn take_handles(&mut self) -> Result<bool, NetlinkError> {
+        let families: Vec<Family> = self.tables.installed().keys().copied().collect();
+        for family in families {
+            let request = self.tables.list(family)?;
+            let name = &self.tables.name;
+            let each = |kind, payload: &[u8]| {
+                let rule = nftables::is_rule(kind).then(|| ListedRule::decode(payload));
+                Ok(rule.transpose()?.filter(|rule| rule.is_in(name)))
+            };
+            let listed = self.socket.collect(&request, each).await?;
+            if !self.tables.take_handles(family, &listed) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Replaces all rules by those after `change`.
+    async fn replace_all(&mut self, name: &str, change: &NatChange) -> Result<(), NetlinkError> {
+        // Stays set if the caller drops this future.
+        self.unverified = true;
+        let refilled = self.tables.after(&self.tables.name, change);
+        let installed = self.tables.installed().clone();
+        let table = match self.send(&refilled, &installed, &BTreeSet::new()).await {
+            // Another program deleted our table.
+            Err(error) if error.errno() == Some(ENOENT) => {
+                self.create(&self.tables.after(name, change)).await?
+            }
+            sent => sent.map(|()| refilled)?,
+        };
+        self.tables.replaced(table);
+        self.unverified = false;
+        Ok(())
+    }
+
+    /// Whether the tables have no owner, so that other programs can change them.
+    pub fn is_unowned(&self) -> bool {
+        self.ownership == Ownership::Unowned && !self.tables.is_empty()
+    }
+
+    /// Replaces all rules if another program changed them; returns whether it did.
+    pub async fn verify(&mut self) -> Result<bool, NetlinkError> {
+        if !self.is_unowned() {
+            return Ok(false);
+        }
+        match self.take_handles().await {
+            Ok(true) => return Ok(false),
+            Err(error) if error.errno() != Some(ENOENT) => return Err(error),
+            _ => {}
+        }
+        let name = self.tables.name.clone();
+        self.replace_all(&name, &NatChange::default()).await?;
+        Ok(true)
+    }
+
+    /// Makes the tables persistent, for the next process to take over (Linux 6.9). They are created anew and
+    /// their counters restart: the flag can only be set on creation.
     pub async fn persist(&mut self) -> Result<(), NetlinkError> {
-        if self.standing.is_empty() || self.ownership != Ownership::Owner {
+        if self.tables.is_empty() || self.ownership != Ownership::Owner {
             return Ok(());
         }
-        let leftover = self.standing.keys().copied().collect();
-        let ours = (std::mem::take(&mut self.standing), self.ownership);
+        let stale_families = self.tables.installed().keys().copied().collect();
+        let table = self.tables.after(&self.tables.name, &NatChange::default());
         self.ownership = Ownership::Persistent;
-        let table = self.applied.clone();
-        let sent = self.send(&table, &leftover).await;
-        if sent.is_err() {
-            self.ownership = ours.1;
+        let sent = self
+            .send(&table, &InstalledTables::new(), &stale_families)
+            .await;
+        match sent {
+            Ok(()) => self.tables.replaced(table),
+            Err(_) => self.ownership = Ownership::Owner,
         }
-        self.standing = ours.0;
         sent
     }
 
     async fn send(
         &mut self,
         table: &NatTable,
-        leftover: &BTreeSet<Family>,
+        installed: &InstalledTables,
+        stale_families: &BTreeSet<Family>,
     ) -> Result<(), NetlinkError> {
-        let batch = nftables::replace(table, &self.standing, leftover, self.ownership)?;
+        let batch = nftables::replace(table, installed, stale_families, self.ownership)?;
         if batch.is_empty {
             return Ok(());
         }
@@ -129,12 +211,12 @@ impl Nat {
         self.socket.batch(requests, last).await
     }
 
-    /// Deletes the tables of this name that a process left for the next one and nobody took over.
-    pub async fn clear_left(&mut self, name: &str) -> Result<(), NetlinkError> {
+    /// Deletes persistent tables of this name without an owner.
+    pub async fn delete_orphans(&mut self, name: &str) -> Result<(), NetlinkError> {
         let mut left = BTreeSet::new();
         for family in Family::ALL {
             let request = nftables::find_table(family, name)?;
-            let each = |_, payload: &[u8]| nftables::is_left(payload).map(Some);
+            let each = |_, payload: &[u8]| nftables::is_orphan(payload).map(Some);
             match self.socket.collect(&request, each).await {
                 Ok(answers) if answers.contains(&true) => {
                     left.insert(family);
@@ -151,54 +233,64 @@ impl Nat {
         self.socket.batch(&batch.requests, batch.acknowledged).await
     }
 
-    /// The name that is free for us, and the families where a table of that name is left over from a
-    /// process that is gone.
-    async fn choose(
+    /// A name that no other process owns, and the families in which a table of that name has no owner.
+    async fn choose_name(
         &mut self,
         wanted: &NatTable,
     ) -> Result<(NatTable, BTreeSet<Family>), NetlinkError> {
         let own = format!("{}_{}", wanted.name, std::process::id());
         for name in [wanted.name.clone(), own] {
-            if let Some(leftover) = self.leftover(&name).await? {
-                return Ok((wanted.renamed(name), leftover));
+            if let Some(stale_families) = self.stale_families(&name).await? {
+                return Ok((wanted.renamed(name), stale_families));
             }
         }
         Err(NetlinkError::Errno {
             errno: EPERM,
-            message: Some("other processes own the table's name".to_owned()),
-            request: "make the NAT table",
+            message: Some("other processes own tables of this name".to_owned()),
+            request: "create the NAT table",
         })
     }
 
-    /// The families that have an unowned table of this name; `None` where a living process owns one.
-    async fn leftover(&mut self, name: &str) -> Result<Option<BTreeSet<Family>>, NetlinkError> {
-        let mut leftover = BTreeSet::new();
+    /// The families with a table of this name without an owner; `None` if a process owns one.
+    async fn stale_families(
+        &mut self,
+        name: &str,
+    ) -> Result<Option<BTreeSet<Family>>, NetlinkError> {
+        let mut stale_families = BTreeSet::new();
+        // Port 0 belongs to no socket.
+        let port = self.socket.port().unwrap_or(0);
         for family in Family::ALL {
             let request = nftables::find_table(family, name)?;
-            let each = |_, payload: &[u8]| nftables::is_owned(payload).map(Some);
+            let each = |_, payload: &[u8]| nftables::is_owned_by_another(payload, port).map(Some);
             match self.socket.collect(&request, each).await {
                 Ok(owned) if owned.contains(&true) => return Ok(None),
                 Ok(_) => {
-                    leftover.insert(family);
+                    stale_families.insert(family);
                 }
                 Err(error) if error.errno() == Some(ENOENT) => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(Some(leftover))
+        Ok(Some(stale_families))
     }
 
-    /// Whether a process that is gone left a table of this name.
-    pub async fn is_left(&mut self, name: &str) -> bool {
-        let left = self.leftover(name).await;
+    /// Whether the kernel has nf_tables and lets us ask for tables.
+    pub async fn check(&mut self, name: &str) -> Result<(), NetlinkError> {
+        let found = self.stale_families(name).await;
+        found.map(drop).map_err(explain)
+    }
+
+    /// Whether a table of this name without an owner exists.
+    pub async fn has_stale_table(&mut self, name: &str) -> bool {
+        let left = self.stale_families(name).await;
         left.is_ok_and(|left| left.is_some_and(|families| !families.is_empty()))
     }
 
     /// Packets and bytes by the counter's name, both families together.
     pub async fn counters(&mut self) -> Result<BTreeMap<String, Counter>, NetlinkError> {
         let mut all = BTreeMap::<String, Counter>::new();
-        for family in self.standing.keys() {
-            let request = nftables::counters(*family, &self.applied.name)?;
+        for family in self.tables.installed().keys() {
+            let request = nftables::counters(*family, &self.tables.name)?;
             let each = |_, payload: &[u8]| Counter::decode(payload).map(Some);
             for counter in self.socket.collect(&request, each).await? {
                 let sum = all.entry(counter.name.clone()).or_default();
@@ -210,8 +302,8 @@ impl Nat {
         Ok(all)
     }
 
-    /// Deletes the tracked flows that came for these mappings.
-    async fn forget_flows(&mut self, rules: &[NatRule]) -> Result<(), NetlinkError> {
+    /// Deletes the conntrack entries of these rules.
+    async fn flush_flows(&mut self, rules: &[NatRule]) -> Result<(), NetlinkError> {
         for family in Family::ALL {
             let of_family = rules.iter().filter(|rule| rule.vip.family() == family);
             let rules: Vec<&NatRule> = of_family.collect();
@@ -225,19 +317,18 @@ impl Nat {
         Ok(())
     }
 
-    /// The kernel walks its whole table for every list: it is asked for each mapping only while they
-    /// are few.
+    /// Every dump walks the whole conntrack table: a filtered dump for each rule pays off only for a few rules.
     async fn flows(
         &mut self,
         family: Family,
         rules: &[&NatRule],
     ) -> Result<Vec<Tuple>, NetlinkError> {
         let mut flows = Vec::new();
-        if rules.len() <= FEW {
+        if rules.len() <= MAX_FILTERED_DUMPS {
             for rule in rules {
                 match self.list(family, &[*rule], Some(*rule)).await {
                     Ok(some) => flows.extend(some),
-                    // A kernel that reads filters otherwise than we write them.
+                    // This kernel does not accept our filter.
                     Err(error) if error.errno() == Some(EINVAL) => {
                         flows.extend(self.list(family, &[*rule], None).await?);
                     }
@@ -262,11 +353,12 @@ impl Nat {
         let request = conntrack::dump(family, only)?;
         let each = |_, payload: &[u8]| {
             Ok(Tuple::decode(payload)?.filter(|flow| {
-                ports.contains(&flow.destination_port) && rules.iter().any(|rule| flow.is_for(rule))
+                ports.contains(&flow.destination_port)
+                    && rules.iter().any(|rule| flow.matches(rule))
             }))
         };
         match self.socket.collect(&request, each).await {
-            // Without conntrack there are no flows, nor does NAT stick.
+            // Without conntrack there are no entries.
             Err(error) if error.errno() == Some(EOPNOTSUPP) => Ok(Vec::new()),
             flows => flows,
         }
@@ -274,25 +366,11 @@ impl Nat {
 }
 
 /// Up to this many mappings the kernel is asked for each one's flows, above for all flows once.
-const FEW: usize = 4;
+const MAX_FILTERED_DUMPS: usize = 4;
 
-/// What a kernel without the modules says, in words.
-fn in_words(error: NetlinkError) -> NetlinkError {
-    match error {
-        NetlinkError::Errno {
-            errno,
-            message: None,
-            request,
-        } if matches!(errno, ENOENT | EINVAL | EOPNOTSUPP) => NetlinkError::Errno {
-            errno,
-            message: Some(
-                "this kernel seems to have no NAT by nf_tables (modules nf_tables, nft_chain_nat, nft_nat)"
-                    .to_owned(),
-            ),
-            request,
-        },
-        error => error,
-    }
+/// Explains the errors of a kernel without the NAT modules.
+fn explain(error: NetlinkError) -> NetlinkError {
+    error.for_lack_of("nf_tables NAT (modules nf_tables, nft_chain_nat, nft_nat)")
 }
 
 impl NatTable {

@@ -123,7 +123,7 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         if self.ended().is_none() {
-            // Both can only fail when it is gone, which is what is wanted.
+            // Both fail only if the process has already ended.
             let _ = self.process.kill();
             let _ = self.process.wait();
         }

@@ -1,4 +1,4 @@
-//! A real Consul agent in a namespace: a cluster of one server that remembers over a restart.
+//! A real Consul agent in a namespace: a cluster of one server that keeps its state over a restart.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -17,7 +17,7 @@ use crate::until::{expect, until};
 /// A running agent.
 pub struct Consul {
     config: PathBuf,
-    /// Shown with every call, where ACLs ask for one.
+    /// The ACL token sent with every call, where ACLs are on.
     token: Option<String>,
     child: Child,
 }
@@ -179,7 +179,7 @@ impl Consul {
         self.child.wait(Duration::from_secs(5));
     }
 
-    /// Starts it again with what it remembers.
+    /// Starts it again with its saved state.
     #[track_caller]
     pub fn start_again(&mut self, namespace: &Namespace) {
         self.child = Self::launch(namespace, &self.config);

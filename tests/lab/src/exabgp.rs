@@ -1,5 +1,5 @@
-//! ExaBGP in a namespace. It keeps no table: what it hears is read from the events it gives to its
-//! helper process, which writes them down.
+//! ExaBGP in a namespace. It keeps no RIB: received routes are read from the events it passes to its
+//! helper process, which writes them to a file.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -48,7 +48,7 @@ impl Exabgp {
         }
     }
 
-    /// Everything it has told so far.
+    /// Everything it has printed so far.
     pub fn events(&self) -> Vec<Value> {
         let text = fs::read_to_string(&self.events).unwrap_or_default();
         let events = text

@@ -136,6 +136,11 @@ impl Frr {
         self.neighbor(address)["bgpState"] == "Established"
     }
 
+    /// The log of bgpd so far.
+    pub fn log(&self) -> String {
+        self.bgpd.output()
+    }
+
     /// Sends a signal to all daemons.
     pub fn signal(&self, signal: Signal) {
         let daemons = [&self.bgpd, &self.zebra].into_iter().chain(&self.bfdd);

@@ -56,5 +56,5 @@ impl<'a> Gobgp<'a> {
     }
 }
 
-/// Where it takes questions.
+/// Its gRPC address.
 const API: &str = "127.0.0.1:50051";

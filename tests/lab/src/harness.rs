@@ -31,7 +31,7 @@ impl Test {
         }
     }
 
-    /// How long it may take, where that is not what others may.
+    /// Its time limit, where it differs from that of other tests.
     #[must_use]
     pub fn within(self, limit: Duration) -> Self {
         Self { limit, ..self }
@@ -52,7 +52,7 @@ pub fn main(sidecast: &'static str, tests: &[Test]) -> ExitCode {
     if let Some(code) = begin(sidecast) {
         return code;
     }
-    let wish = Wish::parse(std::env::args().skip(1));
+    let wish = Selection::parse(std::env::args().skip(1));
     let chosen: Vec<Test> = tests
         .iter()
         .filter(|test| wish.matches(test.name))
@@ -100,7 +100,7 @@ fn failed(error: &std::io::Error) -> ExitCode {
 }
 
 /// What the command line asks for.
-struct Wish {
+struct Selection {
     filters: Vec<String>,
     skip: Vec<String>,
     exact: bool,
@@ -108,7 +108,7 @@ struct Wish {
     threads: usize,
 }
 
-impl Wish {
+impl Selection {
     fn parse(mut args: impl Iterator<Item = String>) -> Self {
         let mut wish = Self {
             filters: Vec::new(),
@@ -207,7 +207,7 @@ fn start(test: Test, done: Sender<(&'static str, bool)>) {
         .name(test.name.to_owned())
         .spawn(move || {
             let ok = std::panic::catch_unwind(test.run).is_ok();
-            // Nobody listens only when the harness has given up.
+            // The channel is closed only after the harness has timed out.
             let _ = done.send((test.name, ok));
         })
         .expect("a thread");
@@ -257,8 +257,8 @@ static BINARY: OnceLock<&'static str> = OnceLock::new();
 /// Labs mostly wait, so more of them than processors run at once; figures stay fair with few.
 const THREADS: usize = 4;
 
-/// How long one test may take; one of them compiles.
-const LIMIT: Duration = Duration::from_secs(900);
+/// How long one test may take; one of them compiles, on a machine that may be slow and busy.
+const LIMIT: Duration = Duration::from_secs(1800);
 
 /// Where programs are looked for.
 const FOLDERS: [&str; 7] = [

@@ -1,4 +1,4 @@
-//! A file system that does not answer, as one of a file server that is away.
+//! A file system that does not answer, like NFS with its server unreachable.
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-/// Whoever looks for a file in it waits until it is dropped, and can be killed meanwhile: a FUSE mount
-/// whose server never answers the first request (fuse(4)).
+/// A FUSE mount whose server never answers the first request (fuse(4)): a process that looks up a file in it blocks
+/// until this is dropped, and can be killed meanwhile.
 pub struct HungFolder {
     path: PathBuf,
-    /// Its end ends the mount for all who wait.
+    /// Closing it aborts the mount and wakes all blocked processes.
     server: Option<File>,
 }
 
@@ -39,7 +39,7 @@ impl HungFolder {
 impl Drop for HungFolder {
     fn drop(&mut self) {
         self.server = None;
-        // The lab's folder goes next; nobody is in the mount but who was sent away.
+        // The lab's folder goes next; only killed processes are left in the mount.
         let _ = umount2(&self.path, MntFlags::MNT_DETACH);
     }
 }

@@ -1,6 +1,6 @@
-//! What cleans up when the test binary itself is killed. Children die with their thread, but not those
-//! that changed their user (FRR): the kernel forgets the wish then. So a small process of our own waits
-//! for our end of a pipe to close, whatever closed it.
+//! Cleans up when the test binary itself is killed. Children die with their thread, but not those that change
+//! their user (FRR): the kernel then clears PR_SET_PDEATHSIG (prctl(2)). So a small process of our own waits until
+//! our end of a pipe is closed.
 
 use std::fs;
 use std::io::{Read, Result};
@@ -18,7 +18,7 @@ pub(crate) fn hire() {
         Command::new("/proc/self/exe")
             .args([ARGUMENT, &prefix(std::process::id())])
             .stdin(Stdio::piped())
-            // Ctrl-C is for us, and what is left then is for the keeper.
+            // Ctrl-C must end the test binary only; the keeper then cleans up.
             .process_group(0)
             .spawn()
             .expect("the keeper starts")
@@ -34,7 +34,7 @@ pub(crate) fn dismiss() {
     }
 }
 
-/// The keeper process: waits, then ends what has a folder of these labs in its command line, and
+/// The keeper process: waits, then ends every process with a folder of these labs in its command line, and
 /// removes the folders.
 pub(crate) fn keep(prefix: &str) -> Result<()> {
     std::io::stdin().read_to_end(&mut Vec::new())?;

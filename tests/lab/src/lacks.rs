@@ -1,5 +1,5 @@
-//! Kernels that lack something: a filter on system calls (seccomp(2)) answers for them, from before the
-//! program starts.
+//! Simulates a kernel that lacks a feature: a seccomp(2) filter, installed before the program starts, fails its
+//! system calls.
 
 use std::collections::BTreeMap;
 use std::env::consts::ARCH;
@@ -11,10 +11,10 @@ use seccompiler::{
     SeccompRule, TargetArch, apply_filter,
 };
 
-/// The variable that tells a [`crate::Child`] what its kernel lacks: one of the names in [`call`].
+/// The variable that names what the kernel of a [`crate::Child`] lacks: one of the names in [`call`].
 pub const LACKS: &str = "LAB_LACKS";
 
-/// Takes `what` away from this process, for good.
+/// Installs the filter for `what` in this process; it cannot be removed.
 pub(crate) fn take_away(what: &str) -> Result<(), Box<dyn Error>> {
     let (number, arguments, errno) = call(what)?;
     let conditions = arguments.iter().map(|(index, value)| {

@@ -1,6 +1,6 @@
 //! Private networks for the integration tests: network namespaces tied together by veth pairs, real
 //! routers (BIRD, FRR, GoBGP, OpenBGPD, ExaBGP), services that answer with their host's name, the real
-//! sidecast, and a harness that knows "skipped".
+//! sidecast, and a harness with "skipped" as a third outcome.
 //!
 //! A library of its own, so that each scenario uses what it needs and nothing is compiled twice. A
 //! namespace is entered by the test's thread (`setns` is per thread), so tests run in parallel, each

@@ -51,7 +51,7 @@ impl Lab {
         namespace
     }
 
-    /// The network of a process that somebody else started, as a container's.
+    /// The network namespace of a process of another program, such as a container.
     pub fn adopt(&self, name: &str, pid: u32) -> Namespace {
         let network = File::open(format!("/proc/{pid}/ns/net"));
         Namespace {
@@ -61,7 +61,8 @@ impl Lab {
         }
     }
 
-    /// A cable: `near` in `one`, `far` in `other`, both up. Addresses are "ADDRESS/LENGTH".
+    /// A veth pair with one end in the namespace `one` and one in `other`, both up: (namespace, device, addresses as
+    /// "ADDRESS/LENGTH").
     pub fn cable(&self, one: (&Namespace, &str, &[&str]), other: (&Namespace, &str, &[&str])) {
         let far = format!(
             "/proc/{}/fd/{}",
@@ -109,13 +110,13 @@ impl Namespace {
 
     /// Runs `work` inside: sockets it opens and children it starts belong there and stay there.
     pub fn enter<T>(&self, work: impl FnOnce() -> T) -> T {
-        struct Home(File);
-        impl Drop for Home {
+        struct OriginalNamespace(File);
+        impl Drop for OriginalNamespace {
             fn drop(&mut self) {
                 setns(&self.0, CloneFlags::CLONE_NEWNET).expect("back home");
             }
         }
-        let _home = Home(current());
+        let _home = OriginalNamespace(current());
         setns(&self.network, CloneFlags::CLONE_NEWNET).expect("into the namespace");
         work()
     }
@@ -178,8 +179,9 @@ impl Namespace {
         let links = self.ip_json(&format!("addr show dev {device}"));
         for link in links.as_array().into_iter().flatten() {
             for info in link["addr_info"].as_array().into_iter().flatten() {
-                if info["scope"] != "host" && info["scope"] != "link" {
-                    let local = info["local"].as_str().unwrap_or_default();
+                let local = info["local"].as_str().unwrap_or_default();
+                let of_lo = matches!(local, "127.0.0.1" | "::1");
+                if !of_lo && !local.starts_with("fe80:") {
                     found.push(format!("{local}/{}", info["prefixlen"]));
                 }
             }

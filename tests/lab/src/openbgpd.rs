@@ -21,14 +21,14 @@ pub struct Openbgpd {
 impl Openbgpd {
     #[track_caller]
     pub fn start(namespace: &Namespace, config: &str) -> Self {
-        // Its user's home, into which it locks itself; the service would make it.
+        // The home of its user, into which it calls chroot(2); the distribution's service creates it.
         fs::create_dir_all("/run/openbgpd").expect("root");
         let name = format!("openbgpd-{}", namespace.name());
         let control = namespace.dir().join(format!("{name}.sock"));
         let path = namespace.dir().join(format!("{name}.conf"));
         let config = format!("socket \"{}\"\nfib-update no\n{config}", control.display());
         fs::write(&path, config).expect("a configuration file");
-        // There are passwords in it: it asks for this.
+        // bgpd requires mode 0600: the file may hold passwords.
         fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("our own file");
         let args = ["-d", "-f", &path.to_string_lossy()];
         let mut child = Child::start(namespace, &name, "/usr/sbin/bgpd", &args, &[]);

@@ -32,5 +32,5 @@ pub fn ask_udp(namespace: &Namespace, to: SocketAddr) -> std::io::Result<String>
     Ok(String::from_utf8_lossy(name).into_owned())
 }
 
-/// How long one question may take: a lost packet must not hide the next answer for long.
+/// The timeout of one request: short, so that a lost packet does not delay the next request for long.
 const PATIENCE: Duration = Duration::from_millis(300);

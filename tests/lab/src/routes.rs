@@ -43,7 +43,7 @@ impl Routes {
             .expect("a netlink socket");
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, GROUPS)).expect("anybody may listen");
         setsockopt(&socket, ReceiveTimeout, &TimeVal::new(0, 50_000)).expect("a timeout");
-        // A thousand routes that go at once, before anybody reads.
+        // Room for a thousand routes that are removed at once, before the socket is read.
         setsockopt(&socket, RcvBufForce, &(16 << 20)).expect("root may");
         Self { socket }
     }
@@ -67,7 +67,7 @@ impl Routes {
         self.wait_for_all(change, BTreeSet::from([address]), limit)
     }
 
-    /// The same of the last of them.
+    /// The same, for the last of these changes.
     #[track_caller]
     pub fn wait_for_all(
         &self,

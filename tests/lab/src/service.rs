@@ -69,7 +69,7 @@ impl Service {
         self.child.kill();
     }
 
-    /// SIGSTOP or SIGCONT, to hang it and to wake it.
+    /// SIGSTOP or SIGCONT: hangs or resumes it.
     pub fn signal(&self, signal: Signal) {
         self.child.signal(signal);
     }
@@ -91,7 +91,7 @@ pub(crate) fn serve(kind: &str, name: &str, port: &str) -> std::io::Result<()> {
         let listener = TcpListener::bind(everywhere)?;
         loop {
             let (mut stream, _) = listener.accept()?;
-            // A client that went away is its own affair.
+            // A client that closed the connection is no error.
             let _ = stream.write_all(name.as_bytes());
         }
     }

@@ -31,7 +31,7 @@ pub struct Addresses {
 pub struct HostLink {
     pub network: Namespace,
     pub addresses: Addresses,
-    /// The router's interface towards it.
+    /// The router's interface to it.
     pub device: &'static str,
 }
 
@@ -106,7 +106,7 @@ pub struct Site {
 impl Site {
     pub const TCP_PORT: u16 = 8000;
     pub const UDP_PORT: u16 = 8001;
-    /// `monitors:` of an app that wants both services.
+    /// `monitors:` of an app that requires both services.
     pub const MONITORS: &'static str = r#"["port:tcp:8000", "port:udp:8001"]"#;
 
     #[expect(clippy::new_without_default, reason = "makes a network")]
@@ -155,7 +155,7 @@ impl Site {
         }
     }
 
-    /// Who answers the client at both VIPs, over TCP and UDP.
+    /// The names of the hosts that answer the client at both VIPs, over TCP and UDP.
     fn answers(&self) -> [(String, std::io::Result<String>); 4] {
         let ask = |vip: &str, transport| {
             let vip: IpAddr = vip.parse().expect("an address");
@@ -173,7 +173,7 @@ impl Site {
         ]
     }
 
-    /// Waits until the client's packets to both VIPs, TCP and UDP, are answered by this host, and says how
+    /// Waits until the client's packets to both VIPs, TCP and UDP, are answered by this host, and returns how
     /// long that took.
     #[track_caller]
     pub fn answered_by(&self, name: &str, limit: Duration) -> Duration {
@@ -188,12 +188,12 @@ impl Site {
         begun.elapsed()
     }
 
-    /// The client reaches nobody at the VIPs.
+    /// No host answers the client at the VIPs.
     #[track_caller]
     pub fn unanswered(&self) {
         let answers = self.answers();
         let none = answers.iter().all(|(_, answer)| answer.is_err());
-        assert!(none, "somebody answers: {answers:?}");
+        assert!(none, "a host answers: {answers:?}");
     }
 
     /// Pulls the cable to a host, or puts it back: the router's end goes down, so both lose carrier.
@@ -211,7 +211,7 @@ impl Site {
         }
     }
 
-    /// Loses every packet between the router and a host, silently, or lets them pass again.
+    /// Drops every packet between the router and a host, with carrier kept, or passes them again.
     pub fn silence(&self, host: &HostLink, state: Cable) {
         let device = host.device;
         match state {

@@ -27,7 +27,7 @@ pub fn until<T, E: Display>(
     }
 }
 
-/// A probe's answer from a condition, with what is to be said when it does not hold.
+/// A probe's answer from a condition, with the message for when it does not hold.
 pub fn expect(condition: bool, otherwise: impl Display) -> Result<(), String> {
     if condition {
         Ok(())

@@ -1,5 +1,5 @@
-//! An account of what changed in a kernel and when, from `ip monitor`. The times are those at which `ip`
-//! was told: between two namespaces they compare to a few milliseconds, no finer.
+//! Changes of a kernel's addresses and routes, with their times, from `ip monitor`. The times are those at which
+//! `ip` received the message: between two namespaces they compare to a few milliseconds, no finer.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ impl Watch {
         until(Duration::from_secs(5), "ip monitor listens", || {
             namespace.ip(&format!("addr add {MARK}/32 dev lo"));
             namespace.ip(&format!("addr del {MARK}/32 dev lo"));
-            expect(!watch.child.output().is_empty(), "nothing heard")
+            expect(!watch.child.output().is_empty(), "no event")
         });
         watch
     }

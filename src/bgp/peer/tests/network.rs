@@ -1,4 +1,4 @@
-//! What two machines do with each other.
+//! Two state machines connected to each other.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -45,10 +45,10 @@ fn two_machines_find_each_other_and_tell_their_routes() {
     world.start_both();
     world.run(seconds(2));
     assert!(world.one_session());
-    assert!(world.consistent(), "{:?}", world.sides[1].heard);
+    assert!(world.consistent(), "{:?}", world.sides[1].received);
     world.advertise(0, routes(1..5, 0));
     world.run(millis(10));
-    assert!(world.consistent(), "{:?}", world.sides[1].heard);
+    assert!(world.consistent(), "{:?}", world.sides[1].received);
 }
 
 /// Both ends connect, the second one so many milliseconds after the first.
@@ -180,14 +180,14 @@ fn without_a_hold_time_no_timer_runs_and_no_session_ends() {
     assert!(world.one_session());
     for side in &mut world.sides {
         assert_eq!(side.peer.poll_timeout(), None);
-        side.heard.clear();
+        side.received.clear();
     }
     world.set_cut(true);
     world.run(seconds(86_400));
     world.set_cut(false);
     world.run(seconds(10));
     assert!(world.one_session());
-    assert!(world.sides.iter().all(|side| side.heard.is_empty()));
+    assert!(world.sides.iter().all(|side| side.received.is_empty()));
 }
 
 #[test]
@@ -197,9 +197,9 @@ fn the_smaller_hold_time_counts_and_keepalives_come_in_a_third_of_it() {
     let mut world = World::new([one, config(65002, 2)], millis(5), 1);
     world.start_both();
     world.run(seconds(2));
-    world.sides[0].heard.clear();
+    world.sides[0].received.clear();
     world.run(seconds(300));
-    let keepalives = world.sides[0].heard.len();
+    let keepalives = world.sides[0].received.len();
     assert!((100..=134).contains(&keepalives), "{keepalives}");
     world.set_cut(true);
     world.run(millis(9_100));
@@ -261,7 +261,7 @@ fn a_router_that_shuts_us_down_is_asked_ever_more_slowly() {
     world.event(1, Event::Stop(shutdown));
     world.run(millis(10));
     assert_eq!(world.sides[0].peer.state(), StateName::Idle);
-    // It takes connections and closes them.
+    // The peer accepts connections and closes them.
     for most in [7, 2, 2, 2] {
         let attempts = world.sides[0].attempts.len();
         world.run(seconds(60));
@@ -284,7 +284,7 @@ fn a_restarted_peer_takes_the_place_of_its_old_session_where_it_can_restart_grac
     world.advertise(1, routes(0..10, 0));
     world.start_both();
     world.run(seconds(60));
-    // Nothing is sent without a hold time: only the new connection tells that the old one is dead.
+    // Nothing is sent without a hold time: only the new connection shows that the old one is dead.
     world.sides[1].listens = true;
     world.sides[0].listens = true;
     world.lose_power(1, 5);
@@ -328,7 +328,7 @@ fn day(seed: u64, prepare: impl Fn(usize, &mut PeerConfig)) {
             }
             4 => world.event(side, Event::RetryNow),
             5 => {
-                world.event(side, Event::StopQuietly);
+                world.event(side, Event::StopForRestart);
                 world.run(seconds(1));
                 world.event(side, Event::Start);
             }

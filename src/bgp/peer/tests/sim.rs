@@ -1,16 +1,16 @@
-//! Two machines joined by a modelled TCP with delay, cuts and half-open connections, in virtual time.
+//! Two machines joined by a modeled TCP with delay, cuts and half-open connections, in virtual time.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::bgp::peer::{ConnId, Event, Output, Peer, PeerConfig};
-use crate::bgp::reader::{Heard, decode};
+use crate::bgp::reader::{Decoded, decode};
 use crate::bgp::{
-    DecodeContext, Framer, MAX_LEN_EXTENDED, Negotiated, Notification, PathAttributes, Type,
+    DecodeContext, Framer, MAX_LEN_EXTENDED, MessageType, Negotiated, Notification, PathAttributes,
 };
 use crate::net::Prefix;
-use crate::timer::Jitter;
+use crate::timer::Rng;
 
 pub(super) type Routes = BTreeMap<Prefix, PathAttributes>;
 
@@ -19,14 +19,14 @@ pub(super) struct World {
     pub(super) start: Instant,
     pub(super) now: Instant,
     pub(super) sides: [Side; 2],
-    /// One way, for everything.
+    /// One-way delay of every segment.
     pub(super) delay: Duration,
-    pub(super) chance: Jitter,
+    pub(super) chance: Rng,
     cut: bool,
-    pipes: BTreeMap<u64, Pipe>,
-    last_pipe: u64,
+    connections: BTreeMap<u64, Connection>,
+    last_connection: u64,
     wire: BTreeMap<(Instant, u64), Segment>,
-    /// What was under way during the cut; TCP sends it again.
+    /// Segments in flight during the cut; TCP retransmits them.
     held: VecDeque<Segment>,
     sequence: u64,
 }
@@ -40,37 +40,37 @@ pub(super) struct Side {
     /// Bytes the kernel takes before the reader at the other end must read; `None`: any number.
     pub(super) window: Option<usize>,
     pub(super) wanted: Routes,
-    /// What the other side told this one, as decoded.
+    /// The routes of the other side, as decoded.
     pub(super) learned: Routes,
     /// Largest number of bytes ever handed out and not yet taken.
     pub(super) most_unsent: usize,
     pub(super) attempts: Vec<Instant>,
     /// Messages received, by name.
-    pub(super) heard: Vec<String>,
+    pub(super) received: Vec<String>,
     pub(super) downs: Vec<String>,
     negotiated: Option<Negotiated>,
     unsent: BTreeMap<ConnId, usize>,
     accepted: u64,
 }
 
-/// A TCP connection: what each end calls it, `None` where that end has none (any more).
+/// A TCP connection: its identifier at each end, `None` where that end has no connection, or no longer has one.
 #[derive(Debug)]
-struct Pipe {
+struct Connection {
     ends: [Option<ConnId>; 2],
     framers: [Framer; 2],
-    /// Nothing overtakes what was sent before.
+    /// Segments arrive in the order sent.
     last_arrival: [Option<Instant>; 2],
 }
 
 #[derive(Debug)]
 struct Segment {
-    pipe: u64,
+    connection: u64,
     to: usize,
-    what: What,
+    what: SegmentKind,
 }
 
 #[derive(Debug)]
-enum What {
+enum SegmentKind {
     Syn,
     SynAck,
     Refused,
@@ -83,7 +83,7 @@ enum What {
 impl World {
     pub(super) fn new(configs: [PeerConfig; 2], delay: Duration, seed: u64) -> Self {
         let now = Instant::now();
-        let mut chance = Jitter::new(seed);
+        let mut chance = Rng::new(seed);
         Self {
             start: now,
             now,
@@ -91,8 +91,8 @@ impl World {
             delay,
             chance,
             cut: false,
-            pipes: BTreeMap::new(),
-            last_pipe: 0,
+            connections: BTreeMap::new(),
+            last_connection: 0,
             wire: BTreeMap::new(),
             held: VecDeque::new(),
             sequence: 0,
@@ -154,10 +154,11 @@ impl World {
 
     /// Power loss and a start from nothing: the other end learns of it when it next sends something.
     pub(super) fn lose_power(&mut self, side: usize, seed: u64) {
-        for pipe in self.pipes.values_mut() {
-            pipe.ends[side] = None;
+        for connection in self.connections.values_mut() {
+            connection.ends[side] = None;
         }
-        self.pipes.retain(|_, pipe| pipe.ends != [None, None]);
+        self.connections
+            .retain(|_, connection| connection.ends != [None, None]);
         let old = &self.sides[side];
         let (listens, wanted) = (old.listens, old.wanted.clone());
         let mut new = Side::new(old.config.clone(), seed);
@@ -171,11 +172,15 @@ impl World {
     pub(super) fn one_session(&self) -> bool {
         let up = |side: &Side| side.peer.established().map(|c| c.id);
         let ends = [up(&self.sides[0]), up(&self.sides[1])];
-        let open: Vec<_> = self.pipes.values().map(|pipe| pipe.ends).collect();
+        let open: Vec<_> = self
+            .connections
+            .values()
+            .map(|connection| connection.ends)
+            .collect();
         ends.iter().all(Option::is_some) && open == [ends]
     }
 
-    /// Every prefix that one side wants told is known to the other, and nothing else.
+    /// Every prefix that one side advertises is known to the other, and nothing else.
     pub(super) fn consistent(&self) -> bool {
         (0..2).all(|side| {
             let wanted = self.sides[side].wanted.keys();
@@ -200,34 +205,34 @@ impl World {
         match output {
             Output::Connect { conn } => {
                 self.sides[side].attempts.push(self.now);
-                self.last_pipe += 1;
+                self.last_connection += 1;
                 let mut ends = [None, None];
                 ends[side] = Some(conn);
-                let pipe = Pipe {
+                let connection = Connection {
                     ends,
                     framers: [Framer::new(), Framer::new()],
                     last_arrival: [None, None],
                 };
-                self.pipes.insert(self.last_pipe, pipe);
-                self.say(self.last_pipe, 1 - side, What::Syn);
+                self.connections.insert(self.last_connection, connection);
+                self.send_segment(self.last_connection, 1 - side, SegmentKind::Syn);
             }
             Output::Send { conn, bytes } => {
                 let sender = &mut self.sides[side];
                 let unsent = sender.unsent.entry(conn).or_default();
                 *unsent += bytes.len();
                 sender.most_unsent = sender.most_unsent.max(*unsent);
-                let Some(pipe) = self.pipe_of(side, conn) else {
+                let Some(connection) = self.connection_of(side, conn) else {
                     return;
                 };
                 let taken = bytes.len();
-                self.say(pipe, 1 - side, What::Data(bytes));
+                self.send_segment(connection, 1 - side, SegmentKind::Data(bytes));
                 if self.sides[side].window.is_none() {
                     self.taken(side, conn, taken);
                 }
             }
             Output::Close { conn } => {
-                if let Some(id) = self.pipe_of(side, conn) {
-                    self.say(id, 1 - side, What::End);
+                if let Some(id) = self.connection_of(side, conn) {
+                    self.send_segment(id, 1 - side, SegmentKind::End);
                     self.forget(id, side);
                 }
             }
@@ -235,14 +240,17 @@ impl World {
                 self.sides[side].negotiated = Some(negotiated);
             }
             Output::Down { reason } => {
-                self.sides[side].downs.push(reason);
+                self.sides[side].downs.push(reason.to_string());
                 self.sides[side].learned.clear();
                 self.sides[side].negotiated = None;
             }
             Output::StateChanged { .. }
             | Output::SetUserTimeout { .. }
             | Output::Reset { .. }
-            | Output::Probe { .. } => {}
+            | Output::Probe { .. }
+            | Output::Notice(_)
+            | Output::MessageReceived(_)
+            | Output::MessageSent(_) => {}
         }
     }
 
@@ -255,29 +263,34 @@ impl World {
             .handle(self.now, Event::Sent { conn, bytes });
     }
 
-    fn pipe_of(&self, side: usize, conn: ConnId) -> Option<u64> {
-        let mut pipes = self.pipes.iter();
-        pipes.find_map(|(id, pipe)| (pipe.ends[side] == Some(conn)).then_some(*id))
+    fn connection_of(&self, side: usize, conn: ConnId) -> Option<u64> {
+        let mut connections = self.connections.iter();
+        connections
+            .find_map(|(id, connection)| (connection.ends[side] == Some(conn)).then_some(*id))
     }
 
     fn forget(&mut self, id: u64, side: usize) {
-        if let Some(pipe) = self.pipes.get_mut(&id) {
-            pipe.ends[side] = None;
-            if pipe.ends == [None, None] {
-                self.pipes.remove(&id);
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.ends[side] = None;
+            if connection.ends == [None, None] {
+                self.connections.remove(&id);
             }
         }
     }
 
-    fn say(&mut self, pipe: u64, to: usize, what: What) {
-        self.send(Segment { pipe, to, what });
+    fn send_segment(&mut self, connection: u64, to: usize, what: SegmentKind) {
+        self.send(Segment {
+            connection,
+            to,
+            what,
+        });
     }
 
     fn send(&mut self, segment: Segment) {
-        let Some(pipe) = self.pipes.get_mut(&segment.pipe) else {
+        let Some(connection) = self.connections.get_mut(&segment.connection) else {
             return;
         };
-        let last = &mut pipe.last_arrival[segment.to];
+        let last = &mut connection.last_arrival[segment.to];
         let at = last.map_or(self.now + self.delay, |last| {
             last.max(self.now + self.delay)
         });
@@ -288,27 +301,33 @@ impl World {
 
     fn arrive(&mut self, segment: Segment) {
         if self.cut {
-            // A lost SYN is the attempt's business, everything else TCP sends again.
-            if !matches!(segment.what, What::Syn) {
+            // TCP retransmits all but the SYN: the state machine retries a connection attempt itself.
+            if !matches!(segment.what, SegmentKind::Syn) {
                 self.held.push_back(segment);
             }
             return;
         }
-        let Segment { pipe: id, to, what } = segment;
-        let Some(pipe) = self.pipes.get_mut(&id) else {
+        let Segment {
+            connection: id,
+            to,
+            what,
+        } = segment;
+        let Some(connection) = self.connections.get_mut(&id) else {
             return;
         };
-        let ends = pipe.ends;
+        let ends = connection.ends;
         let addr: SocketAddr = "192.0.2.1:179".parse().unwrap();
         let (local, remote) = (addr, addr);
         match (what, ends[to]) {
-            (What::Syn, _) if ends[1 - to].is_none() => {}
-            (What::Syn, _) if !self.sides[to].listens => self.say(id, 1 - to, What::Refused),
-            (What::Syn, _) => {
+            (SegmentKind::Syn, _) if ends[1 - to].is_none() => {}
+            (SegmentKind::Syn, _) if !self.sides[to].listens => {
+                self.send_segment(id, 1 - to, SegmentKind::Refused)
+            }
+            (SegmentKind::Syn, _) => {
                 self.sides[to].accepted += 1;
                 let conn = ConnId::accepted(self.sides[to].accepted);
-                pipe.ends[to] = Some(conn);
-                self.say(id, 1 - to, What::SynAck);
+                connection.ends[to] = Some(conn);
+                self.send_segment(id, 1 - to, SegmentKind::SynAck);
                 let accepted = Event::Accepted {
                     conn,
                     local,
@@ -316,7 +335,7 @@ impl World {
                 };
                 self.sides[to].peer.handle(self.now, accepted);
             }
-            (What::SynAck, Some(conn)) => {
+            (SegmentKind::SynAck, Some(conn)) => {
                 let connected = Event::Connected {
                     conn,
                     local,
@@ -324,32 +343,34 @@ impl World {
                 };
                 self.sides[to].peer.handle(self.now, connected);
             }
-            (What::Refused, Some(conn)) => {
+            (SegmentKind::Refused, Some(conn)) => {
                 self.forget(id, to);
                 let error = "connection refused".to_owned();
                 self.sides[to]
                     .peer
                     .handle(self.now, Event::ConnectFailed { conn, error });
             }
-            (What::End, Some(conn)) => {
+            (SegmentKind::End, Some(conn)) => {
                 self.forget(id, to);
                 let reason = "connection closed".to_owned();
                 self.sides[to]
                     .peer
                     .handle(self.now, Event::Closed { conn, reason });
             }
-            (What::Data(bytes), Some(conn)) => self.data(id, to, conn, bytes),
-            (What::Window(bytes), Some(conn)) => self.taken(to, conn, bytes),
-            // A reset answers what comes to a connection that is no more.
-            (What::SynAck | What::Data(_), None) => self.say(id, 1 - to, What::End),
-            (What::Refused | What::End | What::Window(_), None) => {}
+            (SegmentKind::Data(bytes), Some(conn)) => self.data(id, to, conn, bytes),
+            (SegmentKind::Window(bytes), Some(conn)) => self.taken(to, conn, bytes),
+            // A segment for a connection that no longer exists is answered with RST.
+            (SegmentKind::SynAck | SegmentKind::Data(_), None) => {
+                self.send_segment(id, 1 - to, SegmentKind::End)
+            }
+            (SegmentKind::Refused | SegmentKind::End | SegmentKind::Window(_), None) => {}
         }
         self.perform();
     }
 
     fn data(&mut self, id: u64, to: usize, conn: ConnId, bytes: Vec<u8>) {
         if self.sides[1 - to].window.is_some() {
-            self.say(id, 1 - to, What::Window(bytes.len()));
+            self.send_segment(id, 1 - to, SegmentKind::Window(bytes.len()));
         }
         let event = Event::Received {
             conn,
@@ -357,14 +378,14 @@ impl World {
         };
         self.sides[to].peer.handle(self.now, event);
         self.perform();
-        let Some(pipe) = self.pipes.get_mut(&id) else {
+        let Some(connection) = self.connections.get_mut(&id) else {
             return;
         };
         let side = &mut self.sides[to];
-        pipe.framers[to].push(&bytes);
-        while let Some(frame) = pipe.framers[to].next(MAX_LEN_EXTENDED).unwrap() {
+        connection.framers[to].push(&bytes);
+        while let Some(frame) = connection.framers[to].next(MAX_LEN_EXTENDED).unwrap() {
             let up = side.peer.established().is_some_and(|c| c.id == conn);
-            side.hear(&frame, up);
+            side.record(&frame, up);
         }
     }
 }
@@ -380,7 +401,7 @@ impl Side {
             learned: Routes::new(),
             most_unsent: 0,
             attempts: Vec::new(),
-            heard: Vec::new(),
+            received: Vec::new(),
             downs: Vec::new(),
             negotiated: None,
             unsent: BTreeMap::new(),
@@ -388,18 +409,18 @@ impl Side {
         }
     }
 
-    fn hear(&mut self, frame: &crate::bgp::Frame, up: bool) {
+    fn record(&mut self, frame: &crate::bgp::Frame, up: bool) {
         let config = &self.config;
         let context = match &self.negotiated {
             Some(negotiated) if up => DecodeContext::established(negotiated),
             _ => DecodeContext::before_open(config.local_as, config.router_id, None),
         };
-        if !up && Type::from_code(frame.kind) == Some(Type::Update) {
+        if !up && MessageType::from_code(frame.kind) == Some(MessageType::Update) {
             return;
         }
         let message = decode(frame, &context).unwrap();
-        self.heard.push(describe(&message));
-        if let Heard::Update(update) = message {
+        self.received.push(describe(&message));
+        if let Decoded::Update(update) = message {
             for prefix in &update.withdrawn {
                 assert!(
                     self.learned.remove(prefix).is_some(),
@@ -416,17 +437,17 @@ impl Side {
 }
 
 /// A message in a few words.
-pub(super) fn describe(message: &Heard) -> String {
+pub(super) fn describe(message: &Decoded) -> String {
     match message {
-        Heard::Open(open) => format!("OPEN {}", open.asn),
-        Heard::Keepalive => "KEEPALIVE".to_owned(),
-        Heard::Notification(Notification { code, subcode, .. }) => {
+        Decoded::Open(open) => format!("OPEN {}", open.asn),
+        Decoded::Keepalive => "KEEPALIVE".to_owned(),
+        Decoded::Notification(Notification { code, subcode, .. }) => {
             format!("NOTIFICATION {code}/{subcode}")
         }
-        Heard::RouteRefresh(refresh) => {
+        Decoded::RouteRefresh(refresh) => {
             format!("ROUTE-REFRESH {:?} {}", refresh.kind, refresh.family)
         }
-        Heard::Update(update) => {
+        Decoded::Update(update) => {
             let mut words = vec!["UPDATE".to_owned()];
             words.extend(update.withdrawn.iter().map(|prefix| format!("-{prefix}")));
             let announced = update.announced.iter().flat_map(|a| &a.prefixes);

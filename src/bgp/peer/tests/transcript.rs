@@ -6,15 +6,15 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::sim::describe;
-use crate::bgp::peer::{ConnId, Event, Output, Peer, PeerConfig, StateName};
-use crate::bgp::reader::{Heard, decode};
+use crate::bgp::peer::{ConnId, Event, LikelyCause, Notice, Output, Peer, PeerConfig, StateName};
+use crate::bgp::reader::{Decoded, decode};
 use crate::bgp::{
     Capability, Cease, DecodeContext, Framer, GracefulRestart, MAX_LEN, Message, Negotiated,
     Notification, Open, PathAttributes, RefreshKind, RouteRefresh, end_of_rib,
 };
 use crate::net::{Asn, Family, Prefix, RouterId};
 
-/// A machine that talks to a script.
+/// A state machine whose peer is a script.
 struct Script {
     peer: Peer,
     start: Instant,
@@ -24,7 +24,7 @@ struct Script {
     open: Option<Open>,
 }
 
-const FIRST: ConnId = ConnId(1);
+const FIRST: ConnId = ConnId::outgoing(1);
 const OURS: u8 = 5;
 const ADDR: &str = "192.0.2.1:179";
 
@@ -82,8 +82,8 @@ impl Script {
 
     fn established(config: PeerConfig) -> Self {
         let mut script = Self::connected(config);
-        script.hear(FIRST, &open(9));
-        script.hear(FIRST, &Message::Keepalive);
+        script.receive(FIRST, &open(9));
+        script.receive(FIRST, &Message::Keepalive);
         assert_eq!(script.peer.state(), StateName::Established);
         script
     }
@@ -107,7 +107,7 @@ impl Script {
         })
     }
 
-    fn hear(&mut self, conn: ConnId, message: &Message) -> Vec<String> {
+    fn receive(&mut self, conn: ConnId, message: &Message) -> Vec<String> {
         let bytes = message.encode().unwrap();
         self.bytes(conn, &bytes)
     }
@@ -155,6 +155,10 @@ impl Script {
         all
     }
 
+    fn last_error(&self) -> Option<String> {
+        self.peer.last_error().map(ToString::to_string)
+    }
+
     fn outputs(&mut self) -> Vec<String> {
         let mut all = Vec::new();
         while let Some(output) = self.peer.poll_output() {
@@ -165,14 +169,17 @@ impl Script {
                 Output::Probe { conn } => all.push(format!("probe {conn}")),
                 Output::StateChanged { from, to } => all.push(format!("{from} -> {to}")),
                 Output::Down { reason } => all.push(format!("down: {reason}")),
-                Output::SetUserTimeout { .. } => {}
+                Output::SetUserTimeout { .. }
+                | Output::Notice(_)
+                | Output::MessageReceived(_)
+                | Output::MessageSent(_) => {}
                 Output::Established { negotiated, .. } => {
                     self.negotiated = Some(negotiated);
                     all.push("up".to_owned());
                 }
                 Output::Send { conn, bytes } => {
-                    let said = self.read(&bytes);
-                    all.extend(said.into_iter().map(|what| format!("{conn} {what}")));
+                    let report = self.read(&bytes);
+                    all.extend(report.into_iter().map(|what| format!("{conn} {what}")));
                     let bytes = bytes.len();
                     self.peer.handle(self.now, Event::Sent { conn, bytes });
                 }
@@ -190,18 +197,18 @@ impl Script {
         context.local_router_id = RouterId::new(Ipv4Addr::new(10, 9, 9, 9)).unwrap();
         let mut framer = Framer::new();
         framer.push(bytes);
-        let mut said = Vec::new();
+        let mut report = Vec::new();
         while let Some(frame) = framer.next(MAX_LEN).unwrap() {
-            // In the other's eyes we are the peer: any AS will do.
+            // The bytes are decoded as by the peer: any AS is accepted.
             context.peer_as = None;
             let message = decode(&frame, &context).unwrap();
-            said.push(describe(&message));
-            if let Heard::Open(open) = message {
+            report.push(describe(&message));
+            if let Decoded::Open(open) = message {
                 self.open = Some(open);
             }
         }
         assert_eq!(framer.buffered(), 0, "half a message");
-        said
+        report
     }
 }
 
@@ -262,7 +269,7 @@ fn a_failed_attempt_goes_to_active_and_is_repeated_soon() {
     assert_eq!(script.fail(FIRST), ["connect -> active"]);
     assert!(script.until(140).is_empty());
     assert_eq!(script.until(200), ["0: connect #2", "0: active -> connect"]);
-    assert_eq!(script.peer.last_error(), Some("connection refused"));
+    assert_eq!(script.last_error().as_deref(), Some("connection refused"));
 }
 
 #[test]
@@ -277,9 +284,9 @@ fn a_link_that_comes_up_ends_the_wait_but_not_more_than_five_times_a_second() {
         "an attempt was just made"
     );
     script.until(200);
-    script.fail(ConnId(2));
+    script.fail(ConnId::outgoing(2));
     script.until(600);
-    script.fail(ConnId(3));
+    script.fail(ConnId::outgoing(3));
     script.now += Duration::from_secs(20);
     assert_eq!(script.event(Event::RetryNow).len(), 2);
 }
@@ -305,16 +312,16 @@ fn a_connection_in_connect_sends_open_and_sets_a_hold_timer_of_four_minutes() {
 }
 
 #[test]
-fn a_peer_that_takes_connections_and_is_silent_is_named_and_left_when_something_changes() {
+fn a_peer_that_sends_no_open_is_reported_and_dropped_when_the_network_changes() {
     let mut script = Script::connected(config());
     script.until(seconds(9));
     assert!(
         script.event(Event::RetryNow).is_empty(),
         "its OPEN may be on the way"
     );
-    assert_eq!(script.peer.last_error(), None);
+    assert_eq!(script.last_error(), None);
     assert!(script.until(seconds(11)).is_empty());
-    let why = script.peer.last_error().unwrap().to_owned();
+    let why = script.last_error().unwrap();
     assert!(why.contains("sends no OPEN"), "{why}");
     assert_eq!(
         script.event(Event::RetryNow),
@@ -326,23 +333,23 @@ fn a_peer_that_takes_connections_and_is_silent_is_named_and_left_when_something_
             "active -> connect"
         ]
     );
-    // Whoever comes by itself is heard meanwhile.
-    script.connect(ConnId(2));
+    // Incoming connections are accepted meanwhile.
+    script.connect(ConnId::outgoing(2));
     script.until(seconds(30));
     script.accept(1);
     let conn = ConnId::accepted(1);
-    script.hear(conn, &open(9));
+    script.receive(conn, &open(9));
     assert!(
         script.event(Event::RetryNow).is_empty(),
         "one of them speaks"
     );
-    script.hear(conn, &Message::Keepalive);
+    script.receive(conn, &Message::Keepalive);
     assert_eq!(script.peer.state(), StateName::Established);
-    assert_eq!(script.peer.last_error(), None);
+    assert_eq!(script.last_error(), None);
 }
 
 #[test]
-fn a_passive_end_leaves_a_silent_peer_and_listens() {
+fn a_passive_end_drops_a_peer_that_sends_no_open_and_listens() {
     let mut config = config();
     config.passive = true;
     let mut script = Script::new(config);
@@ -354,7 +361,7 @@ fn a_passive_end_leaves_a_silent_peer_and_listens() {
     assert_eq!(script.accept(2)[1], "active -> opensent");
 }
 
-/// RFC 8654 §4: a peer that takes no long messages may send them to one that does.
+/// RFC 8654 §4: a speaker that did not offer extended messages may send them to one that did.
 #[test]
 fn a_long_message_is_taken_from_a_peer_that_takes_none() {
     let mut script = Script::established(config());
@@ -373,32 +380,32 @@ fn a_long_message_is_taken_from_a_peer_that_takes_none() {
         &attribute,
     ]
     .concat();
-    let heard = script.event(Event::Received {
+    let results = script.event(Event::Received {
         conn: FIRST,
         bytes: update,
     });
-    assert_eq!(heard, [""; 0]);
+    assert_eq!(results, [""; 0]);
     assert_eq!(script.peer.counters().received.update, 1);
 }
 
 #[test]
 fn a_manual_stop_says_why_and_goes_to_idle_from_every_state() {
-    let farewell = || Notification::cease(Cease::AdministrativeShutdown, Some("bye"));
+    let admin_down = || Notification::cease(Cease::AdministrativeShutdown, Some("bye"));
     let mut script = Script::new(config());
     script.event(Event::Start);
     assert_eq!(
-        script.event(Event::Stop(farewell())),
+        script.event(Event::Stop(admin_down())),
         ["close #1", "connect -> idle"]
     );
     let mut script = Script::connected(config());
-    let stopped = script.event(Event::Stop(farewell()));
+    let stopped = script.event(Event::Stop(admin_down()));
     assert_eq!(
         stopped,
         ["#1 NOTIFICATION 6/2", "close #1", "opensent -> idle"]
     );
     let mut script = Script::established(config());
     assert_eq!(
-        script.event(Event::Stop(farewell())),
+        script.event(Event::Stop(admin_down())),
         [
             "#1 NOTIFICATION 6/2",
             "close #1",
@@ -411,9 +418,9 @@ fn a_manual_stop_says_why_and_goes_to_idle_from_every_state() {
 }
 
 #[test]
-fn a_quiet_stop_says_nothing() {
+fn a_stop_for_a_restart_sends_no_notification() {
     let mut script = Script::established(config());
-    let stopped = script.event(Event::StopQuietly);
+    let stopped = script.event(Event::StopForRestart);
     assert_eq!(
         stopped,
         ["close #1", "established -> idle", "down: stopped"]
@@ -425,8 +432,8 @@ fn a_quiet_stop_says_nothing() {
 #[test]
 fn a_valid_open_is_answered_with_keepalive_and_leads_to_openconfirm() {
     let mut script = Script::connected(config());
-    let heard = script.hear(FIRST, &open(9));
-    assert_eq!(heard, ["#1 KEEPALIVE", "opensent -> openconfirm"]);
+    let results = script.receive(FIRST, &open(9));
+    assert_eq!(results, ["#1 KEEPALIVE", "opensent -> openconfirm"]);
     let after = script.until(seconds(89));
     assert!(
         after.iter().all(|what| what.ends_with("KEEPALIVE")),
@@ -451,8 +458,8 @@ fn an_open_of_another_as_is_refused_with_bad_peer_as() {
     let mut script = Script::connected(config());
     let router_id = RouterId::new(Ipv4Addr::new(10, 0, 0, 9)).unwrap();
     let theirs = Open::new(Asn::new(65009).unwrap(), 90, router_id, Vec::new());
-    let heard = script.hear(FIRST, &Message::Open(theirs));
-    assert_eq!(heard[..2], ["#1 NOTIFICATION 2/2", "close #1"]);
+    let results = script.receive(FIRST, &Message::Open(theirs));
+    assert_eq!(results[..2], ["#1 NOTIFICATION 2/2", "close #1"]);
 }
 
 #[test]
@@ -466,25 +473,25 @@ fn messages_out_of_place_are_fsm_errors_that_name_the_state() {
     faulty_update[20] = 9;
     let mut script = Script::connected(config());
     assert_eq!(
-        script.hear(FIRST, &Message::Keepalive)[0],
+        script.receive(FIRST, &Message::Keepalive)[0],
         "#1 NOTIFICATION 5/1"
     );
     let mut script = Script::connected(config());
-    script.hear(FIRST, &open(9));
+    script.receive(FIRST, &open(9));
     assert_eq!(script.bytes(FIRST, &update)[0], "#1 NOTIFICATION 5/2");
     let mut script = Script::established(config());
-    assert_eq!(script.hear(FIRST, &open(9))[0], "#1 NOTIFICATION 5/3");
+    assert_eq!(script.receive(FIRST, &open(9))[0], "#1 NOTIFICATION 5/3");
     // Faulty or not: §8.2.2 has event 22 up to OpenConfirm, and 28 from Established on.
     let mut script = Script::established(config());
-    let heard = script.bytes(FIRST, &faulty_open);
-    assert_eq!(heard[0], "#1 NOTIFICATION 5/3");
+    let results = script.bytes(FIRST, &faulty_open);
+    assert_eq!(results[0], "#1 NOTIFICATION 5/3");
     let mut script = Script::connected(config());
-    let heard = script.bytes(FIRST, &faulty_update);
-    assert_eq!(heard[0], "#1 NOTIFICATION 5/1");
+    let results = script.bytes(FIRST, &faulty_update);
+    assert_eq!(results[0], "#1 NOTIFICATION 5/1");
     let mut script = Script::connected(config());
-    script.hear(FIRST, &open(9));
-    let heard = script.bytes(FIRST, &faulty_open);
-    assert_eq!(heard[0], "#1 NOTIFICATION 2/1");
+    script.receive(FIRST, &open(9));
+    let results = script.bytes(FIRST, &faulty_open);
+    assert_eq!(results[0], "#1 NOTIFICATION 2/1");
 }
 
 #[test]
@@ -495,8 +502,8 @@ fn a_notification_is_never_answered() {
         notification(200, 200),
     ] {
         let mut script = Script::connected(config());
-        let heard = script.hear(FIRST, &message);
-        assert_eq!(heard, ["close #1", "opensent -> idle", "idle -> active"]);
+        let results = script.receive(FIRST, &message);
+        assert_eq!(results, ["close #1", "opensent -> idle", "idle -> active"]);
     }
 }
 
@@ -504,10 +511,10 @@ fn a_notification_is_never_answered() {
 fn a_bad_header_is_answered_and_what_follows_it_is_dropped() {
     let mut script = Script::established(config());
     let bytes = vec![0; 4096];
-    let heard = script.event(Event::Received { conn: FIRST, bytes });
-    assert_eq!(heard[..2], ["#1 NOTIFICATION 1/1", "close #1"]);
+    let results = script.event(Event::Received { conn: FIRST, bytes });
+    assert_eq!(results[..2], ["#1 NOTIFICATION 1/1", "close #1"]);
     assert_eq!(
-        heard[2..4],
+        results[2..4],
         [
             "established -> idle",
             "down: message marker is not all ones"
@@ -519,18 +526,18 @@ fn a_bad_header_is_answered_and_what_follows_it_is_dropped() {
 fn what_a_peer_does_not_support_is_not_offered_to_it_again() {
     let mut script = Script::connected(config());
     assert!(!script.open.as_ref().unwrap().capabilities.is_empty());
-    script.hear(FIRST, &notification(2, 4));
+    script.receive(FIRST, &notification(2, 4));
     script.until(300);
-    script.connect(ConnId(2));
+    script.connect(ConnId::outgoing(2));
     assert_eq!(script.open.as_ref().unwrap().capabilities, []);
-    script.hear(ConnId(2), &open_with(9, 90, Vec::new()));
-    script.hear(ConnId(2), &Message::Keepalive);
+    script.receive(ConnId::outgoing(2), &open_with(9, 90, Vec::new()));
+    script.receive(ConnId::outgoing(2), &Message::Keepalive);
     let families = &script.peer.negotiated().unwrap().families;
     assert_eq!(families.iter().collect::<Vec<_>>(), [&Family::Ipv4]);
     // The next session begins with everything again.
-    script.hear(ConnId(2), &notification(6, 6));
+    script.receive(ConnId::outgoing(2), &notification(6, 6));
     script.until(600);
-    script.connect(ConnId(3));
+    script.connect(ConnId::outgoing(3));
     assert!(!script.open.as_ref().unwrap().capabilities.is_empty());
 }
 
@@ -539,13 +546,13 @@ fn a_named_capability_alone_is_left_out() {
     let mut script = Script::connected(config());
     let data = vec![70, 0];
     let refusal = Message::Notification(Notification::new(2, 7, data));
-    script.hear(FIRST, &open(9));
-    script.hear(FIRST, &refusal);
+    script.receive(FIRST, &open(9));
+    script.receive(FIRST, &refusal);
     script.until(300);
-    script.connect(ConnId(2));
+    script.connect(ConnId::outgoing(2));
     let open = script.open.as_ref().unwrap();
-    assert!(!open.has(&Capability::EnhancedRouteRefresh));
-    assert!(open.has(&Capability::RouteRefresh));
+    assert!(!open.has_capability(&Capability::EnhancedRouteRefresh));
+    assert!(open.has_capability(&Capability::RouteRefresh));
 }
 
 // OpenConfirm, Established
@@ -554,9 +561,9 @@ fn a_named_capability_alone_is_left_out() {
 fn a_keepalive_in_openconfirm_establishes_and_end_of_rib_follows_the_routes() {
     let mut script = Script::connected(config());
     script.advertise(routes([1], 0));
-    script.hear(FIRST, &open(9));
+    script.receive(FIRST, &open(9));
     assert_eq!(
-        script.hear(FIRST, &Message::Keepalive),
+        script.receive(FIRST, &Message::Keepalive),
         [
             "openconfirm -> established",
             "up",
@@ -594,7 +601,7 @@ fn a_silent_peer_and_one_that_stops_in_a_message_are_dropped_after_the_hold_time
 fn keepalives_and_updates_restart_the_hold_timer() {
     let mut script = Script::established(config());
     script.until(seconds(80));
-    script.hear(FIRST, &Message::Keepalive);
+    script.receive(FIRST, &Message::Keepalive);
     script.until(seconds(160));
     script.bytes(FIRST, &end_of_rib(Family::Ipv4));
     script.until(seconds(249));
@@ -611,11 +618,11 @@ fn bfd_takes_the_session_down_at_once() {
 }
 
 #[test]
-fn a_peer_that_takes_nothing_is_dropped_without_a_word_after_eight_minutes() {
+fn a_peer_that_reads_nothing_is_dropped_without_notification_after_eight_minutes() {
     let mut script = Script::established(config());
     script.peer.advertise(script.now, routes([1], 0));
     while script.peer.poll_output().is_some() {}
-    // Nothing is reported as sent from here on; the peer itself talks.
+    // From here on no bytes are reported as sent; the peer still sends KEEPALIVEs.
     for minute in 1..8 {
         script.now = script.start + Duration::from_secs(60 * minute);
         script.peer.handle_timeout(script.now);
@@ -666,8 +673,8 @@ fn collision(peer_id: u8, ours_connects_first: bool, ours_opens_first: bool) -> 
     if !ours_opens_first {
         order.reverse();
     }
-    let mut all = script.hear(order[0], &open(peer_id));
-    all.extend(script.hear(order[1], &open(peer_id)));
+    let mut all = script.receive(order[0], &open(peer_id));
+    all.extend(script.receive(order[1], &open(peer_id)));
     assert_eq!(script.peer.state(), StateName::OpenConfirm);
     assert_eq!(script.peer.connections.len(), 1);
     all.retain(|what| what.starts_with("close") || what.contains("NOTIFICATION"));
@@ -695,18 +702,22 @@ fn a_collision_is_resolved_by_identifier_in_all_four_orders() {
 // Retries of a peer that accepts connections and ends them
 
 #[test]
-fn a_peer_that_sends_us_away_is_asked_slowly_and_ever_more_so() {
+fn a_peer_that_sends_cease_is_retried_in_growing_steps() {
     for subcode in [1, 2, 3, 4, 5, 7, 8] {
         let mut script = Script::connected(config());
         let mut conn = FIRST;
         let mut waits = Vec::new();
         for _ in 0..5 {
-            let heard = script.hear(conn, &notification(6, subcode));
-            assert_eq!(heard.last().unwrap(), "opensent -> idle", "cease {subcode}");
+            let results = script.receive(conn, &notification(6, subcode));
+            assert_eq!(
+                results.last().unwrap(),
+                "opensent -> idle",
+                "cease {subcode}"
+            );
             let (at, _) = script.peer.poll_timeout().unwrap();
             waits.push((at - script.now).as_millis());
             script.until(u64::try_from((at - script.start).as_millis()).unwrap() + 1);
-            conn = ConnId(conn.0 + 1);
+            conn = ConnId::outgoing(conn.number() + 1);
             script.connect(conn);
         }
         let expected = [
@@ -723,9 +734,9 @@ fn a_peer_that_sends_us_away_is_asked_slowly_and_ever_more_so() {
 }
 
 #[test]
-fn a_peer_that_sent_us_away_and_comes_by_itself_is_taken() {
+fn a_peer_that_sent_cease_and_connects_itself_is_accepted() {
     let mut script = Script::connected(config());
-    script.hear(FIRST, &notification(6, 5));
+    script.receive(FIRST, &notification(6, 5));
     let accepted = script.accept(1);
     assert_eq!(accepted, ["#1 (accepted) OPEN 65001", "idle -> opensent"]);
 }
@@ -738,34 +749,34 @@ fn a_session_that_dies_young_does_not_make_a_tight_loop() {
     let mut conn = FIRST;
     while script.now < script.start + Duration::from_secs(60) {
         script.connect(conn);
-        script.hear(conn, &open(9));
-        script.hear(conn, &Message::Keepalive);
-        script.hear(conn, &notification(3, 1));
+        script.receive(conn, &open(9));
+        script.receive(conn, &Message::Keepalive);
+        script.receive(conn, &notification(3, 1));
         sessions += 1;
         let (at, _) = script.peer.poll_timeout().unwrap();
         script.until(u64::try_from((at - script.start).as_millis()).unwrap() + 1);
-        conn = ConnId(conn.0 + 1);
+        conn = ConnId::outgoing(conn.number() + 1);
     }
     assert!((5..=7).contains(&sessions), "{sessions}");
 }
 
-/// Docker's bridges come and go without end; what is on the way to the peer is another matter.
+/// Docker adds and removes bridges all the time; these changes must not end the wait.
 #[test]
 fn only_a_change_on_the_path_ends_the_wait_for_a_peer_that_refuses_us() {
     let mut script = Script::connected(config());
     for number in 2..6 {
-        script.hear(ConnId(number - 1), &notification(6, 5));
+        script.receive(ConnId::outgoing(number - 1), &notification(6, 5));
         let (at, _) = script.peer.poll_timeout().unwrap();
         script.until(u64::try_from((at - script.start).as_millis()).unwrap() + 1);
-        script.connect(ConnId(number));
+        script.connect(ConnId::outgoing(number));
     }
-    script.hear(ConnId(5), &notification(6, 5));
+    script.receive(ConnId::outgoing(5), &notification(6, 5));
     script.now += Duration::from_secs(1);
     assert!(script.event(Event::NetworkChanged).is_empty());
     let changed = script.event(Event::PathChanged);
     assert_eq!(changed, ["connect #6", "idle -> connect"]);
-    script.connect(ConnId(6));
-    script.hear(ConnId(6), &notification(6, 5));
+    script.connect(ConnId::outgoing(6));
+    script.receive(ConnId::outgoing(6), &notification(6, 5));
     let (at, _) = script.peer.poll_timeout().unwrap();
     assert!(
         at - script.now <= Duration::from_millis(200),
@@ -773,21 +784,21 @@ fn only_a_change_on_the_path_ends_the_wait_for_a_peer_that_refuses_us() {
     );
 }
 
-/// BFD has ended the session, and the daemon that hangs finds our next connection beside the old one.
+/// BFD has ended the session, and the stopped daemon still has the old connection when our next one arrives.
 #[test]
-fn a_frozen_router_that_goes_on_is_asked_again_at_once() {
+fn a_router_that_was_stopped_and_continues_is_retried_at_once() {
     let mut script = Script::established(config());
     script.until(seconds(5));
     script.event(Event::BfdDown);
     let again = script.until(5200);
     assert_eq!(again.last().unwrap(), "5: active -> connect", "{again:?}");
-    script.connect(ConnId(2));
+    script.connect(ConnId::outgoing(2));
     script.until(7000);
-    script.hear(ConnId(2), &notification(6, 7));
+    script.receive(ConnId::outgoing(2), &notification(6, 7));
     let again = script.until(7200);
     assert_eq!(again, ["7: connect #3", "7: idle -> connect"]);
-    script.connect(ConnId(3));
-    script.hear(ConnId(3), &notification(6, 7));
+    script.connect(ConnId::outgoing(3));
+    script.receive(ConnId::outgoing(3), &notification(6, 7));
     assert!(script.until(7700).is_empty(), "the second refusal is one");
     assert_eq!(script.until(8200).len(), 2);
 }
@@ -795,7 +806,7 @@ fn a_frozen_router_that_goes_on_is_asked_again_at_once() {
 // The path
 
 #[test]
-fn a_lost_carrier_ends_no_session_and_what_is_said_then_waits() {
+fn a_lost_carrier_ends_no_session_and_delays_what_is_sent() {
     let mut script = Script::established(config());
     assert!(script.event(Event::NoCarrier).is_empty());
     script.advertise(routes([1], 0));
@@ -806,7 +817,7 @@ fn a_lost_carrier_ends_no_session_and_what_is_said_then_waits() {
     );
     script.until(seconds(60) + 300);
     assert!(script.event(Event::Acknowledged { conn: FIRST }).is_empty());
-    script.hear(FIRST, &Message::Keepalive);
+    script.receive(FIRST, &Message::Keepalive);
     let after = script.until(seconds(140));
     assert!(after.iter().all(|what| what.ends_with("KEEPALIVE")));
     assert_eq!(script.peer.flaps(), 0);
@@ -850,25 +861,25 @@ fn a_probe_answered_by_a_reset_connects_at_once() {
     });
     assert_eq!(end[2..], ["connect #2", "idle -> connect"]);
     // A router that has just started may refuse us once, until its daemon has seen the link.
-    script.connect(ConnId(2));
-    script.hear(ConnId(2), &notification(6, 5));
+    script.connect(ConnId::outgoing(2));
+    script.receive(ConnId::outgoing(2), &notification(6, 5));
     assert_eq!(script.until(2200).len(), 2, "the first step");
 }
 
-/// BIRD says farewell when its link goes, and is heard once the link is back.
+/// BIRD sends its NOTIFICATION when its link goes down, and we receive it once the link is back.
 #[test]
-fn a_farewell_from_before_is_no_refusal() {
+fn a_notification_received_during_a_probe_is_no_refusal() {
     let mut script = Script::established(config());
     script.until(seconds(2));
     script.event(Event::PathChanged);
-    script.hear(FIRST, &notification(6, 0));
+    script.receive(FIRST, &notification(6, 0));
     assert_eq!(script.until(2200).len(), 2);
-    script.connect(ConnId(2));
-    script.hear(ConnId(2), &notification(6, 5));
+    script.connect(ConnId::outgoing(2));
+    script.receive(ConnId::outgoing(2), &notification(6, 5));
     assert_eq!(script.until(2400).len(), 2, "the first step");
 }
 
-/// A flap in the middle of a probe: nobody could answer.
+/// The carrier is lost during a probe: the peer could not answer.
 #[test]
 fn a_probe_ends_when_the_carrier_goes_again() {
     let mut script = Script::established(config());
@@ -890,7 +901,7 @@ fn without_carrier_no_attempt_is_made_and_its_return_connects_at_once() {
     );
     assert!(script.event(Event::RetryNow).is_empty());
     assert!(script.until(seconds(100)).is_empty());
-    assert_eq!(script.peer.last_error(), Some("no carrier"));
+    assert_eq!(script.last_error().as_deref(), Some("no carrier"));
     let back = script.event(Event::PathChanged);
     assert_eq!(back, ["connect #2", "active -> connect"]);
     // Nor does a start without carrier.
@@ -944,7 +955,7 @@ fn a_refresh_is_answered_between_its_markers() {
         "#1 UPDATE +192.0.2.1/32",
         "#1 ROUTE-REFRESH End ipv4 unicast",
     ];
-    assert_eq!(script.hear(FIRST, &request), again);
+    assert_eq!(script.receive(FIRST, &request), again);
 }
 
 #[test]
@@ -973,22 +984,22 @@ fn forwarding_is_preserved_only_where_it_was() {
 
 #[test]
 fn attempts_without_an_answer_name_the_password_where_there_is_one() {
-    for signed in [true, false] {
+    for has_md5_key in [true, false] {
         let mut config = config();
-        config.signed = signed;
+        config.has_md5_key = has_md5_key;
         let mut script = Script::new(config);
         script.event(Event::Start);
         script.until(2500);
-        assert_eq!(script.peer.last_error(), None, "some patience");
+        assert_eq!(script.last_error(), None, "some patience");
         script.until(3500);
-        let error = script.peer.last_error().unwrap();
+        let error = script.last_error().unwrap();
         assert!(error.starts_with("no answer"), "{error}");
         let wrong = error.contains("a wrong TCP MD5 password looks like this");
-        assert_eq!(wrong, signed, "{error}");
-        script.connect(ConnId(4));
-        script.hear(ConnId(4), &open(9));
-        script.hear(ConnId(4), &Message::Keepalive);
-        assert_eq!(script.peer.last_error(), None);
+        assert_eq!(wrong, has_md5_key, "{error}");
+        script.connect(ConnId::outgoing(4));
+        script.receive(ConnId::outgoing(4), &open(9));
+        script.receive(ConnId::outgoing(4), &Message::Keepalive);
+        assert_eq!(script.last_error(), None);
     }
 }
 
@@ -1012,16 +1023,16 @@ fn after_a_planned_restart_end_of_rib_waits_for_the_first_routes() {
     };
     let mut script = Script::connected(config);
     assert!(restarted(&script));
-    script.hear(FIRST, &open(9));
-    let up = script.hear(FIRST, &Message::Keepalive);
+    script.receive(FIRST, &open(9));
+    let up = script.receive(FIRST, &Message::Keepalive);
     assert_eq!(up, ["openconfirm -> established", "up"]);
     script.peer.advertise_some(script.now, routes([1], 0));
     assert_eq!(script.outputs(), ["#1 UPDATE +192.0.2.1/32"], "not all yet");
     let whole = script.advertise(routes([1, 2], 0));
     assert_eq!(whole.len(), 3, "the other, and End-of-RIB twice: {whole:?}");
-    script.hear(FIRST, &notification(6, 6));
+    script.receive(FIRST, &notification(6, 6));
     script.until(300);
-    script.connect(ConnId(2));
+    script.connect(ConnId::outgoing(2));
     assert!(!restarted(&script), "only the first session says so");
 }
 
@@ -1064,4 +1075,52 @@ fn the_same_bytes_in_any_pieces_lead_to_the_same_session() {
         }
         assert_eq!(script.peer.state(), StateName::Established, "{size}");
     }
+}
+
+/// FRR 8.4 answers an OPEN on a connection to its loopback address with 5/0.
+#[test]
+fn a_refusal_on_a_loopback_address_is_named_as_frrs() {
+    let cause = |remote: &str, answer: &[Message]| {
+        let mut script = Script::new(config());
+        script.event(Event::Start);
+        let remote: SocketAddr = remote.parse().unwrap();
+        let event = Event::Connected {
+            conn: FIRST,
+            local: remote,
+            remote,
+        };
+        script.peer.handle(script.now, event);
+        for message in answer {
+            let bytes = message.encode().unwrap();
+            let event = Event::Received { conn: FIRST, bytes };
+            script.peer.handle(script.now, event);
+        }
+        let outputs = std::iter::from_fn(|| script.peer.poll_output());
+        let mut causes = outputs.filter_map(|output| match output {
+            Output::Notice(Notice::LikelyCause { cause, .. }) => Some(cause),
+            _ => None,
+        });
+        causes.next()
+    };
+    let frrs = Some(LikelyCause::LoopbackRefused);
+    assert_eq!(cause("127.0.0.1:179", &[notification(5, 0)]), frrs);
+    assert_eq!(cause("[::1]:179", &[notification(5, 0)]), frrs);
+    assert_eq!(cause("10.0.0.1:179", &[notification(5, 0)]), None);
+    assert_eq!(cause("127.0.0.1:179", &[notification(5, 1)]), None);
+    assert_eq!(cause("127.0.0.1:179", &[open(9), notification(5, 0)]), None);
+}
+
+#[test]
+fn the_oldest_unacknowledged_send_stays_known_whatever_is_sent_after_it() {
+    let mut script = Script::established(config());
+    script.peer.note_acknowledged(FIRST, u64::MAX);
+    assert_eq!(script.peer.unacknowledged_since(), None);
+    let silent_since = script.now;
+    for med in 0..100 {
+        script.advertise(routes([1], med));
+        script.now += Duration::from_millis(10);
+    }
+    assert_eq!(script.peer.unacknowledged_since(), Some(silent_since));
+    script.peer.note_acknowledged(FIRST, u64::MAX);
+    assert_eq!(script.peer.unacknowledged_since(), None);
 }

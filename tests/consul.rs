@@ -702,8 +702,9 @@ fn changes_arrive_at_once_also_among_300_services() {
              critical {fail:.1?}, passing {pass:.1?}, deregister {deregister:.1?}"
         );
         let slowest = medians.into_iter().max().unwrap_or_default();
-        // Seen: 5 to 79 ms.
-        assert!(slowest < Duration::from_millis(300), "{slowest:?}");
+        // Seen: 5 to 79 ms; 346 ms on two slow cores with other tests beside. A blocking query that returns too late is
+        // repeated after 30 s.
+        assert!(slowest < Duration::from_secs(1), "{slowest:?}");
     };
     measure("one service");
     let begun = Instant::now();

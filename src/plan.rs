@@ -314,7 +314,7 @@ mod tests {
         Kernel(Step),
     }
 
-    /// Any wish whose routes have addresses.
+    /// A random desired state, in which every route has an address.
     fn desired(chance: &mut Rng) -> DesiredByVip {
         let mut desired = DesiredByVip::new();
         for _ in 0..6 {
@@ -451,27 +451,27 @@ mod tests {
     fn new_nat_rules_hold_back_a_new_route_and_not_one_that_is_out() {
         let vip: Prefix = VIPS[0].parse().unwrap();
         let mut chance = Rng::new(1);
-        let mut wish = DesiredByVip::new();
-        let desired = wish.entry(vip).or_default();
+        let mut by_vip = DesiredByVip::new();
+        let desired = by_vip.entry(vip).or_default();
         let address = spec(&mut chance);
         desired.address = Some(address.clone());
         desired.route = Some(Rc::default());
         desired.nat.insert(rule(vip, &mut chance));
         let mut applied = Applied::default();
         applied.addresses.insert(vip, address);
-        let first = steps(&applied, &wish);
+        let first = steps(&applied, &by_vip);
         assert!(matches!(first[..], [Move::Kernel(Step::UpdateNat(_))]));
         perform(&mut applied, first);
-        let second = steps(&applied, &wish);
+        let second = steps(&applied, &by_vip);
         assert!(matches!(second[..], [Move::Advertise(..)]));
         perform(&mut applied, second);
-        let desired = wish.entry(vip).or_default();
+        let desired = by_vip.entry(vip).or_default();
         desired.nat = BTreeSet::from([NatRule {
             listen: 54,
             ..rule(vip, &mut chance)
         }]);
         assert!(matches!(
-            steps(&applied, &wish)[..],
+            steps(&applied, &by_vip)[..],
             [Move::Kernel(Step::UpdateNat(_))]
         ));
     }
@@ -484,10 +484,10 @@ mod tests {
             route: Some(Rc::default()),
             ..Desired::default()
         };
-        let wish = DesiredByVip::from([(vip, desired)]);
+        let by_vip = DesiredByVip::from([(vip, desired)]);
         let mut applied = Applied::default();
         applied.adopt_foreign(vip);
-        let moves = steps(&applied, &wish);
+        let moves = steps(&applied, &by_vip);
         assert!(matches!(moves[..], [Move::Advertise(..)]), "{moves:?}");
         assert_eq!(steps(&applied, &DesiredByVip::default()), []);
     }
@@ -501,13 +501,13 @@ mod tests {
             route: Some(Rc::default()),
             ..Desired::default()
         };
-        let wish = DesiredByVip::from([(vip, desired)]);
+        let by_vip = DesiredByVip::from([(vip, desired)]);
         let mut applied = Applied::default();
         applied.addresses.insert(vip, address);
         applied.removing.insert(vip);
-        assert_eq!(steps(&applied, &wish), []);
+        assert_eq!(steps(&applied, &by_vip), []);
         applied.forget(&vip);
-        reach(&mut applied, &wish);
+        reach(&mut applied, &by_vip);
         assert!(applied.addressed(&vip) && applied.routes.contains_key(&vip));
     }
 }

@@ -47,7 +47,7 @@ async fn worker(mut prober: Prober, work: Receiver<Output>, events: Sender<Event
             };
             let next = work.try_recv().ok();
             let mut answers = Vec::new();
-            if other.is_some() || next.is_none() || probes.len() >= TOGETHER {
+            if other.is_some() || next.is_none() || probes.len() >= MAX_BATCH {
                 answers.extend(send(&mut prober, std::mem::take(&mut probes)).await);
             }
             if let Some(other) = other {
@@ -125,5 +125,5 @@ async fn perform(prober: &mut Prober, output: Output) -> Option<path_proof::Even
     }
 }
 
-/// Elements of one batch: as many as the rate limit of an interface allows at once.
-const TOGETHER: usize = 300;
+/// Probes sent in one go: as many as the rate limit of an interface allows at once.
+const MAX_BATCH: usize = 300;

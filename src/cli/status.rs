@@ -20,14 +20,14 @@ use crate::view::time::age;
 /// stopped or its output is closed.
 pub fn run(
     client: &Client,
-    wish: &StatusOptions,
+    options: &StatusOptions,
     color: Color,
     out: &mut impl Write,
 ) -> Result<u8, Failure> {
     loop {
-        let (text, code) = match fetch(client).and_then(|status| status.of(wish)) {
-            Ok(status) => (status.render(wish, color), status.code()),
-            Err(StatusError::Call(e)) if wish.watch => (format!("{e}\n"), UNREACHABLE),
+        let (text, code) = match fetch(client).and_then(|status| status.of(options)) {
+            Ok(status) => (status.render(options, color), status.code()),
+            Err(StatusError::Call(e)) if options.watch => (format!("{e}\n"), UNREACHABLE),
             Err(StatusError::Call(e)) => {
                 let code = if e.is_unreachable() { UNREACHABLE } else { 1 };
                 return Err(Failure {
@@ -37,13 +37,13 @@ pub fn run(
             }
             Err(StatusError::Refused(failure)) => return Err(failure),
         };
-        let screen = if wish.watch && !wish.json {
+        let screen = if options.watch && !options.json {
             format!("{CLEAR}{text}")
         } else {
             text
         };
         let read = output::write(out, &screen)?;
-        if !wish.watch || !read {
+        if !options.watch || !read {
             return Ok(code);
         }
         thread::sleep(PERIOD);
@@ -89,8 +89,8 @@ fn fetch(client: &Client) -> Result<Status, StatusError> {
 
 impl Status {
     /// The one app that was asked for.
-    fn of(mut self, wish: &StatusOptions) -> Result<Self, StatusError> {
-        let Some(name) = &wish.name else {
+    fn of(mut self, options: &StatusOptions) -> Result<Self, StatusError> {
+        let Some(name) = &options.name else {
             return Ok(self);
         };
         let names: Vec<String> = self.apps.iter().map(|app| text(&app["name"])).collect();
@@ -109,21 +109,21 @@ impl Status {
         u8::from(self.verdict["verdict"] != "ok")
     }
 
-    fn render(&self, wish: &StatusOptions, color: Color) -> String {
+    fn render(&self, options: &StatusOptions, color: Color) -> String {
         let mut peers: Vec<&Value> = self.peers.iter().collect();
         let mut apps: Vec<&Value> = self.apps.iter().collect();
-        if wish.down {
+        if options.down {
             peers.retain(|peer| !established(peer));
             apps.retain(|app| rank(app) != Rank::Well);
         }
-        if wish.json {
+        if options.json {
             let all = json!({ "verdict": self.verdict, "peers": peers, "apps": apps });
             return format!("{all}\n");
         }
         // By name among equals.
         peers.sort_by_key(|peer| established(peer));
         apps.sort_by_key(|app| rank(app));
-        let routes = apps.first().filter(|_| wish.name.is_some());
+        let routes = apps.first().filter(|_| options.name.is_some());
         let tables = [
             self.peers(&peers, color),
             self.apps(&apps, color),
@@ -537,11 +537,11 @@ APP  MONITOR";
 
     #[test]
     fn down_leaves_out_what_is_well() {
-        let wish = StatusOptions {
+        let options = StatusOptions {
             down: true,
             ..StatusOptions::default()
         };
-        let text = several().render(&wish, Color::OFF);
+        let text = several().render(&options, Color::OFF);
         assert_eq!(column(&text, 0), ["10.0.0.9"]);
         assert_eq!(column(&text, 1), ["dead", "unheard", "held", "away"]);
         assert!(!text.contains("well"), "{text}");
@@ -549,16 +549,19 @@ APP  MONITOR";
         well.apps.truncate(1);
         well.peers.truncate(1);
         assert_eq!(
-            well.render(&wish, Color::OFF).split("\n\n").nth(1),
+            well.render(&options, Color::OFF).split("\n\n").nth(1),
             Some("nothing is down: 1 peer, 1 app\n")
         );
         well.apps = status().apps;
-        let partly = well.render(&wish, Color::OFF);
+        let partly = well.render(&options, Color::OFF);
         assert!(
             partly.contains("no next hop"),
             "one VIP of two is missing: {partly}"
         );
-        let json = StatusOptions { json: true, ..wish };
+        let json = StatusOptions {
+            json: true,
+            ..options
+        };
         let value: Value = serde_json::from_str(&several().render(&json, Color::OFF)).unwrap();
         assert_eq!(value["apps"].as_array().unwrap().len(), 4);
         assert_eq!(value["apps"][0]["name"], "away", "JSON keeps its order");

@@ -1,7 +1,7 @@
 //! The state machine of one VIP of an app.
 //!
 //! ```text
-//!             wish: announce  probe  address        nothing        problem   deadline
+//!          desired: announce  probe  address        nothing        problem   deadline
 //! Absent            Announced Probed Addressed      Absent         Blocked   -
 //! Addressed         Announced Probed Addressed      Absent         Blocked   -
 //! Probed            Announced Probed as from Absent or Lingering   Blocked   -
@@ -226,16 +226,16 @@ mod tests {
         format!("{state}{}", if machine.nat { " +nat" } else { "" })
     }
 
-    /// Every state with every wish, with a problem, and what its deadline brings while nothing is wished.
+    /// Every state with every desired state, with a problem, and after its deadline while nothing is desired.
     #[test]
     fn the_table_of_transitions() {
         let now = Instant::now();
         let later = now + Duration::from_secs(1);
         let announce = || DesiredState::Announced(Rc::default());
         let linger = Linger::For(STAY);
-        let reach = |wishes: &[(DesiredState, bool)]| {
+        let reach = |desired: &[(DesiredState, bool)]| {
             let mut machine = VipMachine::default();
-            for (desired, problem) in wishes {
+            for (desired, problem) in desired {
                 let problem = problem.then(blocked);
                 machine.reconcile(now, desired.clone(), problem, linger, false);
             }

@@ -481,10 +481,13 @@ impl ExpectedReplies<'_> {
 fn datagrams(mut rest: &[Request]) -> impl Iterator<Item = &[Request]> {
     std::iter::from_fn(move || {
         let mut bytes = 0;
-        let fit = rest.iter().take(TOGETHER).take_while(|request| {
-            bytes += request.encoded_len();
-            bytes <= TOGETHER_BYTES
-        });
+        let fit = rest
+            .iter()
+            .take(MAX_REQUESTS_PER_DATAGRAM)
+            .take_while(|request| {
+                bytes += request.encoded_len();
+                bytes <= MAX_DATAGRAM_BYTES
+            });
         // A single request is sent whatever its length.
         let (now, later) = rest.split_at(fit.count().max(1).min(rest.len()));
         rest = later;
@@ -571,8 +574,8 @@ const IN_A_ROW: u32 = 8;
 /// Requests in one datagram. The kernel queues an acknowledgment of 768 bytes, by its own count, for each
 /// before it returns; the smallest buffer in use, of 208 KiB, has room for twice as many, and for refusals,
 /// which are longer.
-const TOGETHER: usize = 128;
-const TOGETHER_BYTES: usize = 32 * 1024;
+const MAX_REQUESTS_PER_DATAGRAM: usize = 128;
+const MAX_DATAGRAM_BYTES: usize = 32 * 1024;
 /// Datagrams of other processes dropped in one go before the reactor is asked again.
 const FOREIGN_DATAGRAMS: usize = 16;
 

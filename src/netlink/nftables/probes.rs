@@ -277,7 +277,7 @@ impl ProbeTable {
         set: Set,
         elements: &[Element],
     ) -> Result<(), NetlinkError> {
-        for some in elements.chunks(ELEMENTS_TOGETHER) {
+        for some in elements.chunks(MAX_ELEMENTS_PER_REQUEST) {
             let change = "change a set of the probes";
             let flags = match kind {
                 NFT_MSG_NEWSETELEM => NLM_F_CREATE,
@@ -483,7 +483,7 @@ const MAX_ERRORS: u32 = 1024;
 /// An entry is deleted after this time without another such error.
 const ERROR_TIMEOUT_MS: u64 = 600_000;
 /// Keeps the list below the 64 KiB of an attribute.
-const ELEMENTS_TOGETHER: usize = 256;
+const MAX_ELEMENTS_PER_REQUEST: usize = 256;
 
 const NFPROTO_INET: u8 = 1;
 const NFT_MSG_NEWSET: u16 = 9;

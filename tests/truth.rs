@@ -537,8 +537,8 @@ fn an_app_that_is_held_down_is_degraded() {
     }
     let told = Told {
         verdict: "degraded",
-        says: "app dns is held down: held down after an announcement within flap_window",
-        logs: "-> held_down: held down after an announcement within flap_window",
+        says: "app dns is held down: announced again once within the window of flap_limit",
+        logs: "-> held_down: announced again once within the window of flap_limit",
         conditions: &["held_down"],
     };
     everywhere(&mut sidecast, &site, &told);
@@ -599,7 +599,10 @@ fn a_drain_says_who_asked_and_when() {
             let since = text(&drain["since"]);
             expect(printed.contains(&format!("since {since}")), &printed)?;
             let page = sidecast.get(host, "/").body;
-            expect(page.contains(&format!("asked by <bdi>{says}</bdi>")), &page)
+            expect(
+                page.contains(&format!("requested by <bdi>{says}</bdi>")),
+                &page,
+            )
         });
     };
     assert_eq!(sidecast.get(host, "/drain?name=dns").status, 200);

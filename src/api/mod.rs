@@ -29,7 +29,7 @@ use crate::netlink::nftables::{self, Counter};
 use crate::view;
 use crate::view::metrics::{LastReload, Process};
 use crate::view::page::{self, Choice, Selection};
-use crate::view::verdict::{Level, Reason, Verdict, of_app};
+use crate::view::verdict::{Level, Reason, Verdict, of_app, worst_of_app};
 use calls::{Change, Methods, Read, Route, route};
 use continuation::Listing;
 
@@ -271,8 +271,8 @@ fn show(core: &Core, context: &ApiContext<'_>, read: Read, json: bool) -> Respon
 
 fn show_page(core: &Core, context: &ApiContext<'_>, choice: Choice) -> Response {
     let peers = core.peers(context.now);
-    let level = |app: &AppStatus| of_app(app, &peers).0;
-    let shown = Selection::new(choice, core.app_statuses(context.now), level);
+    let worst = |app: &AppStatus| worst_of_app(app, &peers);
+    let shown = Selection::new(choice, core.app_statuses(context.now), worst);
     chunks::begin(core, context, Listing::Page(Rc::new(shown)))
         .with_header("Content-Security-Policy", page::POLICY)
         .with_header("Referrer-Policy", "no-referrer")

@@ -337,17 +337,15 @@ impl Rank {
     }
 }
 
+/// By the app's own verdict, and by its state where that says more.
 fn rank(app: &Value) -> Rank {
-    let announced = app["announced"] == true;
-    match app["state"].as_str() {
-        _ if app["last_resort"] == true => Rank::Failing,
-        Some("up") if announced => match items(app, "vip_status").all(|v| v["announced"] == true) {
-            true => Rank::Well,
-            false => Rank::Degraded,
-        },
-        Some("draining" | "drained" | "maintenance") => Rank::TakenAway,
-        Some("pending" | "held_down") => Rank::Degraded,
-        _ => Rank::Failing,
+    let is_up = app["state"] == "up";
+    match app["verdict"].as_str() {
+        Some("failing") => Rank::Failing,
+        Some("degraded") => Rank::Degraded,
+        _ if is_up => Rank::Well,
+        _ if app["state"] == "pending" => Rank::Degraded,
+        _ => Rank::TakenAway,
     }
 }
 
@@ -396,6 +394,7 @@ mod tests {
             })],
             apps: vec![json!({
                 "name": "dns", "state": "up", "announced": true, "age": 3.5, "why": "all monitors pass",
+                "verdict": "degraded",
                 "vip_status": [
                     {"vip": "192.0.2.53/32", "announced": true, "problem": null},
                     {"vip": "2001:db8::53/128", "announced": false, "problem": "no next hop"},
@@ -480,9 +479,15 @@ APP  MONITOR";
     }
 
     fn app(name: &str, state: &str, announced: bool) -> Value {
+        let verdict = match state {
+            "drained" => "ok",
+            "held_down" => "degraded",
+            _ if announced => "ok",
+            _ => "failing",
+        };
         json!({
             "name": name, "state": state, "announced": announced, "age": 1, "why": "",
-            "verdict": if announced { "ok" } else { "failing" }, "reasons": [],
+            "verdict": verdict, "reasons": [],
             "vip_status": [{"vip": "192.0.2.1/32", "announced": announced, "problem": null}],
             "monitors": [
                 {"name": "a", "monitor": "port:tcp:1", "result": "pass", "message": ""},

@@ -1,5 +1,5 @@
 //! Consul's services and the results of its checks. While Consul is unreachable the last state is kept:
-//! for `consul_grace`, or for ever.
+//! for `consul_grace`, or forever.
 
 mod check_index;
 mod names;

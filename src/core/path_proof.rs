@@ -178,11 +178,11 @@ impl Core {
         };
         match what {
             ChangeKind::Forwarded(after) => {
-                debug!("{vip} by peer {peer}: forwarded after {after:?}");
+                debug!("peer {peer}: path of {vip}: forwarded after {after:?}");
                 proofs.times.add(after);
             }
             ChangeKind::Stopped(after) => {
-                debug!("{vip} by peer {peer}: no longer forwarded after {after:?}");
+                debug!("peer {peer}: path of {vip}: no longer forwarded after {after:?}");
             }
             ChangeKind::Finding => {
                 self.status_changed = true;
@@ -190,11 +190,11 @@ impl Core {
                     return;
                 };
                 match &proof.finding {
-                    Finding::No(_) => warn!("{vip} by peer {peer}: path proof: {proof}"),
+                    Finding::No(_) => warn!("peer {peer}: path of {vip}: {proof}"),
                     Finding::Elsewhere | Finding::NotSeen => {
-                        info!("{vip} by peer {peer}: path proof: {proof}");
+                        info!("peer {peer}: path of {vip}: {proof}");
                     }
-                    _ => debug!("{vip} by peer {peer}: path proof: {proof}"),
+                    _ => debug!("peer {peer}: path of {vip}: {proof}"),
                 }
                 let denied = proof.finding == Finding::Unknown(Unproven::NoPermission);
                 if denied && !proofs.warned && self.asks_for_path_proof() {

@@ -10,7 +10,6 @@ use crate::bgp::peer::{ConnId, DownReason};
 use crate::diagnosis::Diagnosis;
 use crate::discovery::{Network, Obstacle, PeerName};
 use crate::net::{Prefix, RouterId};
-use crate::plan::Subject;
 
 /// Counts for the status line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -108,9 +107,7 @@ impl Core {
         vip.addressed = applied.addressed(&vip.prefix);
         vip.foreign = applied.foreign.contains(&vip.prefix);
         if vip.problem.is_none() {
-            let address = self.kernel.error(&Subject::Address(vip.prefix));
-            let nat = || self.kernel.error(&Subject::Nat);
-            vip.problem = address.or_else(nat).map(str::to_owned);
+            vip.problem = self.step_error(&vip.prefix).map(str::to_owned);
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{AppStatus, Core};
 use crate::app::AppName;
+use crate::net::Prefix;
 use crate::plan::Subject;
 
 impl Core {
@@ -29,12 +30,25 @@ impl Core {
                     vip.unproven.retain(|path| path.proof.finding.is_lost());
                 }
             }
-            if vip.wanted && vip.announced_to == 0 && vip.problem.is_none() {
-                let address = self.kernel.error(&Subject::Address(vip.prefix));
-                vip.problem = address.map(str::to_owned);
+            if vip.announced_to == 0 && vip.problem.is_none() {
+                vip.problem = self.step_error(&vip.prefix).map(str::to_owned);
+            }
+            if vip.wanted && vip.announced_to == 0 && vip.problem.is_none() && vip.probed.is_some()
+            {
+                vip.problem = Some("a monitor that probes it has not passed for it".to_owned());
             }
         }
         Some(standing)
+    }
+
+    /// The error of the kernel for which the route of this VIP waits: of its address, or of NAT rules that it lacks.
+    pub(super) fn step_error(&self, vip: &Prefix) -> Option<&str> {
+        let address = self.kernel.error(&Subject::Address(*vip));
+        address.or_else(|| {
+            let error = self.kernel.error(&Subject::Nat)?;
+            let desired = self.registry.desired(vip, None);
+            (!self.kernel.applied().has_nat(&desired)).then_some(error)
+        })
     }
 
     /// Whether the first checks or the first connection attempts are still pending, within the time a

@@ -13,7 +13,7 @@ use crate::discovery::{Network, Obstacle, PeerNetwork};
 use crate::health::Outcome;
 use crate::net::{Asn, Family};
 use crate::view::page::Kind;
-use crate::view::verdict::of_app;
+use crate::view::verdict::worst_of_app;
 
 /// What is to be looked at, and what is known of it.
 #[derive(Clone, Debug)]
@@ -128,8 +128,8 @@ impl Case {
         let mut ranked: Vec<_> = core
             .app_statuses(now)
             .map(|app| {
-                let level = of_app(&app, &views).0;
-                (Kind::new(app.state, level), !app.hides_answers, app.name)
+                let worst = worst_of_app(&app, &views);
+                (Kind::new(app.state, worst), !app.hides_answers, app.name)
             })
             .collect();
         ranked.sort();

@@ -375,8 +375,8 @@ impl Entry {
     fn why_running(&self, checks: &Checks) -> String {
         match (self.health.health(), self.health.held()) {
             (Health::Up, Some((HoldReason::Damping, _))) => match self.health.flaps() {
-                1 => "held down after an announcement within flap_window".to_owned(),
-                flaps => format!("held down after {flaps} announcements within flap_window"),
+                1 => "announced again once within the window of flap_limit".to_owned(),
+                flaps => format!("announced again {flaps} times within the window of flap_limit"),
             },
             (Health::Up, Some((HoldReason::StartDelay, _))) => {
                 format!("healthy, start_delay is {:?}", self.app.options.start_delay)

@@ -3,11 +3,11 @@
 //! `drain_time` has passed.
 //!
 //! ```text
-//!              drain     leave    undrain              maintenance  no maintenance  asked  acknowledged  quiet  deadline
-//! Run          Drain     Leave    -                    Maintenance  -               -      -             -      -
-//! Maintenance  Drain     Leave    -                    -            Run             -      -             -      -
-//! Drain        -         -        Run or Maintenance   (kept for after the drain)   Asked  Waiting       Done   Done
-//! Leave        -         -        -                    (kept for after the drain)   Asked  Waiting       Done   Done
+//!              drain  exit  undrain             maintenance  no maintenance  ack requested  acknowledged  quiet  deadline
+//! Run          Drain  Exit  -                   Maintenance  -               -              -             -      -
+//! Maintenance  Drain  Exit  -                   -            Run             -              -             -      -
+//! Drain        -      -     Run or Maintenance  (kept for after the drain)   AckRequested   Acknowledged  Done   Done
+//! Exit         -      -     -                   (kept for after the drain)   AckRequested   Acknowledged  Done   Done
 //! ```
 
 use std::time::{Duration, Instant};

@@ -100,7 +100,7 @@ impl AppState {
             Self::Up => "All monitors pass; the routes are announced.",
             Self::Down => "A monitor fails; the routes are as `when_down` says.",
             Self::Draining => {
-                "Withdrawn, or announced as `when_draining` says; `drain_time` is running."
+                "Withdrawn, or announced as `when_draining` says, until traffic has ended; at most for `drain_time`."
             }
             Self::Drained => "The drain is over; the app stays withdrawn until `undrain`.",
             Self::Maintenance => "Its `maintenance_file` exists; the routes are withdrawn.",

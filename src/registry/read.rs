@@ -7,7 +7,8 @@ use std::time::Instant;
 use super::app_health::HoldReason;
 use super::check::Check;
 use super::entry::Entry;
-use super::{AppView, MonitorId, MonitorView, NatView, Registry, VipView};
+use super::vip::VipMachine;
+use super::{AppView, MonitorId, MonitorView, NatView, Problem, Registry, VipView};
 use crate::app::{App, AppName, MonitorSpec, NatSpec, PathProof, Source};
 use crate::config::Refusal;
 use crate::health::Health;
@@ -191,11 +192,11 @@ pub(super) fn peers_of<'a>(mut apps: impl Iterator<Item = &'a App>) -> Option<BT
 
 fn vip_view(entry: &Entry, prefix: Prefix) -> VipView {
     let machine = entry.vip(&prefix);
+    let problem = machine.and_then(VipMachine::problem);
     VipView {
         wanted: machine.is_some_and(|machine| machine.route().is_some()),
-        problem: machine
-            .and_then(|machine| machine.problem())
-            .map(ToString::to_string),
+        problem: problem.map(ToString::to_string),
+        standby: problem.is_some_and(Problem::is_standby),
         ..VipView::new(prefix)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::intent::Intent;
 use super::vip::VipMachine;
 use super::{AppState, NotAnnounced, PathView, Registry};
 use crate::app::AppName;
@@ -31,8 +32,10 @@ pub struct AppStatus {
 #[derive(Clone, Debug)]
 pub struct VipStatus {
     pub prefix: Prefix,
-    /// A route is desired.
+    /// It should be announced: a route is desired, or the app is up and this VIP waits for the monitors that probe it.
     pub wanted: bool,
+    /// For how long it has waited for them.
+    pub probed: Option<Duration>,
     /// Why it is blocked.
     pub problem: Option<String>,
     /// Number of peers that it is announced to.
@@ -51,12 +54,14 @@ impl Registry {
         let vip = |prefix: Prefix| {
             let machine = entry.vip(&prefix);
             let problem = machine.and_then(VipMachine::problem);
+            let problem = problem.filter(|problem| !problem.is_standby());
+            let probed = machine.and_then(VipMachine::probed_since);
+            let probed = probed.filter(|_| state == AppState::Up);
+            let routed = machine.is_some_and(|machine| machine.route().is_some());
             VipStatus {
-                wanted: entry.refusal.is_none()
-                    && machine.is_some_and(|machine| machine.route().is_some()),
-                problem: problem
-                    .filter(|problem| !problem.is_standby())
-                    .map(ToString::to_string),
+                wanted: entry.refusal.is_none() && (routed || probed.is_some()),
+                probed: probed.map(|since| now.saturating_duration_since(since)),
+                problem: problem.map(ToString::to_string),
                 prefix,
                 announced_to: 0,
                 lacking: Vec::new(),
@@ -74,7 +79,7 @@ impl Registry {
             last_resort: entry
                 .last_resort_since()
                 .map(|since| now.saturating_duration_since(since)),
-            leaving: entry.intent.is_draining(),
+            leaving: entry.intent != Intent::Run,
             vips: entry.vips().map(vip).collect(),
             hides_answers: entry.hides_answers(&self.checks),
             monitored: !entry.app.monitors.is_empty() || !entry.app.source.is_remote(),

@@ -149,6 +149,8 @@ pub struct VipView {
     pub wanted: bool,
     /// Why it cannot be announced.
     pub problem: Option<String>,
+    /// Another instance of the service holds it.
+    pub standby: bool,
     /// The routes sent to peers.
     pub routes: Vec<RouteView>,
     /// Peers that it should be announced to and is not.
@@ -167,6 +169,7 @@ impl VipView {
             foreign: false,
             wanted: false,
             problem: None,
+            standby: false,
             routes: Vec::new(),
             lacking: Vec::new(),
             paths: Vec::new(),

@@ -44,6 +44,7 @@ enum State {
     Addressed,
     /// On the interface with its NAT rules, without a route; where it was announced, when it was withdrawn.
     Probed {
+        since: Instant,
         withdrawn: Option<Instant>,
     },
     Announced(Rc<Route>),
@@ -90,7 +91,7 @@ impl VipMachine {
             (State::Announced(_), DesiredState::Announced(_), None) => None,
             (State::Announced(_), ..) => Some(now),
             (State::Lingering { since }, ..) => Some(*since),
-            (State::Probed { withdrawn }, ..) => *withdrawn,
+            (State::Probed { withdrawn, .. }, ..) => *withdrawn,
             (
                 State::Blocked {
                     lingering_since, ..
@@ -113,7 +114,10 @@ impl VipMachine {
                 let known = self.route().filter(|known| **known == route);
                 State::Announced(known.cloned().unwrap_or(route))
             }
-            (None, DesiredState::Probe, withdrawn) => State::Probed { withdrawn },
+            (None, DesiredState::Probe, withdrawn) => State::Probed {
+                since: self.probed_since().unwrap_or(now),
+                withdrawn,
+            },
             (None, _, Some(since)) => State::Lingering { since },
             (None, DesiredState::Addressed, None) => State::Addressed,
             (None, DesiredState::Absent, None) => State::Absent,
@@ -141,6 +145,14 @@ impl VipMachine {
     pub fn route(&self) -> Option<&Rc<Route>> {
         match &self.state {
             State::Announced(route) => Some(route),
+            _ => None,
+        }
+    }
+
+    /// Since when its route waits for the monitors that probe it.
+    pub fn probed_since(&self) -> Option<Instant> {
+        match &self.state {
+            State::Probed { since, .. } => Some(*since),
             _ => None,
         }
     }
@@ -213,7 +225,9 @@ mod tests {
         let state = match &machine.state {
             State::Absent => "absent",
             State::Addressed => "addressed",
-            State::Probed { withdrawn: None } => "probed",
+            State::Probed {
+                withdrawn: None, ..
+            } => "probed",
             State::Probed { .. } => "probed, withdrawn",
             State::Announced(_) => "announced",
             State::Lingering { .. } => "lingering",

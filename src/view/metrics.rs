@@ -89,10 +89,10 @@ pub const FAMILIES: [Family; 12] = [
     Family {
         name: "sidecast_app_announced",
         kind: GAUGE,
-        help: "Whether the VIP is announced to at least one peer.",
+        help: "Whether the VIP is announced to at least one peer; none where another instance of the service holds it.",
         of_nat: false,
         samples: |text, app| {
-            for vip in &app.vips {
+            for vip in app.vips.iter().filter(|vip| !vip.standby) {
                 let prefix = vip.prefix.to_string();
                 let labels = [("app", app.name.as_str()), ("vip", prefix.as_str())];
                 text.sample(&labels, u8::from(vip.announced));

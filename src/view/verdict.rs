@@ -24,7 +24,7 @@ pub enum Level {
     Ok,
     /// The first checks or connection attempts are pending.
     Starting,
-    /// Something failed, but every VIP is still announced.
+    /// Something is wrong; no app that should be announced is without any announced VIP.
     Degraded,
     /// A VIP that should be announced is not, or only as last resort.
     Failing,
@@ -148,6 +148,14 @@ impl Verdict {
     pub fn is_ok(&self) -> bool {
         self.level == Level::Ok
     }
+}
+
+/// The level and the condition of an app's worst reason; `None`: there is none.
+pub fn worst_of_app(app: &AppStatus, peers: &[PeerView]) -> Option<(Level, Condition)> {
+    let mut found = Found::default();
+    found.app(app, peers);
+    let (level, condition) = found.reasons.keys().next()?;
+    Some((level.0, *condition))
 }
 
 /// The verdict on one app: the worst reason's level, and the reasons.
@@ -274,12 +282,17 @@ impl Found {
 
     fn app(&mut self, app: &AppStatus, peers: &[PeerView]) {
         let name = &app.name;
-        let on_purpose = app.leaving || app.state == AppState::Maintenance;
-        let last_resort = app.last_resort.filter(|_| !on_purpose);
+        let last_resort = app.last_resort.filter(|_| !app.leaving);
         if let Some(age) = last_resort {
+            let announced = app.vips.iter().any(|vip| vip.announced_to > 0);
             self.add(Level::Failing, Condition::LastResort, Some(app), || {
                 let (age, why) = (age.as_secs(), &app.why);
-                format!("app {name} is announced as last resort for {age}s: {why}")
+                match announced {
+                    true => format!("app {name} is announced as last resort for {age}s: {why}"),
+                    false => {
+                        format!("app {name} is down, and no peer has it as last resort: {why}")
+                    }
+                }
             });
         }
         match app.state {
@@ -288,9 +301,10 @@ impl Found {
                 format!("app {name} is down: {}", app.why)
             }),
             AppState::Pending if app.since >= PENDING => {
+                let problem = app.vips.iter().find_map(|vip| vip.problem.as_ref());
                 self.add(Level::Degraded, Condition::AppPending, Some(app), || {
-                    let age = app.since.as_secs();
-                    format!("app {name} is pending for {age}s: {}", app.why)
+                    let (age, why) = (app.since.as_secs(), problem.unwrap_or(&app.why));
+                    format!("app {name} is pending for {age}s: {why}")
                 });
             }
             AppState::Pending => self.again(PENDING - app.since),
@@ -348,8 +362,11 @@ impl Found {
             let only =
                 !vip.lacking.is_empty() && vip.lacking.iter().all(NotAnnounced::is_by_session);
             // Another VIP of the app serves, and no session that is up can take this one.
+            let probed = vip.probed.and_then(|age| PENDING.checked_sub(age));
             if fresh {
                 self.again(SOON - app.since);
+            } else if let Some(left) = probed.filter(|left| !left.is_zero()) {
+                self.again(left);
             } else if !(only && carried_else) {
                 self.add(Level::Failing, Condition::NotAnnounced, Some(app), || {
                     let cause = cause(vip, peers);

@@ -130,6 +130,7 @@ pub fn awkward() -> AppView {
             foreign: false,
             wanted: false,
             problem: Some("no next hop".to_owned()),
+            standby: false,
             routes: vec![route()],
             lacking: vec![NotAnnounced {
                 peer: connecting().name,

@@ -31,6 +31,7 @@ fn vip(prefix: &str, announced_to: usize) -> VipStatus {
     VipStatus {
         prefix: prefix.parse().unwrap(),
         wanted: true,
+        probed: None,
         problem: None,
         announced_to,
         lacking: Vec::new(),
@@ -130,6 +131,48 @@ fn a_last_resort_is_failing_and_no_other_reason_hides_it() {
         ..app(AppState::Draining, vec![vip(V4, 1)])
     };
     assert_eq!(of(&peers, drained), "ok: ");
+}
+
+#[test]
+fn a_last_resort_that_no_peer_has_is_not_called_announced() {
+    let sick = AppStatus {
+        last_resort: Some(Duration::from_secs(7)),
+        ..app(AppState::Down, vec![vip(V4, 0)])
+    };
+    let verdict = Verdict::new(&[], [sick], &well());
+    let texts: Vec<&str> = verdict.reasons.iter().map(|r| r.text.as_str()).collect();
+    assert!(
+        texts[0].contains("of app dns is announced to no peer"),
+        "{texts:?}"
+    );
+    assert_eq!(
+        texts[1],
+        "app dns is down, and no peer has it as last resort: its reason"
+    );
+}
+
+#[test]
+fn a_vip_that_waits_for_its_own_monitors_beside_an_announced_one_is_failing() {
+    let peers = [established()];
+    let waits = |time, problem: &str| VipStatus {
+        probed: Some(time),
+        problem: Some(problem.to_owned()),
+        ..vip(V6, 0)
+    };
+    let both = |other| app(AppState::Up, vec![vip(V4, 1), other]);
+    let verdict = Verdict::new(&peers, [both(waits(LONG, "refused"))], &well());
+    let want = "failing: 2001:db8::53/128 of app dns is announced to no peer: refused";
+    assert_eq!(verdict.line(), want, "{:?}", verdict.reasons);
+    let verdict = Verdict::new(&peers, [both(waits(Duration::from_secs(2), "x"))], &well());
+    assert!(verdict.is_ok(), "its check has time to pass");
+    assert_eq!(verdict.again_in, Some(Duration::from_secs(3)));
+    let waiting = VipStatus {
+        wanted: false,
+        ..waits(LONG, "refused")
+    };
+    let pending = app(AppState::Pending, vec![waiting]);
+    let line = Verdict::new(&peers, [pending], &well()).line();
+    assert!(line.ends_with(": refused"), "{line}");
 }
 
 #[test]

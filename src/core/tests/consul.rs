@@ -409,7 +409,7 @@ fn end_of_rib_is_deferred_until_consul_has_answered() {
     assert!(bench.core.peers.is_complete(), "there is none");
     restarted(&mut bench);
     bench.advance(secs(5));
-    assert!(bench.core.peers.is_complete(), "not for ever");
+    assert!(bench.core.peers.is_complete(), "not forever");
 }
 
 /// Two ids that make one name: the one that has it keeps it, the other is there to be seen.

@@ -426,7 +426,7 @@ fn nat_rules_are_there_once_and_go_with_the_cleanup_timer() {
     assert!(bench.nat.rules.is_empty());
 }
 
-/// In GoCast the old definition of a replaced app stayed announced for ever.
+/// In GoCast the old definition of a replaced app stayed announced forever.
 #[test]
 fn a_replaced_app_leaves_nothing_of_the_old_one() {
     let mut bench = Bench::with_outcomes(

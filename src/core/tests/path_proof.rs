@@ -127,7 +127,7 @@ fn what_is_not_announced_is_not_probed() {
     let before = router(&mut bench).probes.len();
     bench.advance(secs(60));
     let after = router(&mut bench).probes.len();
-    // The router of this test forwards for ever.
+    // The router of this test forwards forever.
     assert!(after - before <= 13, "one in 5 s: {}", after - before);
     bench.advance(secs(300));
     assert!(router(&mut bench).counters.is_empty(), "it is given up");

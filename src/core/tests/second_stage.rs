@@ -2,8 +2,9 @@
 
 use super::bench::{Bench, config, name, network, prefix, secs, session_events};
 use crate::app::VipTarget;
-use crate::core::{AppState, Event, Step};
+use crate::core::{AppState, Event, Step, StepError};
 use crate::health::{Health, Outcome};
+use crate::view::verdict::Verdict;
 
 const VIP: &str = "192.0.2.1/32";
 const VIP6: &str = "2001:db8:1::1/128";
@@ -77,6 +78,35 @@ fn the_vip_is_asked_when_address_and_nat_are_there_and_announced_when_it_answers
     assert_eq!(
         bench.done(),
         ["add 192.0.2.1/32", "nat 1", "announce 192.0.2.1/32"]
+    );
+}
+
+#[test]
+fn a_vip_whose_address_is_refused_beside_an_announced_one_is_failing() {
+    const OTHER: &str = "192.0.2.2/32";
+    let app = APP
+        .replace("vip: 192.0.2.1/32", "vips: [192.0.2.1/32, 192.0.2.2/32]")
+        .replace("KEYS", "");
+    let mut bench = bench_of("", &app, &[("port:udp:53", false), (ASK, true)]);
+    let message = "Permission denied".to_owned();
+    let permanent = true;
+    bench
+        .failing
+        .insert(prefix(OTHER), StepError { message, permanent });
+    bench.says("port:udp:53", true);
+    bench.advance(secs(20));
+    let log = bench.done();
+    assert_eq!(
+        (bench.is_announced(VIP), bench.is_announced(OTHER)),
+        (true, false),
+        "{log:?}"
+    );
+    assert_eq!(bench.state("dns"), AppState::Up);
+    let line = Verdict::of(&bench.core, bench.now, false).line();
+    assert!(line.starts_with("failing: "), "{line}");
+    assert!(
+        line.contains(OTHER) && line.contains("Permission denied"),
+        "{line}"
     );
 }
 

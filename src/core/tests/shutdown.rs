@@ -181,7 +181,7 @@ fn end_of_rib_is_deferred_until_the_first_checks() {
     bench.core = restarted(&bench);
     bench.event(Event::Network(network()));
     bench.advance(secs(5));
-    assert!(bench.core.peers.is_complete(), "not for ever");
+    assert!(bench.core.peers.is_complete(), "not forever");
 }
 
 /// A service that registers anew while its last clients are still served.

@@ -181,7 +181,7 @@ impl Entry {
             self.told_wildcard = true;
             info!(
                 "app {}: a wildcard UDP service without a `vip` monitor: its answers may come from another address \
-                 than the VIP, and clients drop them; for DNS a monitor dns:NAME@vip tells",
+                 than the VIP, and clients drop them; for DNS, the monitor dns:NAME@vip checks the source of the answers",
                 self.app.name
             );
         }

@@ -21,8 +21,9 @@ pub fn app<'a>(
     (now, wall): (Instant, SystemTime),
     open: bool,
 ) {
-    let (level, reasons) = standing;
-    let kind = Kind::new(view.state, *level);
+    let (_, reasons) = standing;
+    let worst = reasons.first().map(|worst| (worst.level, worst.condition));
+    let kind = Kind::new(view.state, worst);
     page.raw("<li data-key=\"").text(&view.name).raw("\">");
     page.raw(if open { "<details open>" } else { "<details>" });
     let healthy = kind == Kind::Up && view.announced;
@@ -96,7 +97,7 @@ fn facts(page: &mut Markup, view: &AppView, wall: SystemTime) {
             .text(age(since));
     }
     if let Some(drain) = &view.drain {
-        page.raw("; asked by ");
+        page.raw("; requested by ");
         page.name(drain.by.as_deref().unwrap_or("an earlier process"));
         page.raw(" at ").text(rfc3339(drain.at(wall)));
     }
@@ -105,7 +106,9 @@ fn facts(page: &mut Markup, view: &AppView, wall: SystemTime) {
     }
     if view.flaps > 0 {
         let times = count(view.flaps, "time");
-        page.raw("; came back ").text(times).raw(" of late");
+        page.raw("; announced again ")
+            .text(times)
+            .raw(" within the window of flap_limit");
     }
     if let Some(problem) = &view.maintenance_problem {
         page.raw("; maintenance file: ").name(problem);

@@ -155,7 +155,7 @@ pub fn begin_apps(page: &mut Markup, selection: &Selection) {
         page.raw("<li class=row><span class=\"wide soft\">");
         page.raw(match selection.all() {
             0 => "No app is configured or registered.",
-            _ => "No app is like that.",
+            _ => "No app matches.",
         });
         page.raw("</span></li>");
     }

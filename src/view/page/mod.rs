@@ -86,7 +86,7 @@ impl From<&HistoryChange> for Tone {
     fn from(change: &HistoryChange) -> Self {
         let state = |state: &AppState| state.as_str() == change.to;
         match AppState::ALL.into_iter().find(state) {
-            Some(state) => Kind::new(state, Level::Ok).into(),
+            Some(state) => Kind::new(state, None).into(),
             None if change.kind == ChangeKind::Registration => Self::Quiet,
             None if change.to == "established" => Self::Good,
             None => Self::Bad,
@@ -97,7 +97,7 @@ impl From<&HistoryChange> for Tone {
 impl From<Kind> for Tone {
     fn from(kind: Kind) -> Self {
         match kind {
-            Kind::Down | Kind::Invalid | Kind::NotAnnounced => Self::Bad,
+            Kind::Down | Kind::Invalid | Kind::NotAnnounced | Kind::NotForwarded => Self::Bad,
             Kind::InPart | Kind::HeldDown | Kind::Pending | Kind::Draining => Self::Wait,
             Kind::Drained | Kind::Maintenance => Self::Quiet,
             Kind::Up => Self::Good,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::app::AppName;
 use crate::core::{AppState, AppStatus};
-use crate::view::verdict::Level;
+use crate::view::verdict::{Condition, Level};
 
 /// The state of an app on the page, worst first. An app that is up counts as up only if it is announced to all
 /// peers that should have its routes.
@@ -14,6 +14,7 @@ pub enum Kind {
     Down,
     Invalid,
     NotAnnounced,
+    NotForwarded,
     InPart,
     HeldDown,
     Pending,
@@ -25,10 +26,11 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, the worst first.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Down,
         Self::Invalid,
         Self::NotAnnounced,
+        Self::NotForwarded,
         Self::InPart,
         Self::HeldDown,
         Self::Pending,
@@ -38,13 +40,14 @@ impl Kind {
         Self::Up,
     ];
 
-    /// Of an app whose own verdict is `level`.
-    pub fn new(state: AppState, level: Level) -> Self {
-        match (state, level) {
+    /// Of an app with this state and this worst reason of its own verdict.
+    pub fn new(state: AppState, worst: Option<(Level, Condition)>) -> Self {
+        match (state, worst) {
             (AppState::Down, _) => Self::Down,
             (AppState::Invalid, _) => Self::Invalid,
-            (AppState::Up, Level::Failing) => Self::NotAnnounced,
-            (AppState::Up, Level::Degraded) => Self::InPart,
+            (AppState::Up, Some((_, Condition::PathNo))) => Self::NotForwarded,
+            (AppState::Up, Some((Level::Failing, _))) => Self::NotAnnounced,
+            (AppState::Up, Some((Level::Degraded, _))) => Self::InPart,
             (AppState::Up, _) => Self::Up,
             (AppState::HeldDown, _) => Self::HeldDown,
             (AppState::Pending, _) => Self::Pending,
@@ -60,6 +63,7 @@ impl Kind {
             Self::Down => "down",
             Self::Invalid => "invalid",
             Self::NotAnnounced => "not announced",
+            Self::NotForwarded => "not forwarded",
             Self::InPart => "partly announced",
             Self::HeldDown => "held down",
             Self::Pending => "pending",
@@ -119,16 +123,16 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// Selects from all apps; `level` returns the level of one app's own verdict.
+    /// Selects from all apps; `worst` returns the worst reason of one app's own verdict.
     pub fn new(
         choice: Choice,
         apps: impl IntoIterator<Item = AppStatus>,
-        level: impl Fn(&AppStatus) -> Level,
+        worst: impl Fn(&AppStatus) -> Option<(Level, Condition)>,
     ) -> Self {
         let mut counts = BTreeMap::new();
         let mut chosen: Vec<(Kind, AppName)> = Vec::new();
         for app in apps {
-            let kind = Kind::new(app.state, level(&app));
+            let kind = Kind::new(app.state, worst(&app));
             *counts.entry(kind).or_default() += 1;
             if choice.kind.is_none_or(|wanted| wanted == kind) && choice.finds(&app) {
                 chosen.push((kind, app.name));
@@ -174,6 +178,7 @@ mod tests {
             vips: vec![VipStatus {
                 prefix: "2001:db8::53/128".parse().unwrap(),
                 wanted: true,
+                probed: None,
                 problem: None,
                 announced_to: 0,
                 lacking: Vec::new(),
@@ -190,15 +195,17 @@ mod tests {
         let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
         let params: Vec<(String, String)> = query.iter().map(owned).collect();
         Selection::new(Choice::new(&params), apps, |app| match app.name.as_str() {
-            "unheard" => Level::Failing,
-            "half" => Level::Degraded,
-            _ => Level::Ok,
+            "unheard" => Some((Level::Failing, Condition::NotAnnounced)),
+            "half" => Some((Level::Degraded, Condition::SomePeers)),
+            "denied" => Some((Level::Failing, Condition::PathNo)),
+            _ => None,
         })
     }
 
     fn few() -> Vec<AppStatus> {
         vec![
             app("a", AppState::Up),
+            app("denied", AppState::Up),
             app("half", AppState::Up),
             app("unheard", AppState::Up),
             app("b", AppState::Maintenance),
@@ -213,14 +220,15 @@ mod tests {
     #[test]
     fn the_worst_comes_first_and_what_no_peer_has_is_not_called_up() {
         let all = select(&[], few());
-        assert_eq!(names(&all), ["z", "unheard", "half", "b", "a"]);
-        assert_eq!((all.all(), all.chosen, all.counts[&Kind::Up]), (5, 5, 1));
+        assert_eq!(names(&all), ["z", "unheard", "denied", "half", "b", "a"]);
+        assert_eq!((all.all(), all.chosen, all.counts[&Kind::Up]), (6, 6, 1));
         let of = |query: &[(&str, &str)]| names(&select(query, few())).join(" ");
         assert_eq!(of(&[("state", "not announced")]), "unheard");
         assert_eq!(of(&[("state", "up")]), "a");
-        assert_eq!(of(&[("state", "no such")]), "z unheard half b a");
+        assert_eq!(of(&[("state", "no such")]), "z unheard denied half b a");
+        assert_eq!(of(&[("state", "not forwarded")]), "denied");
         assert_eq!(of(&[("q", " HAL ")]), "half");
-        assert_eq!(of(&[("q", "db8::53")]), "z unheard half b a");
+        assert_eq!(of(&[("q", "db8::53")]), "z unheard denied half b a");
         assert_eq!(of(&[("q", "why z"), ("state", "up")]), "");
     }
 

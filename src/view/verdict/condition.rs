@@ -4,10 +4,10 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Condition {
     AppDown,
+    NotAnnounced,
     /// Announced although it is down, with the least attractive attributes.
     LastResort,
     AppInvalid,
-    NotAnnounced,
     /// A router has the route and does not forward to this host.
     PathNo,
     NoPeer,
@@ -25,9 +25,9 @@ impl Condition {
     /// All conditions, worst first.
     pub const ALL: [Self; 14] = [
         Self::AppDown,
+        Self::NotAnnounced,
         Self::LastResort,
         Self::AppInvalid,
-        Self::NotAnnounced,
         Self::PathNo,
         Self::NoPeer,
         Self::PeerDown,

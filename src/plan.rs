@@ -17,7 +17,7 @@ use crate::net::{PeerName, Prefix};
 pub struct AddressSpec {
     /// `IFA_LABEL`; IPv4 alone has one.
     pub label: Option<String>,
-    /// The lease; `None` is for ever.
+    /// The lease; `None` is forever.
     pub lifetime: Option<Duration>,
 }
 
@@ -85,7 +85,7 @@ pub enum Step {
     AddAddress {
         prefix: Prefix,
         label: Option<String>,
-        /// `None` is for ever.
+        /// `None` is forever.
         lifetime: Option<Duration>,
         /// The address is there already and ours: only its lifetime changes (`NLM_F_REPLACE`).
         replace: bool,

@@ -242,7 +242,7 @@ fn over_ipv6(host: &HostLink, bgp: &str) -> String {
 }
 
 /// Gives a device a link-local address, as the kernel would. It can be used a moment later: before that
-/// BIRD cannot bind to it, and keeps a BFD session without a socket for ever.
+/// BIRD cannot bind to it, and keeps a BFD session without a socket forever.
 fn link_local(network: &Namespace, device: &str, addr: &str) -> IpAddr {
     network.ip(&format!("addr replace {addr}/64 dev {device}"));
     until(PATIENCE, "the address can be used", || {

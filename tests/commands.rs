@@ -317,7 +317,7 @@ fn no_command_dies_of_what_it_writes_to() {
         }
     }
     assert!(spoke > 15, "{spoke} of them wrote anything");
-    // What would go on for ever ends with its reader.
+    // What would go on forever ends with its reader.
     let watched = output(&site.a.network, &["status", "--watch"], unread());
     assert!(watched.status.code().is_some(), "{watched:?}");
     let watched = output(&site.a.network, &["status", "--watch"], full());

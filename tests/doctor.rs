@@ -204,7 +204,7 @@ const MAINTENANCE: Fault = fault(
 const NOT_RUNNING: Fault = unknown(
     "No sidecast runs",
     "sidecast",
-    "none was asked: nothing answers at 127.0.0.1:8179: Connection refused (os error 111)",
+    "no answer of an announcer: nothing answers at 127.0.0.1:8179: Connection refused (os error 111)",
     "start it, or name its API with --addr; the lines below are of its configuration",
 );
 const REFUSED: Fault = fault(
@@ -364,7 +364,7 @@ fn shown(report: &Value) -> String {
     let (faults, unknown, ok) = (count("fault"), count("unknown"), count("ok"));
     assert_eq!(report["faults"], faults);
     let plural = if faults == 1 { "" } else { "s" };
-    text + &format!("{faults} fault{plural}, {unknown} not known, {ok} well\n")
+    text + &format!("{faults} fault{plural}, {unknown} unknown, {ok} ok\n")
 }
 
 /// Waits until doctor names a fault.

@@ -135,7 +135,7 @@ fn checks_that_wait_for_a_place_are_late_and_not_failed() {
     assert!(router.route(&vip(1)).is_some());
     let message = hung["monitors"][0]["message"].as_str().unwrap_or_default();
     assert!(
-        message.contains("the call before hangs"),
+        message.contains("the previous check still hangs"),
         "one call at a time: {hung}"
     );
 }

@@ -104,7 +104,7 @@ fn a_host_without_addresses_on_its_links_does_not_speak_from_a_vip() {
 
 fn gocasts_address_and_our_earlier_one_get_the_scope_without_a_gap() {
     for before in [
-        // GoCast's, for ever.
+        // GoCast's, forever.
         "label lo:dns",
         // Ours of a version before, which had the scope global.
         "label lo:dns valid_lft 170 preferred_lft 170",

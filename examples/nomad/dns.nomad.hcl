@@ -41,7 +41,7 @@ job "dns" {
 
     task "sidecast" {
       driver = "docker"
-      # The leader is stopped first, and the others wait for its end: the route goes, drain_time passes, then the
+      # The leader is stopped first, and the others wait for its end: the route goes, traffic ends or drain_time passes, then the
       # name server stops. A task with a `lifecycle` of a sidecar would be stopped last.
       leader       = true
       kill_timeout = "15s"

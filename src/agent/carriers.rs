@@ -29,7 +29,9 @@ impl Carriers {
                 Ok(true) => log::debug!(
                     "{interface} has carrier again: flushed the unanswered neighbor entry of {addr}"
                 ),
-                Err(error) => log::debug!("{addr} on {interface}: {error}"),
+                Err(error) => log::debug!(
+                    "{interface} has carrier again: cannot flush the neighbor entry of {addr}: {error}"
+                ),
             }
         }
     }

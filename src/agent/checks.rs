@@ -224,14 +224,15 @@ impl Checks {
         async move {
             let hangs = async {
                 Timer::after(timeout).await;
-                let message = format!("no answer within {timeout:?}: the call before hangs");
+                let message =
+                    format!("no answer within {timeout:?}: the previous check still hangs");
                 Err(Outcome::Fail(message))
             };
             let turn = async { Ok(turn.await) }.or(hangs).await?;
             let mut place = pin!(places.take());
             loop {
                 let waits = async {
-                    Timer::after(timeout.min(PLACE)).await;
+                    Timer::after(timeout.min(REPORT_QUEUED_AFTER)).await;
                     None
                 };
                 let taken = async { Some(place.as_mut().await) };
@@ -288,8 +289,10 @@ async fn watch(sockets: Rc<SocketEvents>, asked: Receiver<()>, events: Sender<Ev
                     continue;
                 }
                 Err(error) => {
-                    log::debug!("cannot see whether ports have clients: {error}; they may");
-                    ask_at = Some(Instant::now() + CLIENTS_ANEW);
+                    log::debug!(
+                        "cannot see whether ports have clients: {error}; assuming that they have"
+                    );
+                    ask_at = Some(Instant::now() + CLIENT_PROBE_INTERVAL);
                     Event::ClientsSeen
                 }
             },
@@ -297,15 +300,15 @@ async fn watch(sockets: Rc<SocketEvents>, asked: Receiver<()>, events: Sender<Ev
                 Event::SocketDestroyed { protocol, port }
             }
             Some(Ok(SocketEvent::ClientSeen)) => {
-                ask_at = Some(Instant::now() + CLIENTS_ANEW);
+                ask_at = Some(Instant::now() + CLIENT_PROBE_INTERVAL);
                 Event::ClientsSeen
             }
             Some(Ok(SocketEvent::Overrun)) => Event::RecheckPorts,
             Some(Err(error)) => {
                 log::warn!(
-                    "the subscription to destroyed sockets (sock_diag) failed: {error}; for {RECEIVE_ANEW:?} ports are polled at their interval"
+                    "the subscription to destroyed sockets (sock_diag) failed: {error}; for {RESUBSCRIBE_DELAY:?} ports are polled at their interval"
                 );
-                receive_at = Some(Instant::now() + RECEIVE_ANEW);
+                receive_at = Some(Instant::now() + RESUBSCRIBE_DELAY);
                 Event::RecheckPorts
             }
         };
@@ -316,8 +319,8 @@ async fn watch(sockets: Rc<SocketEvents>, asked: Receiver<()>, events: Sender<Ev
 }
 
 /// How long a check waits for a thread before it is reported as queued.
-const PLACE: Duration = Duration::from_secs(1);
+const REPORT_QUEUED_AFTER: Duration = Duration::from_secs(1);
 /// Time from a client connection to the next request for [`SocketEvent::ClientSeen`]: less than the core assumes.
-const CLIENTS_ANEW: Duration = Duration::from_secs(60);
+const CLIENT_PROBE_INTERVAL: Duration = Duration::from_secs(60);
 /// Time from an error of the subscription to the next attempt to receive notifications.
-const RECEIVE_ANEW: Duration = Duration::from_secs(60);
+const RESUBSCRIBE_DELAY: Duration = Duration::from_secs(60);

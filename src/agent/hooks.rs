@@ -73,7 +73,8 @@ impl Hooks {
 async fn run(reaper: Reaper, command: Vec<String>, queue: Receiver<String>) {
     while let Ok(line) = queue.recv().await {
         if let Err(error) = run_once(&reaper, &command, &line).await {
-            log::warn!("on_change: {}: {error}", command.join(" "));
+            let command = command.join(" ");
+            log::warn!("on_change: {command}: {error}; the transition was not reported");
         }
     }
 }

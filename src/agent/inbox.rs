@@ -134,7 +134,7 @@ impl Inbox {
     }
 }
 
-/// Waits for ever on a closed channel: the channel of calls is closed if there is no listener.
+/// Waits forever on a closed channel: the channel of calls is closed if there is no listener.
 async fn receive<T>(from: &Receiver<T>, wake: impl FnOnce(T) -> Wake) -> Wake {
     match from.recv().await {
         Ok(item) => wake(item),

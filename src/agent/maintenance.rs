@@ -142,11 +142,13 @@ async fn watch_folders(folders: Folders, all: Weak<RefCell<WatchedFiles>>) {
                     if !check_all(&all) {
                         return;
                     }
+                    if std::mem::take(&mut polling) {
+                        log::info!(
+                            "inotify is available again: the folders of maintenance files are watched"
+                        );
+                    }
                     if let Err(error) = inotify.read_with(read).await {
                         break error;
-                    }
-                    if std::mem::take(&mut polling) {
-                        log::info!("inotify works: the folders of maintenance files are watched");
                     }
                 }
             }

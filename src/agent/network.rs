@@ -275,7 +275,7 @@ async fn forward(events: &Sender<Event>, change: Change) -> Result<bool, Closed>
 async fn bring_up(kernel: &mut Kernel, snapshot: &Snapshot, interface: &str) {
     match kernel.bring_up(&snapshot.links, interface).await {
         Ok(false) => {}
-        Ok(true) => log::warn!("{interface} was down: set it up"),
+        Ok(true) => log::warn!("{interface} was down: brought it up, VIPs on it need that"),
         Err(error) => log::warn!("cannot bring {interface} up: {error}"),
     }
 }

@@ -39,7 +39,7 @@ impl StateFile {
             .await;
         let failing = Rc::new(Cell::new(text.is_err()));
         let written = text.unwrap_or_else(|error| {
-            log::warn!("agent.state_file: {}: {error}", path.display());
+            log::warn!("agent.state_file: {}: {error}; {LOST}", path.display());
             None
         });
         let written = written.unwrap_or_default();
@@ -51,7 +51,7 @@ impl StateFile {
                     // Earlier versions wrote YAML: it is replaced by JSON at once.
                     due = (!SavedState::is_json(&written)).then_some(now);
                 }
-                Err(error) => log::warn!("agent.state_file: {}: {error}", path.display()),
+                Err(error) => log::warn!("agent.state_file: {}: {error}; {LOST}", path.display()),
             }
         }
         let (texts, queue) = channel::bounded(1);
@@ -133,7 +133,10 @@ async fn write_all(
         };
         failing.set(true);
         if !std::mem::replace(&mut reported, true) {
-            log::warn!("agent.state_file: {}: {error}", path.display());
+            log::warn!(
+                "agent.state_file: {}: {error}; a restart loses what changed since it was last written",
+                path.display()
+            );
         }
         let again = async {
             Timer::after(SAVE_INTERVAL).await;
@@ -151,6 +154,8 @@ fn read(text: &str, config: &Config) -> Result<SavedState, String> {
     Ok(memory)
 }
 
+/// What an unreadable file means.
+const LOST: &str = "apps registered by HTTP and drains of the previous process are lost";
 /// Changes within this time are written together.
 const SAVE_DELAY: Duration = Duration::from_millis(100);
 /// Time between two writes, at least.

@@ -148,7 +148,7 @@ impl Kind for NextHop4 {
         match text.parse::<IpAddr>() {
             Ok(IpAddr::V4(addr)) if is_next_hop(addr.into()) => Ok(addr),
             Ok(IpAddr::V6(_)) => {
-                Err("should be an IPv4 address; an IPv6 one belongs into next_hop6".to_owned())
+                Err("should be an IPv4 address; an IPv6 one belongs in next_hop6".to_owned())
             }
             _ => Err("should be an IPv4 address that routers can reach".to_owned()),
         }
@@ -172,7 +172,7 @@ impl Kind for NextHop6 {
             }
             Ok(IpAddr::V6(addr)) if is_next_hop(addr.into()) => Ok(addr),
             Ok(IpAddr::V4(_)) => {
-                Err("should be an IPv6 address; an IPv4 one belongs into next_hop".to_owned())
+                Err("should be an IPv6 address; an IPv4 one belongs in next_hop".to_owned())
             }
             _ => Err("should be an IPv6 address that routers can reach".to_owned()),
         }

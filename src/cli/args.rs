@@ -98,7 +98,11 @@ impl ParsedArgs {
             if let Value::Words(words) = argument.value
                 && !words.iter().chain(argument.also).any(|known| word == known)
             {
-                return unexpected(word.to_string_lossy().into_owned());
+                return Err(UsageError::NotOneOf {
+                    command,
+                    argument: word.to_string_lossy().into_owned(),
+                    words,
+                });
             }
         }
         let known = |flag: &Flag| spec.all_flags().any(|own| own.long == flag.long);
@@ -108,16 +112,17 @@ impl ParsedArgs {
         }
     }
 
-    /// The error for an unknown flag, suggesting flags of the named command first.
+    /// The error for an unknown flag, suggesting one that the named command takes.
     fn unknown_flag(&self, written: String) -> UsageError {
         let command = self.words.front().and_then(|word| word.to_str());
         let command = command.and_then(commands::command);
         let bare = written.trim_start_matches('-');
-        let own = command.and_then(|spec| nearest(bare, spec.all_flags().map(|f| f.long)));
+        let near = match command {
+            Some(spec) => nearest(bare, spec.all_flags().map(|flag| flag.long)),
+            None => nearest(bare, commands::every_flag().map(|flag| flag.long)),
+        };
         // A single letter has no useful suggestion.
-        let near = own
-            .or_else(|| nearest(bare, commands::every_flag().map(|flag| flag.long)))
-            .filter(|_| bare.len() > 1);
+        let near = near.filter(|_| bare.len() > 1);
         UsageError::UnknownFlag {
             command: command.map(|spec| spec.name),
             near,
@@ -409,7 +414,7 @@ mod tests {
         );
         assert_eq!(
             run("demo routers").unwrap_err(),
-            "`demo` does not take `routers`"
+            "`demo` does not take `routers`; it takes one of router, service"
         );
     }
 

@@ -127,8 +127,18 @@ impl Client {
         find_in(addr, config, &environment(), &first, Path::new(STANDARD))
     }
 
-    /// As [`Client::find`], for commands that cannot do without one.
+    /// As [`Client::find`], for commands that cannot do without one. A file named by `--config` has to exist: without it
+    /// a command for one announcer would reach the one at the default address.
     pub fn must_find(addr: Option<&str>, config: Option<&Path>) -> Result<Self, Failure> {
+        if let Some(path) = config
+            && let Err(error) = fs::metadata(path)
+            && error.kind() == io::ErrorKind::NotFound
+        {
+            let path = path.display();
+            return Err(Failure::usage(format!(
+                "sidecast: --config: {path}: {error}"
+            )));
+        }
         match Self::find(addr, config)? {
             Lookup::Client(client) => Ok(client),
             Lookup::SwitchedOff => Err(Failure::usage(
@@ -302,7 +312,7 @@ fn usual(standard: &Path) -> (Option<PathBuf>, Hint) {
             let path = standard.display();
             let hint = format!(
                 "sidecast: {path} was passed over: {error}; it may name another address and a token: \
-                 ask as who may read it, or say --addr"
+                 run as a user who may read it, or use --addr"
             );
             (None, Hint(Some(hint)))
         }

@@ -86,7 +86,7 @@ Without --config and SIDECAST_CONFIG the environment alone is the configuration.
             (0, "it was stopped by a signal, and withdrew everything"),
             (
                 1,
-                "failure at run time, such as a configured address that is taken",
+                "failure at run time, such as a configured address that is in use",
             ),
             USAGE,
         ],
@@ -118,8 +118,8 @@ go to standard error. All problems are reported at once, each with its line.",
         )
         .short('q')],
         exits: &[
-            (0, "it is taken, perhaps with warnings"),
-            (1, "it is taken, and the output could not be written"),
+            (0, "it is valid, perhaps with warnings"),
+            (1, "it is valid, and the output could not be written"),
             (2, "it is refused"),
         ],
         examples: &[
@@ -135,7 +135,7 @@ go to standard error. All problems are reported at once, each with its line.",
     },
     Spec {
         name: "demo",
-        summary: "show the main job in a second, in namespaces of its own",
+        summary: "show a withdraw and an announcement, in namespaces of its own",
         about: "\
 Starts a router, a service and the announcer in a user and network namespace of their own,
 kills the service and prints what happened when. It needs no root and touches nothing
@@ -183,8 +183,8 @@ What is wrong stands first. In colors on a terminal, unless NO_COLOR is set.",
             Flag::switch("watch", "again every 2 s, until it is interrupted"),
         ],
         exits: &[
-            (0, "all is well"),
-            (1, "something is down, or there is no such app"),
+            (0, "the verdict is ok"),
+            (1, "the verdict is another, or there is no such app"),
             USAGE,
             (3, "nothing answers"),
         ],
@@ -233,7 +233,7 @@ where it is not known.",
     },
     Spec {
         name: "register",
-        summary: "add an app, or replace the one that was registered so",
+        summary: "add an app, or replace one that was registered so",
         about: "\
 Registers an app with the running announcer. All its monitors must pass before it is
 announced; the same call again changes nothing, a changed one replaces the app in place.",
@@ -313,7 +313,7 @@ their times: fit for a preStop hook. The drain lasts until `undrain`.",
     Spec {
         name: "undrain",
         summary: "announce one app again, or all",
-        about: "Also one alone of all that were drained.",
+        about: "A single app, too, after all were drained.",
         arguments: &[Argument::new("NAME", "this app; all without it")
             .optional()
             .of(Value::App)],
@@ -355,7 +355,7 @@ there is no listener to ask, and it passes.",
     },
     Spec {
         name: "completions",
-        summary: "what a shell may offer behind `sidecast`",
+        summary: "print the completion script of a shell",
         about: "\
 Prints a script for the shell. Names of apps are asked of the running announcer.",
         arguments: &[Argument {

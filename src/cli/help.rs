@@ -13,7 +13,7 @@ fn general() -> String {
         .map(|spec| (spec.short_usage(), spec.summary.to_owned()));
     format!(
         "{ABOUT}\n\nusage: sidecast [COMMAND] [OPTIONS]\n\ncommands:\n{}\noptions:\n{}\n{EXITS}\n\
-         `sidecast COMMAND --help` tells more of a command.\n",
+         `sidecast COMMAND --help` explains a command.\n",
         columns(commands),
         columns(GLOBAL.iter().map(flag)),
     )
@@ -54,7 +54,7 @@ fn of(spec: &Spec) -> String {
 
 fn flag(flag: &Flag) -> (String, String) {
     let several = if flag.repeats && flag.value.is_some() {
-        "; several add up"
+        "; repeatable"
     } else {
         ""
     };
@@ -78,7 +78,7 @@ pub const ABOUT: &str =
 
 const EXITS: &str = "\
 exit codes: 0 done, 1 failure at run time, 2 bad usage or configuration
-            (status: 1 something is down, 3 not reachable)
+            (status: 1 the verdict is not ok; status, doctor: 3 not reachable)
 ";
 
 #[cfg(test)]

@@ -85,9 +85,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         .map_err(|error| {
             let command = error.command().map(|name| format!(" {name}"));
             let command = command.unwrap_or_default();
-            Failure::usage(format!(
-                "sidecast: {error}\nsidecast{command} --help tells more"
-            ))
+            Failure::usage(format!("sidecast: {error}\nsee sidecast{command} --help"))
         })
         .and_then(dispatch);
     let code = match outcome {

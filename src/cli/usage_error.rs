@@ -27,6 +27,12 @@ pub enum UsageError {
         command: &'static str,
         argument: String,
     },
+    /// Not one of the words that the command takes.
+    NotOneOf {
+        command: &'static str,
+        argument: String,
+        words: &'static [&'static str],
+    },
     LogFormat(String),
     Verbosity(String),
     Option(String),
@@ -60,6 +66,17 @@ impl fmt::Display for UsageError {
             Self::Unexpected { command, argument } => {
                 write!(f, "`{command}` does not take `{argument}`")
             }
+            Self::NotOneOf {
+                command,
+                argument,
+                words,
+            } => {
+                let words = words.join(", ");
+                write!(
+                    f,
+                    "`{command}` does not take `{argument}`; it takes one of {words}"
+                )
+            }
             Self::LogFormat(value) => write!(f, "--log-format: `{value}` is neither text nor json"),
             Self::Verbosity(value) => {
                 write!(f, "-v: `{value}` is not a number: write -v=2, or -v alone")
@@ -73,7 +90,9 @@ impl UsageError {
     /// The command whose help to refer to.
     pub fn command(&self) -> Option<&'static str> {
         match self {
-            Self::Missing { command, .. } | Self::Unexpected { command, .. } => Some(command),
+            Self::Missing { command, .. }
+            | Self::Unexpected { command, .. }
+            | Self::NotOneOf { command, .. } => Some(command),
             Self::UnknownFlag { command, .. } => *command,
             Self::TwoFiles(_) => Some("check"),
             Self::Option(_) => Some("register"),

@@ -42,8 +42,8 @@ section! {
         vip_interface: Interface, default = "lo", needs_restart = true;
         /// The longest wait of a drain: for acknowledgments, and for packets that still come.
         drain_time: Time, default = "2s";
-        /// `traffic`: a drain is over when no packet has come for 1 s, after 2 s at the earliest and `drain_time` at the
-        /// latest; `fixed`: after `drain_time`.
+        /// `traffic`: a drain is over when no packet has come for 1 s, not before 2 s and at `drain_time` at the latest (by
+        /// default both are 2 s: set a longer `drain_time`); `fixed`: after `drain_time`.
         drain_wait: Parsed<DrainWait>, default = "traffic";
         /// Probes sent to VIPs by way of each router show whether that forwards to this host; `auto`: where sidecast
         /// has CAP_NET_ADMIN.
@@ -115,7 +115,7 @@ section! {
         namespace: Opt<Text>, name = "consul_namespace", needs_restart = true;
         /// The tag of services to announce; `enable_sidecast` matches too.
         match_tag: Text, name = "consul_match_tag", default = "enable_gocast", needs_restart = true;
-        /// How long the last known state is kept while Consul is unreachable; 0: for ever.
+        /// How long the last known state is kept while Consul is unreachable; 0: forever.
         grace: Grace, name = "consul_grace", default = "0", needs_restart = true;
         /// What a `warning` check counts as: `fail` or `pass`.
         warning_passes: WarningPasses, name = "consul_warning", default = "fail", needs_restart = true;
@@ -442,7 +442,7 @@ impl Kind for ConsulAddr {
     }
 }
 
-/// How long something lasts; 0: for ever.
+/// How long something lasts; 0: forever.
 pub struct Grace;
 
 impl Kind for Grace {

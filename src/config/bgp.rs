@@ -31,8 +31,8 @@ section! {
         origin: Parsed<Origin>, default = "igp";
         /// Where sessions are accepted too: `[::]:179` (needs CAP_NET_BIND_SERVICE); default: nowhere.
         listen: Opt<SocketAddress>;
-        /// In place of `peer_ip`: a list of maps, each with any of the keys of a peer. Never empty; with
-        /// `discover` the one entry is the template of every gateway.
+        /// In place of `peer_ip`: a list of maps, each with any of the keys of a peer. Without either the default gateways
+        /// are the peers.
         peers: Custom<Vec<PeerSettings>>, shape = Shape::List(Split::Commas, &Shape::Map("bgp.peers"));
         /// Ignored: write families, the default is both.
         family: Custom<()>;

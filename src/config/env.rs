@@ -46,7 +46,9 @@ pub(super) fn source(
         Ok(content) => Ok(Some((text.to_owned(), content))),
         Err(error) => {
             let message = format!("the file cannot be read: {error}");
-            cx.problem(&place, name, text, message);
+            // A variable is named by its place.
+            let key = if flag.is_some() { name } else { "" };
+            cx.problem(&place, key, text, message);
             Err(())
         }
     }

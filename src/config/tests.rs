@@ -262,11 +262,11 @@ fn wrong_configurations() -> Vec<(String, &'static str)> {
         (bgp("passive: perhaps"), "should be true or false"),
         (
             bgp("next_hop: 2001:db8::1"),
-            "an IPv6 one belongs into next_hop6",
+            "an IPv6 one belongs in next_hop6",
         ),
         (
             bgp("next_hop6: 10.0.0.1"),
-            "an IPv4 one belongs into next_hop",
+            "an IPv4 one belongs in next_hop",
         ),
         (
             bgp("local_ip: [10.0.0.1, 10.0.0.2]"),
@@ -326,7 +326,7 @@ fn wrong_configurations() -> Vec<(String, &'static str)> {
         ),
         (
             app("monitors: [{}]"),
-            "apps[0].monitors[0].monitor: is missing",
+            "f.yaml:5: apps[0].monitors[0].monitor: is missing",
         ),
         (
             app("monitors: [{exec: []}]"),

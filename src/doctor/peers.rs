@@ -74,7 +74,7 @@ pub(super) fn tcp(peer: &PeerCase, findings: &Findings) -> Line {
         return Line::ok(topic, format!("{name}: connected"));
     }
     if peer.obstacle.is_some() {
-        return Line::unknown(topic, format!("{name}: not tried, nothing leads there"));
+        return Line::unknown(topic, format!("{name}: not tried, there is no route to it"));
     }
     if peer.passive {
         let text = format!("{name}: not tried, the peer is to connect (bgp.passive)");
@@ -115,7 +115,7 @@ fn answer(peer: &PeerCase, transport: &Transport, dialed: &Dialed) -> Line {
         Dialed::Closed => fault("accepts and closes at once".to_owned(), unknown_to_it),
         Dialed::Silent => Line::unknown(
             topic,
-            format!("{name}: port {port}: accepts, and sends no OPEN unasked"),
+            format!("{name}: port {port}: accepts, and waits for our OPEN"),
         ),
         Dialed::NotBgp => fault(
             "what answers there is not BGP".to_owned(),

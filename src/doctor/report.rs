@@ -67,13 +67,22 @@ impl Report {
     pub fn of_announcer(announcer: &Announcer) -> Line {
         let topic = Topic::Sidecast;
         match announcer {
-            Announcer::Runs => Line::ok(topic, concat!("version ", env!("CARGO_PKG_VERSION"), " runs")),
-            Announcer::NotFound(why) => Line::unknown(topic, format!("none was asked: {why}")).then(
+            Announcer::Runs => Line::ok(
+                topic,
+                concat!("version ", env!("CARGO_PKG_VERSION"), " runs"),
+            ),
+            Announcer::NotFound(why) => Line::unknown(
+                topic,
+                format!("no answer of an announcer: {why}"),
+            )
+            .then(
                 "start it, or name its API with --addr; the lines below are of its configuration",
             ),
-            Announcer::NoAnswer(why) => {
-                Line::fault(topic, why, "see what listens there, and the log of sidecast")
-            }
+            Announcer::NoAnswer(why) => Line::fault(
+                topic,
+                why,
+                "see what listens there, and the log of sidecast",
+            ),
         }
     }
 
@@ -136,7 +145,7 @@ impl fmt::Display for Summary {
             ok,
         } = self;
         let plural = if *faults == 1 { "" } else { "s" };
-        write!(f, "{faults} fault{plural}, {unknown} not known, {ok} well")
+        write!(f, "{faults} fault{plural}, {unknown} unknown, {ok} ok")
     }
 }
 

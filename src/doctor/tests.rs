@@ -259,7 +259,7 @@ fn who_answers_at_the_peer_is_named() {
         ),
         (
             Dialed::Silent,
-            "? 10.0.0.1: port 179: accepts, and sends no OPEN",
+            "? 10.0.0.1: port 179: accepts, and waits for our OPEN",
         ),
         (
             Dialed::Failed("why".to_owned()),

@@ -1,4 +1,4 @@
-//! File system calls on threads of smol's pool: they may block for ever, as on NFS without its server.
+//! File system calls on threads of smol's pool: they may block forever, as on NFS without its server.
 //!
 //! They do not count against the thread slots of checks (`agent.check_threads`): hanging checks, which any client
 //! may have registered, must block neither a reload nor the state file.

@@ -31,7 +31,7 @@ impl DeadlineTimer {
         })
     }
 
-    /// Waits until `deadline`; without one for ever.
+    /// Waits until `deadline`; without one forever.
     pub async fn wait(&mut self, deadline: Option<Instant>) {
         self.set(deadline);
         let registered = future::poll_fn(|context| {
@@ -49,7 +49,9 @@ impl DeadlineTimer {
             }
         });
         if let Err(error) = registered.await {
-            log::error!("epoll does not take the timer: {error}");
+            log::error!(
+                "cannot register the timerfd of the event loop with epoll: {error}; using a timer of the reactor"
+            );
             deadline.map_or_else(Timer::never, Timer::at).await;
         }
     }

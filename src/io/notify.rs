@@ -21,7 +21,9 @@ impl Notify {
             match addr.and_then(|addr| Ok((socket?, addr))) {
                 Ok(pair) => Some(pair),
                 Err(error) => {
-                    log::warn!("NOTIFY_SOCKET={path}: {error}");
+                    log::warn!(
+                        "NOTIFY_SOCKET={path}: {error}; systemd gets no READY=1 and no WATCHDOG=1"
+                    );
                     None
                 }
             }

@@ -114,7 +114,9 @@ impl Prober {
         if let Some(mut counters) = self.counters.take()
             && let Err(error) = counters.remove().await
         {
-            log::debug!("{error}");
+            log::debug!(
+                "cannot delete the table of the path proof: {error}; it goes with its socket"
+            );
         }
     }
 

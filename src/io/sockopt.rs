@@ -387,7 +387,7 @@ mod tests {
         let patience = TcpRtoMaxMs.get(&stream);
         set_established(&stream, None).unwrap();
         assert!(!sockopt::KeepAlive.get(&stream).unwrap());
-        assert_eq!(timeout(), 0, "a hold time of zero waits for ever");
+        assert_eq!(timeout(), 0, "a hold time of zero waits forever");
         assert_eq!(TcpRtoMaxMs.get(&stream), patience);
         set_established(&stream, Some(Duration::from_secs(90))).unwrap();
         assert_eq!(timeout(), 90_000);

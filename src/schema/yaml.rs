@@ -44,6 +44,7 @@ pub fn parse(text: &str, place: &dyn Fn(usize) -> Place) -> Result<Node, YamlErr
     let texts = TextSeed {
         shape: &shape,
         place,
+        key_line: 1,
     };
     let node = texts.deserialize(serde_yaml::Deserializer::from_str(text));
     let mut node = node.map_err(|error| form::explain(text, &error))?;
@@ -203,6 +204,8 @@ impl<'de> Visitor<'de> for ShapeSeed<'_> {
 struct TextSeed<'a> {
     shape: &'a NodeShape,
     place: &'a dyn Fn(usize) -> Place,
+    /// Of the key that the value belongs to. An empty list or map has no position of its own.
+    key_line: usize,
 }
 
 impl<'de> DeserializeSeed<'de> for TextSeed<'_> {
@@ -241,7 +244,7 @@ impl<'de> Visitor<'de> for TextSeed<'_> {
         }
         let place = items.first().map(|item| item.place.clone());
         Ok(Node {
-            place: place.unwrap_or_else(|| (self.place)(1)),
+            place: place.unwrap_or_else(|| (self.place)(self.key_line)),
             tree: Tree::List(items),
         })
     }
@@ -254,16 +257,17 @@ impl<'de> Visitor<'de> for TextSeed<'_> {
                     break;
                 };
                 let place = (self.place)(line);
-                let mut node = map.next_value_seed(TextSeed { shape, ..self })?;
-                if matches!(&node.tree, Tree::List(items) if items.is_empty()) {
-                    node.place = place.clone();
-                }
+                let node = map.next_value_seed(TextSeed {
+                    shape,
+                    key_line: line,
+                    ..self
+                })?;
                 entries.push(Entry { key, place, node });
             }
         }
         let place = entries.first().map(|entry: &Entry| entry.place.clone());
         Ok(Node {
-            place: place.unwrap_or_else(|| (self.place)(1)),
+            place: place.unwrap_or_else(|| (self.place)(self.key_line)),
             tree: Tree::Map(entries),
         })
     }

@@ -49,7 +49,7 @@ struct Session {
 
 impl Session {
     fn new(stream: TcpStream) -> io::Result<Self> {
-        // Of our own hold time: a silent peer does not hold the listener for ever.
+        // Of our own hold time: a silent peer does not hold the listener forever.
         stream.set_read_timeout(Some(Duration::from_secs(u64::from(HOLD_TIME))))?;
         let asn = Asn::new(AS).ok_or(io::ErrorKind::InvalidInput)?;
         let router_id = RouterId::new(ADDR).ok_or(io::ErrorKind::InvalidInput)?;

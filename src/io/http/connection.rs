@@ -409,7 +409,7 @@ fn http_date(at: SystemTime) -> String {
 }
 
 /// Writes all bytes; each part within `limit` and all of them before `last`, so that a client that reads
-/// byte by byte does not hold its slot for ever.
+/// byte by byte does not hold its slot forever.
 async fn write_all(
     stream: &mut Box<dyn Duplex>,
     bytes: &[u8],

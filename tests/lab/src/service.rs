@@ -83,7 +83,7 @@ impl Service {
     }
 }
 
-/// The service process: serves for ever.
+/// The service process: serves forever.
 pub(crate) fn serve(kind: &str, name: &str, port: &str) -> std::io::Result<()> {
     let port: u16 = port.parse().map_err(std::io::Error::other)?;
     let everywhere = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));

@@ -6,9 +6,10 @@
 //! the process.
 
 use crate::app::Protocol;
+use crate::io::netlink::{attach_filter, detach_filter};
 use crate::netlink::message::{Messages, Reply};
 use crate::netlink::sock_diag::{
-    BpfInstruction, DESTROY_GROUPS, IPPROTO_UDP, Socket, destroy_filter, unconnected_filter,
+    DESTROY_GROUPS, IPPROTO_UDP, Socket, destroy_filter, unconnected_filter,
 };
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::{RcvBuf, RcvBufForce};
@@ -16,7 +17,6 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, setsockopt,
     socket,
 };
-use nix::{libc, setsockopt_impl, sockopt_impl};
 use smol::Async;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -243,20 +243,17 @@ fn attach_finest_filter(
     clients: bool,
     before: SocketFilter,
 ) -> io::Result<SocketFilter> {
-    let Err(refused) = attach(fd, &destroy_filter(ports, clients)) else {
+    let Err(refused) = attach_filter(fd, &destroy_filter(ports, clients)) else {
         return Ok(SocketFilter::Ports);
     };
-    let (filter_level, wakes) = match attach(fd, &unconnected_filter()) {
+    let (filter_level, wakes) = match attach_filter(fd, &unconnected_filter()) {
         Ok(()) => (
             SocketFilter::Connections,
             "every listener that closes wakes sidecast",
         ),
         Err(_) => {
             // The previous filter passes the wrong ports.
-            match setsockopt(fd, DetachFilter, &0) {
-                Ok(()) | Err(Errno::ENOENT) => {}
-                Err(error) => return Err(error.into()),
-            }
+            detach_filter(fd)?;
             (
                 SocketFilter::Nothing,
                 "every socket that closes wakes sidecast",
@@ -271,44 +268,6 @@ fn attach_finest_filter(
     }
     Ok(filter_level)
 }
-
-/// Replaces the filter; the kernel does it in one step, or leaves the one before.
-fn attach(fd: &OwnedFd, filter: &[BpfInstruction]) -> io::Result<()> {
-    let mut ops: Vec<libc::sock_filter> = filter.iter().map(kernel_op).collect();
-    let program = libc::sock_fprog {
-        len: u16::try_from(ops.len()).map_err(io::Error::other)?,
-        filter: ops.as_mut_ptr(),
-    };
-    // The kernel copies the program within the call, while `ops` is still there.
-    Ok(setsockopt(fd, AttachFilter, &program)?)
-}
-
-fn kernel_op(op: &BpfInstruction) -> libc::sock_filter {
-    libc::sock_filter {
-        code: op.code,
-        jt: op.jt,
-        jf: op.jf,
-        k: op.k,
-    }
-}
-
-sockopt_impl!(
-    /// A classic BPF program that sees every message before it is queued.
-    AttachFilter,
-    SetOnly,
-    libc::SOL_SOCKET,
-    libc::SO_ATTACH_FILTER,
-    libc::sock_fprog
-);
-
-sockopt_impl!(
-    /// Takes the filter away; its value is not looked at.
-    DetachFilter,
-    SetOnly,
-    libc::SOL_SOCKET,
-    libc::SO_DETACH_FILTER,
-    libc::c_int
-);
 
 /// Bytes of notifications that may wait: about 400 of them.
 const RECEIVE_BUFFER: usize = 1 << 20;

@@ -1,10 +1,11 @@
 //! Netlink codec (rtnetlink, nf_tables, ctnetlink, sock_diag): bytes to types and back, no socket.
 //!
 //! [`attr`] and [`message`] are common to all families; on top of them rtnetlink ([`link`], [`address`], [`route`],
-//! [`neighbor`]; `linux/rtnetlink.h`) and nfnetlink.
+//! [`neighbor`]; `linux/rtnetlink.h`) and nfnetlink. [`bpf`] has the filters of sockets.
 
 pub mod address;
 pub mod attr;
+pub mod bpf;
 pub mod conntrack;
 #[cfg(test)]
 mod golden;

@@ -13,6 +13,9 @@
 //! Left out: all extensions (memory, TCP_INFO, cgroups) and `SOCK_DESTROY`.
 
 use super::attr::Attrs;
+use super::bpf::{
+    ACCEPT, BpfInstruction, DROP, JUMP_EQUAL, JUMP_GREATER, JUMP_GREATER_EQUAL, LOAD_HALF, op,
+};
 use super::message::{NLM_F_DUMP, Request};
 use super::{AF_INET, AF_INET6, NetlinkError};
 use crate::net::Family;
@@ -162,15 +165,6 @@ fn address(family: Family, bytes: [u8; 16]) -> IpAddr {
     }
 }
 
-/// One instruction of a classic BPF program (`struct sock_filter`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BpfInstruction {
-    pub code: u16,
-    pub jt: u8,
-    pub jf: u8,
-    pub k: u32,
-}
-
 /// The filter for `SO_ATTACH_FILTER` on a socket subscribed to the destroy groups. It passes
 /// notifications of sockets whose source port is one of `ports` and that have no destination port (listeners,
 /// unconnected UDP sockets, and connections that were not accepted), so that a host that closes thousands of
@@ -188,15 +182,14 @@ pub fn destroy_filter(ports: &BTreeSet<u16>, clients: bool) -> Vec<BpfInstructio
     if clients {
         program.clear();
     }
-    let (accept, drop) = (op(RETURN, 0, 0, u32::MAX), op(RETURN, 0, 0, 0));
     program.push(op(LOAD_HALF, 0, 0, OFFSET_SPORT));
     // Each range has its own accept: a jump reaches no further than 255 instructions.
     for range in ranges.iter().flatten() {
         program.push(op(JUMP_GREATER_EQUAL, 0, 2, u32::from(*range.start())));
         program.push(op(JUMP_GREATER, 1, 0, u32::from(*range.end())));
-        program.push(accept);
+        program.push(ACCEPT);
     }
-    program.push(drop);
+    program.push(DROP);
     program
 }
 
@@ -205,13 +198,9 @@ pub fn unconnected_filter() -> Vec<BpfInstruction> {
     vec![
         op(LOAD_HALF, 0, 0, OFFSET_DPORT),
         op(JUMP_EQUAL, 1, 0, 0),
-        op(RETURN, 0, 0, 0),
-        op(RETURN, 0, 0, u32::MAX),
+        DROP,
+        ACCEPT,
     ]
-}
-
-fn op(code: u16, jt: u8, jf: u8, k: u32) -> BpfInstruction {
-    BpfInstruction { code, jt, jf, k }
 }
 
 /// The program for `INET_DIAG_REQ_BYTECODE`: "the port is in one of these ranges", laid out as by `ss`, with the
@@ -289,15 +278,10 @@ const DESTINATION_PORT: [u8; 2] = [4, 5];
 /// Where a notification has its ports, from the `nlmsghdr` on.
 const OFFSET_SPORT: u32 = 20;
 const OFFSET_DPORT: u32 = 22;
-// `linux/bpf_common.h`: BPF_LD | BPF_H | BPF_ABS, BPF_JMP | BPF_JEQ/JGE/JGT | BPF_K, BPF_RET | BPF_K.
-const LOAD_HALF: u16 = 0x28;
-const JUMP_EQUAL: u16 = 0x15;
-const JUMP_GREATER_EQUAL: u16 = 0x35;
-const JUMP_GREATER: u16 = 0x25;
-const RETURN: u16 = 0x06;
 
 #[cfg(test)]
 mod tests {
+    use super::super::bpf::passes;
     use super::*;
     use crate::netlink::message::{Messages, Reply};
 
@@ -497,24 +481,10 @@ mod tests {
         assert_eq!(others, [2]);
     }
 
-    /// Runs a filter over a message with these ports, as the kernel would.
+    /// Whether a filter passes a message with these ports.
     fn run(program: &[BpfInstruction], sport: u16, dport: u16) -> bool {
-        let (mut at, mut a) = (0, 0u32);
-        loop {
-            let op = program[at];
-            let jump = |yes: bool| 1 + usize::from(if yes { op.jt } else { op.jf });
-            at += match op.code {
-                LOAD_HALF => {
-                    a = if op.k == OFFSET_SPORT { sport } else { dport }.into();
-                    1
-                }
-                JUMP_EQUAL => jump(a == op.k),
-                JUMP_GREATER_EQUAL => jump(a >= op.k),
-                JUMP_GREATER => jump(a > op.k),
-                RETURN => return op.k != 0,
-                other => panic!("{other:#x}"),
-            };
-        }
+        let ports = [sport.to_be_bytes(), dport.to_be_bytes()].concat();
+        passes(program, &[vec![0; 20], ports].concat())
     }
 
     #[test]

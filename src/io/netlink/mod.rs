@@ -3,6 +3,7 @@
 
 mod addresses;
 mod changes;
+mod filter;
 mod kernel;
 mod nat;
 #[cfg(test)]
@@ -15,6 +16,7 @@ mod traffic;
 mod vips;
 
 pub use changes::{Change, Changes, WatchedNeighbors};
+pub use filter::{attach_filter, detach_filter};
 pub use kernel::Kernel;
 pub use probes::{ProbeCounters, ProbeReadings};
 pub use socket::Socket;

@@ -3,6 +3,7 @@
 
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{setsockopt, sockopt::BindToDevice};
+use sidecast::discovery::{Snapshot, Tables};
 use sidecast::io::netlink::{
     Added, AddressChange, AddressChanged, Change, Changes, Kernel, Removed, Traffic, VipAddress,
 };
@@ -1106,6 +1107,108 @@ fn lost_notifications_are_reported() {
                 next = changes.next().await;
             }
             assert_eq!(next, Ok(Change::Link));
+        });
+    });
+}
+
+/// What is reported until nothing has been for a while.
+async fn reported(changes: &mut Changes) -> Vec<Change> {
+    let mut all = Vec::new();
+    loop {
+        let next = async { Some(changes.next().await.unwrap()) };
+        let quiet = async {
+            smol::Timer::after(Duration::from_millis(200)).await;
+            None
+        };
+        match smol::future::or(next, quiet).await {
+            Some(change) => all.push(change),
+            None => return all,
+        }
+    }
+}
+
+/// A link with carrier, whose neighbors are what the test says.
+fn quiet_link() {
+    run("ip link add v0 type veth peer name v1");
+    for link in ["v0", "v1"] {
+        run(&format!("ip link set {link} addrgenmode none"));
+        run(&format!("ip link set {link} up"));
+    }
+    run("ip addr add 10.0.0.2/24 dev v0");
+    run("ip addr add 2001:db8::2/64 dev v0 nodad");
+}
+
+fn neighbor(addr: impl std::fmt::Display, mac: u8, state: &str) {
+    run(&format!(
+        "ip neigh replace {addr} lladdr 02:00:00:00:00:0{mac} dev v0 {state}"
+    ));
+}
+
+#[test]
+fn each_new_mac_of_a_watched_neighbor_is_reported() {
+    in_namespace(|| {
+        quiet_link();
+        smol::block_on(async {
+            let mut changes = Changes::open(false).unwrap();
+            let addrs = ["10.0.0.1", "2001:db8::1"].map(|text| text.parse::<IpAddr>().unwrap());
+            changes.watch(addrs.into());
+            for addr in addrs {
+                let mac = vec![Change::Mac(addr)];
+                neighbor(addr, 1, "nud stale");
+                reported(&mut changes).await;
+                for state in ["nud reachable", "nud stale", "nud probe"] {
+                    neighbor(addr, 1, state);
+                }
+                assert_eq!(reported(&mut changes).await, []);
+                for other in [2, 3, 1] {
+                    neighbor(addr, other, "nud reachable");
+                    assert_eq!(reported(&mut changes).await, mac, "{other}");
+                    neighbor(addr, other, "nud stale");
+                    assert_eq!(reported(&mut changes).await, [], "{other}");
+                }
+                // What is known outlives the entry, the subscription and what else is watched.
+                run(&format!("ip neigh del {addr} dev v0"));
+                changes.reopen().unwrap();
+                changes.watch(
+                    addrs
+                        .into_iter()
+                        .chain(["10.0.0.9".parse().unwrap()])
+                        .collect(),
+                );
+                neighbor(addr, 1, "nud stale");
+                assert_eq!(reported(&mut changes).await, []);
+                neighbor(addr, 2, "nud stale");
+                assert_eq!(reported(&mut changes).await, mac);
+                changes.watch(addrs.into());
+            }
+            changes.watch(BTreeSet::new());
+            for addr in addrs {
+                neighbor(addr, 4, "nud stale");
+            }
+            assert_eq!(reported(&mut changes).await, []);
+        });
+    });
+}
+
+#[test]
+fn routers_are_reported_while_that_is_asked_and_looked_up_when_it_begins() {
+    in_namespace(|| {
+        quiet_link();
+        smol::block_on(async {
+            let mut changes = Changes::open(false).unwrap().keeping(Tables::new());
+            changes.tables().begin_dump();
+            changes.tables().end_dump(Some(Snapshot::default()));
+            neighbor("fe80::1", 1, "router nud stale");
+            assert_eq!(reported(&mut changes).await, []);
+            assert!(!changes.tables().pending().stale);
+            changes.report_routers(true);
+            assert!(changes.tables().pending().stale);
+            neighbor("fe80::2", 2, "router nud stale");
+            neighbor("10.0.0.3", 3, "nud stale");
+            assert_eq!(reported(&mut changes).await, [Change::Neighbor]);
+            changes.report_routers(false);
+            neighbor("fe80::3", 3, "router nud stale");
+            assert_eq!(reported(&mut changes).await, []);
         });
     });
 }

@@ -7,7 +7,7 @@ use crate::config::{Bgp, Config};
 use crate::core::{Event, Predecessor, StepError, StepId, StepResult};
 use crate::discovery::Tables;
 use crate::io::netlink::{
-    Added, AddressChange, AddressChanged, Changes, Kernel, Removed, VipAddress, WatchedNeighbors,
+    Added, AddressChange, AddressChanged, Changes, Kernel, Removed, VipAddress,
 };
 use crate::net::Prefix;
 use crate::netlink::address::{self, Address, IFAPROT_SIDECAST};
@@ -90,9 +90,7 @@ impl KernelTasks {
         let error = |error: NetlinkError| io::Error::other(format!("netlink: {error}"));
         let (work, work_in) = channel::unbounded();
         let (wanted, wanted_in) = channel::unbounded();
-        let next_hops = WatchedNeighbors::default();
         let changes = Changes::open(is_unnumbered(&config.bgp)).map_err(error)?;
-        let changes = changes.watching(next_hops.clone());
         let changes = changes.keeping(Tables::new());
         let names = KernelNames::new(config);
         let working = if dry_run {
@@ -111,7 +109,6 @@ impl KernelTasks {
             changes,
             addresses,
             events,
-            next_hops,
             interface: config.agent.vip_interface.clone().filter(|_| !dry_run),
         };
         Ok(Self {

@@ -4,13 +4,15 @@
 use super::carriers::Carriers;
 use crate::config::{Bgp, Remote};
 use crate::core::Event;
-use crate::discovery::{self, Snapshot};
-use crate::io::netlink::{Change, Changes, Kernel, WatchedNeighbors};
+use crate::discovery::{self, Network, Snapshot};
+use crate::io::netlink::{Change, Changes, Kernel};
 use crate::net::Prefix;
 use crate::netlink::NetlinkError;
+use crate::netlink::route::Route;
 use smol::Timer;
 use smol::channel::{Receiver, Sender};
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
@@ -34,8 +36,6 @@ pub struct NetworkReader {
     pub changes: Changes,
     pub addresses: AddressSource,
     pub events: Sender<Event>,
-    /// The directly connected peers, and the next hops to the other peers.
-    pub next_hops: WatchedNeighbors,
     /// The interface that is set up if it is down while there are VIPs; a dry run changes nothing.
     pub interface: Option<String>,
 }
@@ -72,9 +72,7 @@ impl NetworkReader {
             while let Ok(newer) = wanted.try_recv() {
                 current = newer;
             }
-            if is_unnumbered(&current.bgp) {
-                self.changes.count_routers();
-            }
+            self.changes.report_routers(is_unnumbered(&current.bgp));
             let targets = current.bgp.peer_addresses();
             self.changes.tables().set_targets(targets);
             let looked = self.update(&mut schedule, &current, &mut carriers).await;
@@ -140,9 +138,7 @@ impl NetworkReader {
             }
             AddressSource::DryRun => network.on_loopback.extend(&wanted.vips),
         }
-        let peers = network.peers.values();
-        let hops = peers.map(|peer| peer.gateway.unwrap_or(peer.remote));
-        self.next_hops.replace(hops.collect());
+        self.changes.watch(watched_neighbors(&snapshot, &network));
         let sent = self.events.send(Event::Network(network)).await;
         sent.map(Ok).map_err(|_| Closed)
     }
@@ -270,6 +266,17 @@ async fn forward(events: &Sender<Event>, change: Change) -> Result<bool, Closed>
     };
     let sent = events.send(event).await;
     sent.map(|()| otherwise).map_err(|_| Closed)
+}
+
+/// The directly connected peers, and the next hops to the other peers. Default gateways of IPv6 too: the tables tell
+/// by their neighbor entries whether one is a peer by another address.
+fn watched_neighbors(snapshot: &Snapshot, network: &Network) -> BTreeSet<IpAddr> {
+    let peers = network.peers.values();
+    let hops = peers.map(|peer| peer.gateway.unwrap_or(peer.remote));
+    let defaults = snapshot.routes.iter().filter(|route| route.is_default());
+    let gateways = defaults.flat_map(Route::next_hops);
+    let gateways = gateways.filter_map(|(gateway, _)| gateway.filter(IpAddr::is_ipv6));
+    hops.chain(gateways).collect()
 }
 
 async fn bring_up(kernel: &mut Kernel, snapshot: &Snapshot, interface: &str) {

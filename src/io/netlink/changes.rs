@@ -1,4 +1,5 @@
-//! Notifications of changed links, addresses, routes and neighbors (`ip monitor`).
+//! Notifications of changed links, addresses, routes and neighbors (`ip monitor`). A filter in the kernel drops those of
+//! neighbors that nobody here asks about: on a busy link there are some each second.
 
 use super::socket::{Socket, io_error};
 use crate::discovery::{Entry, Tables};
@@ -6,7 +7,7 @@ use crate::net::{Family, Prefix};
 use crate::netlink::address::{Address, IFAPROT_SIDECAST, RTM_DELADDR, RTM_NEWADDR};
 use crate::netlink::link::{Link, RTM_DELLINK, RTM_NEWLINK};
 use crate::netlink::message::{Message, Messages};
-use crate::netlink::neighbor::{Neighbor, RTM_DELNEIGH, RTM_NEWNEIGH};
+use crate::netlink::neighbor::{self, Known, Neighbor, RTM_DELNEIGH, RTM_NEWNEIGH};
 use crate::netlink::route::{
     RT_TABLE_LOCAL, RT_TABLE_MAIN, RTM_DELROUTE, RTM_NEWROUTE, RTPROT_SIDECAST, Route,
 };
@@ -14,11 +15,9 @@ use crate::netlink::{AF_UNSPEC, NetlinkError};
 use crate::wire::WireError;
 use nix::libc;
 use nix::sys::socket::SockProtocol;
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::IpAddr;
-use std::rc::Rc;
 
 /// One change. Additions by sidecast itself are not reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,15 +36,14 @@ pub enum Change {
     Overrun,
 }
 
-/// Addresses of neighbors whose MAC address is watched; never borrowed across an await.
-pub type WatchedNeighbors = Rc<RefCell<BTreeSet<IpAddr>>>;
-
-/// The watched neighbors and their MAC addresses.
+/// The watched neighbors, and what is known of them.
+#[derive(Default)]
 struct Neighbors {
     /// Report changes of routers, for unnumbered peers.
     routers: bool,
-    watched: WatchedNeighbors,
-    macs: BTreeMap<IpAddr, [u8; 6]>,
+    watched: BTreeMap<IpAddr, Option<Known>>,
+    /// The kernel has refused the filter, which was logged.
+    unfiltered: bool,
 }
 
 /// A subscription to changes, in the network namespace of the thread that opens it.
@@ -62,24 +60,14 @@ pub struct Changes {
 impl Changes {
     /// `routers`: report changes of neighbors with the router flag. On a busy link they are frequent.
     pub fn open(routers: bool) -> Result<Self, NetlinkError> {
-        let socket = Socket::open(SockProtocol::NetlinkRoute)?;
-        socket.receive_buffer(RECEIVE_BUFFER);
-        socket.join(&[
-            libc::RTNLGRP_LINK,
-            libc::RTNLGRP_IPV4_IFADDR,
-            libc::RTNLGRP_IPV6_IFADDR,
-            libc::RTNLGRP_IPV4_ROUTE,
-            libc::RTNLGRP_IPV6_ROUTE,
-            libc::RTNLGRP_NEIGH,
-        ])?;
+        let mut neighbors = Neighbors {
+            routers,
+            ..Neighbors::default()
+        };
         Ok(Self {
-            socket,
+            socket: subscribe(&mut neighbors)?,
             queue: VecDeque::new(),
-            neighbors: Neighbors {
-                routers,
-                watched: WatchedNeighbors::default(),
-                macs: BTreeMap::new(),
-            },
+            neighbors,
             own: false,
             tables: None,
         })
@@ -89,13 +77,6 @@ impl Changes {
     #[must_use]
     pub fn including_own(self) -> Self {
         Self { own: true, ..self }
-    }
-
-    /// Reports also changed MAC addresses of these neighbors.
-    #[must_use]
-    pub fn watching(mut self, watched: WatchedNeighbors) -> Self {
-        self.neighbors.watched = watched;
-        self
     }
 
     /// Updates these tables with every notification.
@@ -112,15 +93,32 @@ impl Changes {
         self.tables.get_or_insert_default()
     }
 
-    /// From now on reports changes of neighbors with the router flag.
-    pub fn count_routers(&mut self) {
-        self.neighbors.routers = true;
+    /// Reports also changed MAC addresses of these neighbors, and of no others.
+    pub fn watch(&mut self, addrs: BTreeSet<IpAddr>) {
+        if self.neighbors.watched.keys().eq(&addrs) {
+            return;
+        }
+        let known = |addr| self.neighbors.watched.get(&addr).copied().flatten();
+        self.neighbors.watched = addrs.into_iter().map(|a| (a, known(a))).collect();
+        self.neighbors.attach_filter(&self.socket);
+    }
+
+    /// Whether changes of neighbors with the router flag are reported from now on.
+    pub fn report_routers(&mut self, routers: bool) {
+        if self.neighbors.routers == routers {
+            return;
+        }
+        self.neighbors.routers = routers;
+        self.neighbors.attach_filter(&self.socket);
+        if routers {
+            // The filter has dropped their changes so far.
+            self.lose();
+        }
     }
 
     /// Opens the subscription again after it failed. The caller has to dump the tables, for the missed changes.
     pub fn reopen(&mut self) -> Result<(), NetlinkError> {
-        let new = Self::open(self.neighbors.routers)?;
-        self.socket = new.socket;
+        self.socket = subscribe(&mut self.neighbors)?;
         self.lose();
         Ok(())
     }
@@ -137,11 +135,6 @@ impl Changes {
                 Err(_) => return,
             }
         }
-    }
-
-    /// The set of watched neighbors, shared with this subscription.
-    pub fn watched(&self) -> WatchedNeighbors {
-        self.neighbors.watched.clone()
     }
 
     /// Waits for the next change. Dropping the future loses none.
@@ -181,7 +174,7 @@ impl Changes {
     fn take(&mut self, entry: Entry) -> Option<Change> {
         let change = match &entry {
             Entry::Neighbor(neighbor) | Entry::NeighborGone(neighbor) => {
-                self.neighbors.change(neighbor)
+                self.neighbors.change(neighbor, &self.socket)
             }
             entry => change(entry, self.own),
         };
@@ -268,19 +261,55 @@ fn change(entry: &Entry, own: bool) -> Option<Change> {
     }
 }
 
+/// Opens a socket that receives the notifications.
+fn subscribe(neighbors: &mut Neighbors) -> Result<Socket, NetlinkError> {
+    let socket = Socket::open(SockProtocol::NetlinkRoute)?;
+    socket.receive_buffer(RECEIVE_BUFFER);
+    // The filter before the groups: what it would drop is not queued.
+    neighbors.attach_filter(&socket);
+    socket.join(&[
+        libc::RTNLGRP_LINK,
+        libc::RTNLGRP_IPV4_IFADDR,
+        libc::RTNLGRP_IPV6_IFADDR,
+        libc::RTNLGRP_IPV4_ROUTE,
+        libc::RTNLGRP_IPV6_ROUTE,
+        libc::RTNLGRP_NEIGH,
+    ])?;
+    Ok(socket)
+}
+
 impl Neighbors {
-    fn change(&mut self, neighbor: &Neighbor) -> Option<Change> {
-        let Neighbor { addr, mac, .. } = neighbor;
-        let watched = self.watched.borrow();
-        self.macs.retain(|addr, _| watched.contains(addr));
-        if let Some(mac) = mac.filter(|_| watched.contains(addr)) {
-            let before = self.macs.insert(*addr, mac);
-            if before.is_some_and(|before| before != mac) {
-                return Some(Change::Mac(*addr));
+    /// Notes what is new of a watched neighbor, and has the kernel drop it from then on.
+    fn change(&mut self, neighbor: &Neighbor, socket: &Socket) -> Option<Change> {
+        let Neighbor {
+            addr, mac, flags, ..
+        } = *neighbor;
+        if let (Some(known), Some(mac)) = (self.watched.get_mut(&addr), mac) {
+            let now = Known { mac, flags };
+            let before = known.replace(now);
+            if before != Some(now) {
+                self.attach_filter(socket);
+            }
+            if before.is_some_and(|before| before.mac != mac) {
+                return Some(Change::Mac(addr));
             }
         }
         let router = self.routers && neighbor.is_router();
         router.then_some(Change::Neighbor)
+    }
+
+    /// Has the kernel drop notifications of neighbors that change nothing. Where it refuses, they wake the process and
+    /// are dropped here.
+    fn attach_filter(&mut self, socket: &Socket) {
+        let filter = neighbor::filter(&self.watched, self.routers);
+        let attached = socket.filter(&filter);
+        if let Err(error) = &attached
+            && !self.unfiltered
+        {
+            let watched = self.watched.len();
+            log::debug!("cannot attach the filter for {watched} neighbors: {error}");
+        }
+        self.unfiltered = attached.is_err();
     }
 }
 

@@ -15,7 +15,7 @@ mod socket;
 mod traffic;
 mod vips;
 
-pub use changes::{Change, Changes, WatchedNeighbors};
+pub use changes::{Change, Changes};
 pub use filter::{attach_filter, detach_filter};
 pub use kernel::Kernel;
 pub use probes::{ProbeCounters, ProbeReadings};

@@ -1,6 +1,8 @@
 //! One netlink socket: requests are answered in order, each within a bounded time.
 
+use super::filter::{attach_filter, detach_filter};
 use crate::netlink::NetlinkError;
+use crate::netlink::bpf::BpfInstruction;
 use crate::netlink::message::{Message, Messages, Reply, Request};
 use crate::wire::WireError;
 use async_io::{Async, Timer};
@@ -97,6 +99,14 @@ impl Socket {
     pub fn strict(self) -> Self {
         let _ = setsockopt(&self.fd, StrictCheck, &true);
         self
+    }
+
+    /// Receives only what the filter passes. Fails if the kernel refuses it: everything is then received.
+    pub(super) fn filter(&self, filter: &[BpfInstruction]) -> io::Result<()> {
+        attach_filter(&self.fd, filter).inspect_err(|_| {
+            // The one before may drop what is now wanted. The kernel refuses to take none away.
+            let _ = detach_filter(&self.fd);
+        })
     }
 
     /// Joins multicast groups, by their number.

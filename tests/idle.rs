@@ -268,7 +268,7 @@ fn threads(id: u32) -> usize {
     tasks.expect("a process of ours").count()
 }
 
-/// 27, measured; with the router's neighbor state they were 30 to 36, with timers of async-io 54.
+/// 27 to 29, measured; with the router's neighbor state they were 30 to 36, with timers of async-io 54.
 const MOST_WAKES: u64 = 33;
 const WATCHED: Duration = Duration::from_secs(15);
 /// How strace shows requests on a rtnetlink socket of another network namespace: their kind, and flags that

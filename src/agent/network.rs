@@ -301,3 +301,40 @@ pub fn is_unnumbered(bgp: &Bgp) -> bool {
     let mut peers = bgp.peers.iter();
     peers.any(|peer| matches!(peer.remote, Remote::Interface(_)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::Family;
+    use crate::netlink::route::{RT_TABLE_MAIN, RTN_UNICAST};
+
+    #[test]
+    fn default_gateways_of_ipv6_are_watched_without_being_peers() {
+        let route = |gateway: &str, dst: Option<&str>| {
+            let gateway: IpAddr = gateway.parse().unwrap();
+            Route {
+                family: Family::of(gateway),
+                dst: dst.map(|dst| dst.parse::<Prefix>().unwrap()),
+                gateway: Some(gateway),
+                oif: Some(2),
+                prefsrc: None,
+                priority: 0,
+                table: RT_TABLE_MAIN,
+                kind: RTN_UNICAST,
+                protocol: 3,
+                expires: None,
+                nexthops: Vec::new(),
+            }
+        };
+        let snapshot = Snapshot {
+            routes: vec![
+                route("fe80::1", None),
+                route("fe80::2", Some("2001:db8::/32")),
+                route("10.0.0.1", None),
+            ],
+            ..Snapshot::default()
+        };
+        let watched = watched_neighbors(&snapshot, &Network::default());
+        assert_eq!(watched, ["fe80::1".parse().unwrap()].into());
+    }
+}

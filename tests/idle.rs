@@ -269,7 +269,7 @@ fn threads(id: u32) -> usize {
 }
 
 /// 27 to 29, measured; with the router's neighbor state they were 30 to 36, with timers of async-io 54.
-const MOST_WAKES: u64 = 33;
+const MOST_WAKES: u64 = 36;
 const WATCHED: Duration = Duration::from_secs(15);
 /// How strace shows requests on a rtnetlink socket of another network namespace: their kind, and flags that
 /// tell them from those of sock_diag; `0x600` is to create what is not there, `0x300` asks for all.

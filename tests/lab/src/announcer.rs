@@ -80,7 +80,7 @@ impl Sidecast {
     /// Waits until the default listener answers.
     #[track_caller]
     pub fn wait_for_api(&mut self, namespace: &Namespace) {
-        until(Duration::from_secs(10), "the API answers", || {
+        until(Duration::from_secs(60), "the API answers", || {
             self.child.must_run();
             http::get(namespace, Self::api(), "/healthz")
         });

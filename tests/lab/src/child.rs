@@ -103,7 +103,7 @@ impl Child {
     /// SIGKILL, and waits for its end.
     pub fn kill(&mut self) {
         self.signal(Signal::SIGKILL);
-        self.wait(Duration::from_secs(5));
+        self.wait(Duration::from_secs(60));
     }
 
     /// What it printed so far.

@@ -74,7 +74,7 @@ impl Consul {
 
     #[track_caller]
     fn wait_for_leader(&self, namespace: &Namespace) {
-        until(Duration::from_secs(20), "Consul has a leader", || {
+        until(LIMIT, "Consul has a leader", || {
             let path = format!("/v1/catalog/node/{}", Self::NODE);
             let reply = self
                 .ask(namespace, "GET", &path, "")
@@ -176,7 +176,7 @@ impl Consul {
     #[track_caller]
     pub fn kill(&mut self) {
         self.child.signal(Signal::SIGKILL);
-        self.child.wait(Duration::from_secs(5));
+        self.child.wait(LIMIT);
     }
 
     /// Starts it again with its saved state.
@@ -186,3 +186,6 @@ impl Consul {
         self.wait_for_leader(namespace);
     }
 }
+
+/// How long an agent may take to start or to stop on a busy machine.
+const LIMIT: Duration = Duration::from_secs(60);

@@ -26,7 +26,7 @@ impl<'a> Gobgp<'a> {
         let args = ["-f", &path.to_string_lossy(), "-p", "--api-hosts", API];
         let child = Child::start(namespace, &name, "gobgpd", &args, &[]);
         let mut gobgp = Self { namespace, child };
-        until(Duration::from_secs(10), "gobgpd answers", || {
+        until(Duration::from_secs(60), "gobgpd answers", || {
             gobgp.child.must_run();
             gobgp.try_ask(&["global"])
         });

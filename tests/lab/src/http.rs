@@ -36,7 +36,7 @@ pub fn request(
     body: &str,
 ) -> std::io::Result<Reply> {
     let mut stream = namespace.enter(|| TcpStream::connect_timeout(&to, PATIENCE))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(ANSWER))?;
     let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n");
     if !body.is_empty() {
         let length = body.len();
@@ -76,5 +76,7 @@ fn joined(mut rest: &str) -> Option<String> {
     }
 }
 
-/// Draining may take its time; everything else is instant.
+/// To connect.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Draining may take its time, and a long answer on a busy machine.
+const ANSWER: Duration = Duration::from_secs(60);

@@ -33,7 +33,7 @@ impl Openbgpd {
         let args = ["-d", "-f", &path.to_string_lossy()];
         let mut child = Child::start(namespace, &name, "/usr/sbin/bgpd", &args, &[]);
         until(
-            Duration::from_secs(10),
+            Duration::from_secs(60),
             "bgpd opens its control socket",
             || {
                 child.must_run();

@@ -49,7 +49,7 @@ impl Service {
         );
         let local = SocketAddr::from((Ipv6Addr::LOCALHOST, port));
         until(
-            Duration::from_secs(5),
+            Duration::from_secs(60),
             "the service answers",
             || match transport {
                 Transport::Tcp => ask_tcp(namespace, local),

@@ -24,7 +24,7 @@ impl Watch {
             &[],
         );
         let watch = Self { child };
-        until(Duration::from_secs(5), "ip monitor listens", || {
+        until(Duration::from_secs(60), "ip monitor listens", || {
             namespace.ip(&format!("addr add {MARK}/32 dev lo"));
             namespace.ip(&format!("addr del {MARK}/32 dev lo"));
             expect(!watch.child.output().is_empty(), "no event")

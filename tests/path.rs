@@ -114,6 +114,7 @@ fn an_address_that_is_gone_ends_the_session_and_another_takes_its_place() {
     until(PATIENCE, "the session is up", || established(&router));
     let host = &site.a.network;
     host.ip(&format!("addr add {other}/64 dev eth0 nodad"));
+    let changed = Instant::now();
     host.ip(&format!(
         "addr change {ours}/64 dev eth0 valid_lft 2 preferred_lft 0"
     ));
@@ -128,7 +129,9 @@ fn an_address_that_is_gone_ends_the_session_and_another_takes_its_place() {
     });
     let took = begun.elapsed();
     println!("address gone to the session from another: {took:.0?}");
-    assert!(took > Duration::from_millis(800) && took < Duration::from_secs(3));
+    // Two seconds it lives, and one it may be away. The hold timer would run for ninety.
+    assert!(changed.elapsed() > Duration::from_millis(2800), "{took:?}");
+    assert!(took < Duration::from_secs(15), "{took:?}");
 }
 
 /// Behind a bridge the router sees nothing of it.
@@ -154,7 +157,7 @@ fn ten_seconds_without_carrier_are_over_at_once() {
     let site = Site::new();
     let router = Bird::router(&site.router, &[passive(&site)]);
     let took = unplugged(&site, &router);
-    assert!(took < Duration::from_millis(400), "{took:?}");
+    assert!(took < AT_ONCE, "{took:?}");
 }
 
 /// The first connection is reset by us, in vain.
@@ -167,7 +170,7 @@ fn a_router_that_sends_no_reset_is_found_too() {
          }",
     );
     let took = unplugged(&site, &router);
-    assert!(took < Duration::from_millis(800), "{took:?}");
+    assert!(took < AT_ONCE, "{took:?}");
 }
 
 /// The cable is out for ten seconds, at the end of which the router knows nothing of the session.
@@ -211,7 +214,7 @@ fn without_carrier_nothing_is_tried_and_its_return_is_answered_at_once() {
     site.plug(&site.a, Cable::In);
     let took = routes.wait(Change::Added, addr(VIP4), PATIENCE) - begun;
     println!("link up to route, without a session: {took:.0?}");
-    assert!(took < Duration::from_millis(400), "{took:?}");
+    assert!(took < AT_ONCE, "{took:?}");
 }
 
 /// Its power went with the link, and when the link is back its daemon is ready and knows nothing.
@@ -234,15 +237,20 @@ fn a_rebooted_router_is_found_at_once() {
     site.plug(&site.a, Cable::In);
     let took = routes.wait(Change::Added, addr(VIP4), PATIENCE) - begun;
     println!("router rebooted, link up to route: {took:.0?}");
-    assert!(
-        took < Duration::from_secs(1),
-        "{took:?}\n{}",
-        sidecast.log()
-    );
+    assert!(took < AT_ONCE, "{took:?}\n{}", sidecast.log());
 }
 
 /// The kernel asks for the router's MAC once a second, and would go on at that pace when the carrier is back.
 fn what_the_host_sends_without_carrier_delays_nothing() {
+    let mut times = [0; 4].map(|_| link_up_after_packets());
+    times.sort();
+    println!("link up to route, after other packets: {times:.0?}");
+    // The next time that it asked by itself would be a second after the last.
+    assert!(times[0] < Duration::from_millis(400), "{times:?}");
+    assert!(times[3] < AT_ONCE, "{times:?}");
+}
+
+fn link_up_after_packets() -> Duration {
     let site = Site::new();
     let _router = Bird::router(&site.router, &[passive(&site)]);
     site.plug(&site.a, Cable::Out);
@@ -265,9 +273,7 @@ fn what_the_host_sends_without_carrier_delays_nothing() {
     });
     let begun = Instant::now();
     site.plug(&site.a, Cable::In);
-    let took = routes.wait(Change::Added, addr(VIP4), PATIENCE) - begun;
-    println!("link up to route, after other packets: {took:.0?}");
-    assert!(took < Duration::from_millis(400), "{took:?}");
+    routes.wait(Change::Added, addr(VIP4), PATIENCE) - begun
 }
 
 /// The power of the router behind the switch goes, and another one of its address takes its place: our
@@ -304,7 +310,7 @@ fn a_router_with_another_mac_is_found_at_once() {
     });
     let took = begun.elapsed();
     println!("router replaced to route: {took:.0?}");
-    assert!(took < Duration::from_secs(2), "{took:?}");
+    assert!(took < AT_ONCE, "{took:?}");
 }
 
 /// Both with graceful restart: the router takes each new connection for a restart of the other.
@@ -433,11 +439,7 @@ fn a_frozen_frr_is_back_when_it_goes_on() {
         routes.wait(Change::Removed, addr(VIP4), PATIENCE);
         let took = routes.wait(Change::Added, addr(VIP4), PATIENCE) - begun;
         println!("FRR frozen for {frozen} ms: the route is back after {took:.0?}");
-        assert!(
-            took < Duration::from_secs(2),
-            "{took:?}\n{}",
-            sidecast.log()
-        );
+        assert!(took < AT_ONCE, "{took:?}\n{}", sidecast.log());
     }
     assert!(
         !sidecast.log().contains("another BGP speaker"),
@@ -596,5 +598,7 @@ const ROUTER: &str = "10.0.1.1";
 const HOST: &str = "10.0.1.2";
 const PASSIVE: &str = "passive; error wait time 1, 1;";
 
+/// Seen: 440 ms on a busy machine. The next attempt to connect would come after five seconds.
+const AT_ONCE: Duration = Duration::from_secs(4);
 /// How long the lab may need to come up.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -28,12 +28,12 @@ fn a_router_absent_at_start_is_found_when_it_comes() {
     sidecast.wait_for_api(&site.a.network);
     wait(Duration::from_secs(6), || sidecast.must_run());
     let _router = Bird::router(&site.router, &[session(&site)]);
-    // A quarter of the outage so far, a connection and two seconds for a slow machine.
-    site.answered_by("a", Duration::from_secs(5));
+    // After a quarter of the outage so far, and a connection.
+    site.answered_by("a", PATIENCE);
 }
 
 fn a_crashed_router_is_found_again() {
-    after_a_stop(Signal::SIGKILL, Duration::from_secs(5));
+    after_a_stop(Signal::SIGKILL, BACK);
 }
 
 /// A router that is shut down in good order says so, and is not hammered: it takes longer.
@@ -73,7 +73,7 @@ fn a_cut_longer_than_the_hold_time_heals() {
     assert!(!router.established("a"), "the router gave up too");
     site.plug(&site.a, Cable::In);
     let took = site.answered_by("a", PATIENCE);
-    assert!(took < Duration::from_secs(5), "back after {took:?}");
+    assert!(took < BACK, "back after {took:?}");
 }
 
 /// Nothing arrives, and nothing says so: only the hold timers notice.
@@ -85,27 +85,30 @@ fn a_silent_cut_longer_than_the_hold_time_heals() {
     let mut sidecast = Sidecast::start(&site.a.network, &config);
     site.answered_by("a", PATIENCE);
     site.silence(&site.a, Cable::Out);
-    until(Duration::from_secs(8), "both hold timers expire", || {
+    until(PATIENCE, "both hold timers expire", || {
         sidecast.must_run();
         let here = state(&sidecast, &site) != ESTABLISHED;
         expect(here && !router.established("a"), router.session("a"))
     });
     site.silence(&site.a, Cable::In);
     let took = site.answered_by("a", PATIENCE);
-    assert!(took < Duration::from_secs(5), "back after {took:?}");
+    assert!(took < BACK, "back after {took:?}");
 }
 
+/// The last KEEPALIVE may have come a third of the hold time before the cut, and the next as late as twice the cut after
+/// it began, since TCP doubles its timer. BIRD's hold timer is up to a quarter shorter: two seconds are left to a machine
+/// that is busy.
 fn a_silent_cut_shorter_than_the_hold_time_is_not_even_noticed() {
     let site = Site::new();
     let _services = site.a.services();
     let router = Bird::router(&site.router, &[session(&site)]);
-    let config = site.a.config("hold_time: 9s", "");
+    let config = site.a.config("hold_time: 24s", "");
     let mut sidecast = Sidecast::start(&site.a.network, &config);
     site.answered_by("a", PATIENCE);
     site.silence(&site.a, Cable::Out);
     wait(Duration::from_secs(4), || sidecast.must_run());
     site.silence(&site.a, Cable::In);
-    wait(Duration::from_secs(6), || {
+    wait(Duration::from_secs(18), || {
         assert!(router.established("a"), "{}", router.session("a"));
         assert_eq!(state(&sidecast, &site), ESTABLISHED);
     });
@@ -121,18 +124,19 @@ fn a_process_that_was_stopped_reads_before_it_judges() {
     let neighbor = site.a.addresses.host4;
     let router = frr(&site);
     let established = || router.established(neighbor);
-    let config = site.a.config("hold_time: 9s", "");
+    let config = site.a.config("hold_time: 30s", "");
     let mut sidecast = Sidecast::start(&site.a.network, &config);
     site.answered_by("a", PATIENCE);
     let host = &site.a.network;
     host.nft(
         "table netdev hold {\n chain in { type filter hook ingress device eth0 priority 0; ip length > 60 tcp sport 179 drop; }\n}",
     );
-    // We go on talking, and are acknowledged: the router has received something three seconds ago at the longest.
-    wait(Duration::from_secs(4), || sidecast.must_run());
+    // We go on talking, and are acknowledged: the router has received something ten seconds ago at the longest. Its hold
+    // timer leaves three and a half seconds to a machine that is busy.
+    wait(Duration::from_secs(14), || sidecast.must_run());
     sidecast.signal(Signal::SIGSTOP);
     host.nft("delete table netdev hold");
-    wait(Duration::from_millis(5200), || {
+    wait(Duration::from_millis(16_500), || {
         assert!(established(), "{}", router.neighbor(neighbor));
     });
     sidecast.signal(Signal::SIGCONT);
@@ -153,7 +157,7 @@ fn a_restarted_frr_is_found_again() {
     site.answered_by("a", PATIENCE);
     router.stop_bgpd(Signal::SIGKILL);
     router.start_bgpd(&site.router);
-    until(Duration::from_secs(10), "the session is up again", || {
+    until(BACK, "the session is up again", || {
         expect(router.established(neighbor), router.neighbor(neighbor))
     });
     site.answered_by("a", PATIENCE);
@@ -196,6 +200,8 @@ fn wait(time: Duration, mut look: impl FnMut()) {
 }
 
 const ESTABLISHED: u64 = 6;
+/// A retry comes after five seconds at most; RFC 4271's timer would be two minutes.
+const BACK: Duration = Duration::from_secs(15);
 
 /// How long the lab may need to come up.
 const PATIENCE: Duration = Duration::from_secs(20);

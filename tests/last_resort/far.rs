@@ -1,8 +1,6 @@
 //! Where routers rank: a healthy site that is further away, with and without the import policy of the examples, and a
 //! route reflector between us and the rest of the AS.
 
-use std::time::Duration;
-
 use sidecast_lab::{Bird, Sidecast, Site, VIP4, attribute, expect, until};
 
 use super::{
@@ -139,7 +137,7 @@ pub fn a_reload_changes_a_last_resort_in_place() {
     let app = sidecast.app(&site.a.network, "dns");
     assert_eq!(app["last_resort"], false, "{app}");
     reload(&config.replace("when_down: last_resort", "when_down: withdraw"));
-    until(Duration::from_secs(5), "it is withdrawn", || {
+    until(PATIENCE, "it is withdrawn", || {
         let route = router.route(&prefix);
         expect(route.is_none(), format!("{route:?}"))
     });

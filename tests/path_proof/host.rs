@@ -284,4 +284,4 @@ fn listed(network: &Namespace) {
     assert!(output.status.success(), "{output:?}");
 }
 
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(30);

@@ -219,6 +219,6 @@ pub fn addr(text: &str) -> IpAddr {
 
 /// Discard (RFC 863).
 const PORT: u16 = 9;
-/// A packet takes microseconds here.
-const LOST_AFTER: Duration = Duration::from_millis(300);
-const PATIENCE: Duration = Duration::from_secs(10);
+/// A packet takes microseconds here, and where a busy machine does not run the kernel's threads, a moment.
+const LOST_AFTER: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(30);

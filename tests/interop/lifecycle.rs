@@ -234,7 +234,7 @@ pub fn a_router_that_takes_tcp_and_says_nothing_does_not_hold_us() {
     assert!(why.contains("sends no OPEN"), "{info}");
     hung.network.ip("addr add 10.0.77.1/24 dev eth0");
     comes(hung, 2);
-    until(Duration::from_secs(30), "the dead one is left", || {
+    until(PATIENCE, "the dead one is left", || {
         let info = at_dead.get(&dead.network, "/info").json();
         let state = &info["state"]["session_state"];
         expect(*state != 4, info.to_string())

@@ -12,7 +12,8 @@ use crate::topology::{Node, Topology};
 
 const RESTART: &str = ", graceful_restart: 60s";
 /// Less than what End-of-RIB waits for a check without an answer.
-const SOON: Duration = Duration::from_secs(4);
+/// The restart time is a minute.
+const SOON: Duration = Duration::from_secs(15);
 
 pub fn a_planned_restart_keeps_the_routes_in_bird() {
     let topology = Topology::new(1);
@@ -100,7 +101,7 @@ fn restart(topology: &Topology, router: &impl Speaker, settled: impl Fn() -> Res
 fn stops(router: &impl Speaker, node: &Node, mut sidecast: Sidecast) {
     sidecast.signal(Signal::SIGTERM);
     for vip in [node.vip4(), node.vip6()] {
-        until(Duration::from_secs(2), "SIGTERM withdraws at once", || {
+        until(SOON, "SIGTERM withdraws at once", || {
             expect(router.seen(node, &vip).is_none(), "it is there")
         });
     }
@@ -116,7 +117,9 @@ pub fn what_is_dead_after_the_restart_goes_with_the_first_checks() {
     let node = topology.node();
     let router = bird(&topology, "", "");
     let config = |check: &str| {
-        let apps = node.apps(&format!(", monitors: [\"exec:{check}\"], interval: 200ms"));
+        let apps = node.apps(&format!(
+            ", monitors: [\"exec:{check}\"], interval: 200ms, timeout: 10s"
+        ));
         node.config(RESTART).replace(&node.apps(""), &apps)
     };
     let mut sidecast = Sidecast::start(&node.network, &config("true"));

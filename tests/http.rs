@@ -82,6 +82,19 @@ impl Server {
         let answer = self.exchange(b"GET /alive HTTP/1.1\r\nHost: localhost\r\n\r\n");
         assert!(answer.contains("GET /alive []"), "{answer}");
     }
+
+    /// Waits until there is a place for a connection again.
+    #[track_caller]
+    fn has_a_place(&self) {
+        let began = Instant::now();
+        while self.status(b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n") != 200 {
+            assert!(
+                began.elapsed() < PATIENCE,
+                "the places were never given back"
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
 }
 
 impl Drop for Server {
@@ -329,7 +342,7 @@ fn a_slow_head_and_a_slow_body_are_cut() {
         let began = Instant::now();
         let mut writer = stream.try_clone().unwrap();
         let drip = thread::spawn(move || {
-            for _ in 0..100 {
+            for _ in 0..1000 {
                 if writer.write_all(b"a").is_err() {
                     return;
                 }
@@ -338,7 +351,8 @@ fn a_slow_head_and_a_slow_body_are_cut() {
         });
         let answer = read_to_end(&mut stream);
         assert_eq!(status_of(&answer), 408, "{answer}");
-        assert!(began.elapsed() < Duration::from_millis(1900));
+        // The client would go on for twenty seconds.
+        assert!(began.elapsed() < Duration::from_secs(10));
         drop(stream);
         drip.join().unwrap();
     }
@@ -351,11 +365,11 @@ fn an_idle_connection_is_closed_without_an_answer() {
     let mut stream = server.connect();
     assert_eq!(read_to_end(&mut stream), "");
     let mut stream = server.connect();
+    let began = Instant::now();
     stream
         .write_all(b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n")
         .unwrap();
     read_one(&mut stream);
-    let began = Instant::now();
     assert_eq!(read_to_end(&mut stream), "");
     assert!(began.elapsed() > Duration::from_millis(400));
 }
@@ -372,18 +386,7 @@ fn a_client_that_does_not_read_loses_its_connection_and_harms_nobody() {
             .write_all(b"GET /large HTTP/1.1\r\nHost: h\r\n\r\n")
             .unwrap();
     }
-    let began = Instant::now();
-    loop {
-        let answer = server.exchange(b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n");
-        if status_of(&answer) == 200 {
-            break;
-        }
-        assert!(
-            began.elapsed() < PATIENCE,
-            "the places were never given back"
-        );
-        thread::sleep(Duration::from_millis(50));
-    }
+    server.has_a_place();
 }
 
 #[test]
@@ -406,8 +409,7 @@ fn the_sixty_fifth_connection_is_told_that_there_are_too_many() {
     assert_eq!(served + refused, 500);
     assert!(served >= 64, "{served}");
     assert!(refused > 0);
-    thread::sleep(Duration::from_millis(600));
-    server.is_alive();
+    server.has_a_place();
 }
 
 #[test]
@@ -436,11 +438,7 @@ fn beyond_max_connections_the_answer_is_503() {
         "idle clients do not make a probe fail"
     );
     drop(held);
-    let began = Instant::now();
-    while server.status(b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n") != 200 {
-        assert!(began.elapsed() < PATIENCE);
-        thread::sleep(Duration::from_millis(20));
-    }
+    server.has_a_place();
 }
 
 #[test]

@@ -42,7 +42,7 @@ fn drain_returns_when_packets_have_stopped_coming() {
     let _services = site.a.services();
     let router = Bird::router(&site.router, &[site.a.session("a")]);
     let metrics = "agent:\n  metrics_addr: \":9179\"\n";
-    let config = metrics.to_owned() + &site.a.config("", "drain_time: 1s");
+    let config = metrics.to_owned() + &site.a.config("", "drain_time: 20s");
     let _sidecast = Sidecast::start(&site.a.network, &config);
     site.answered_by("a", PATIENCE);
     let address = site.a.addresses.host4.parse().expect("an address");
@@ -66,8 +66,9 @@ fn drain_returns_when_packets_have_stopped_coming() {
     let drained = run(&site.a.network, &["drain"], &[]);
     let took = begun.elapsed();
     assert_eq!(drained, (0, String::new()));
-    assert!(took >= Duration::from_secs(1), "{took:?} is no drain_time");
-    assert!(took < Duration::from_secs(4), "it took {took:?}");
+    // Two seconds at the earliest, and not drain_time.
+    assert!(took >= Duration::from_secs(2), "{took:?} is no drain");
+    assert!(took < Duration::from_secs(10), "it took {took:?}");
     let routes = router.ask("show route protocol a");
     assert!(!routes.contains(VIP4), "{routes}");
     assert_eq!((probe("/healthz"), probe("/readyz")), (200, 503));
@@ -82,7 +83,7 @@ fn drain_returns_when_packets_have_stopped_coming() {
     let args = ["drain", "dns", "--no-wait"];
     assert_eq!(run(&site.a.network, &args, &[]).0, 0);
     let took = begun.elapsed();
-    assert!(took < Duration::from_secs(1), "it waited {took:?}");
+    assert!(took < Duration::from_secs(2), "it waited {took:?}");
     until(PATIENCE, "the route goes all the same", || {
         let routes = router.ask("show route protocol a");
         expect(!routes.contains(VIP4), routes)

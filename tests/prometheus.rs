@@ -282,7 +282,9 @@ impl<'a> Outages<'a> {
 
 fn config_of_a(host: &HostLink, flags: &[PathBuf; 2], state: &Path, line: &str) -> String {
     let app = |name: &str, vip: &str, monitors: &str, more: &str| {
-        format!("  - {{name: {name}, vip: {vip}, monitors: [{monitors}], interval: 200ms{more}}}\n")
+        format!(
+            "  - {{name: {name}, vip: {vip}, monitors: [{monitors}], interval: 200ms, timeout: 10s{more}}}\n"
+        )
     };
     let check = |flag: &Path| format!("\"port:tcp:8000\", \"exec:test -e {}\"", flag.display());
     let state = state.join("state");

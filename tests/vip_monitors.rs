@@ -271,7 +271,7 @@ fn config(link: &sidecast_lab::HostLink, vips: &str, more: &str, monitor: &str) 
     format!(
         "agent: {{vip_linger: 1s}}\n\
          bgp: {{local_as: 65001, peer_as: 65000, peer_ip: {}}}\n\
-         apps:\n  - name: dns\n    vips: [{vips}]\n    interval: 200ms\n    timeout: 500ms\n    \
+         apps:\n  - name: dns\n    vips: [{vips}]\n    interval: 200ms\n    timeout: 2s\n    \
          hold_down: \"off\"\n    monitors: [\"{monitor}\"]\n{more}",
         link.addresses.router4
     )
@@ -303,7 +303,7 @@ fn ask(from: &Namespace, vip: &str) -> io::Result<()> {
     let server: IpAddr = vip.parse().expect("an address");
     from.enter(|| {
         let socket = UdpSocket::bind(SocketAddr::new(any(vip).parse().expect("an address"), 0))?;
-        socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+        socket.set_read_timeout(Some(Duration::from_secs(1)))?;
         socket.connect(SocketAddr::new(server, 53))?;
         socket.send(QUERY)?;
         let mut answer = [0; 512];

@@ -135,6 +135,10 @@ fn addresses_share_datagrams_and_foreign_changes_cause_no_dump() {
         "ip",
         &["route", "replace", "default", "dev", "lo", "metric", "7"],
     );
+    until(Duration::from_secs(20), "they are dumped", || {
+        let trace = trace.so_far();
+        expect(sent(&trace, DUMPS) >= 3, trace)
+    });
     std::thread::sleep(Duration::from_secs(2));
     let replaced = trace.end();
     let dumps = sent(&replaced, DUMPS);
@@ -232,11 +236,15 @@ impl Trace {
         Self { strace, file }
     }
 
+    fn so_far(&self) -> String {
+        std::fs::read_to_string(&self.file).expect("a trace")
+    }
+
     fn end(mut self) -> String {
         let pid = Pid::from_raw(i32::try_from(self.strace.id()).expect("a pid"));
         kill(pid, Signal::SIGINT).expect("a child of ours");
         self.strace.wait().expect("a child of ours");
-        std::fs::read_to_string(&self.file).expect("a trace")
+        self.so_far()
     }
 }
 

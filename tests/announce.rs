@@ -272,7 +272,8 @@ fn keepalives_hold_a_session_of_three_seconds() {
         session.contains("/3"),
         "a hold time of three seconds: {session}"
     );
-    // BIRD counts back from the clock, and a millisecond comes and goes.
+    // BIRD counts back from the clock, and on a busy machine a moment comes and goes. Another session would be nine seconds
+    // younger, or three at least.
     let since = |text: &str| -> f64 {
         let line = text.lines().find(|line| line.starts_with("a "));
         let time = line.and_then(|line| line.split_whitespace().find(|word| word.contains(':')));
@@ -289,7 +290,7 @@ fn keepalives_hold_a_session_of_three_seconds() {
     let (now, then) = (since(&router.session("a")), since(&session));
     assert!(then > 0.0, "{session}");
     assert!(
-        (now - then).abs() < 0.1,
+        (now - then).abs() < 2.0,
         "the very same session: {then} {now}"
     );
 }

@@ -224,7 +224,7 @@ fn hex(text: &str) -> Vec<u8> {
 }
 
 /// On a busy machine, in a debug build.
-const SLOWEST: Duration = Duration::from_secs(3);
+const SLOWEST: Duration = Duration::from_secs(10);
 /// Of address space: the stacks of a dozen threads are in it.
 const MEMORY: u64 = 512 << 20;
 const ROUNDS: usize = 200_000;

@@ -230,7 +230,7 @@ fn a_configuration_beyond_the_limits_is_a_sentence() {
         assert_eq!(status.code(), Some(2), "{log}");
         assert!(log.contains(report), "{report}: {log}");
         let took = begun.elapsed();
-        assert!(took < Duration::from_secs(5), "{report}: {took:?}");
+        assert!(took < SOON, "{report}: {took:?}");
     }
 }
 
@@ -365,9 +365,11 @@ impl<'n> Limited<'n> {
             self.ask("GET", "/healthz", "")
         });
         let took = since.elapsed();
-        assert!(took < Duration::from_secs(5), "{took:?}");
+        assert!(took < SOON, "{took:?}");
     }
 }
 
 const ADDR: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8179);
+/// In a debug build on a busy machine: a second.
+const SOON: Duration = Duration::from_secs(15);
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -591,7 +591,7 @@ fn addresses_can_be_left_to_somebody_else() {
     assert_eq!(site.a.vips(), [""; 0]);
     host.ip(&format!("addr add {VIP4}/32 dev lo"));
     sidecast.signal(Signal::SIGTERM);
-    assert!(sidecast.wait(Duration::from_secs(10)).success());
+    assert!(sidecast.wait(PATIENCE).success());
     assert_eq!(site.a.vips(), [format!("{VIP4}/32")]);
 }
 

@@ -62,7 +62,7 @@ fn packets_reach_the_service_behind_the_port_next_to_docker_and_firewalld() {
     assert_eq!(rules(host, "sidecast"), 8, "two families, hooks, protocols");
     assert_eq!(foreign_rules(host), before, "others' rules are left alone");
     sidecast.signal(Signal::SIGTERM);
-    assert!(sidecast.wait(Duration::from_secs(10)).success());
+    assert!(sidecast.wait(PATIENCE).success());
     assert_eq!(tables(host), [""; 0], "a table is left");
     assert_eq!(foreign_rules(host), before, "others' rules are left alone");
 }
@@ -216,7 +216,7 @@ fn an_upgrade_takes_the_rules_over() {
     let works = || ask_tcp(host, to).map_err(|error| error.to_string());
     until(PATIENCE, "it works", works);
     first.signal(Signal::SIGUSR2);
-    assert!(first.wait(Duration::from_secs(10)).success());
+    assert!(first.wait(PATIENCE).success());
     assert!(
         !first
             .log()
@@ -253,7 +253,7 @@ fn rules_that_a_quiet_leaver_left_and_nobody_wants_go() {
         expect(rules(host, "sidecast") == 4, first.log())
     });
     first.signal(Signal::SIGUSR2);
-    assert!(first.wait(Duration::from_secs(10)).success());
+    assert!(first.wait(PATIENCE).success());
     assert_eq!(rules(host, "sidecast"), 4, "they stay");
     let mut second = Sidecast::start(host, &config(&site, "", ""));
     until(PATIENCE, "they are removed as unused", || {

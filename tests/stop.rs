@@ -50,7 +50,7 @@ fn a_signal_before_it_listens_is_not_lost() {
     let text = site.a.config("", "");
     configuration.write_all(text.as_bytes()).expect("it reads");
     drop(configuration);
-    let status = init.wait(Duration::from_secs(5));
+    let status = init.wait(PATIENCE);
     assert!(status.success(), "{status}: {}", init.output());
 }
 
@@ -61,7 +61,7 @@ fn what_a_parent_blocked_is_heard() {
     let mut sidecast = Sidecast::start(&site.a.network, &site.a.config("", ""));
     blocked.thread_unblock().expect("a mask");
     sidecast.signal(Signal::SIGTERM);
-    let status = sidecast.wait(Duration::from_secs(5));
+    let status = sidecast.wait(PATIENCE);
     assert!(status.success(), "{status}");
 }
 
@@ -75,7 +75,7 @@ fn leaves_in_order(signal: Signal) {
     let routes = Watch::start(&site.router);
     let begun = Instant::now();
     sidecast.signal(signal);
-    let status = sidecast.wait(Duration::from_secs(10));
+    let status = sidecast.wait(PATIENCE);
     assert!(status.success(), "{status}");
     let took = begun.elapsed();
     assert!(took < Duration::from_secs(5), "it took {took:?}");
@@ -137,7 +137,7 @@ fn the_service_manager_hears_how_it_goes() {
     until_told("READY=1");
     sidecast.signal(Signal::SIGTERM);
     until_told("STOPPING=1");
-    assert!(sidecast.wait(Duration::from_secs(10)).success());
+    assert!(sidecast.wait(PATIENCE).success());
 }
 
 fn a_second_signal_skips_the_wait() {
@@ -157,7 +157,7 @@ fn a_second_signal_skips_the_wait() {
     sidecast.must_run();
     assert_eq!(site.a.vips().len(), 2, "the addresses wait for drain_time");
     sidecast.signal(Signal::SIGTERM);
-    let status = sidecast.wait(Duration::from_secs(3));
+    let status = sidecast.wait(PATIENCE);
     assert!(status.success(), "{status}");
     assert_eq!(site.a.vips(), [""; 0], "an address is left");
 }
@@ -170,7 +170,7 @@ fn an_address_somebody_else_put_there_stays() {
     let mut sidecast = Sidecast::start(&site.a.network, &site.a.config("", ""));
     site.answered_by("a", PATIENCE);
     sidecast.signal(Signal::SIGTERM);
-    assert!(sidecast.wait(Duration::from_secs(10)).success());
+    assert!(sidecast.wait(PATIENCE).success());
     assert_eq!(
         site.a.vips(),
         [format!("{VIP4}/32")],
@@ -196,7 +196,7 @@ fn a_router_that_fell_silent_does_not_delay_leaving() {
     site.silence(&site.a, Cable::Out);
     let begun = Instant::now();
     sidecast.signal(Signal::SIGTERM);
-    assert!(sidecast.wait(Duration::from_secs(10)).success());
+    assert!(sidecast.wait(PATIENCE).success());
     let took = begun.elapsed();
     assert!(took < Duration::from_secs(5), "it took {took:?}");
     assert_eq!(site.a.vips(), [""; 0], "an address is left");

@@ -1436,7 +1436,7 @@ fn a_thousand_apps_are_read_in_no_time() {
     let begin = std::time::Instant::now();
     assert_eq!(good(&text).apps.len(), 1000);
     assert!(
-        begin.elapsed() < Duration::from_secs(5),
+        begin.elapsed() < Duration::from_secs(20),
         "{:?}",
         begin.elapsed()
     );

@@ -306,7 +306,7 @@ mod tests {
     fn received(sockets: &BfdSockets) -> Vec<Datagram> {
         let mut received = Vec::new();
         let begun = Instant::now();
-        while received.is_empty() && begun.elapsed() < Duration::from_millis(300) {
+        while received.is_empty() && begun.elapsed() < Duration::from_secs(1) {
             sockets.receive(|datagram| received.push(datagram));
         }
         received

@@ -194,7 +194,7 @@ mod tests {
         };
         let connects = |acceptor: &BgpListener| {
             let to = acceptor.sockets[0].0.get_ref().local_addr().unwrap();
-            TcpStream::connect_timeout(&to, Duration::from_millis(200)).is_ok()
+            TcpStream::connect_timeout(&to, Duration::from_secs(1)).is_ok()
         };
         assert!(connects(&acceptor));
         acceptor.set_expected_peers(BTreeMap::from_iter([(peer, signed)]));

@@ -412,13 +412,13 @@ mod tests {
         stream.write_all(b"route").unwrap();
         let start = std::time::Instant::now();
         while !all_acknowledged(&stream).unwrap() {
-            assert!(start.elapsed() < Duration::from_secs(2));
+            assert!(start.elapsed() < Duration::from_secs(20));
             std::thread::sleep(Duration::from_millis(1));
         }
         other.write_all(b"keepalive").unwrap();
         let count = || (acknowledged(&stream, true), acknowledged(&other, false));
         while count() != (Ok(5), Ok(9)) {
-            assert!(start.elapsed() < Duration::from_secs(2), "{:?}", count());
+            assert!(start.elapsed() < Duration::from_secs(20), "{:?}", count());
             std::thread::sleep(Duration::from_millis(1));
         }
     }

@@ -264,7 +264,7 @@ mod tests {
         let mut child = begin();
         let status = child.wait().unwrap();
         assert_eq!(status.signal(), Some(nix::libc::SIGABRT), "{status}");
-        assert!(began.elapsed() < Duration::from_secs(5));
+        assert!(began.elapsed() < Duration::from_secs(30));
         let output = begin().wait_with_output().unwrap();
         let report = String::from_utf8_lossy(&output.stderr).replace('x', "");
         assert!(report.contains("on purpose"), "{report}");

@@ -237,12 +237,13 @@ fn one_limit_holds_for_the_whole_exchange() {
         }
     });
     let began = Instant::now();
-    let limit = Duration::from_millis(600);
+    let limit = Duration::from_secs(2);
     let answer = get_with(&client(), &url, &[], limit).unwrap();
     let error = answer.read_all(1000).unwrap_err();
     let took = began.elapsed();
     assert!(matches!(error, Error::TimedOut), "{error:?}");
-    assert!(took >= limit && took < limit * 2, "{took:?}");
+    // The body would take ten seconds.
+    assert!(took >= limit && took < limit * 4, "{took:?}");
 }
 
 #[test]
@@ -332,7 +333,7 @@ fn a_unix_socket_is_asked_and_waited_for_no_longer_than_allowed() {
         let began = Instant::now();
         assert!(fetch(limit).is_err());
         let took = began.elapsed();
-        assert!(took >= limit && took < limit * 20, "{took:?}");
+        assert!(took >= limit && took < LIMIT * 2, "{took:?}");
     }
     std::fs::remove_dir_all(&folder).unwrap();
 }
@@ -364,4 +365,4 @@ fn a_shutdown_ends_what_waits_for_an_answer() {
     std::fs::remove_dir_all(&folder).unwrap();
 }
 
-const LIMIT: Duration = Duration::from_secs(5);
+const LIMIT: Duration = Duration::from_secs(10);

@@ -333,7 +333,6 @@ impl KernelState {
         }
         if let Step::RemoveAddress { prefix } = step {
             self.end_lease(prefix);
-            self.removed.retain(|_, at| now < *at + REMOVAL_ECHO);
             if !self.applied.lost.contains(prefix) {
                 self.removed.insert(*prefix, now);
             }
@@ -451,6 +450,8 @@ impl KernelState {
 
     /// Starts due retries and lease renewals. Returns the VIPs to reconcile.
     pub fn handle_timeout(&mut self, now: Instant) -> BTreeSet<Prefix> {
+        // Here and not with each removal: a thousand may follow each other.
+        self.removed.retain(|_, at| now < *at + REMOVAL_ECHO);
         let mut vips = BTreeSet::new();
         if self.deadlines.first().is_none_or(|first| first > now) {
             return vips;

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use crate::timer::{Deadlines, EarliestDeadline, Rng, next_multiple};
 use counting::Counting;
-use link::{BATCH, Link, Turn};
+use link::{Link, SOON, Turn};
 use probed::{Counted, Probed, Stage};
 
 pub use probed::Way;
@@ -280,8 +280,12 @@ impl Prover {
         earliest.get().map(|(at, ())| at)
     }
 
-    /// What is to be done next.
+    /// What is to be done next. Counters to add and to remove come last: one batch of them for everything that was
+    /// announced and withdrawn meanwhile, since each batch is a transaction of the kernel.
     pub fn poll_output(&mut self) -> Option<Output> {
+        if self.outputs.is_empty() {
+            self.request_counters();
+        }
         self.outputs.pop_front()
     }
 
@@ -376,7 +380,7 @@ impl Prover {
             return;
         };
         if !link.limit.take(now, 1) {
-            let at = link.limit.ready_at(now, BATCH);
+            let at = link.limit.ready_at(now, SOON);
             return self.steps.set(target, Some(at));
         }
         if let Some(probed) = self.targets.get_mut(&target) {
@@ -436,12 +440,19 @@ impl Prover {
         }
     }
 
-    /// Sends what is due and what the limits allow, updates the kernel's counters, and reads them.
+    /// Sends what is due and what the limits allow, and reads the kernel's counters.
     fn advance(&mut self, now: Instant) {
         let interfaces: Vec<u32> = self.links.keys().copied().collect();
         for interface in interfaces {
             self.serve(now, interface);
         }
+        if self.reading.at.is_some_and(|at| at <= now) {
+            self.read(now);
+        }
+    }
+
+    /// Updates the kernel's counters.
+    fn request_counters(&mut self) {
         let left = self.targets.len();
         let (batches, asked) = self.counting.flush(self.token, left);
         self.outputs.extend(batches);
@@ -449,9 +460,6 @@ impl Prover {
             if let Some(probed) = self.targets.get_mut(&target) {
                 probed.counter_reset(Counted::Asked);
             }
-        }
-        if self.reading.at.is_some_and(|at| at <= now) {
-            self.read(now);
         }
     }
 
@@ -475,7 +483,7 @@ impl Prover {
                 Turn::First | Turn::Rota => u16::from(!probed.rounding),
             };
             if !link.limit.take(now, probes.into()) {
-                let batch = BATCH.max(probes.into());
+                let batch = turn.batch().max(probes.into());
                 link.held_until = Some(link.limit.ready_at(now, batch));
                 break;
             }

@@ -31,6 +31,16 @@ pub(super) enum Turn {
     Rota,
 }
 
+impl Turn {
+    /// How many packets the limit must allow before turns that it held back go on.
+    pub fn batch(self) -> u32 {
+        match self {
+            Self::First => SOON,
+            Self::Round | Self::Rota => BATCH,
+        }
+    }
+}
+
 impl Link {
     /// When something can be sent. Rounds wait for nothing but the limit.
     pub fn poll_timeout(&self) -> Option<Instant> {
@@ -108,5 +118,7 @@ impl RateLimit {
 /// The interval between packets at the limit.
 const PACKET: Duration = Duration::from_millis(10);
 const AT_ONCE: u32 = 300;
-/// Probes held back by the limit are sent in batches of this many packets: one wake-up a second.
-pub(super) const BATCH: u32 = 100;
+/// Probes that the limit holds back leave once so many may be sent. Each batch takes a wake-up, and a reading of all
+/// counters: what is urgent waits a second, all else for the largest batch.
+pub(super) const SOON: u32 = 100;
+const BATCH: u32 = AT_ONCE;

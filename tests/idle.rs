@@ -1,14 +1,8 @@
 //! What doing nothing costs.
 
-use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use sidecast_lab::{Bird, Service, Sidecast, Site, Transport, VIP4, expect, until};
+use sidecast_lab::{Bird, Service, Sidecast, Site, Trace, Transport, VIP4, expect, until};
 
 sidecast_lab::tests! {
     needs ["bird", "birdc", "ip", "strace"]:
@@ -45,7 +39,7 @@ fn idling_takes_few_system_calls_and_wakes_with_paths_proven() {
     std::thread::sleep(Duration::from_secs(60));
     let wakes = waits(sidecast.id()) - before;
     assert!(proven(), "{}", sidecast.get(host, "/apps/dns").body);
-    let trace = Trace::begin(&site, &sidecast);
+    let trace = Trace::begin(host, &sidecast);
     std::thread::sleep(WATCHED);
     let trace = trace.end();
     let calls: Vec<&str> = trace
@@ -88,7 +82,7 @@ fn addresses_share_datagrams_and_foreign_changes_cause_no_dump() {
         });
     };
     announced(VIP4);
-    let trace = Trace::begin(&site, &sidecast);
+    let trace = Trace::begin(host, &sidecast);
     let vip = |app, vip| format!("198.18.{app}.{vip}");
     for app in 0..APPS {
         let vips: Vec<String> = (0..64).map(|n| format!("vip={}/32", vip(app, n))).collect();
@@ -103,7 +97,7 @@ fn addresses_share_datagrams_and_foreign_changes_cause_no_dump() {
     assert_eq!(dumps, 0, "{registered}");
     assert!(sent(&registered, &[GETLINK]) <= 1, "{registered}");
 
-    let trace = Trace::begin(&site, &sidecast);
+    let trace = Trace::begin(host, &sidecast);
     let gateway = &site.a.addresses.router4;
     let batch = site.lab.dir().join("routes");
     let route = |n| format!("route add 203.{}.{}.0/24 via {gateway}\n", n / 256, n % 256);
@@ -123,7 +117,7 @@ fn addresses_share_datagrams_and_foreign_changes_cause_no_dump() {
     assert_eq!(dumps, 0, "{foreign}");
 
     // The notification does not name which of two default routes of one metric was replaced.
-    let trace = Trace::begin(&site, &sidecast);
+    let trace = Trace::begin(host, &sidecast);
     let default = |verb| {
         host.run(
             "ip",
@@ -189,7 +183,7 @@ fn neighbors_that_change_their_state_cause_no_system_call() {
     };
     become_all("stale");
     std::thread::sleep(Duration::from_secs(6));
-    let trace = Trace::begin(&site, &sidecast);
+    let trace = Trace::begin(host, &sidecast);
     for state in ["reachable", "stale", "reachable", "stale"] {
         become_all(state);
     }
@@ -210,42 +204,6 @@ fn sent(trace: &str, kinds: &[&str]) -> usize {
     let sent = trace.lines().filter(|line| line.contains("sendto("));
     sent.filter(|line| kinds.iter().any(|kind| line.contains(kind)))
         .count()
-}
-
-/// What a process sends, or all that it calls, as `strace` has it.
-struct Trace {
-    strace: std::process::Child,
-    file: PathBuf,
-}
-
-impl Trace {
-    fn begin(site: &Site, sidecast: &Sidecast) -> Self {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let file = site.lab.dir().join(format!("trace{number}"));
-        let mut strace = Command::new("strace");
-        strace.args(["-f", "-o"]).arg(&file);
-        strace.args(["-p", &sidecast.id().to_string()]);
-        let mut strace = strace.stderr(Stdio::piped()).spawn().expect("strace runs");
-        // It says so when it is attached.
-        let mut report = BufReader::new(strace.stderr.take().expect("a pipe"));
-        let mut line = String::new();
-        report.read_line(&mut line).expect("it speaks");
-        assert!(line.contains("attached"), "{line}");
-        std::thread::spawn(move || std::io::copy(&mut report, &mut std::io::sink()));
-        Self { strace, file }
-    }
-
-    fn so_far(&self) -> String {
-        std::fs::read_to_string(&self.file).expect("a trace")
-    }
-
-    fn end(mut self) -> String {
-        let pid = Pid::from_raw(i32::try_from(self.strace.id()).expect("a pid"));
-        kill(pid, Signal::SIGINT).expect("a child of ours");
-        self.strace.wait().expect("a child of ours");
-        self.so_far()
-    }
 }
 
 /// Timers of the kernel that a process holds.

@@ -20,13 +20,14 @@ mod sessions;
 mod state_file;
 mod systemd;
 mod traffic;
+mod transitions;
 mod wall_clock;
 
 use crate::api::{self, NatCounters};
 use crate::app::{MonitorSpec, Source};
 use crate::bgp::peer;
 use crate::config::{Config, Remote};
-use crate::core::{AppState, Core, Event, MonitorId, Output, Transition};
+use crate::core::{Core, Event, MonitorId, Output, Transition};
 use crate::doctor::Case;
 use crate::io::bgp_listen::AcceptedConnection;
 use crate::io::http::{self, Call, Listener};
@@ -115,6 +116,8 @@ struct Agent {
     maintenance: Maintenance,
     /// The port filter has to be set.
     ports_changed: bool,
+    /// Not logged yet.
+    transitions: Vec<Transition>,
     hooks: Hooks,
     systemd: SystemdNotifier,
     config_reader: ConfigReader,
@@ -173,6 +176,7 @@ impl Agent {
             launcher,
             maintenance: Maintenance::new(executor, senders.events),
             ports_changed: false,
+            transitions: Vec::new(),
             hooks,
             systemd: SystemdNotifier::new(now, start.notify, start.watchdog),
             config_reader: ConfigReader::new(executor, start.reload, senders.config_read),
@@ -190,6 +194,11 @@ impl Agent {
         let mut now = Instant::now();
         loop {
             self.perform_outputs();
+            if !self.transitions.is_empty() {
+                // The tasks of the sessions run now, and their UPDATEs leave before the first line is logged.
+                future::yield_now().await;
+                self.log_transitions();
+            }
             if let Some(code) = self.exit {
                 return code;
             }
@@ -412,29 +421,13 @@ impl Agent {
             Output::PeersChanged => self.listening.set_expected_peers(&self.core),
             Output::WatchTraffic { vips } => self.traffic.watch(vips),
             Output::AwaitAcknowledged { peers } => self.sessions.await_acknowledged(peers),
-            Output::Transition(transition) => {
-                // Logged here, after the UPDATEs that came before it have left.
-                self.log_transition(&transition);
-                self.hooks.enqueue(&transition);
-            }
+            Output::Transition(transition) => self.transitions.push(transition),
             Output::Exit { code, why } => {
+                self.log_transitions();
                 log::info!("exit: {why}");
                 self.exit = Some(code);
             }
         }
-    }
-
-    fn log_transition(&self, transition: &Transition) {
-        // While stopping, `drained` is logged at debug level: `draining` was logged for each app.
-        let level = if self.core.is_stopping() && transition.to == AppState::Drained {
-            log::Level::Debug
-        } else {
-            log::Level::Info
-        };
-        let Transition {
-            app, from, to, why, ..
-        } = transition;
-        log::log!(level, "app {app}: {from} -> {to}: {why}");
     }
 
     /// The configuration was read again; the log has the outcome as well.

@@ -28,6 +28,7 @@ mod probe;
 mod routes;
 mod service;
 mod site;
+mod trace;
 mod until;
 mod watch;
 
@@ -49,6 +50,7 @@ pub use probe::{ask_tcp, ask_udp};
 pub use routes::{Change, Routes};
 pub use service::{Service, Transport};
 pub use site::{Addresses, Cable, HostLink, Site, VIP4, VIP6};
+pub use trace::Trace;
 pub use until::{expect, until};
 pub use watch::Watch;
 

@@ -204,7 +204,7 @@ impl Sessions {
     }
 
     /// Polls every few milliseconds, at first every one, until these peers have acknowledged everything sent, for a
-    /// little over a second.
+    /// little over a second: then it says nothing, and the core's own time for it is over.
     pub fn await_acknowledged(&mut self, peers: BTreeSet<PeerName>) {
         let (links, events) = (self.links.clone(), self.events.clone());
         let wait = async move {
@@ -215,7 +215,8 @@ impl Sessions {
                     awaited.all(|(_, link)| link.all_acknowledged())
                 };
                 if done {
-                    break;
+                    let _ = events.send(Event::Acknowledged).await;
+                    return;
                 }
                 let interval = match poll {
                     0..5 => Duration::from_millis(1),
@@ -223,7 +224,6 @@ impl Sessions {
                 };
                 Timer::after(interval).await;
             }
-            let _ = events.send(Event::Acknowledged).await;
         };
         self.awaiting = Some(self.executor.spawn(wait.boxed_local()));
     }

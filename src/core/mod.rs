@@ -50,7 +50,7 @@ use crate::app::MonitorSpec;
 use crate::config::Config;
 use crate::discovery::Network;
 use crate::net::{Family, PeerName, Prefix};
-use crate::registry::{self, NetworkFacts, Registry};
+use crate::registry::{self, AckResult, NetworkFacts, Registry};
 use crate::timer::{EarliestDeadline, next_multiple};
 use bfd::{BfdSessions, LivenessChange};
 use consul::ConsulState;
@@ -231,7 +231,7 @@ impl Core {
                 self.apply_bfd(now);
             }
             Event::PathProof(event) => self.path_proofs.handle(now, event),
-            Event::Acknowledged => self.finish_acknowledgment(now, true),
+            Event::Acknowledged => self.peers_acknowledged(now),
             Event::Traffic { at, last_packets } => self.handle_traffic(at, last_packets),
             Event::Stop => self.stop(now),
             Event::StopForRestart => self.stop_for_restart(now),
@@ -285,7 +285,7 @@ impl Core {
             self.acknowledgment
             && by <= now
         {
-            self.finish_acknowledgment(now, false);
+            self.finish_acknowledgment(now, AckResult::TimedOut);
         }
         if self.end_of_rib_deferred_until.is_some_and(|by| by <= now) {
             self.end_of_rib_deferred_until = None;

@@ -13,6 +13,7 @@ use crate::bgp::{Cease, Notification};
 use crate::config::Lease;
 use crate::net::Prefix;
 use crate::plan::Desired;
+use crate::registry::AckResult;
 
 impl Core {
     /// Reconciles what is queued: computes the desired state, compares it with the applied state and
@@ -84,7 +85,7 @@ impl Core {
         incomplete
     }
 
-    fn desired(&self, vip: &Prefix, lease: Option<Duration>) -> Desired {
+    pub(super) fn desired(&self, vip: &Prefix, lease: Option<Duration>) -> Desired {
         match self.shutdown {
             Shutdown::Running | Shutdown::Draining { .. } => self.registry.desired(vip, lease),
             Shutdown::Withdrawing { .. } => Desired {
@@ -135,7 +136,7 @@ impl Core {
         };
         let peers = self.peers.established(from);
         if peers.is_empty() {
-            self.finish_acknowledgment(now, false);
+            self.finish_acknowledgment(now, AckResult::NoSession);
             return true;
         }
         if self.peers.is_flushed(from) {
@@ -145,10 +146,17 @@ impl Core {
         false
     }
 
-    /// `by_peers`: they acknowledged; else there is none, or the time for it is over.
-    pub(super) fn finish_acknowledgment(&mut self, now: Instant, by_peers: bool) {
+    /// An answer that comes after its time is none to a request that has not left.
+    pub(super) fn peers_acknowledged(&mut self, now: Instant) {
+        if matches!(self.acknowledgment, Acknowledgment::Requested { .. }) {
+            self.finish_acknowledgment(now, AckResult::Acknowledged);
+        }
+    }
+
+    /// Drains whose peers did not acknowledge in time request it again; a shutdown does not wait longer.
+    pub(super) fn finish_acknowledgment(&mut self, now: Instant, result: AckResult) {
         self.acknowledgment = Acknowledgment::Idle;
-        self.registry.acknowledged(now, by_peers);
+        self.registry.acknowledged(now, result);
         self.shutdown.acknowledge();
     }
 

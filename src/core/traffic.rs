@@ -29,8 +29,9 @@ impl Core {
             Ok(last_packets) => {
                 let vips = self.registry.watched_vips().into_iter();
                 let path = |vip: Prefix| {
-                    // A route that stays, as `when_draining` may have it, is still in use.
-                    if self.peers.is_announced(&vip) {
+                    // A route that stays, as `when_draining` may have it, is still in use. One whose withdraw waits to
+                    // be sent is not meant to be.
+                    if self.desired(&vip, None).route.is_some() {
                         return None;
                     }
                     let (returns, ended) = (self.path_returns(&vip)?, self.path_stopped_at(&vip));

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use log::warn;
 
 use super::entry::Entry;
+use super::intent::AckResult;
 use super::read::peers_of;
 use super::{DrainReport, DrainSteps, Registry};
 use crate::app::{App, AppName, DrainRequest, RouteAction};
@@ -172,11 +173,11 @@ impl Registry {
         peers_of(requested.filter_map(|name| self.definition(name)))
     }
 
-    /// The wait for the peers is over; `by_peers`: they have what was sent before `request_acknowledgment`.
-    pub fn acknowledged(&mut self, now: Instant, by_peers: bool) {
+    /// The wait for the peers since `request_acknowledgment` is over.
+    pub fn acknowledged(&mut self, now: Instant, result: AckResult) {
         for name in self.index.unacknowledged().clone() {
             if let Some(entry) = self.apps.get_mut(&name)
-                && entry.intent.acknowledged(now, by_peers)
+                && entry.intent.acknowledged(now, result)
             {
                 self.index.update(entry);
                 self.queue.apps.insert(name);

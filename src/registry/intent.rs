@@ -1,6 +1,7 @@
 //! The administrative state of one app: it runs, drains, is in maintenance, or leaves because the
 //! process stops. A drain is over when the peers have acknowledged the withdraw and no packet comes any more, or
-//! `drain_time` has passed.
+//! `drain_time` has passed. Peers that do not acknowledge in time are asked again; until they do only `drain_time`
+//! ends it.
 //!
 //! ```text
 //!              drain  exit  undrain             maintenance  no maintenance  ack requested  acknowledged  quiet  deadline
@@ -46,9 +47,21 @@ enum Progress {
     /// The routes are withdrawn; the peers' acknowledgment is still to be requested.
     Withdrawn,
     AckRequested,
+    /// The peers have not acknowledged in time; they are asked again.
+    Unacknowledged,
     /// The peers have the withdraw; clients are still served.
     Acknowledged,
     Done,
+}
+
+/// How the wait for the peers' acknowledgment ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AckResult {
+    /// Their TCP has acknowledged what was sent before the request.
+    Acknowledged,
+    /// There is no session whose peer could acknowledge.
+    NoSession,
+    TimedOut,
 }
 
 /// How long a drain waits where routes are out.
@@ -119,27 +132,33 @@ impl Intent {
 
     /// The peers' acknowledgment is requested; `false` if this drain does not wait for it.
     pub fn mark_ack_requested(&mut self) -> bool {
-        self.step(Progress::Withdrawn, Progress::AckRequested)
+        let Some(drain) = self.drain_mut() else {
+            return false;
+        };
+        if drain.progress == Progress::Withdrawn {
+            drain.progress = Progress::AckRequested;
+            return true;
+        }
+        drain.progress == Progress::Unacknowledged
     }
 
-    /// Ends the wait for the peers. `by_peers`: their TCP has acknowledged what was sent before the request; else the
-    /// wait timed out or there was no session. `false` without a request.
-    pub fn acknowledged(&mut self, now: Instant, by_peers: bool) -> bool {
-        let moved = self.step(Progress::AckRequested, Progress::Acknowledged);
-        if let Some(drain) = self.drain_mut().filter(|_| moved && by_peers) {
+    /// Ends a wait for the peers. `false` if this drain has not requested it.
+    pub fn acknowledged(&mut self, now: Instant, result: AckResult) -> bool {
+        let Some(drain) = self.drain_mut() else {
+            return false;
+        };
+        let requested = [Progress::AckRequested, Progress::Unacknowledged];
+        if !requested.contains(&drain.progress) {
+            return false;
+        }
+        drain.progress = match result {
+            AckResult::Acknowledged | AckResult::NoSession => Progress::Acknowledged,
+            AckResult::TimedOut => Progress::Unacknowledged,
+        };
+        if result == AckResult::Acknowledged {
             drain.steps.acknowledged = Some(drain.since_begun(now));
         }
-        moved
-    }
-
-    fn step(&mut self, from: Progress, to: Progress) -> bool {
-        match self.drain_mut() {
-            Some(drain) if drain.progress == from => {
-                drain.progress = to;
-                true
-            }
-            _ => false,
-        }
+        true
     }
 
     /// Records what was seen of the traffic. Returns whether it has ended; `false` if no drain waits for that.
@@ -161,8 +180,7 @@ impl Intent {
     /// Does what is due.
     pub fn reconcile(&mut self, now: Instant) {
         if let Some(drain) = self.drain_mut()
-            && drain.progress == Progress::Acknowledged
-            && (drain.is_quiet || drain.until <= now)
+            && drain.is_over(now)
         {
             drain.progress = Progress::Done;
             drain.steps.done = Some(drain.since_begun(now));
@@ -187,7 +205,10 @@ impl Intent {
     /// A drain waits for the peers.
     pub fn is_unacknowledged(&self) -> bool {
         self.as_drain().is_some_and(|drain| {
-            matches!(drain.progress, Progress::Withdrawn | Progress::AckRequested)
+            matches!(
+                drain.progress,
+                Progress::Withdrawn | Progress::AckRequested | Progress::Unacknowledged
+            )
         })
     }
 
@@ -218,7 +239,8 @@ impl Intent {
     /// When the drain is done at the latest.
     pub fn deadline(&self) -> Option<Instant> {
         let drain = self.as_drain()?;
-        (drain.progress == Progress::Acknowledged).then_some(drain.until)
+        let timed = [Progress::Unacknowledged, Progress::Acknowledged];
+        timed.contains(&drain.progress).then_some(drain.until)
     }
 }
 
@@ -226,6 +248,16 @@ impl Drain {
     /// Whether the drain is over.
     pub fn is_done(&self) -> bool {
         self.progress == Progress::Done
+    }
+
+    /// Nothing is to be waited for any more.
+    fn is_over(&self, now: Instant) -> bool {
+        match self.progress {
+            Progress::Acknowledged => self.is_quiet || self.until <= now,
+            // The routers may still forward.
+            Progress::Unacknowledged => self.until <= now,
+            Progress::Withdrawn | Progress::AckRequested | Progress::Done => false,
+        }
     }
 
     /// Its steps so far.
@@ -286,6 +318,7 @@ mod tests {
             let progress = match drain.progress {
                 Progress::Withdrawn => "withdrawn",
                 Progress::AckRequested => "asked",
+                Progress::Unacknowledged => "unacknowledged",
                 Progress::Acknowledged => "acknowledged",
                 Progress::Done => "done",
             };
@@ -319,7 +352,7 @@ mod tests {
             intent.drain(now, leaving, wait(DrainWait::Traffic));
             let ways: [fn(&mut Intent, Instant) -> bool; 2] = [
                 |intent, _| intent.mark_ack_requested(),
-                |intent, now| intent.acknowledged(now, true),
+                |intent, now| intent.acknowledged(now, AckResult::Acknowledged),
             ];
             ways[..steps.min(2)]
                 .iter()
@@ -329,17 +362,23 @@ mod tests {
             }
             intent
         };
+        let unacknowledged = || {
+            let mut intent = draining(false, 1);
+            assert!(intent.acknowledged(now, AckResult::TimedOut));
+            intent
+        };
         let states = [
             Intent::Run,
             Intent::Maintenance,
             draining(false, 0),
             draining(false, 1),
+            unacknowledged(),
             draining(false, 2),
             draining(false, 3),
             draining(true, 0),
         ];
         type Event = fn(&mut Intent, Instant);
-        let events: [(&str, Event); 9] = [
+        let events: [(&str, Event); 11] = [
             ("drain", |intent, now| {
                 intent.drain(now, false, wait(DrainWait::Traffic));
             }),
@@ -351,7 +390,13 @@ mod tests {
                 intent.mark_ack_requested();
             }),
             ("acknowledged", |intent, now| {
-                intent.acknowledged(now, true);
+                intent.acknowledged(now, AckResult::Acknowledged);
+            }),
+            ("no session", |intent, now| {
+                intent.acknowledged(now, AckResult::NoSession);
+            }),
+            ("not in time", |intent, now| {
+                intent.acknowledged(now, AckResult::TimedOut);
             }),
             ("quiet", |intent, now| {
                 intent.observe(quiet_at(now + AT_LEAST));
@@ -382,7 +427,8 @@ mod tests {
 run: drain -> drain withdrawn; leave -> leave acknowledged; file -> maintenance;
 maintenance: drain -> drain withdrawn, file; leave -> leave acknowledged, file; no file -> run;
 drain withdrawn: undrain -> run; file -> drain withdrawn, file; asked -> drain asked; quiet -> drain withdrawn, quiet;
-drain asked: undrain -> run; file -> drain asked, file; acknowledged -> drain acknowledged; quiet -> drain asked, quiet;
+drain asked: undrain -> run; file -> drain asked, file; acknowledged -> drain acknowledged; no session -> drain acknowledged; not in time -> drain unacknowledged; quiet -> drain asked, quiet;
+drain unacknowledged: undrain -> run; file -> drain unacknowledged, file; acknowledged -> drain acknowledged; no session -> drain acknowledged; quiet -> drain unacknowledged, quiet; deadline -> drain done;
 drain acknowledged: undrain -> run; file -> drain acknowledged, file; quiet -> drain done, quiet; deadline -> drain done;
 drain done: undrain -> run; file -> drain done, file;
 leave withdrawn: file -> leave withdrawn, file; asked -> leave asked; quiet -> leave withdrawn, quiet;
@@ -399,7 +445,8 @@ leave withdrawn: file -> leave withdrawn, file; asked -> leave asked; quiet -> l
         let ms = |ms| began + Duration::from_millis(ms);
         let mut intent = Intent::Run;
         intent.drain(began, false, Some(Wait { longest, until }));
-        assert!(intent.mark_ack_requested() && intent.acknowledged(ms(1), true));
+        assert!(intent.mark_ack_requested());
+        assert!(intent.acknowledged(ms(1), AckResult::Acknowledged));
         for at in (0..=20_000).step_by(100) {
             intent.observe(TrafficSeen {
                 at: ms(at),
@@ -452,7 +499,7 @@ leave withdrawn: file -> leave withdrawn, file; asked -> leave asked; quiet -> l
         intent.mark_ack_requested();
         intent.observe(quiet_at(now + AT_LEAST));
         intent.observe_nothing();
-        intent.acknowledged(now + AT_LEAST, false);
+        intent.acknowledged(now + AT_LEAST, AckResult::NoSession);
         intent.reconcile(now + AT_LEAST);
         assert!(!intent.no_drain_pending() && intent.watches_traffic());
         intent.reconcile(now + WAIT);
@@ -469,6 +516,35 @@ leave withdrawn: file -> leave withdrawn, file; asked -> leave asked; quiet -> l
         assert!(!intent.watches_traffic());
     }
 
+    /// The withdraw may not have left this host, however quiet it is.
+    #[test]
+    fn without_an_acknowledgment_it_takes_the_whole_time() {
+        let now = Instant::now();
+        let after = |seconds| now + Duration::from_secs(seconds);
+        let mut intent = Intent::Run;
+        intent.drain(now, false, wait(DrainWait::Traffic));
+        for second in 1..5 {
+            assert!(intent.mark_ack_requested());
+            assert!(intent.acknowledged(after(second), AckResult::TimedOut));
+            intent.observe(quiet_at(after(second)));
+            intent.reconcile(after(second));
+            assert!(!intent.no_drain_pending() && intent.is_unacknowledged());
+            assert_eq!(intent.deadline(), Some(now + WAIT));
+        }
+        let mut late = intent.clone();
+        late.acknowledged(after(5), AckResult::Acknowledged);
+        late.reconcile(after(5));
+        let (acknowledged, done) = (Some(Duration::from_secs(5)), Some(Duration::from_secs(5)));
+        let want = DrainSteps {
+            acknowledged,
+            done,
+            ..DrainSteps::default()
+        };
+        assert_eq!(late.as_drain().map(Drain::steps), Some(want));
+        intent.reconcile(now + WAIT);
+        assert!(intent.no_drain_pending());
+    }
+
     /// A packet before the drain is not its last one, and a router that forwards holds it.
     #[test]
     fn a_path_that_returns_holds_the_drain() {
@@ -476,7 +552,7 @@ leave withdrawn: file -> leave withdrawn, file; asked -> leave asked; quiet -> l
         let mut intent = Intent::Run;
         intent.drain(now, false, wait(DrainWait::Traffic));
         intent.mark_ack_requested();
-        intent.acknowledged(now, true);
+        intent.acknowledged(now, AckResult::Acknowledged);
         let mut look = |seconds, path_returns| {
             let at = now + Duration::from_secs(seconds);
             intent.observe(TrafficSeen {

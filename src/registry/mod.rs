@@ -30,6 +30,7 @@ pub use check::{CheckResult, MonitorId};
 pub use drains::Drains;
 pub use facts::{Carriage, NetworkFacts, PeerFacts, Problem};
 pub use instances::DiscoveredApp;
+pub use intent::AckResult;
 pub use register::ConfiguredApp;
 pub use status::{AppStatus, VipStatus};
 pub use traffic::PathSeen;

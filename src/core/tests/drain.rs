@@ -4,8 +4,11 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::bench::{Bench, config, name, prefix, secs};
+use super::bench::{Bench, Router, config, name, prefix, secs, session_events};
+use super::path_proof::routed;
+use crate::bgp::peer;
 use crate::core::{AppState, DrainSteps, Event};
+use crate::net::PeerName;
 
 const A: &str = "192.0.2.1/32";
 const B: &str = "192.0.2.2/32";
@@ -86,9 +89,8 @@ fn packets_hold_the_drain_of_their_app_alone() {
     assert_eq!(watched(&bench), [""; 0]);
 }
 
-#[test]
-fn a_drain_waits_for_the_acknowledgment_although_it_is_quiet() {
-    use super::bench::session_events;
+/// With a session whose peer does not acknowledge.
+fn unacknowledged() -> Bench {
     let mut bench = two();
     for event in session_events() {
         bench.event(event);
@@ -96,8 +98,15 @@ fn a_drain_waits_for_the_acknowledgment_although_it_is_quiet() {
     bench.acknowledges = false;
     bench.core.drain(bench.now, Some(&name("a")));
     bench.reconcile();
-    bench.advance(secs(3));
-    assert_eq!(bench.state("a"), AppState::Draining, "no look yet");
+    bench
+}
+
+#[test]
+fn a_drain_waits_for_the_acknowledgment_although_it_is_quiet() {
+    let mut bench = unacknowledged();
+    pass(&mut bench, Duration::from_millis(9900), &[]);
+    assert_eq!(bench.state("a"), AppState::Draining);
+    assert_eq!(bench.awaited.len(), 10, "it is asked for every second");
     pass(&mut bench, Duration::from_millis(100), &[]);
     assert_eq!(bench.state("a"), AppState::Drained);
     assert_eq!(steps(&bench, "a").acknowledged, None, "the time was over");
@@ -105,6 +114,67 @@ fn a_drain_waits_for_the_acknowledgment_although_it_is_quiet() {
     bench.core.drain(bench.now, Some(&name("b")));
     bench.advance(Duration::ZERO);
     assert_eq!(steps(&bench, "b").acknowledged, Some(Duration::ZERO));
+}
+
+#[test]
+fn a_late_acknowledgment_ends_a_quiet_drain() {
+    let mut bench = unacknowledged();
+    pass(&mut bench, Duration::from_millis(3500), &[]);
+    assert_eq!(bench.state("a"), AppState::Draining);
+    bench.event(Event::Acknowledged);
+    assert_eq!(bench.state("a"), AppState::Drained);
+    let late = Some(Duration::from_millis(3500));
+    assert_eq!(steps(&bench, "a").acknowledged, late);
+}
+
+#[test]
+fn a_session_that_is_gone_acknowledges_nothing_and_is_not_waited_for() {
+    let mut bench = unacknowledged();
+    pass(&mut bench, Duration::from_millis(3500), &[]);
+    let event = peer::Event::Closed {
+        conn: peer::ConnId::accepted(1),
+        reason: "reset".to_owned(),
+    };
+    let peer = PeerName::new("10.0.0.1".parse().unwrap(), None);
+    bench.event(Event::Bgp { peer, event });
+    pass(&mut bench, secs(1), &[]);
+    assert_eq!(bench.state("a"), AppState::Drained);
+    assert_eq!(steps(&bench, "a").acknowledged, None);
+}
+
+/// Nothing is sent without a carrier: the router has the route still, and forwards for a while after it has the
+/// withdraw.
+#[test]
+fn a_withdraw_that_is_not_sent_holds_the_drain_and_so_does_the_path_after_it() {
+    let mut bench = two();
+    bench.router = Some(Router::new());
+    let network = |carrier| {
+        let mut network = routed();
+        for peer in network.peers.values_mut() {
+            peer.carrier = carrier;
+        }
+        Event::Network(network)
+    };
+    bench.event(network(true));
+    for event in session_events() {
+        bench.event(event);
+    }
+    bench.advance(secs(1));
+    assert_eq!(bench.core.path_returns(&prefix(A)), Some(true));
+    bench.event(network(false));
+    bench.core.drain(bench.now, Some(&name("a")));
+    bench.reconcile();
+    pass(&mut bench, Duration::from_millis(5500), &[]);
+    assert!(bench.core.peers.is_announced(&prefix(A)), "not yet sent");
+    assert_eq!(bench.state("a"), AppState::Draining);
+    bench.event(network(true));
+    assert!(!bench.core.peers.is_announced(&prefix(A)));
+    let acknowledged = Some(Duration::from_millis(5500));
+    assert_eq!(steps(&bench, "a").acknowledged, acknowledged);
+    assert_eq!(bench.state("a"), AppState::Draining, "it is forwarded");
+    bench.router.as_mut().unwrap().forwards = false;
+    pass(&mut bench, secs(2), &[]);
+    assert_eq!(bench.state("a"), AppState::Drained);
 }
 
 #[test]

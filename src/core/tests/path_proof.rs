@@ -28,7 +28,7 @@ fn by(gateway: &str) -> FirstHop {
 }
 
 /// Probes leave by the router that is the peer.
-fn routed() -> Network {
+pub(super) fn routed() -> Network {
     let mut network = network();
     for peer in network.peers.values_mut() {
         let hop = by(&peer.remote.to_string());

@@ -15,7 +15,8 @@
 //! route is announced (`AppHealth::together`).
 //!
 //! `LastResort` is `when_down: last_resort` of an app that was up before, while no monitor states a fact: that the
-//! kernel has no listener, or that an operator has taken the service out. To and from it is no flap.
+//! kernel has no listener, or that an operator has taken the service out. One that announces nothing becomes a last
+//! resort only when each monitor that can state a fact has a result. To and from it is no flap.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -45,6 +46,8 @@ pub(super) struct Measured {
     pub is_standby: bool,
     /// No monitor is down by a fact (`Outcome::is_fact`).
     pub answers: bool,
+    /// A monitor that can state a fact has no result yet.
+    pub awaits_fact: bool,
 }
 
 #[derive(Debug)]
@@ -114,7 +117,8 @@ impl AppHealth {
 
     /// Applies the combined result of the monitors, and timers that are due.
     pub fn reconcile(&mut self, now: Instant, measured: Measured, app: &App, timers: &AppTimers) {
-        let answers = measured.answers;
+        let announces = self.is_up() || self.is_last_resort();
+        let answers = measured.answers && (announces || !measured.awaits_fact);
         let measured = self.together(measured);
         if measured != Health::Unknown {
             self.inherited = None;
@@ -318,6 +322,7 @@ mod tests {
             second: Health::Up,
             is_standby: false,
             answers,
+            awaits_fact: false,
         }
     }
 
@@ -416,6 +421,28 @@ mod tests {
         };
         withdrawn(table(&app, true, false));
         withdrawn(table(&app, false, true));
+    }
+
+    #[test]
+    fn only_what_is_announced_becomes_a_last_resort_before_a_fact_is_known() {
+        let now = Instant::now();
+        let app = App {
+            when_down: RouteAction::LastResort,
+            ..app(Duration::ZERO)
+        };
+        let measured = Measured {
+            awaits_fact: true,
+            ..one_stage(Health::Down, true)
+        };
+        let after = states(now, now).map(|state| {
+            let mut machine = AppHealth::new(now);
+            (machine.started, machine.was_up, machine.state) = (true, true, state);
+            machine.reconcile(now, measured, &app, &TIMERS);
+            name(machine.state, now)
+        });
+        let (down, last_resort) = ("down for 0s", "last resort");
+        let want = [down, down, last_resort, down, last_resort, last_resort];
+        assert_eq!(after, want);
     }
 
     const TABLE: &str = "\

@@ -222,6 +222,15 @@ impl Check {
         matches!(self.phase, Phase::InFlight { .. })
     }
 
+    /// It can state a fact and has no result yet.
+    pub fn awaits_fact(&self) -> bool {
+        let can = matches!(
+            self.monitor.spec,
+            MonitorSpec::Port { .. } | MonitorSpec::Consul
+        );
+        can && self.last.is_none()
+    }
+
     /// When the check is due, overdue, or misses its heartbeat.
     pub fn deadline(&self) -> Option<Instant> {
         match self.phase {

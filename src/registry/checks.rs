@@ -262,6 +262,12 @@ impl Checks {
         checks.any(Check::is_down_for_fact)
     }
 
+    /// Whether one of these can state a fact and has no result yet.
+    pub fn awaits_fact(&self, ids: &[MonitorId]) -> bool {
+        let mut checks = ids.iter().filter_map(|id| self.get(*id));
+        checks.any(Check::awaits_fact)
+    }
+
     /// The ports of `port` monitors.
     pub fn ports(&self) -> BTreeSet<(Protocol, u16)> {
         self.ports.keys().copied().collect()

@@ -180,6 +180,63 @@ fn silence_makes_no_opinion_of_a_fact() {
     assert!(bench.is_announced(VIP));
 }
 
+/// A dead app and its new definition with another port, of which nothing is known yet.
+fn replaced_port(before: &Outcome) -> Bench {
+    let with_port = |port: u16| {
+        let app = format!(
+            "{{name: web, vip: {VIP}, monitors: [\"port:tcp:{port}\", \"exec:true\"], \
+             vip_config: {{when_down: last_resort}}}}"
+        );
+        config_with("", "", &app)
+    };
+    let outcomes = [("port:tcp:80", true), ("exec:true", true)];
+    let mut bench = Bench::with_outcomes(with_port(80), &outcomes);
+    bench.advance(secs(2));
+    assert!(bench.is_announced(VIP));
+    bench
+        .outcomes
+        .insert("port:tcp:80".to_owned(), before.clone());
+    bench.says("exec:true", false);
+    bench.advance(secs(20));
+    bench.done();
+    bench.core.reload(bench.now, with_port(8080));
+    bench.reconcile();
+    bench.advance(secs(1));
+    bench
+}
+
+fn closed() -> Outcome {
+    Outcome::NoListener("nothing listens".to_owned())
+}
+
+/// It must not be announced until it is known that there is nobody.
+#[test]
+fn nobody_is_announced_before_the_new_port_is_looked_at() {
+    let mut bench = replaced_port(&closed());
+    assert!(!bench.is_announced(VIP));
+    bench.answer_all(closed());
+    bench.advance(secs(60));
+    assert!(!bench.is_announced(VIP));
+    assert_eq!(bench.done(), [""; 0], "nor for a moment");
+    // Whatever the first result is, it is not waited for again.
+    for first in [Outcome::pass(), Outcome::unavailable("no sockets left")] {
+        let mut bench = replaced_port(&closed());
+        bench.outcomes.insert("port:tcp:8080".to_owned(), first);
+        bench.answer_all(bench.outcomes["port:tcp:8080"].clone());
+        bench.advance(secs(1));
+        assert_eq!(attributes(&bench).unwrap().as_path_prepend, Some(10));
+    }
+}
+
+/// Somebody answered until now.
+#[test]
+fn a_last_resort_stays_one_until_the_new_port_is_found_closed() {
+    let mut bench = replaced_port(&Outcome::pass());
+    assert_eq!(attributes(&bench).unwrap().as_path_prepend, Some(10));
+    bench.answer_all(closed());
+    assert_eq!(bench.done(), ["withdraw 192.0.2.1/32"]);
+}
+
 /// The undrain in an emergency: it was up all the time, only not announced.
 #[test]
 fn what_passed_while_it_was_drained_was_up_before() {

@@ -26,6 +26,7 @@ impl Entry {
                 second: Health::Up,
                 is_standby: false,
                 answers: true,
+                awaits_fact: false,
             };
         }
         let mut measured = Measured {
@@ -33,6 +34,7 @@ impl Entry {
             second: Health::Up,
             is_standby: false,
             answers: !checks.any_fact(&self.monitors),
+            awaits_fact: checks.awaits_fact(&self.monitors),
         };
         if self.has_second_stage() {
             measured.second = self.stage(checks, true);
@@ -65,7 +67,7 @@ impl Entry {
     }
 
     /// Other instances hold all its VIPs.
-    pub(super) fn is_standby(&self) -> bool {
+    pub fn is_standby(&self) -> bool {
         let problem = |machine: &VipMachine| machine.problem().is_some_and(Problem::is_standby);
         !self.vips.is_empty() && self.vips.values().all(|machine| problem(machine))
     }

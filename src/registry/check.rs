@@ -15,7 +15,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::app::{Monitor, MonitorSpec, Protocol, VipTarget};
+use crate::app::{Damping, Monitor, MonitorSpec, Protocol, VipTarget};
 use crate::health::{Counter, Health, Outcome};
 use crate::net::Prefix;
 use crate::timer::Rng;
@@ -64,7 +64,8 @@ pub(super) enum ProbeMode {
     Always,
     /// It may run: these VIPs are present.
     Vips(Vec<VipTarget>),
-    /// It may not run for the moment: the last result stays valid for one `interval`.
+    /// It may not run for the moment: the last result stays valid for one `interval`, a failure for
+    /// [`FAILURE_VALID_FOR`].
     Paused,
     /// It may not run: none of its VIPs is present. Its last result is dropped.
     Stopped,
@@ -142,7 +143,11 @@ impl Check {
     pub fn set_probe_mode(&mut self, now: Instant, mode: ProbeMode) {
         match mode {
             ProbeMode::Paused => {
-                let forget_at = self.last.is_some().then_some(now + self.monitor.interval);
+                let valid_for = match self.health() {
+                    Health::Down => self.monitor.interval.max(FAILURE_VALID_FOR),
+                    Health::Up | Health::Unknown => self.monitor.interval,
+                };
+                let forget_at = self.last.is_some().then_some(now + valid_for);
                 self.phase = Phase::Paused { forget_at };
             }
             ProbeMode::Stopped => *self = Self::paused(self.monitor.clone(), now),
@@ -217,11 +222,6 @@ impl Check {
         self.fact && self.health() == Health::Down
     }
 
-    /// A check is running.
-    pub fn is_in_flight(&self) -> bool {
-        matches!(self.phase, Phase::InFlight { .. })
-    }
-
     /// It can state a fact and has no result yet.
     pub fn awaits_fact(&self) -> bool {
         let can = matches!(
@@ -229,6 +229,11 @@ impl Check {
             MonitorSpec::Port { .. } | MonitorSpec::Consul
         );
         can && self.last.is_none()
+    }
+
+    /// A check is running.
+    pub fn is_in_flight(&self) -> bool {
+        matches!(self.phase, Phase::InFlight { .. })
     }
 
     /// When the check is due, overdue, or misses its heartbeat.
@@ -457,6 +462,9 @@ const DOWN_PORT_INTERVAL: Duration = Duration::from_millis(100);
 /// How often a TCP port with clients is checked: its end is noticed within 1.5 s, also when half-open
 /// connections keep the kernel from reporting it.
 const CLIENT_PORT_INTERVAL: Duration = Duration::from_millis(1200);
+/// How long a standby that has failed its second stage counts as down: instances that all fail pass the VIP on as
+/// seldom as damping lets an app be announced again, and one that recovers is found all the same.
+const FAILURE_VALID_FOR: Duration = Damping::LONGEST;
 /// Why a check is late.
 const QUEUED: &str = "late: queued, agent.check_threads checks are running already";
 /// What the shell may take beyond a check's timeout to kill it and report.

@@ -56,6 +56,8 @@ pub(super) struct Entry {
 pub(super) enum Eligibility {
     /// It would announce nothing.
     None,
+    /// A standby whose second stage has not probed the VIP: it would announce nothing until that has passed.
+    Unasked,
     LastResort,
     Healthy,
 }
@@ -146,15 +148,18 @@ impl Entry {
         self.intent.drain(now, leaving, wait);
     }
 
-    /// How well it could hold its VIPs now.
-    pub fn eligibility(&self) -> Eligibility {
+    /// How well it could hold a VIP now. `holds`: it does.
+    pub fn eligibility(&self, vip: &Prefix, holds: bool, checks: &Checks) -> Eligibility {
         let free = self.intent == Intent::Run
             && self.refusal.is_none()
             && self.problems().all(Problem::is_standby);
         let last_resort =
             self.app.when_down == RouteAction::LastResort && self.health.is_last_resort();
         match free {
-            true if self.health.is_up() => Eligibility::Healthy,
+            true if self.health.is_up() && (holds || self.is_confirmed(vip, checks)) => {
+                Eligibility::Healthy
+            }
+            true if self.health.is_up() => Eligibility::Unasked,
             true if last_resort => Eligibility::LastResort,
             _ => Eligibility::None,
         }

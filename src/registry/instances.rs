@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use log::info;
 
+use super::entry::Entry;
 use super::{Problem, Registry};
 use crate::app::{App, AppName, Source};
 use crate::config::Refusal;
@@ -99,7 +100,8 @@ impl Registry {
     }
 
     /// Gives VIPs that this app's service holds to an instance that passes, where the holder does not, or to one
-    /// that could be a last resort, where the holder would announce nothing.
+    /// that could be a last resort, or whose second stage is still to probe the VIP, where the holder would announce
+    /// nothing.
     pub(super) fn fail_over(&mut self, name: &AppName) {
         let Some(entry) = self.apps.get(name) else {
             return;
@@ -123,8 +125,12 @@ impl Registry {
             let others = waiting.filter_map(|name| self.apps.get(name));
             let others = others.filter(|other| same_service(&entry.app, &other.app));
             // Of equals the first in the order of their names.
-            let best = others.rev().max_by_key(|other| other.eligibility());
-            let better = best.filter(|best| best.eligibility() > holder.eligibility());
+            let eligibility = |entry: &Entry| {
+                let holds = entry.app.name == holder.app.name;
+                entry.eligibility(&vip, holds, &self.checks)
+            };
+            let best = others.rev().max_by_key(|other| eligibility(other));
+            let better = best.filter(|best| eligibility(best) > eligibility(holder));
             if let Some(next) = better {
                 changes.push((vip, holder.app.name.clone(), next.app.name.clone()));
             }

@@ -470,9 +470,12 @@ impl Registry {
         let Some(entry) = self.apps.get_mut(name) else {
             return;
         };
+        let was_standby = entry.is_standby();
         let change = entry.reconcile_vips(now, &self.checks, &timers, &self.last_resort, problems);
         self.outputs.extend(change.map(Output::StateChanged));
-        if entry.set_probe_modes(now, &mut self.checks, &self.facts) {
+        let modes_changed = entry.set_probe_modes(now, &mut self.checks, &self.facts);
+        // The health of a standby does not wait for its second stage.
+        if modes_changed || entry.is_standby() != was_standby {
             self.queue.apps.insert(name.clone());
         }
         self.index.update(entry);

@@ -19,3 +19,4 @@ mod proportion;
 mod resync;
 mod second_stage;
 mod shutdown;
+mod standby;

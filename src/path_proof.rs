@@ -36,6 +36,8 @@ pub struct Prover {
     start: Instant,
     rng: Rng,
     token: u64,
+    /// When the token was last taken anew.
+    renewed_at: Option<Instant>,
     /// The first of the source ports.
     source_port: u16,
     targets: BTreeMap<Target, Probed>,
@@ -43,7 +45,7 @@ pub struct Prover {
     links: BTreeMap<u32, Link>,
     /// Targets whose probes leave at growing gaps.
     bursts: BTreeSet<Target>,
-    /// Their next probes, and when withdrawn targets are dropped.
+    /// Their next probes, when withdrawn targets are dropped, and when those that are held are probed again.
     steps: Deadlines<Target>,
     /// Targets with a probe under way.
     awaited: BTreeSet<Target>,
@@ -89,6 +91,7 @@ impl Prover {
         Self {
             start: now,
             token: rng.next_u64(),
+            renewed_at: None,
             rng,
             source_port: FIRST_SOURCE_PORT + above,
             targets: BTreeMap::new(),
@@ -131,7 +134,7 @@ impl Prover {
                     probed.enter(now, false, stage);
                 } else if other_way {
                     probed.forget_outcomes();
-                    (probed.stage, probed.obstacle) = (stage, None);
+                    (probed.stage, probed.obstacle, probed.held_until) = (stage, None, None);
                 }
                 probed.set_probing(way.probing);
                 probed.way = way;
@@ -314,6 +317,10 @@ impl Prover {
         let Ok(egress) = &probed.way.egress else {
             return;
         };
+        if let Some(until) = probed.held_until.filter(|until| *until > now) {
+            return self.steps.set(target, Some(until));
+        }
+        probed.held_until = None;
         let link = self.links.entry(egress.interface).or_default();
         if matches!(probed.stage, Stage::Burst { .. }) {
             self.bursts.insert(target);
@@ -323,6 +330,9 @@ impl Prover {
             (Counted::No, _) => self.counting.add(target, probed.way.probing.port),
             (Counted::Yes, Stage::Burst { .. }) => self.steps.set(target, Some(now)),
             (Counted::Yes, Stage::Rota) => {
+                if std::mem::take(&mut probed.round_wanted) {
+                    link.rounds.insert(target);
+                }
                 let next = next_multiple(self.start, now, probed.way.probing.interval);
                 match probed.is_full() {
                     true => link.rota.set(target, Some(next)),
@@ -365,7 +375,7 @@ impl Prover {
         let gap = match probed.stage {
             Stage::Burst { gap } => gap,
             Stage::Gone => return self.forget(now, target),
-            Stage::Rota => return,
+            Stage::Rota => return self.begin(now, target),
         };
         if probed.withdrawn && age >= WITHDRAWN_FOR {
             return self.forget(now, target);
@@ -517,6 +527,8 @@ const LONGEST_GAP: Duration = Duration::from_secs(5);
 const VERDICT_AFTER: Duration = Duration::from_secs(5);
 /// When the first probe of the rota leaves, after the announcement.
 const FIRST_TURN: Duration = Duration::from_secs(1);
+/// The delay before the kernel is asked again to count, before a path that proved nothing is, and before another token.
+const RETRY: Duration = Duration::from_secs(60);
 /// How long the shell may take to read the counters.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long probes are sent to a withdrawn VIP while they come back.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::probed::{Counted, Stage};
-use super::{Change, ChangeKind, CountError, Output, PathError, Prover, Target, Unproven};
+use super::{Change, ChangeKind, CountError, Output, PathError, Prover, RETRY, Target};
 
 impl Prover {
     /// A batch is counted from now on, or nothing is.
@@ -33,8 +33,12 @@ impl Prover {
         self.awaited.clear();
         let targets: Vec<Target> = self.targets.keys().copied().collect();
         for target in targets {
+            let link = self.link(&target);
+            let in_line = link.is_some_and(|link| link.rounds.contains(&target));
             self.stop_sending(&target);
             if let Some(probed) = self.targets.get_mut(&target) {
+                // What called for a round is in the outcomes, and does not call again.
+                probed.round_wanted |= in_line || probed.rounding;
                 probed.counter_reset(Counted::No);
             }
             if self.counting.denied().is_none() {
@@ -44,10 +48,28 @@ impl Prover {
         }
     }
 
-    /// Changes the token: another host sends probes with the current one.
-    fn renew_token(&mut self, now: Instant) {
-        self.token = self.rng.next_u64();
-        self.uncount_all(now);
+    /// More came back than were sent: another host sends probes with our token, or the path duplicates them. Nothing is
+    /// known of these targets, and they are asked again later.
+    fn exceeded(&mut self, now: Instant, targets: Vec<Target>) {
+        for target in targets {
+            if self.proof(&target).is_none() {
+                self.forget(now, target);
+                continue;
+            }
+            self.stop_sending(&target);
+            self.uncount(&target);
+            if let Some(probed) = self.targets.get_mut(&target) {
+                probed.exceeded(now + RETRY);
+            }
+            self.begin(now, target);
+            self.note_finding(&target);
+        }
+        // What is under way to other targets is lost with the token.
+        if self.renewed_at.is_none_or(|at| at + RETRY <= now) {
+            self.renewed_at = Some(now);
+            self.token = self.rng.next_u64();
+            self.uncount_all(now);
+        }
     }
 
     /// Reads the counters; if a read is in flight, once more after it.
@@ -70,20 +92,15 @@ impl Prover {
         errors: &[PathError],
     ) {
         let read = self.reading.asked.take().unwrap_or(now);
-        let mut excess = false;
+        let mut exceeded = Vec::new();
         for (target, total) in returned {
             let Some(probed) = self.targets.get_mut(target) else {
                 continue;
             };
             if probed.counted == Counted::Yes && !probed.note_returned(*total) {
-                probed.forget_outcomes();
-                probed.obstacle = Some(Unproven::Excess);
-                excess = true;
+                exceeded.push(*target);
+                self.awaited.remove(target);
             }
-        }
-        if excess {
-            self.reading.again = false;
-            return self.renew_token(now);
         }
         let awaited: Vec<Target> = self.awaited.iter().copied().collect();
         for target in &awaited {
@@ -99,6 +116,9 @@ impl Prover {
         for target in &awaited {
             self.judge(now, target);
             self.await_returns(now, target, false);
+        }
+        if !exceeded.is_empty() {
+            self.exceeded(now, exceeded);
         }
         if std::mem::take(&mut self.reading.again) {
             self.read(now);

@@ -1,9 +1,9 @@
 //! The counters in the kernel: those that exist, and those requested.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::{CountError, Output, Target, Unproven};
+use super::{CountError, Output, RETRY, Target, Unproven};
 
 #[derive(Debug, Default)]
 pub(super) struct Counting {
@@ -95,7 +95,8 @@ impl Counting {
         result.map(|()| batch)
     }
 
-    /// Nothing is counted; the caller requests all counters again once [`Counting::retry`] returns `true`.
+    /// Nothing is counted; the caller requests all counters again once [`Counting::retry`] returns `true`. Without
+    /// CAP_NET_ADMIN there is no retry.
     pub fn fail(&mut self, now: Instant, error: CountError) {
         let why = match error {
             CountError::NoPermission => Unproven::NoPermission,
@@ -120,6 +121,3 @@ impl Counting {
         due
     }
 }
-
-/// The delay before a refused batch is tried again; without CAP_NET_ADMIN there is no retry.
-const RETRY: Duration = Duration::from_secs(60);

@@ -26,8 +26,10 @@ pub(super) struct Probed {
     /// Since when it is announced, or withdrawn.
     pub since: Instant,
     pub counted: Counted,
-    /// Why the last probe did not leave.
+    /// Why the last probe did not leave, or proves nothing.
     pub obstacle: Option<Unproven>,
+    /// It is not probed until then.
+    pub held_until: Option<Instant>,
     /// From the announcement to the first probe that came back.
     pub forwarded_after: Option<Duration>,
     /// When the first probe that did not come back after the withdrawal was sent.
@@ -103,6 +105,7 @@ impl Probed {
             since: now,
             counted: Counted::No,
             obstacle: None,
+            held_until: None,
             forwarded_after: None,
             stopped_at: None,
             rounding: false,
@@ -143,6 +146,14 @@ impl Probed {
         (self.overdue, self.round_wanted) = (false, false);
     }
 
+    /// More came back than were sent: it is probed again after that time, when nothing tells how long routers took.
+    pub fn exceeded(&mut self, held_until: Instant) {
+        self.forget_outcomes();
+        self.stage = Stage::Rota;
+        self.obstacle = Some(Unproven::Excess);
+        self.held_until = Some(held_until);
+    }
+
     /// Drops probes sent before the router had the route, which do not count for the share.
     pub fn forget_before_first(&mut self) {
         self.pending.clear();
@@ -179,7 +190,8 @@ impl Probed {
         let Some((asked, with)) = self.handed_out.pop_front() else {
             return;
         };
-        if with != token {
+        // What left before the counter was made is not seen.
+        if with != token || self.counted != Counted::Yes {
             return;
         }
         let left = result.as_ref().map_or(0, |left| *left).min(asked);

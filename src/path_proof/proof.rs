@@ -80,7 +80,7 @@ pub enum Unproven {
     OtherRoute(String),
     LocalFirewall,
     Failed(String),
-    /// Another host sends probes with our token.
+    /// Another host sends probes with our token, or the path duplicates them.
     Excess,
 }
 

@@ -11,6 +11,8 @@ use crate::app::Probing;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Back,
+    /// It comes back and so does a copy.
+    Twice,
     Lost,
     /// An ICMP error: sender (`None`: the VIP itself), type, code.
     Error(Option<[u8; 4]>, u8, u8),
@@ -28,6 +30,8 @@ struct Bench {
     counters: BTreeMap<Target, u64>,
     errors: BTreeMap<(Target, IpAddr, u8, u8), u64>,
     token: Option<u64>,
+    /// All so far.
+    tokens: BTreeSet<u64>,
     /// The kernel's answer to a batch.
     counts: Result<(), CountError>,
     /// What keeps probes from leaving.
@@ -83,6 +87,7 @@ impl Bench {
             counters: BTreeMap::new(),
             errors: BTreeMap::new(),
             token: None,
+            tokens: BTreeSet::new(),
             counts: Ok(()),
             obstacle: None,
             sent: Vec::new(),
@@ -119,6 +124,7 @@ impl Bench {
                     token, add, remove, ..
                 } => {
                     assert!(!add.is_empty() || !remove.is_empty(), "an empty batch");
+                    self.tokens.insert(token);
                     if self.token.replace(token) != Some(token) {
                         (self.counters, self.errors) = (BTreeMap::new(), BTreeMap::new());
                     }
@@ -177,14 +183,15 @@ impl Bench {
         self.sent.push((self.now, egress.interface, count));
         for port in ports {
             match (self.fate)(&target, *port) {
-                Fate::Back if Some(token) == self.token => {
-                    *self.counters.entry(target).or_default() += 1;
+                fate @ (Fate::Back | Fate::Twice) if Some(token) == self.token => {
+                    let copies = 1 + u64::from(fate == Fate::Twice);
+                    *self.counters.entry(target).or_default() += copies;
                 }
                 Fate::Error(from, kind, code) => {
                     let from = from.map_or(target.vip, IpAddr::from);
                     *self.errors.entry((target, from, kind, code)).or_default() += 1;
                 }
-                Fate::Back | Fate::Lost => {}
+                Fate::Back | Fate::Twice | Fate::Lost => {}
             }
         }
         let result = Ok(count);
@@ -478,8 +485,95 @@ fn more_returns_than_probes_take_another_token_and_the_round_is_unknown() {
         "yes (16/16)",
         "of another nothing is forgotten"
     );
-    bench.advance(secs(3));
+    let token = bench.token;
+    bench.advance(secs(59));
+    assert_eq!(
+        bench.proof(1),
+        "unknown: more probes came back than were sent"
+    );
+    bench.advance(secs(4));
     assert_eq!(bench.proof(1), "yes (16/16)");
+    assert_eq!(bench.token, token);
+}
+
+/// Bonds that broadcast, PRP, a host on the path that repeats what it sees.
+#[test]
+fn a_path_that_duplicates_probes_keeps_no_other_from_being_judged() {
+    let refused = Fate::Error(Some([10, 0, 0, 1]), 3, 0);
+    let unknown = "unknown: more probes came back than were sent";
+    // The probes of one leave at any time before or after those of the other.
+    for offset in 0..31 {
+        let mut bench = Bench::new();
+        let one_of = |number, fate, others| -> Box<Router> {
+            Box::new(move |of, _| if *of == target(number) { fate } else { others })
+        };
+        bench.fate = one_of(1, Fate::Twice, Fate::Back);
+        bench.announce(1);
+        bench.advance(secs(offset));
+        bench.announce(2);
+        bench.advance(secs(600));
+        assert!(
+            bench.proof(1).starts_with("unknown: "),
+            "{}",
+            bench.proof(1)
+        );
+        assert_eq!(bench.proof(2), "yes (16/16)");
+        assert!(bench.tokens.len() <= 12, "{} tokens", bench.tokens.len());
+        let told = bench.done();
+        assert!(!told.iter().any(|line| line.contains("yes (2")), "{told:?}");
+        bench.fate = one_of(1, Fate::Twice, refused);
+        bench.advance(secs(30 + 5));
+        assert_eq!(bench.proof(2), "no (0/16: 10.0.0.1 says no route)");
+        bench.all(Fate::Back);
+        bench.advance(secs(60 + 30 + 5));
+        assert_eq!([bench.proof(1), bench.proof(2)], ["yes (16/16)"; 2]);
+        // Of a withdrawn one nothing is known either.
+        bench.fate = one_of(1, Fate::Twice, Fate::Back);
+        bench.withdraw(1);
+        bench.advance(secs(1));
+        assert_eq!(bench.prover.returns(target(1).vip), None);
+        bench.announce(1);
+        bench.advance(secs(1));
+        assert_eq!(bench.proof(1), unknown);
+        bench.assert_limits();
+    }
+}
+
+#[test]
+fn a_path_that_duplicates_all_probes_is_asked_once_a_minute() {
+    let mut bench = Bench::new();
+    bench.all(Fate::Twice);
+    (0..50).for_each(|number| bench.announce(number));
+    bench.advance(secs(10));
+    let before = bench.packets();
+    bench.advance(secs(600));
+    let packets = bench.packets() - before;
+    assert!((400..=500).contains(&packets), "{packets}");
+    assert!(bench.tokens.len() <= 12, "{} tokens", bench.tokens.len());
+    let known = (0..50).filter(|number| !bench.proof(*number).starts_with("unknown"));
+    assert_eq!(known.count(), 0);
+    bench.all(Fate::Back);
+    bench.advance(secs(60 + 5));
+    let proven = (0..50).filter(|number| bench.proof(*number) == "yes (16/16)");
+    assert_eq!(proven.count(), 50);
+}
+
+#[test]
+fn a_round_that_another_token_interrupts_is_repeated() {
+    // Before the reading that calls for the round, and while it is under way.
+    for at in [ms(60_500), ms(61_010)] {
+        let mut bench = Bench::new();
+        bench.announce(1);
+        bench.announce(2);
+        bench.advance(secs(40));
+        bench.all(Fate::Error(Some([10, 0, 0, 1]), 3, 0));
+        bench.advance(at - secs(40));
+        let token = bench.token;
+        *bench.counters.get_mut(&target(1)).unwrap() += 1000;
+        bench.advance(secs(3));
+        assert_ne!(bench.token, token);
+        assert_eq!(bench.proof(2), "no (0/16: 10.0.0.1 says no route)");
+    }
 }
 
 #[test]

@@ -330,6 +330,10 @@ impl Prover {
             (Counted::No, _) => self.counting.add(target, probed.way.probing.port),
             (Counted::Yes, Stage::Burst { .. }) => self.steps.set(target, Some(now)),
             (Counted::Yes, Stage::Rota) => {
+                if probed.is_premature() {
+                    let at = probed.since + VERDICT_AFTER;
+                    self.steps.set(target, Some(at.max(now)));
+                }
                 if std::mem::take(&mut probed.round_wanted) {
                     link.rounds.insert(target);
                 }
@@ -375,12 +379,18 @@ impl Prover {
         let gap = match probed.stage {
             Stage::Burst { gap } => gap,
             Stage::Gone => return self.forget(now, target),
+            Stage::Rota if probed.is_premature() => {
+                probed.forget_outcomes();
+                if let Some(link) = self.link(&target) {
+                    link.rounds.insert(target);
+                }
+                return;
+            }
             Stage::Rota => return self.begin(now, target),
         };
         if probed.withdrawn && age >= WITHDRAWN_FOR {
             return self.forget(now, target);
         }
-        probed.overdue = age >= VERDICT_AFTER;
         if gap > LONGEST_GAP && !probed.withdrawn {
             return self.enter_rota(now, target, false);
         }

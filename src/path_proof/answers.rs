@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::probed::{Counted, Stage};
-use super::{Change, ChangeKind, CountError, Output, PathError, Prover, RETRY, Target};
+use super::{
+    Change, ChangeKind, CountError, Output, PathError, Prover, RETRY, Target, VERDICT_AFTER,
+};
 
 impl Prover {
     /// A batch is counted from now on, or nothing is.
@@ -152,6 +154,7 @@ impl Prover {
         let Some(probed) = self.targets.get_mut(target) else {
             return;
         };
+        probed.overdue = now >= probed.since + VERDICT_AFTER;
         match probed.stage {
             Stage::Burst { .. } if probed.withdrawn => {
                 if let Some(at) = probed.lost_since() {
@@ -172,6 +175,9 @@ impl Prover {
                 }
             }
             Stage::Rota => {
+                if probed.is_premature() {
+                    self.steps.set(*target, Some(probed.since + VERDICT_AFTER));
+                }
                 if std::mem::take(&mut probed.round_wanted)
                     && let Some(link) = self.link(target)
                 {

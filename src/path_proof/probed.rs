@@ -348,6 +348,11 @@ impl Probed {
         self.outcomes.iter().filter(|back| **back).count()
     }
 
+    /// A full set of probes is lost, before its router can be expected to forward.
+    pub fn is_premature(&self) -> bool {
+        self.is_full() && self.returned_of_last() == 0 && !self.overdue
+    }
+
     /// Probes come back, or do not; `None`: nothing is known.
     pub fn returns(&self) -> Option<bool> {
         if self.counted != Counted::Yes || self.obstacle.is_some() || self.way.egress.is_err() {
@@ -391,8 +396,7 @@ impl Probed {
 
     fn finding(&self, returned: usize) -> Finding {
         let probes = self.outcomes.len();
-        let waits = matches!(self.stage, Stage::Burst { .. }) && !self.overdue;
-        if returned == 0 && (!self.is_full() || waits) {
+        if returned == 0 && (!self.is_full() || !self.overdue) {
             return Finding::Unknown(Unproven::Starting);
         }
         // Routers rate-limit ICMP errors: one is valid for two rounds.

@@ -577,6 +577,41 @@ fn a_round_that_another_token_interrupts_is_repeated() {
 }
 
 #[test]
+fn routers_have_their_time_beyond_the_sixteenth_vip_too() {
+    let refused = Fate::Error(Some([10, 0, 0, 1]), 3, 0);
+    let mut bench = Bench::new();
+    bench.all(refused);
+    (0..20).for_each(|number| bench.announce(number));
+    bench.advance(ms(4_000));
+    let starting = (0..20).filter(|n| bench.proof(*n).starts_with("unknown: the first"));
+    assert_eq!(starting.count(), 20);
+    bench.all(Fate::Back);
+    bench.advance(ms(3_000));
+    assert_eq!(bench.proof(0), "yes (16/16)");
+    assert_eq!(bench.proof(19), "yes (16/16)");
+    let told = bench.done();
+    assert!(!told.iter().any(|line| line.contains("no (")), "{told:?}");
+
+    let mut bench = Bench::new();
+    bench.all(refused);
+    (0..20).for_each(|number| bench.announce(number));
+    bench.advance(ms(6_500));
+    assert_eq!(bench.proof(0), "no (0/16: 10.0.0.1 says no route)");
+    assert_eq!(bench.proof(19), "no (0/16: 10.0.0.1 says no route)");
+    // Another token meanwhile changes nothing of that.
+    let mut bench = Bench::new();
+    bench.all(refused);
+    (0..20).for_each(|number| bench.announce(number));
+    bench.advance(ms(3_500));
+    *bench.counters.get_mut(&target(0)).unwrap() += 1000;
+    bench.advance(ms(1_400));
+    assert_eq!(bench.tokens.len(), 2);
+    assert_eq!(bench.proof(19), "unknown: the first probes are under way");
+    bench.advance(ms(1_600));
+    assert_eq!(bench.proof(19), "no (0/16: 10.0.0.1 says no route)");
+}
+
+#[test]
 fn without_permission_nothing_is_sent_and_a_kernel_that_fails_is_asked_again() {
     let mut bench = Bench::new();
     bench.counts = Err(CountError::NoPermission);

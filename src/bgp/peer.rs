@@ -22,7 +22,7 @@ mod session;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 pub use conn_id::ConnId;
@@ -367,6 +367,11 @@ impl Peer {
     /// Whether `prefix` was advertised in this session.
     pub fn is_announced(&self, prefix: &Prefix) -> bool {
         self.rib.is_announced(prefix)
+    }
+
+    /// The longest prefix with this network address that was advertised in this session.
+    pub fn longest_announced(&self, network: IpAddr) -> Option<Prefix> {
+        self.rib.longest_announced(network)
     }
 
     /// Prefixes that were advertised or withdrawn in this session since the last call.

@@ -5,6 +5,7 @@
 //! routes, and ours are originated here, with a damping of their own.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -178,6 +179,16 @@ impl AdjRibOut {
     pub fn is_announced(&self, prefix: &Prefix) -> bool {
         self.tables()
             .any(|table| table.advertised.contains_key(prefix))
+    }
+
+    /// The longest prefix with this network address that was advertised in this session.
+    pub fn longest_announced(&self, network: IpAddr) -> Option<Prefix> {
+        // Prefixes are in the order of their addresses, then of their lengths.
+        self.tables().find_map(|table| {
+            let mut up_to = table.advertised.range(..=Prefix::host(network));
+            let (longest, _) = up_to.next_back()?;
+            (longest.addr() == network).then_some(*longest)
+        })
     }
 
     /// `prefix` as advertised in this session.

@@ -144,27 +144,27 @@ impl Core {
 
     fn update_path_proof(&mut self, now: Instant, vip: Prefix) {
         let Some(network) = &self.network else { return };
-        let setting = self.registry.path_proof(&vip);
         let proofs = &mut self.path_proofs;
-        for (peer, announced) in self.peers.announced_to(&vip) {
+        for (peer, announced) in self.peers.announced_to(vip.addr()) {
             let known = proofs.tags.get(peer).copied();
-            let tag = match announced {
-                Announced::Yes => proofs.tag(peer),
-                Announced::No | Announced::NoSession => known,
+            let (tag, prefix) = match announced {
+                Announced::Yes(longest) => (proofs.tag(peer), longest),
+                Announced::No | Announced::NoSession => (known, vip),
             };
             let Some(tag) = tag else { continue };
             let target = Target {
                 vip: vip.addr(),
                 tag,
             };
+            let setting = self.registry.path_proof(&prefix);
             match (announced, setting.map(|setting| setting.probing())) {
                 (Announced::NoSession, _) | (_, Some(None)) => proofs.prover.forget(now, target),
-                (Announced::Yes, Some(Some(probing))) => {
+                (Announced::Yes(_), Some(Some(probing))) => {
                     let way = self.peers.way(peer, vip.family(), network, probing);
                     proofs.prover.announced(now, target, way);
                 }
                 // Its app is gone, and the route will be.
-                (Announced::Yes, None) => {}
+                (Announced::Yes(_), None) => {}
                 (Announced::No, _) => proofs.prover.withdrawn(now, target),
             }
         }
@@ -218,6 +218,10 @@ impl Core {
     pub(super) fn path_views(&self, vip: &Prefix) -> Vec<PathView> {
         let proofs = &self.path_proofs;
         let view = |(peer, tag): (&PeerName, &PeerTag)| {
+            // Another VIP with this address may have its route still.
+            if !self.peers.is_announced_to(peer, vip) {
+                return None;
+            }
             let vip = vip.addr();
             let proof = proofs.prover.proof(&Target { vip, tag: *tag })?;
             let peer = peer.clone();

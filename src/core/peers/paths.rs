@@ -1,6 +1,7 @@
 //! What the proof of the path needs of the peers: what is announced to each, and where probes leave for it.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use super::Peers;
 use super::session::Session;
@@ -9,11 +10,12 @@ use crate::discovery::{Network, PeerName, PeerNetwork};
 use crate::net::{Family, Prefix};
 use crate::path_proof::{Egress, Unproven, Way};
 
-/// Whether a peer has the route of a VIP.
+/// Whether a peer has a route of a VIP's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::core) enum Announced {
-    Yes,
-    /// The session is up, and the route is not announced.
+    /// This is the longest one, which the peer follows.
+    Yes(Prefix),
+    /// The session is up, and no such route is announced.
     No,
     NoSession,
 }
@@ -32,16 +34,22 @@ impl Peers {
         std::mem::take(&mut self.sessions_changed)
     }
 
-    /// All peers with a session, and whether each has the route.
-    pub fn announced_to(&self, prefix: &Prefix) -> impl Iterator<Item = (&PeerName, Announced)> {
-        self.sessions.iter().map(|(name, session)| {
-            let announced = match session.peer.is_announced(prefix) {
-                true => Announced::Yes,
-                false if session.is_established() => Announced::No,
-                false => Announced::NoSession,
+    /// All peers with a session, and whether each has a route of a VIP with this address.
+    pub fn announced_to(&self, vip: IpAddr) -> impl Iterator<Item = (&PeerName, Announced)> {
+        self.sessions.iter().map(move |(name, session)| {
+            let announced = match session.peer.longest_announced(vip) {
+                Some(longest) => Announced::Yes(longest),
+                None if session.is_established() => Announced::No,
+                None => Announced::NoSession,
             };
             (name, announced)
         })
+    }
+
+    /// Whether this peer has the route of a VIP.
+    pub fn is_announced_to(&self, name: &PeerName, prefix: &Prefix) -> bool {
+        let session = self.sessions.get(name);
+        session.is_some_and(|session| session.peer.is_announced(prefix))
     }
 
     /// Where probes of VIPs of this family leave for a peer.

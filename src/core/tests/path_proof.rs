@@ -238,6 +238,34 @@ fn a_way_that_proves_nothing_says_why_and_one_that_changes_is_proven_anew() {
     );
 }
 
+/// Two VIPs with one address are one target: that of the longest prefix, which routers follow.
+#[test]
+fn a_withdrawn_vip_leaves_the_proof_of_another_with_its_address_alone() {
+    let apps = "{name: net, vip: 192.0.2.0/24, path_proof: {probes: 4, interval: 10s}}, \
+                {name: host, vip: 192.0.2.0/32, monitors: [\"port:udp:53\"]}";
+    let (net, host) = ("192.0.2.0/24", "192.0.2.0/32");
+    let mut bench = announced("", apps);
+    bench.advance(secs(20));
+    assert_eq!(proofs(&bench, host), ["10.0.0.1 yes (16/16)"]);
+    let probes = |bench: &mut Bench, time| {
+        let before = router(bench).probes.len();
+        bench.advance(time);
+        router(bench).probes.len() - before
+    };
+    assert_eq!(probes(&mut bench, secs(300)), 10, "one in 30 s");
+    bench.says("port:udp:53", false);
+    bench.advance(secs(60));
+    assert!(bench.is_announced(net) && !bench.is_announced(host));
+    assert_eq!(proofs(&bench, net), ["10.0.0.1 yes (4/4)"]);
+    assert_eq!(proofs(&bench, host), Vec::<String>::new());
+    assert_eq!(probes(&mut bench, secs(300)), 30, "one in 10 s");
+    assert_eq!(bench.core.path_returns(&prefix(net)), Some(true));
+    bench.says("port:udp:53", true);
+    bench.advance(secs(60));
+    assert_eq!(probes(&mut bench, secs(300)), 10);
+    assert_eq!(bench.core.forwarding_times().count, 1);
+}
+
 /// Whatever is registered: 100 packets a second, 300 at once, and every VIP has its turn.
 #[test]
 fn a_thousand_vips_keep_to_the_limit() {

@@ -466,6 +466,7 @@ impl Prover {
         for interface in interfaces {
             self.serve(now, interface);
         }
+        self.drop_unused_links(now);
         if self.reading.at.is_some_and(|at| at <= now) {
             self.read(now);
         }
@@ -481,6 +482,18 @@ impl Prover {
                 probed.counter_reset(Counted::Asked);
             }
         }
+    }
+
+    /// A link by which no target leaves is kept only while its limit remembers what it has sent.
+    fn drop_unused_links(&mut self, now: Instant) {
+        let targets = &self.targets;
+        let leaves_by = |probed: &Probed, interface: u32| {
+            let egress = probed.way.egress.as_ref();
+            egress.is_ok_and(|egress| egress.interface == interface)
+        };
+        self.links.retain(|interface, link| {
+            !link.is_idle(now) || targets.values().any(|probed| leaves_by(probed, *interface))
+        });
     }
 
     /// First probes, then full rounds, then the rota.

@@ -81,6 +81,12 @@ impl Link {
         self.done(target, Turn::Rota, None);
     }
 
+    /// Nothing is due, and as much may be sent at once as ever.
+    pub fn is_idle(&self, now: Instant) -> bool {
+        let is_empty = self.rounds.is_empty() && self.rota.count() + self.firsts.count() == 0;
+        is_empty && self.limit.is_idle(now)
+    }
+
     /// How long the rota takes to probe all targets once, if that is longer than `interval`.
     pub fn stretched(&self, interval: Duration) -> Option<Duration> {
         let members = u32::try_from(self.rota.count() + self.firsts.count()).unwrap_or(u32::MAX);
@@ -105,6 +111,11 @@ impl RateLimit {
             self.idle_at = Some(idle_at);
         }
         allowed
+    }
+
+    /// Nothing that was sent counts any more.
+    pub fn is_idle(&self, now: Instant) -> bool {
+        self.idle_at.is_none_or(|at| at <= now)
     }
 
     /// When so many may be sent, `AT_ONCE` at most.

@@ -612,6 +612,33 @@ fn routers_have_their_time_beyond_the_sixteenth_vip_too() {
 }
 
 #[test]
+fn an_interface_by_which_nothing_leaves_is_forgotten_and_its_limit_is_not() {
+    let mut bench = Bench::new();
+    for interface in 2..20 {
+        let egress = Egress {
+            interface,
+            ..egress()
+        };
+        let way = Way {
+            egress: Ok(egress),
+            ..way()
+        };
+        bench.prover.announced(bench.now, target(1), way);
+        bench.perform();
+        bench.advance(secs(40));
+    }
+    let links: Vec<u32> = bench.prover.links.keys().copied().collect();
+    assert_eq!(links, [19]);
+    for _ in 0..20 {
+        (0..16).for_each(|number| bench.announce(number));
+        bench.advance(ms(100));
+        (0..16).for_each(|number| bench.prover.forget(bench.now, target(number)));
+        bench.perform();
+    }
+    bench.assert_limits();
+}
+
+#[test]
 fn without_permission_nothing_is_sent_and_a_kernel_that_fails_is_asked_again() {
     let mut bench = Bench::new();
     bench.counts = Err(CountError::NoPermission);

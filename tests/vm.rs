@@ -289,5 +289,5 @@ const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 ADDRESS=10.0.1.2/24 GAT
 /// More than a drain takes at least where the end of traffic is seen.
 const DRAIN_TIME: Duration = Duration::from_secs(4);
 /// An emulated machine needs some seconds, and more beside other work.
-const BOOTING: Duration = Duration::from_secs(120);
-const PATIENCE: Duration = Duration::from_secs(30);
+const BOOTING: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(60);

@@ -62,7 +62,7 @@ fn also_where_a_failing_check_makes_it_a_last_resort() {
     let passes = folder.dir().join("passes");
     std::fs::write(&passes, "").expect("the lab's folder takes it");
     let stage = Stage::with(&format!(
-        "monitors: [\"port:tcp:8000\", {{exec: [test, -e, {}], interval: 200ms}}], \
+        "monitors: [\"port:tcp:8000\", {{exec: [test, -e, {}], interval: 200ms, timeout: 10s}}], \
          vip_config: {{when_down: last_resort}}",
         passes.display()
     ));

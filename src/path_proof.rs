@@ -1,7 +1,7 @@
 //! Proof of the path: a packet sent to a VIP of ours by way of a router comes back if the router forwards to us.
 //!
 //! The machine decides what is sent when, and what the answers mean. After an announcement probes leave at growing
-//! gaps until the first comes back; a full round then measures the share that comes back. From then on the rota sends
+//! gaps until the first comes back; a full round then measures the share that comes back. From then on the rotation sends
 //! one probe for each VIP and peer in an interval; a contradicting result starts a full round at once. Each interface
 //! has a rate limit.
 //! The kernel counts what comes back, by VIP and peer, as no socket sees it: to the host it is a packet with its own
@@ -31,7 +31,7 @@ pub use types::{CountError, Egress, Event, Output, PathError, PeerTag, SendError
 /// Proves the paths to all targets.
 #[derive(Debug)]
 pub struct Prover {
-    /// The rota's probes leave at whole intervals since then, so that they share wakes with each other, with checks of ports
+    /// The rotation's probes leave at whole intervals since then, so that they share wakes with each other, with checks of ports
     /// and with the resync.
     start: Instant,
     rng: Rng,
@@ -125,7 +125,7 @@ impl Prover {
                 }
                 let stage = match withdrawn {
                     true => self.first_stage(&target),
-                    false => Stage::Rota,
+                    false => Stage::Rotation,
                 };
                 let Some(probed) = self.targets.get_mut(&target) else {
                     return;
@@ -156,7 +156,8 @@ impl Prover {
         } else {
             self.first_stage(&target)
         };
-        if probed.counted != Counted::Yes || probed.way.egress.is_err() || stage == Stage::Rota {
+        if probed.counted != Counted::Yes || probed.way.egress.is_err() || stage == Stage::Rotation
+        {
             return self.forget(now, target);
         }
         self.stop_sending(&target);
@@ -165,7 +166,7 @@ impl Prover {
         }
         match stage {
             Stage::Gone => self.gone(now, target, Duration::ZERO),
-            Stage::Burst { .. } | Stage::Rota => self.begin(now, target),
+            Stage::Burst { .. } | Stage::Rotation => self.begin(now, target),
         }
         self.advance(now);
     }
@@ -305,7 +306,7 @@ impl Prover {
         let others: BTreeSet<IpAddr> = self.bursts.iter().map(|target| target.vip).collect();
         match others.contains(&target.vip) || others.len() < MOST_BURSTS {
             true => Stage::Burst { gap: FIRST_GAP },
-            false => Stage::Rota,
+            false => Stage::Rotation,
         }
     }
 
@@ -329,7 +330,7 @@ impl Prover {
             (Counted::Asked, _) => {}
             (Counted::No, _) => self.counting.add(target, probed.way.probing.port),
             (Counted::Yes, Stage::Burst { .. }) => self.steps.set(target, Some(now)),
-            (Counted::Yes, Stage::Rota) => {
+            (Counted::Yes, Stage::Rotation) => {
                 if probed.is_premature() {
                     let at = probed.since + VERDICT_AFTER;
                     self.steps.set(target, Some(at.max(now)));
@@ -339,7 +340,7 @@ impl Prover {
                 }
                 let next = next_multiple(self.start, now, probed.way.probing.interval);
                 match probed.is_full() {
-                    true => link.rota.set(target, Some(next)),
+                    true => link.rotation.set(target, Some(next)),
                     false => link.firsts.set(target, Some(now + FIRST_TURN)),
                 }
             }
@@ -379,20 +380,20 @@ impl Prover {
         let gap = match probed.stage {
             Stage::Burst { gap } => gap,
             Stage::Gone => return self.forget(now, target),
-            Stage::Rota if probed.is_premature() => {
+            Stage::Rotation if probed.is_premature() => {
                 probed.forget_outcomes();
                 if let Some(link) = self.link(&target) {
                     link.rounds.insert(target);
                 }
                 return;
             }
-            Stage::Rota => return self.begin(now, target),
+            Stage::Rotation => return self.begin(now, target),
         };
         if probed.withdrawn && age >= WITHDRAWN_FOR {
             return self.forget(now, target);
         }
         if gap > LONGEST_GAP && !probed.withdrawn {
-            return self.enter_rota(now, target, false);
+            return self.enter_rotation(now, target, false);
         }
         let gap = gap.min(LONGEST_GAP);
         let next = Stage::Burst { gap: gap * 5 / 4 };
@@ -411,16 +412,16 @@ impl Prover {
     }
 
     /// From growing gaps to one probe in an interval; `round`: a full round first.
-    fn enter_rota(&mut self, now: Instant, target: Target, round: bool) {
+    fn enter_rotation(&mut self, now: Instant, target: Target, round: bool) {
         self.stop_sending(&target);
         let start = self.start;
         let Some(probed) = self.targets.get_mut(&target) else {
             return;
         };
-        (probed.stage, probed.round_wanted) = (Stage::Rota, round);
+        (probed.stage, probed.round_wanted) = (Stage::Rotation, round);
         let next = next_multiple(start, now, probed.way.probing.interval);
         if let Some(link) = self.link(&target) {
-            link.rota.set(target, Some(next));
+            link.rotation.set(target, Some(next));
         }
         self.judge(now, &target);
         self.await_returns(now, &target, false);
@@ -496,7 +497,7 @@ impl Prover {
         });
     }
 
-    /// First probes, then full rounds, then the rota.
+    /// First probes, then full rounds, then the rotation.
     fn serve(&mut self, now: Instant, interface: u32) {
         let start = self.start;
         let Some(mut link) = self.links.remove(&interface) else {
@@ -512,8 +513,8 @@ impl Prover {
             let probing = probed.way.probing;
             let probes = match turn {
                 Turn::Round => probing.probes,
-                // A round that is under way includes the rota's probe.
-                Turn::First | Turn::Rota => u16::from(!probed.rounding),
+                // A round that is under way includes the rotation's probe.
+                Turn::First | Turn::Rotation => u16::from(!probed.rounding),
             };
             if !link.limit.take(now, probes.into()) {
                 let batch = turn.batch().max(probes.into());
@@ -548,7 +549,7 @@ const FIRST_GAP: Duration = Duration::from_millis(5);
 const LONGEST_GAP: Duration = Duration::from_secs(5);
 /// Routers are given so long before none of the probes counts against them.
 const VERDICT_AFTER: Duration = Duration::from_secs(5);
-/// When the first probe of the rota leaves, after the announcement.
+/// When the first probe of the rotation leaves, after the announcement.
 const FIRST_TURN: Duration = Duration::from_secs(1);
 /// The delay before the kernel is asked again to count, before a path that proved nothing is, and before another token.
 const RETRY: Duration = Duration::from_secs(60);

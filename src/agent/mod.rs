@@ -279,9 +279,9 @@ impl Agent {
 
     fn notify_status(&mut self, now: Instant) {
         let reloaded = self.calls.take_reloaded();
-        let stirred = self.core.take_status_changed() || reloaded;
+        let may_have_changed = self.core.take_status_changed() || reloaded;
         let (core, sessions, calls) = (&mut self.core, &self.sessions, &self.calls);
-        self.systemd.send_status(now, stirred, || {
+        self.systemd.send_status(now, may_have_changed, || {
             sessions.note_acknowledged(core);
             let verdict = Verdict::of(core, now, calls.reload_failed());
             (verdict.line(), verdict.again_in)

@@ -224,11 +224,11 @@ impl DumpSchedule {
     /// Limits dumps to a fraction of the time, however large the tables are.
     fn dumped(&mut self, begun: Instant, now: Instant) {
         self.last = Some(now);
-        self.not_before = now + ((now - begun) * SHARE).min(PERIOD);
+        self.not_before = now + ((now - begun) * DUMP_SPACING).min(DUMP_INTERVAL);
     }
 
     fn is_long_ago(&self, now: Instant) -> bool {
-        self.last.is_none_or(|last| last + PERIOD <= now)
+        self.last.is_none_or(|last| last + DUMP_INTERVAL <= now)
     }
 }
 
@@ -292,9 +292,9 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How long notifications are debounced.
 const DEBOUNCE: Duration = Duration::from_millis(20);
 /// No dump for this many times the duration of the last one.
-const SHARE: u32 = 20;
+const DUMP_SPACING: u32 = 20;
 /// The interval of dumps, and the longest delay between two.
-const PERIOD: Duration = Duration::from_secs(50);
+const DUMP_INTERVAL: Duration = Duration::from_secs(50);
 
 /// Whether a peer is configured by its interface alone, which needs neighbor notifications.
 pub fn is_unnumbered(bgp: &Bgp) -> bool {

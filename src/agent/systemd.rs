@@ -74,20 +74,20 @@ impl SystemdNotifier {
         }
     }
 
-    /// Sends the line shown by `systemctl status`. It is computed at most once a second: after an event (`stirred`),
+    /// Sends the line shown by `systemctl status`. It is computed at most once a second: after an event (`may_have_changed`),
     /// or when `line`'s second result, the time until its text changes without an event, has passed. Without
     /// `NOTIFY_SOCKET` it is not computed.
     pub fn send_status(
         &mut self,
         now: Instant,
-        stirred: bool,
+        may_have_changed: bool,
         line: impl FnOnce() -> (String, Option<Duration>),
     ) {
         if !self.notify.has_manager() {
             return;
         }
         let status = &mut self.status;
-        if stirred {
+        if may_have_changed {
             let earliest = status.made_at.map_or(now, |at| at + SAVE_INTERVAL);
             let due = status.due.map_or(earliest, |due| due.min(earliest));
             status.due = Some(due.max(now));

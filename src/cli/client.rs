@@ -262,12 +262,16 @@ fn find_in(
         .or_else(|| set("SIDECAST_CONFIG_YAML_FILE").map(Path::new));
     // `--addr` may name another host: the token of process 1 is not sent there.
     let explicit = path.is_some() || inline.is_some() || address.is_some();
-    let first = if explicit { None } else { at_start(first) };
-    let (usual, passed_over) = match (explicit, &first) {
-        (false, None) => usual(standard),
+    let first = if explicit {
+        None
+    } else {
+        config_of_process_1(first)
+    };
+    let (default, passed_over) = match (explicit, &first) {
+        (false, None) => default_config(standard),
         _ => (None, Hint::default()),
     };
-    let named = first.flatten().or(usual);
+    let named = first.flatten().or(default);
     let agent = load_agent(config.or(named.as_deref()), env);
     if let Some(text) = address {
         // An address is enough: the configuration may be out of reach, or another host's.
@@ -300,11 +304,11 @@ fn find_in(
 
 /// The configuration that commands read where none is named, if it is there.
 pub fn standard_config() -> Option<PathBuf> {
-    usual(Path::new(STANDARD)).0
+    default_config(Path::new(STANDARD)).0
 }
 
 /// The configuration at its default path, if it is readable; else why not.
-fn usual(standard: &Path) -> (Option<PathBuf>, Hint) {
+fn default_config(standard: &Path) -> (Option<PathBuf>, Hint) {
     match fs::File::open(standard) {
         Ok(_) => (Some(standard.to_owned()), Hint::default()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => (None, Hint::default()),
@@ -321,7 +325,7 @@ fn usual(standard: &Path) -> (Option<PathBuf>, Hint) {
 
 /// Whether process 1 of a container is the announcer, and its `--config`: a health check or
 /// `docker exec` has the same environment, but not the arguments.
-fn at_start(first: &[u8]) -> Option<Option<PathBuf>> {
+fn config_of_process_1(first: &[u8]) -> Option<Option<PathBuf>> {
     let words = first.strip_suffix(&[0])?.split(|byte| *byte == 0);
     let mut words = words
         .map(OsStr::from_bytes)
@@ -579,7 +583,7 @@ mod tests {
 
     #[test]
     fn beside_a_containers_first_process_its_configuration_counts() {
-        let named = |first: &str| at_start(first.as_bytes()).flatten();
+        let named = |first: &str| config_of_process_1(first.as_bytes()).flatten();
         let file = Some(PathBuf::from("/c.yaml"));
         for first in [
             "/sidecast\0--config\0/c.yaml\0",

@@ -139,7 +139,7 @@ go to standard error. All problems are reported at once, each with its line.",
         about: "\
 Starts a router, a service and the announcer in a user and network namespace of their own,
 kills the service and prints what happened when. It needs no root and touches nothing
-outside; where namespaces are refused it names the cause and the cure.",
+outside; where namespaces are refused it names the cause and the remedy.",
         arguments: &[Argument {
             hidden: true,
             ..Argument::new("PART", "a process of the demo's own")

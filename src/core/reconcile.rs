@@ -283,7 +283,7 @@ impl Core {
     }
 
     /// What is wanted, applied, advertised and shown, and the next deadline.
-    pub fn picture(&self, now: Instant) -> String {
+    pub fn debug_snapshot(&self, now: Instant) -> String {
         let wanted: Vec<String> = self
             .registry
             .vips()

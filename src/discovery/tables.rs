@@ -142,7 +142,7 @@ impl Tables {
         (self.pending.changed, self.pending.next_hops) = (true, true);
         // Entries of notifications during the dump may already be removed or present.
         let stale = std::mem::take(&mut self.pending.stale);
-        let lost = meanwhile.len() > MEANWHILE;
+        let lost = meanwhile.len() > MAX_NOTIFICATIONS_DURING_DUMP;
         let gone = |entry: &Entry| matches!(entry, Entry::RouteGone(_));
         meanwhile.into_iter().for_each(|entry| {
             let gone = gone(&entry);
@@ -163,7 +163,7 @@ impl Tables {
             return false;
         }
         if let Some(meanwhile) = &mut self.meanwhile
-            && meanwhile.len() <= MEANWHILE
+            && meanwhile.len() <= MAX_NOTIFICATIONS_DURING_DUMP
         {
             meanwhile.push(entry.clone());
         }
@@ -377,7 +377,7 @@ fn is_same(one: &Route, other: &Route) -> bool {
 }
 
 /// Notifications kept while a dump is under way.
-const MEANWHILE: usize = 10_000;
+const MAX_NOTIFICATIONS_DURING_DUMP: usize = 10_000;
 
 #[cfg(test)]
 mod tests {

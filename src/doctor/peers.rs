@@ -15,7 +15,11 @@ pub(super) fn interface(case: &Case, peer: &PeerCase) -> Line {
     let topic = Topic::Interface;
     let name = &peer.name;
     if let Some(obstacle) = &peer.obstacle {
-        return Line::fault(topic, format!("{name}: {obstacle}"), way_past(obstacle));
+        return Line::fault(
+            topic,
+            format!("{name}: {obstacle}"),
+            remedy_of_obstacle(obstacle),
+        );
     }
     let device = peer.interface.as_deref().unwrap_or("an interface unknown");
     if peer.no_carrier {
@@ -41,7 +45,7 @@ pub(super) fn interface(case: &Case, peer: &PeerCase) -> Line {
 }
 
 /// What to do about an obstacle.
-pub(super) fn way_past(obstacle: &Obstacle) -> String {
+pub(super) fn remedy_of_obstacle(obstacle: &Obstacle) -> String {
     match obstacle {
         Obstacle::Unread => "wait until the kernel's tables were read".to_owned(),
         Obstacle::NoRouterId => "give the host an address, or set bgp.router_id".to_owned(),
@@ -197,12 +201,12 @@ pub(super) fn session(peer: &PeerCase) -> Line {
     if session.why.is_none() && session.since < FIRST_ATTEMPTS {
         return Line::unknown(topic, text);
     }
-    Line::fault(topic, text, cure(peer, session))
+    Line::fault(topic, text, remedy(peer, session))
 }
 
-fn cure(peer: &PeerCase, session: &SessionCase) -> String {
+fn remedy(peer: &PeerCase, session: &SessionCase) -> String {
     if let Some(obstacle) = &peer.obstacle {
-        return way_past(obstacle);
+        return remedy_of_obstacle(obstacle);
     }
     let reason = session.refusal.as_ref().or(session.reason.as_ref());
     let known = match reason {

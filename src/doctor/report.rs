@@ -174,7 +174,7 @@ fn no_peer(case: &Case) -> Option<Line> {
         return Some(Line::fault(
             topic,
             format!("no peer: {why}"),
-            peers::way_past(why),
+            peers::remedy_of_obstacle(why),
         ));
     }
     let text = "no peer: the kernel's tables are not read yet";

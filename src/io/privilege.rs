@@ -137,7 +137,7 @@ impl NetAdminStatus {
             return None;
         }
         let uid = self.uid;
-        let cure = if !self.bounded {
+        let remedy = if !self.bounded {
             "give it to the container (--cap-add NET_ADMIN; in Kubernetes \
              securityContext.capabilities.add: [NET_ADMIN])"
                 .to_owned()
@@ -154,7 +154,7 @@ impl NetAdminStatus {
             )
         };
         Some(format!(
-            "no CAP_NET_ADMIN, so VIPs and NAT cannot be set: {cure}; if another program sets the \
+            "no CAP_NET_ADMIN, so VIPs and NAT cannot be set: {remedy}; if another program sets the \
              addresses, use agent.vip_interface: none"
         ))
     }

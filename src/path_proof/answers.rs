@@ -142,8 +142,8 @@ impl Prover {
         let at = match probed.stage {
             // Each step reads.
             Stage::Burst { .. } => return,
-            Stage::Rota | Stage::Gone if soon => Some(now + ROUND_TRIP),
-            Stage::Rota | Stage::Gone => probed.lost_at().map(|at| at.max(now)),
+            Stage::Rotation | Stage::Gone if soon => Some(now + ROUND_TRIP),
+            Stage::Rotation | Stage::Gone => probed.lost_at().map(|at| at.max(now)),
         };
         let known = self.reading.at;
         self.reading.at = [known, at].into_iter().flatten().min();
@@ -171,10 +171,10 @@ impl Prover {
                         target: *target,
                         what: ChangeKind::Forwarded(after),
                     });
-                    return self.enter_rota(now, *target, true);
+                    return self.enter_rotation(now, *target, true);
                 }
             }
-            Stage::Rota => {
+            Stage::Rotation => {
                 if probed.is_premature() {
                     self.steps.set(*target, Some(probed.since + VERDICT_AFTER));
                 }

@@ -15,7 +15,7 @@ pub(super) struct Link {
     /// A full round is to be sent.
     pub rounds: BTreeSet<Target>,
     /// One probe each is due.
-    pub rota: Deadlines<Target>,
+    pub rotation: Deadlines<Target>,
     /// The limit holds back what is due until then.
     pub held_until: Option<Instant>,
 }
@@ -27,8 +27,8 @@ pub(super) enum Turn {
     First,
     /// A full round.
     Round,
-    /// The next probe of the rota.
-    Rota,
+    /// The next probe of the rotation.
+    Rotation,
 }
 
 impl Turn {
@@ -36,7 +36,7 @@ impl Turn {
     pub fn batch(self) -> u32 {
         match self {
             Self::First => SOON,
-            Self::Round | Self::Rota => BATCH,
+            Self::Round | Self::Rotation => BATCH,
         }
     }
 }
@@ -47,7 +47,7 @@ impl Link {
         if !self.rounds.is_empty() && self.held_until.is_some() {
             return self.held_until;
         }
-        let due = [self.firsts.first(), self.rota.first()];
+        let due = [self.firsts.first(), self.rotation.first()];
         let first = due.into_iter().flatten().min()?;
         Some(self.held_until.map_or(first, |held| first.max(held)))
     }
@@ -60,17 +60,17 @@ impl Link {
         if let Some(target) = self.rounds.first() {
             return Some((*target, Turn::Round));
         }
-        let (at, target) = self.rota.peek()?;
-        (at <= now).then_some((*target, Turn::Rota))
+        let (at, target) = self.rotation.peek()?;
+        (at <= now).then_some((*target, Turn::Rotation))
     }
 
-    /// The target's turn is over; its next probe of the rota is due at `next`.
+    /// The target's turn is over; its next probe of the rotation is due at `next`.
     pub fn done(&mut self, target: &Target, turn: Turn, next: Option<Instant>) {
         match turn {
             Turn::Round => drop(self.rounds.remove(target)),
-            Turn::First | Turn::Rota => {
+            Turn::First | Turn::Rotation => {
                 self.firsts.set(*target, None);
-                self.rota.set(*target, next);
+                self.rotation.set(*target, next);
             }
         }
     }
@@ -78,18 +78,19 @@ impl Link {
     /// Nothing more is sent to the target.
     pub fn remove(&mut self, target: &Target) {
         self.rounds.remove(target);
-        self.done(target, Turn::Rota, None);
+        self.done(target, Turn::Rotation, None);
     }
 
     /// Nothing is due, and as much may be sent at once as ever.
     pub fn is_idle(&self, now: Instant) -> bool {
-        let is_empty = self.rounds.is_empty() && self.rota.count() + self.firsts.count() == 0;
+        let is_empty = self.rounds.is_empty() && self.rotation.count() + self.firsts.count() == 0;
         is_empty && self.limit.is_idle(now)
     }
 
-    /// How long the rota takes to probe all targets once, if that is longer than `interval`.
+    /// How long the rotation takes to probe all targets once, if that is longer than `interval`.
     pub fn stretched(&self, interval: Duration) -> Option<Duration> {
-        let members = u32::try_from(self.rota.count() + self.firsts.count()).unwrap_or(u32::MAX);
+        let members =
+            u32::try_from(self.rotation.count() + self.firsts.count()).unwrap_or(u32::MAX);
         let turn = PACKET.saturating_mul(members);
         (turn > interval).then_some(turn)
     }

@@ -82,7 +82,7 @@ pub(super) enum Stage {
     /// At growing gaps after an announcement or a withdrawal.
     Burst { gap: Duration },
     /// Once each interval.
-    Rota,
+    Rotation,
     /// It was withdrawn, and probes no longer come back.
     Gone,
 }
@@ -149,7 +149,7 @@ impl Probed {
     /// More came back than were sent: it is probed again after that time, when nothing tells how long routers took.
     pub fn exceeded(&mut self, held_until: Instant) {
         self.forget_outcomes();
-        self.stage = Stage::Rota;
+        self.stage = Stage::Rotation;
         self.obstacle = Some(Unproven::Excess);
         self.held_until = Some(held_until);
     }

@@ -291,7 +291,7 @@ fn after_an_announcement_gaps_grow_until_a_probe_is_back_and_a_round_tells_the_s
     // One left before the answer to the reading was there.
     assert_eq!(bench.packets(), 7 + 16);
     bench.advance(secs(28));
-    assert_eq!(bench.packets(), 7 + 16 + 1, "the rota's first turn");
+    assert_eq!(bench.packets(), 7 + 16 + 1, "the rotation's first turn");
     bench.advance(secs(300));
     assert_eq!(bench.packets(), 7 + 16 + 11);
     assert_eq!(bench.done(), Vec::<String>::new());
@@ -313,8 +313,8 @@ fn source_ports_take_turns() {
     let different: BTreeSet<&u16> = ports.iter().collect();
     assert_eq!((ports.len(), different.len()), (2 + 16 + 15, 16));
     assert!(ports.iter().all(|port| *port >= FIRST_SOURCE_PORT));
-    let rota: BTreeSet<&u16> = ports.iter().skip(18).collect();
-    assert_eq!(rota.len(), 15, "each turn uses another");
+    let rotation: BTreeSet<&u16> = ports.iter().skip(18).collect();
+    assert_eq!(rotation.len(), 15, "each turn uses another");
 }
 
 #[test]

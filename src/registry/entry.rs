@@ -37,7 +37,7 @@ pub(super) struct Entry {
     /// Boxed: a map has room for eleven, and most apps have one.
     vips: BTreeMap<Prefix, Box<VipMachine>>,
     /// The wildcard address without a monitor of the VIP has been logged.
-    told_wildcard: bool,
+    wildcard_logged: bool,
     /// Why the maintenance file cannot be looked up.
     pub maintenance_problem: Option<String>,
     /// A route of it was announced at least once.
@@ -74,7 +74,7 @@ impl Entry {
             intent: Intent::Run,
             drain_request: None,
             vips: BTreeMap::new(),
-            told_wildcard: false,
+            wildcard_logged: false,
             maintenance_problem: None,
             was_announced: false,
             transitions: BTreeMap::new(),
@@ -98,7 +98,7 @@ impl Entry {
             self.maintenance_problem = None;
         }
         self.second_stage = second_stage(&app, &monitors);
-        self.told_wildcard = false;
+        self.wildcard_logged = false;
         self.app = app;
         self.monitors = monitors;
         if self.refusal.take().is_some() {

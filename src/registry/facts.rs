@@ -23,13 +23,13 @@ pub struct NetworkFacts {
 /// What a session does with the routes of each family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerFacts {
-    pub ipv4: Carriage,
-    pub ipv6: Carriage,
+    pub ipv4: FamilySupport,
+    pub ipv6: FamilySupport,
 }
 
 /// What a session does with the routes of one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Carriage {
+pub enum FamilySupport {
     /// It is configured without the family.
     NotTaken,
     NoNextHop,
@@ -178,17 +178,17 @@ impl NetworkFacts {
             Family::Ipv4 => facts.ipv4,
             Family::Ipv6 => facts.ipv6,
         });
-        let all: Vec<Carriage> = all.collect();
+        let all: Vec<FamilySupport> = all.collect();
         if all.is_empty() {
             // A speaker on this host is reached without an address of the host, other peers are not.
             let mut addrs = meant().filter_map(|(peer, _)| peer.addr());
             let on_host = addrs.any(|addr| addr.is_loopback());
             return on_host.then(|| NO_HOST_ADDRESS.to_owned());
         }
-        if all.contains(&Carriage::Possible) {
+        if all.contains(&FamilySupport::Possible) {
             return None;
         }
-        Some(match all.contains(&Carriage::NoNextHop) {
+        Some(match all.contains(&FamilySupport::NoNextHop) {
             true => {
                 format!("this host has no {family} address toward any peer (write it as next_hop)")
             }

@@ -99,7 +99,8 @@ impl Intent {
             maintenance: *self == Self::Maintenance,
             began: now,
             until: now + longest,
-            quiet_from: (by_traffic && !longest.is_zero()).then(|| now + longest.min(AT_LEAST)),
+            quiet_from: (by_traffic && !longest.is_zero())
+                .then(|| now + longest.min(MIN_TRAFFIC_DRAIN)),
             is_quiet: false,
             steps: DrainSteps::default(),
         });
@@ -290,15 +291,15 @@ impl Drain {
         }
         let quiet_since = last_packet.unwrap_or(self.began);
         self.is_quiet = self.quiet_from.is_some_and(|from| from <= seen.at)
-            && quiet_since + QUIET <= seen.at
+            && quiet_since + QUIET_PERIOD <= seen.at
             && seen.path_returns != Some(true);
     }
 }
 
 /// A drain whose end is that of the traffic lasts at least this long, so that slow replies leave.
-const AT_LEAST: Duration = Duration::from_secs(2);
+const MIN_TRAFFIC_DRAIN: Duration = Duration::from_secs(2);
 /// Traffic has ended when no packet came for this long.
-const QUIET: Duration = Duration::from_secs(1);
+const QUIET_PERIOD: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -399,8 +400,8 @@ mod tests {
                 intent.acknowledged(now, AckResult::TimedOut);
             }),
             ("quiet", |intent, now| {
-                intent.observe(quiet_at(now + AT_LEAST));
-                intent.reconcile(now + AT_LEAST);
+                intent.observe(quiet_at(now + MIN_TRAFFIC_DRAIN));
+                intent.reconcile(now + MIN_TRAFFIC_DRAIN);
             }),
             ("deadline", |intent, now| {
                 let at = intent.deadline();
@@ -497,10 +498,10 @@ leave withdrawn: file -> leave withdrawn, file; asked -> leave asked; quiet -> l
         let mut intent = Intent::Run;
         intent.drain(now, true, wait(DrainWait::Traffic));
         intent.mark_ack_requested();
-        intent.observe(quiet_at(now + AT_LEAST));
+        intent.observe(quiet_at(now + MIN_TRAFFIC_DRAIN));
         intent.observe_nothing();
-        intent.acknowledged(now + AT_LEAST, AckResult::NoSession);
-        intent.reconcile(now + AT_LEAST);
+        intent.acknowledged(now + MIN_TRAFFIC_DRAIN, AckResult::NoSession);
+        intent.reconcile(now + MIN_TRAFFIC_DRAIN);
         assert!(!intent.no_drain_pending() && intent.watches_traffic());
         intent.reconcile(now + WAIT);
         let steps = intent.as_drain().map(Drain::steps);

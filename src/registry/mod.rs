@@ -28,7 +28,7 @@ use log::{debug, info};
 
 pub use check::{CheckResult, MonitorId};
 pub use drains::Drains;
-pub use facts::{Carriage, NetworkFacts, PeerFacts, Problem};
+pub use facts::{FamilySupport, NetworkFacts, PeerFacts, Problem};
 pub use instances::DiscoveredApp;
 pub use intent::AckResult;
 pub use register::ConfiguredApp;

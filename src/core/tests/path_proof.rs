@@ -293,7 +293,7 @@ fn a_thousand_vips_keep_to_the_limit() {
     }
     let probed: BTreeSet<IpAddr> = probes.iter().map(|(_, vip, _)| *vip).collect();
     assert_eq!(probed.len(), 1000);
-    // A minute of the rota: two turns of a thousand.
+    // A minute of the rotation: two turns of a thousand.
     let before = probes.len();
     bench.advance(secs(60));
     assert_eq!(router(&mut bench).probes.len() - before, 2000);

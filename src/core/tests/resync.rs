@@ -185,11 +185,11 @@ fn new_bench() -> Bench {
 /// Looks at everything, and nothing may come of it.
 fn assert_nothing_forgotten(bench: &mut Bench, seed: u64, step: usize) {
     bench.core.assert_indexes();
-    let before = bench.core.picture(bench.now);
+    let before = bench.core.debug_snapshot(bench.now);
     bench.core.resync(bench.now);
     let output = bench.core.poll_output();
     assert!(output.is_none(), "seed {seed}, step {step}: {output:?}");
-    let after = bench.core.picture(bench.now);
+    let after = bench.core.debug_snapshot(bench.now);
     assert_eq!(before, after, "seed {seed}, step {step}");
 }
 

@@ -179,8 +179,8 @@ impl Entry {
     }
 
     pub(super) fn log_wildcard(&mut self, checks: &Checks) {
-        if !self.told_wildcard && self.hides_answers(checks) {
-            self.told_wildcard = true;
+        if !self.wildcard_logged && self.hides_answers(checks) {
+            self.wildcard_logged = true;
             info!(
                 "app {}: a wildcard UDP service without a `vip` monitor: its answers may come from another address \
                  than the VIP, and clients drop them; for DNS, the monitor dns:NAME@vip checks the source of the answers",

@@ -107,7 +107,7 @@ fn containers_beside_their_services() {
         (End::EngineKills, 3),
         (End::EngineStops, 3),
     ];
-    let mut deaths = Deaths::new();
+    let mut deaths = Deaths::default();
     let mut ends = |what, vip: &str, service: &Container, next_hops: &[(End, usize)]| {
         let others = [DNS_VIP, SYSLOG_VIP, WEB_VIP].map(|vip| yard.router.gateway(vip));
         let at = (&yard.router, address(vip));
@@ -363,7 +363,7 @@ fn ask_dns(from: &Namespace, server: &str, host: &str, right: [u8; 4]) -> Result
         .enter(|| UdpSocket::bind("0.0.0.0:0"))
         .map_err(report)?;
     socket
-        .set_read_timeout(Some(Duration::from_millis(300)))
+        .set_read_timeout(Some(Duration::from_secs(1)))
         .map_err(report)?;
     socket.connect((address(server), 53)).map_err(report)?;
     socket.send(&query).map_err(report)?;
@@ -413,7 +413,7 @@ fn alone_in_a_folder_as_the_first_process() {
     // A signal to the first process of a container: it has no default action, it must be handled.
     let first = first_child(sidecast.id());
     kill(first, Signal::SIGTERM).expect("it runs");
-    assert!(sidecast.wait(Duration::from_secs(10)).success());
+    assert!(sidecast.wait(PATIENCE).success());
     assert_eq!(site.a.vips(), [""; 0], "an address is left");
 }
 
@@ -480,4 +480,4 @@ const DNS_VIP: &str = "192.0.2.53";
 const SYSLOG_VIP: &str = "192.0.2.14";
 const WEB_VIP: &str = "192.0.2.80";
 const IDLE: &[&str] = &["sleep", "infinity"];
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);

@@ -255,7 +255,8 @@ impl Stage {
         }
         times.sort();
         println!("killed to gone from the FIB: {times:?}");
-        assert!(times[2] < Duration::from_millis(20), "{times:?}");
+        // 4 to 6 ms, and 41 on a busy machine. What waits for a call that hangs waits for two seconds.
+        assert!(times[2] < Duration::from_millis(100), "{times:?}");
     }
 }
 

@@ -48,7 +48,8 @@ pub fn a_router_that_forwards_is_proven() {
     shown(&mut sidecast, host, ["yes (16/16)"; 2], "ok");
     // It is proven anew when the route has gone and come.
     site.router.ip(&format!("route del {VIP4}"));
-    let again = "agent: {path_proof: {interval: 1s}}\n";
+    // A Linux router has an ICMP error for a host every two seconds.
+    let again = "agent: {path_proof: {interval: 3s}}\n";
     Sidecast::write(host, &(again.to_owned() + &announcing(&site.a, "")));
     sidecast.signal(nix::sys::signal::Signal::SIGHUP);
     let refused = format!("no (0/16: {} says no route)", site.a.addresses.router4);

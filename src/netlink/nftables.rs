@@ -282,14 +282,19 @@ fn new_chain(family: Family, table: &str, chain: &str, hook: u32) -> Result<Requ
         |w| {
             w.text(NFTA_CHAIN_TABLE, table);
             w.text(NFTA_CHAIN_NAME, chain);
-            w.text(NFTA_CHAIN_TYPE, "nat");
-            w.u32_be(NFTA_CHAIN_POLICY, NF_ACCEPT);
-            w.nest(NFTA_CHAIN_HOOK, |w| {
-                w.u32_be(NFTA_HOOK_HOOKNUM, hook);
-                w.bytes(NFTA_HOOK_PRIORITY, &PRIORITY.to_be_bytes());
-            });
+            base_chain(w, "nat", hook, PRIORITY);
         },
     )
+}
+
+/// What makes a chain a base chain: its type, its hook with a priority, and the policy `accept`.
+fn base_chain(w: &mut AttrWriter, kind: &str, hook: u32, priority: i32) {
+    w.text(NFTA_CHAIN_TYPE, kind);
+    w.u32_be(NFTA_CHAIN_POLICY, NF_ACCEPT);
+    w.nest(NFTA_CHAIN_HOOK, |w| {
+        w.u32_be(NFTA_HOOK_HOOKNUM, hook);
+        w.bytes(NFTA_HOOK_PRIORITY, &priority.to_be_bytes());
+    });
 }
 
 /// All rules of all chains of the table.

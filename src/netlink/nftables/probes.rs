@@ -46,12 +46,12 @@ use super::set::{
     NFTA_SET_NAME, NFTA_SET_OBJ_TYPE, NFTA_SET_TABLE, NFTA_SET_TIMEOUT,
 };
 use super::{
-    Batch, NF_ACCEPT, NF_INET_LOCAL_OUT, NF_INET_PRE_ROUTING, NFNL_MSG_BATCH_BEGIN, NFT_MSG_DELOBJ,
+    Batch, NF_INET_LOCAL_OUT, NF_INET_PRE_ROUTING, NFNL_MSG_BATCH_BEGIN, NFT_MSG_DELOBJ,
     NFT_MSG_DELTABLE, NFT_MSG_GETTABLE, NFT_MSG_NEWCHAIN, NFT_MSG_NEWOBJ, NFT_MSG_NEWTABLE,
-    NFT_OBJECT_COUNTER, NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY, NFTA_CHAIN_TABLE,
-    NFTA_CHAIN_TYPE, NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS, NFTA_DATA_VALUE, NFTA_HOOK_HOOKNUM,
-    NFTA_HOOK_PRIORITY, NFTA_LIST_ELEM, NFTA_OBJ_DATA, NFTA_OBJ_NAME, NFTA_OBJ_TABLE,
-    NFTA_OBJ_TYPE, NFTA_TABLE_FLAGS, NFTA_TABLE_NAME, Ownership, batch_marker, octets, request_in,
+    NFT_OBJECT_COUNTER, NFTA_CHAIN_NAME, NFTA_CHAIN_TABLE, NFTA_COUNTER_BYTES,
+    NFTA_COUNTER_PACKETS, NFTA_DATA_VALUE, NFTA_LIST_ELEM, NFTA_OBJ_DATA, NFTA_OBJ_NAME,
+    NFTA_OBJ_TABLE, NFTA_OBJ_TYPE, NFTA_TABLE_FLAGS, NFTA_TABLE_NAME, Ownership, base_chain,
+    batch_marker, octets, request_in,
 };
 use crate::net::Family;
 use std::collections::{BTreeMap, BTreeSet};
@@ -239,12 +239,7 @@ impl ProbeTable {
             w.text(NFTA_CHAIN_TABLE, &self.name);
             w.text(NFTA_CHAIN_NAME, chain);
             if let Some(hook) = hook {
-                w.text(NFTA_CHAIN_TYPE, "filter");
-                w.u32_be(NFTA_CHAIN_POLICY, NF_ACCEPT);
-                w.nest(NFTA_CHAIN_HOOK, |w| {
-                    w.u32_be(NFTA_HOOK_HOOKNUM, hook);
-                    w.bytes(NFTA_HOOK_PRIORITY, &PRIORITY.to_be_bytes());
-                });
+                base_chain(w, "filter", hook, PRIORITY);
             }
         })
     }

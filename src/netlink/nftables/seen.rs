@@ -28,12 +28,11 @@ use super::set::{
     NFTA_SET_NAME, NFTA_SET_TABLE, NFTA_SET_TIMEOUT,
 };
 use super::{
-    BTreeSet, Batch, Family, IPV4_DADDR_OFFSET, IPV6_DADDR_OFFSET, IpAddr, NF_ACCEPT,
-    NF_INET_PRE_ROUTING, NFNL_MSG_BATCH_BEGIN, NFT_MSG_DELTABLE, NFT_MSG_NEWCHAIN, NFT_MSG_NEWRULE,
-    NFT_MSG_NEWTABLE, NFT_PAYLOAD_NETWORK_HEADER, NFT_TABLE_F_OWNER, NFTA_CHAIN_HOOK,
-    NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY, NFTA_CHAIN_TABLE, NFTA_CHAIN_TYPE, NFTA_DATA_VALUE,
-    NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_TABLE,
-    NFTA_TABLE_FLAGS, NFTA_TABLE_NAME, Prefix, REG_1, Reader, WireError, batch_marker, expression,
+    BTreeSet, Batch, Family, IPV4_DADDR_OFFSET, IPV6_DADDR_OFFSET, IpAddr, NF_INET_PRE_ROUTING,
+    NFNL_MSG_BATCH_BEGIN, NFT_MSG_DELTABLE, NFT_MSG_NEWCHAIN, NFT_MSG_NEWRULE, NFT_MSG_NEWTABLE,
+    NFT_PAYLOAD_NETWORK_HEADER, NFT_TABLE_F_OWNER, NFTA_CHAIN_NAME, NFTA_CHAIN_TABLE,
+    NFTA_DATA_VALUE, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_TABLE, NFTA_TABLE_FLAGS,
+    NFTA_TABLE_NAME, Prefix, REG_1, Reader, WireError, base_chain, batch_marker, expression,
     octets, payload, request,
 };
 use std::time::Duration;
@@ -107,12 +106,7 @@ fn push_table(
         |w| {
             w.text(NFTA_CHAIN_TABLE, table);
             w.text(NFTA_CHAIN_NAME, CHAIN);
-            w.text(NFTA_CHAIN_TYPE, "filter");
-            w.u32_be(NFTA_CHAIN_POLICY, NF_ACCEPT);
-            w.nest(NFTA_CHAIN_HOOK, |w| {
-                w.u32_be(NFTA_HOOK_HOOKNUM, NF_INET_PRE_ROUTING);
-                w.bytes(NFTA_HOOK_PRIORITY, &PRIORITY.to_be_bytes());
-            });
+            base_chain(w, "filter", NF_INET_PRE_ROUTING, PRIORITY);
         },
     )?);
     requests.push(new_set(

@@ -249,7 +249,7 @@ impl Peer {
         self.rib.set_tracing(tracing);
     }
 
-    /// Does what is due at `now`.
+    /// Does what is due at `now`, and what may be done early since the process is awake.
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some((at, timer)) = self.poll_timeout()
             && at <= now
@@ -275,6 +275,7 @@ impl Peer {
                 },
             );
         }
+        self.send_early_keepalive(now);
     }
 
     /// The next deadline.

@@ -50,6 +50,8 @@ struct Lease {
     /// It is to be renewed, or left to end.
     due: bool,
     ends: Instant,
+    /// How much earlier than at a third of its lifetime it may be renewed.
+    slack: Duration,
 }
 
 struct Retry {
@@ -325,6 +327,7 @@ impl KernelState {
                 let lease = Lease {
                     due: false,
                     ends: now + *lifetime,
+                    slack: (*lifetime / 12).min(RENEWAL_SLACK),
                 };
                 self.leases.insert(*prefix, lease);
                 let renewal = Some(now + *lifetime / 3);
@@ -453,22 +456,28 @@ impl KernelState {
         // Here and not with each removal: a thousand may follow each other.
         self.removed.retain(|_, at| now < *at + REMOVAL_ECHO);
         let mut vips = BTreeSet::new();
-        if self.deadlines.first().is_none_or(|first| first > now) {
-            return vips;
-        }
-        // One renewal takes those along that are due soon: they share a wake and a datagram.
+        // A renewal needs no wake of its own where the process is awake soon before it is due. It takes those along
+        // that would follow soon: they share a datagram.
+        let mut renewing = false;
         while let Some((at, due)) = self.deadlines.peek() {
-            let limit = match due {
-                Due::Renewal(_) => now + RENEWAL_BATCH,
-                Due::Retry(_) => now,
+            let early = match due {
+                Due::Renewal(prefix) => {
+                    let slack = self
+                        .leases
+                        .get(prefix)
+                        .map_or(Duration::ZERO, |lease| lease.slack);
+                    if renewing { slack * 2 } else { slack }
+                }
+                Due::Retry(_) => Duration::ZERO,
             };
-            if at > limit {
+            if at > now + early {
                 break;
             }
             let due = *due;
             self.deadlines.set(due, None);
             match due {
                 Due::Renewal(prefix) => {
+                    renewing = true;
                     if let Some(lease) = self.leases.get_mut(&prefix) {
                         lease.due = true;
                         vips.insert(prefix);
@@ -549,7 +558,7 @@ const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_LONGEST: Duration = Duration::from_secs(10);
 const RETRY_PERMANENT: Duration = Duration::from_secs(30);
 const LEASE_EXPIRED: &str = "its lease (IFA_CACHEINFO) expired before it was renewed";
-/// Leases due within this time are renewed together, in one wake-up and one datagram.
-const RENEWAL_BATCH: Duration = Duration::from_secs(2);
+/// How much earlier than it is due a lease may be renewed, at most.
+const RENEWAL_SLACK: Duration = Duration::from_secs(10);
 /// How late the kernel's notification of our own removal may arrive.
 const REMOVAL_ECHO: Duration = Duration::from_secs(1);

@@ -10,7 +10,7 @@ use crate::bgp::{
     Capability, DecodeContext, Framer, MAX_LEN, MAX_LEN_EXTENDED, Negotiated, Open, ProtocolError,
     Received, decode_message,
 };
-use crate::timer::EarliestDeadline;
+use crate::timer::{EarliestDeadline, Rng};
 
 /// An open TCP connection. An outgoing attempt is part of the peer's state.
 #[derive(Debug)]
@@ -187,6 +187,14 @@ impl Connection {
         }
     }
 
+    /// Whether a KEEPALIVE may be sent at `now` already: see [`KeepaliveTime`].
+    pub(super) fn may_send_keepalive(&self, now: Instant) -> bool {
+        match &self.phase {
+            Phase::Established(session) => session.timers.may_send_keepalive(now),
+            Phase::OpenSent { .. } | Phase::OpenConfirm(_) => false,
+        }
+    }
+
     /// Restarts the keepalive timer: a KEEPALIVE or UPDATE was sent (RFC 4271 §8.2.2).
     pub(super) fn restart_keepalive_timer(&mut self, now: Instant) {
         if let Some(session) = self.session_mut() {
@@ -271,6 +279,9 @@ impl Connection {
 /// is at least as old as is shown.
 const REMEMBERED_SENDS: usize = 16;
 
+/// "KEEPALIVE messages MUST NOT be sent more frequently than one per second" (RFC 4271 §4.4).
+const LEAST_KEEPALIVE_TIME: Duration = Duration::from_secs(1);
+
 /// The hold timer before the peer's OPEN (RFC 4271 §8.2.2: "a HoldTimer value of 4 minutes is
 /// suggested").
 const LARGE_HOLD_TIME: Duration = Duration::from_secs(240);
@@ -285,21 +296,45 @@ pub(super) struct SessionTimers(Option<TimerDeadlines>);
 #[derive(Debug)]
 struct TimerDeadlines {
     hold_time: Duration,
-    keepalive: Duration,
+    keepalive: KeepaliveTime,
     hold_at: Instant,
+    /// A KEEPALIVE may be sent from then on.
+    keepalive_from: Instant,
     keepalive_at: Instant,
     /// In effect only while bytes are unsent.
     send_hold_at: Instant,
 }
 
+/// The time from one message to the KEEPALIVE after it. RFC 4271 §10 has it vary between 75 and 100 % of its value: within
+/// that range a KEEPALIVE is sent when the process is awake for another reason, so that it needs no wake of its own.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct KeepaliveTime {
+    earliest: Duration,
+    latest: Duration,
+}
+
+impl KeepaliveTime {
+    /// From the negotiated time. The latest differs from session to session.
+    pub(super) fn new(negotiated: Duration, rng: &mut Rng) -> Self {
+        let earliest = (negotiated * 3 / 4)
+            .max(LEAST_KEEPALIVE_TIME)
+            .min(negotiated);
+        Self {
+            earliest,
+            latest: earliest + rng.jittered(negotiated - earliest),
+        }
+    }
+}
+
 impl SessionTimers {
-    /// `keepalive` is the time between two KEEPALIVEs; `None`: no timers.
-    pub(super) fn new(now: Instant, hold_time: Option<Duration>, keepalive: Duration) -> Self {
+    /// Without a hold time there are no timers.
+    pub(super) fn new(now: Instant, hold_time: Option<Duration>, keepalive: KeepaliveTime) -> Self {
         Self(hold_time.map(|hold_time| TimerDeadlines {
             hold_time,
             keepalive,
             hold_at: now + hold_time,
-            keepalive_at: now + keepalive,
+            keepalive_from: now + keepalive.earliest,
+            keepalive_at: now + keepalive.latest,
             send_hold_at: now + send_hold_time(hold_time),
         }))
     }
@@ -312,8 +347,15 @@ impl SessionTimers {
 
     fn restart_keepalive_timer(&mut self, now: Instant) {
         if let Some(deadlines) = &mut self.0 {
-            deadlines.keepalive_at = now + deadlines.keepalive;
+            deadlines.keepalive_from = now + deadlines.keepalive.earliest;
+            deadlines.keepalive_at = now + deadlines.keepalive.latest;
         }
+    }
+
+    fn may_send_keepalive(&self, now: Instant) -> bool {
+        self.0
+            .as_ref()
+            .is_some_and(|deadlines| deadlines.keepalive_from <= now)
     }
 
     fn restart_send_hold_timer(&mut self, now: Instant) {

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{ConnId, DownReason, Output, Peer, State};
+use super::{ConnId, ConnectionEvent, DownReason, FsmEvent, Output, Peer, State};
 use crate::bgp::Message;
 
 impl Peer {
@@ -33,6 +33,21 @@ impl Peer {
             connection.restart_keepalive_timer(now);
         } else {
             self.send_message(now, conn, &Message::Keepalive);
+        }
+    }
+
+    /// The process is awake: a KEEPALIVE that may be sent by now needs no wake of its own.
+    pub(super) fn send_early_keepalive(&mut self, now: Instant) {
+        if let State::Established { conn, .. } = self.state
+            && self
+                .connections
+                .get(&conn)
+                .is_some_and(|connection| connection.may_send_keepalive(now))
+        {
+            self.step(
+                now,
+                FsmEvent::ForConnection(conn, ConnectionEvent::KeepaliveTimerExpires),
+            );
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::connection::{Connection, Endpoints, SessionTimers};
+use super::connection::{Connection, Endpoints, KeepaliveTime, SessionTimers};
 use super::notice::EndedBy;
 use super::retry::likely_cause;
 use super::{
@@ -365,9 +365,8 @@ impl Peer {
     }
 
     fn confirm(&mut self, now: Instant, conn: ConnId, negotiated: Negotiated) {
-        // Jitter as RFC 4271 §10 asks, the same for the whole session.
         let keepalive = negotiated.keepalive().unwrap_or_default();
-        let keepalive = self.retry.rng().jittered(keepalive);
+        let keepalive = KeepaliveTime::new(keepalive, self.retry.rng());
         let timers = SessionTimers::new(now, negotiated.hold_time, keepalive);
         if let Some(connection) = self.connections.get_mut(&conn) {
             connection.confirm(negotiated, timers);

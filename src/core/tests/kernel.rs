@@ -96,7 +96,7 @@ fn a_renewal_that_fails_is_tried_again_before_the_lease_ends() {
     bench.failing.clear();
     bench.advance(secs(11));
     assert_eq!(bench.done(), [format!("renew {VIP}")]);
-    bench.advance(secs(78));
+    bench.advance(secs(68));
     assert_eq!(bench.done(), [""; 0], "once, and then at a third");
 }
 

@@ -872,15 +872,26 @@ fn an_address_missing_in_two_snapshots_is_put_back() {
 }
 
 #[test]
-fn leases_are_renewed_at_a_third() {
+fn leases_are_renewed_at_a_third_or_with_a_check_in_the_ten_seconds_before() {
     let mut bench = Bench::with_outcomes(config("", DNS), &[(MONITOR, true)]);
     bench.done();
     // 3 x 90 s of hold time.
-    bench.advance(secs(89));
+    bench.advance(secs(79));
     assert!(bench.done().is_empty());
-    bench.advance(secs(1));
+    bench.advance(secs(11));
     assert_eq!(bench.done(), [format!("renew {VIP}")]);
     bench.advance(secs(90));
+    assert_eq!(bench.done(), [format!("renew {VIP}")]);
+}
+
+#[test]
+fn a_lease_is_renewed_at_a_third_where_nothing_else_wakes_the_process() {
+    let app = "{name: dns, vip: 192.0.2.53/32}";
+    let mut bench = Bench::new(config("vip_lease: 5s", app));
+    bench.done();
+    bench.advance(Duration::from_millis(1600));
+    assert!(bench.done().is_empty());
+    bench.advance(Duration::from_millis(100));
     assert_eq!(bench.done(), [format!("renew {VIP}")]);
 }
 

@@ -610,6 +610,28 @@ fn keepalives_and_updates_restart_the_hold_timer() {
     assert_ne!(script.peer.state(), StateName::Established);
 }
 
+/// RFC 4271 §10: between 75 and 100 % of the KEEPALIVE time, 30 s here.
+#[test]
+fn a_keepalive_joins_another_wake_within_its_jitter() {
+    let mut script = Script::established(config());
+    let wake = |script: &mut Script, millis| {
+        script.now = script.start + Duration::from_millis(millis);
+        script.peer.handle_timeout(script.now);
+        script.outputs()
+    };
+    assert_eq!(wake(&mut script, 22_400), [""; 0]);
+    assert_eq!(wake(&mut script, 22_500), ["#1 KEEPALIVE"]);
+    assert_eq!(wake(&mut script, 44_900), [""; 0]);
+    assert_eq!(wake(&mut script, 46_000), ["#1 KEEPALIVE"]);
+    // Without another wake it has a deadline of its own.
+    let (at, _) = script.peer.poll_timeout().expect("a deadline");
+    let after = at - script.now;
+    assert!(after > Duration::from_millis(28_000), "{after:?}");
+    assert!(after <= Duration::from_secs(30), "{after:?}");
+    script.receive(FIRST, &Message::Keepalive);
+    assert_eq!(script.until(seconds(76)).len(), 1);
+}
+
 #[test]
 fn bfd_takes_the_session_down_at_once() {
     let mut script = Script::established(config());

@@ -62,7 +62,7 @@ fn measure(runs: u32) {
     println!("| size of the binary | {size} bytes | | |");
 }
 
-fn one_app(runs: u32) -> [Figure; 8] {
+fn one_app(runs: u32) -> [Figure; 9] {
     let mut starts = Figure::new("cold start to route in the router's FIB", "ms");
     let mut resident = Figure::new("RSS with one app", "MiB");
     let mut private = Figure::new("… of it private dirty", "MiB");
@@ -76,9 +76,13 @@ fn one_app(runs: u32) -> [Figure; 8] {
     crashes(runs, &mut crash);
     let mut spent = Figure::new("an idle minute with one app: CPU", "ms");
     let mut switches = Figure::new("… context switches", "");
-    idle_minute(IDLING, &mut spent, &mut switches);
+    let mut bare = Figure::new(
+        "… CPU of a program that does nothing but wait as often",
+        "ms",
+    );
+    idle_minute(IDLING, &mut spent, &mut switches, &mut bare);
     [
-        starts, gone, back, crash, resident, private, spent, switches,
+        starts, gone, back, crash, resident, private, spent, switches, bare,
     ]
 }
 
@@ -111,7 +115,7 @@ fn cold_start(starts: &mut Figure, resident: &mut Figure, private: &mut Figure) 
 
 /// What a minute costs in which nothing happens, as several of them spend it at the same time, each with one app, one
 /// monitor and a session with default timers.
-fn idle_minute(sites: usize, spent: &mut Figure, switches: &mut Figure) {
+fn idle_minute(sites: usize, spent: &mut Figure, switches: &mut Figure, bare: &mut Figure) {
     let lives: Vec<_> = (0..sites)
         .map(|_| {
             let site = Site::new();
@@ -133,12 +137,26 @@ fn idle_minute(sites: usize, spent: &mut Figure, switches: &mut Figure) {
     std::thread::sleep(Duration::from_secs(6));
     let cost = || lives.iter().map(|(sidecast, ..)| Cost::of(sidecast.id()));
     let before: Vec<Cost> = cost().collect();
+    let waits: Vec<_> = (0..sites).map(|_| std::thread::spawn(wait_only)).collect();
     std::thread::sleep(Duration::from_secs(60));
     for (before, after) in before.iter().zip(cost()) {
         spent.add(millis(after.spent - before.spent));
         let more = after.switches - before.switches;
         switches.add(f64::from(u32::try_from(more).expect("few")));
     }
+    for wait in waits {
+        bare.add(millis(wait.join().expect("it only waits")));
+    }
+}
+
+/// CPU of a thread that waits [`WAITS`] times in a minute: what this machine takes for waking alone.
+fn wait_only() -> Duration {
+    for _ in 0..WAITS {
+        std::thread::sleep(Duration::from_secs(60) / WAITS);
+    }
+    let run = fs::read_to_string("/proc/thread-self/schedstat").expect("the kernel has it");
+    let run = run.split_whitespace().next().and_then(|n| n.parse().ok());
+    Duration::from_nanos(run.expect("nanoseconds"))
 }
 
 /// What all threads of a process have used so far.
@@ -540,6 +558,8 @@ fn address(text: &str) -> IpAddr {
 /// Of a crowd: the ports from here on are free, and no more than these are listened on.
 const FIRST_PORT: u16 = 20_000;
 const PORTS: u32 = 3_000;
+/// As often as sidecast with one app does in an idle minute.
+const WAITS: u32 = 28;
 /// How many spend the idle minute.
 const IDLING: usize = 5;
 /// How often the page and the verdict are asked for.

@@ -1,6 +1,6 @@
 //! Requests to sock_diag, answered within the call.
 
-use crate::netlink::message::{Messages, Reply};
+use crate::netlink::message::{Messages, Reply, Request};
 use crate::netlink::sock_diag::Socket;
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::ReceiveTimeout;
@@ -38,18 +38,18 @@ pub fn open() -> Result<OwnedFd, Errno> {
     Ok(fd)
 }
 
-/// Sends one request, whose sequence number is `seq`, and adds the sockets of its answer to `sockets`. Returns the
+/// Sends one request with the sequence number `seq`, and adds the sockets of its answer to `sockets`. Returns the
 /// number of datagrams, of at most `room` bytes each, in which the sockets came.
 pub fn exchange(
     fd: &OwnedFd,
-    bytes: &[u8],
+    request: &Request,
     seq: u32,
     room: usize,
     sockets: &mut Vec<Socket>,
 ) -> Result<usize, Errno> {
     sendto(
         fd.as_raw_fd(),
-        bytes,
+        &request.encode(seq),
         &NetlinkAddr::new(0, 0),
         MsgFlags::empty(),
     )?;
@@ -71,6 +71,9 @@ pub fn exchange(
             match message.reply().map_err(|_| Errno::EBADMSG)? {
                 Reply::Data(payload) => {
                     sockets.push(Socket::decode(payload).map_err(|_| Errno::EBADMSG)?);
+                    if !request.is_dump() {
+                        return Ok(1);
+                    }
                 }
                 Reply::Done => return Ok(datagrams + usize::from(sockets.len() > before)),
                 Reply::Error { errno, .. } => return Err(Errno::from_raw(errno)),

@@ -73,7 +73,7 @@ fn sessions(local: IpAddr, remote: SocketAddr) -> Result<Vec<Socket>, Errno> {
     let fd = open()?;
     for (request, seq) in [to_peer, from_peer].into_iter().zip(1..) {
         let request = request.map_err(|_| Errno::EMSGSIZE)?;
-        exchange(&fd, &request.encode(seq), seq, DATAGRAM, &mut sockets)?;
+        exchange(&fd, &request, seq, DATAGRAM, &mut sockets)?;
     }
     let own = own_inodes();
     // If the peer is on this host, the list has its end of the connection too.

@@ -12,7 +12,7 @@
 //!
 //! Left out: all extensions (memory, TCP_INFO, cgroups) and `SOCK_DESTROY`.
 
-use super::attr::Attrs;
+use super::attr::{AttrWriter, Attrs};
 use super::bpf::{
     ACCEPT, BpfInstruction, DROP, JUMP_EQUAL, JUMP_GREATER, JUMP_GREATER_EQUAL, LOAD_HALF, op,
 };
@@ -21,7 +21,7 @@ use super::{AF_INET, AF_INET6, NetlinkError};
 use crate::net::Family;
 use crate::wire::{Reader, WireError};
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
 /// Asks for all sockets of a family and protocol (`IPPROTO_*`) in one of `states` (bits, `1 << TCP_*`)
@@ -78,6 +78,46 @@ pub fn dump_tcp_listeners(ports: &BTreeSet<u16>) -> Result<Request, NetlinkError
         if !ranges.is_empty() && ranges.len() <= MAX_RANGES {
             w.bytes(INET_DIAG_REQ_BYTECODE, &port_bytecode(&ranges, SOURCE_PORT));
         }
+    })
+}
+
+/// Asks for one socket by its address, port, interface and cookie, which the kernel finds by hash where a dump walks all
+/// buckets. It answers ENOENT where nothing is bound to that address and port, ESTALE where it finds another socket: also one
+/// of the same address and port (`SO_REUSEPORT`).
+///
+/// The socket must not be connected, and of IPv6 not be bound to an IPv4 address.
+pub fn find(protocol: u8, socket: &Socket) -> Result<Request, NetlinkError> {
+    let address = |w: &mut AttrWriter, addr: IpAddr| {
+        let mut bytes = [0; 16];
+        match addr {
+            IpAddr::V4(addr) => bytes[..4].copy_from_slice(&addr.octets()),
+            IpAddr::V6(addr) => bytes = addr.octets(),
+        }
+        w.raw(&bytes);
+    };
+    let any = match socket.family {
+        Family::Ipv4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        Family::Ipv6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    let own = (socket.source_port, socket.source);
+    // "src and dst are swapped for historical reasons" (udp_dump_one).
+    let [source, destination] = if protocol == IPPROTO_UDP {
+        [(0, any), own]
+    } else {
+        [own, (0, any)]
+    };
+    Request::new("find the socket", SOCK_DIAG_BY_FAMILY, 0, |w| {
+        w.raw(&[family_number(socket.family), protocol, 0, 0]);
+        w.raw(&(1u32 << socket.state).to_ne_bytes());
+        w.raw(&source.0.to_be_bytes());
+        w.raw(&destination.0.to_be_bytes());
+        address(w, source.1);
+        address(w, destination.1);
+        w.raw(&socket.interface.to_ne_bytes());
+        // The lower word first.
+        let [a, b, c, d, e, f, g, h] = socket.cookie.to_be_bytes();
+        w.raw(&u32::from_be_bytes([e, f, g, h]).to_ne_bytes());
+        w.raw(&u32::from_be_bytes([a, b, c, d]).to_ne_bytes());
     })
 }
 

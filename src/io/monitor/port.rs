@@ -1,7 +1,8 @@
 //! `port:` — finds the listeners of ports by sock_diag: one dump for all TCP ports, and one for the UDP ports of
-//! each family.
+//! each family. A socket that was found is then asked for by its address and cookie for a minute: a dump walks all
+//! buckets of the kernel's table, up to 64 Ki, which takes longer than anything else that an idle process does.
 //!
-//! A dump takes tens of microseconds and is answered within the call, so it runs on the loop. On kernels
+//! A dump takes less than a millisecond and is answered within the call, so it runs on the loop. On kernels
 //! without sock_diag `bind(2)` is tried instead, which tells neither the address nor the owner of a listener.
 
 use crate::app::Protocol;
@@ -71,6 +72,20 @@ pub(super) struct Ports {
     tested: RefCell<BTreeMap<(Protocol, u16), (Instant, PortState)>>,
     /// By cookie, whether a socket is of this process. Cookies are never reused.
     own_sockets: RefCell<BTreeMap<u64, bool>>,
+    /// The few sockets of a port by the last dump, and when that was.
+    found: RefCell<BTreeMap<(Protocol, u16), FoundSockets>>,
+}
+
+#[derive(Debug)]
+struct FoundSockets {
+    dumped_at: Instant,
+    sockets: Vec<Socket>,
+}
+
+impl FoundSockets {
+    fn is_recent(&self) -> bool {
+        self.dumped_at.elapsed() < DUMPED_ANEW
+    }
 }
 
 impl Ports {
@@ -82,17 +97,77 @@ impl Ports {
         let mut states = BTreeMap::new();
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             let of_protocol = ports.iter().filter(|(p, _)| *p == protocol);
-            let wanted: Vec<u16> = of_protocol.map(|(_, port)| *port).collect();
+            let mut wanted: Vec<u16> = of_protocol.map(|(_, port)| *port).collect();
+            let few = wanted.len() <= FOUND_ALONE;
+            if few {
+                wanted.retain(|&port| {
+                    let Some(sockets) = self.find_again(protocol, port) else {
+                        return true;
+                    };
+                    let state = self.state(protocol, port, &sockets);
+                    states.insert((protocol, port), state);
+                    false
+                });
+            }
             for chunk in wanted.chunks(PORTS_AT_ONCE) {
                 let chunk = chunk.iter().copied().collect();
                 let found = self.look_up(protocol, &chunk);
                 for port in chunk {
+                    if few {
+                        self.remember(protocol, port, &found);
+                    }
                     let state = self.state(protocol, port, &found);
                     states.insert((protocol, port), state);
                 }
             }
         }
         states
+    }
+
+    /// The sockets of a port, if each that the last dump found is still there. Others may have come since, which
+    /// makes the port no less open; the next dump shows them.
+    fn find_again(&self, protocol: Protocol, port: u16) -> Option<PortLookup> {
+        let mut found = self.found.borrow_mut();
+        let before = found
+            .remove(&(protocol, port))
+            .filter(FoundSockets::is_recent)?;
+        let mut sockets = Vec::new();
+        for socket in &before.sockets {
+            let request = sock_diag::find(protocol.number(), socket).ok()?;
+            self.ask(&request, DATAGRAM, &mut sockets).ok()?;
+        }
+        let states = |sockets: &[Socket]| sockets.iter().map(|s| s.state).collect::<Vec<u8>>();
+        let same = states(&sockets) == states(&before.sockets);
+        same.then(|| {
+            found.insert((protocol, port), before);
+            PortLookup::Sockets {
+                sockets,
+                split: false,
+            }
+        })
+    }
+
+    /// Remembers the sockets of a port for [`Ports::find_again`]: one or two, and none that the kernel would not find
+    /// or whose warning another socket could end.
+    fn remember(&self, protocol: Protocol, port: u16, found: &PortLookup) {
+        let PortLookup::Sockets { sockets, .. } = found else {
+            return;
+        };
+        let on_port = sockets.iter().filter(|s| s.source_port == port);
+        let on_port: Vec<Socket> = on_port.cloned().collect();
+        let can_be_found = |socket: &Socket| {
+            let mapped = socket.family == Family::Ipv6 && socket.source.is_ipv4();
+            !mapped && !socket.source.is_loopback()
+        };
+        if (1..=2).contains(&on_port.len()) && on_port.iter().all(can_be_found) {
+            let mut all = self.found.borrow_mut();
+            all.retain(|_, found| found.is_recent());
+            let found = FoundSockets {
+                dumped_at: Instant::now(),
+                sockets: on_port,
+            };
+            all.insert((protocol, port), found);
+        }
     }
 
     fn state(&self, protocol: Protocol, port: u16, found: &PortLookup) -> PortState {
@@ -170,7 +245,7 @@ impl Ports {
         };
         let seq = self.seq.get().wrapping_add(1);
         self.seq.set(seq);
-        let datagrams = exchange(&fd, &request.encode(seq), seq, room, sockets)?;
+        let datagrams = exchange(&fd, request, seq, room, sockets)?;
         self.socket.replace(Some(fd));
         Ok(datagrams)
     }
@@ -350,6 +425,10 @@ const DATAGRAM_MAX: usize = 32 * 1024;
 const BYTES_OF_A_PORT: usize = 256;
 /// Ports in one lookup: few enough that the kernel filters them, and that the answer mostly fits one datagram.
 const PORTS_AT_ONCE: usize = 128;
+/// Ports of one protocol that are asked for one by one; above this a dump costs less.
+const FOUND_ALONE: usize = 4;
+/// After this time the sockets of a port are listed again.
+const DUMPED_ANEW: Duration = Duration::from_secs(59);
 /// How long a result of `bind(2)` is cached.
 const TESTED_ANEW: Duration = Duration::from_millis(900);
 /// Sockets whose owner is remembered.
@@ -435,6 +514,70 @@ mod tests {
             other => panic!("{other:?}"),
         };
         assert_eq!((full(5), full(6)), (0, 1));
+    }
+
+    /// How many requests it takes to judge a port.
+    fn requests(ports: &Ports, protocol: Protocol, port: u16) -> (bool, u32) {
+        let before = ports.seq.get();
+        let states = ports.port_states(&BTreeSet::from([(protocol, port)]));
+        let is_open = states.values().all(PortState::is_open);
+        (is_open, ports.seq.get() - before)
+    }
+
+    #[test]
+    fn a_socket_that_was_found_is_asked_for_alone_until_it_is_gone() {
+        let ports = Ports::default();
+        for addr in ["0.0.0.0:0", "[::]:0"] {
+            let listener = std::net::TcpListener::bind(addr).unwrap();
+            let socket = std::net::UdpSocket::bind(addr).unwrap();
+            let tcp = listener.local_addr().unwrap().port();
+            let udp = socket.local_addr().unwrap().port();
+            // Those of this process do not count; here they do.
+            let foreign = |protocol| {
+                requests(
+                    &ports,
+                    protocol,
+                    if protocol == Protocol::Tcp { tcp } else { udp },
+                );
+                ports
+                    .own_sockets
+                    .borrow_mut()
+                    .values_mut()
+                    .for_each(|own| *own = false);
+            };
+            foreign(Protocol::Tcp);
+            foreign(Protocol::Udp);
+            assert_eq!(requests(&ports, Protocol::Tcp, tcp), (true, 1), "{addr}");
+            assert_eq!(requests(&ports, Protocol::Udp, udp), (true, 1), "{addr}");
+            drop((listener, socket));
+            assert_eq!(requests(&ports, Protocol::Tcp, tcp), (false, 2), "{addr}");
+            assert_eq!(requests(&ports, Protocol::Udp, udp), (false, 3), "{addr}");
+            assert_eq!(requests(&ports, Protocol::Tcp, tcp), (false, 1), "{addr}");
+        }
+    }
+
+    #[test]
+    fn another_socket_of_the_same_address_is_not_taken_for_the_one_before() {
+        let ports = Ports::default();
+        let first = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+        let addr = first.local_addr().unwrap();
+        requests(&ports, Protocol::Tcp, addr.port());
+        let before = ports.found.borrow().values().next().unwrap().sockets[0].cookie;
+        drop(first);
+        let _second = std::net::TcpListener::bind(addr).unwrap();
+        assert_eq!(requests(&ports, Protocol::Tcp, addr.port()).1, 2);
+        let after = ports.found.borrow().values().next().unwrap().sockets[0].cookie;
+        assert_ne!(before, after);
+    }
+
+    #[test]
+    fn a_socket_on_the_loopback_address_is_listed_anew_each_time() {
+        // Another socket would end the warning.
+        let ports = Ports::default();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        requests(&ports, Protocol::Tcp, port);
+        assert!(ports.found.borrow().is_empty());
     }
 
     #[test]

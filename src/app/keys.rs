@@ -110,9 +110,9 @@ impl Attributes {
     /// These overlaid with `over`: communities are added, other attributes replaced.
     pub fn overlaid(&self, over: &Self) -> Self {
         Self {
-            communities: &self.communities | &over.communities,
-            large_communities: &self.large_communities | &over.large_communities,
-            ext_communities: &self.ext_communities | &over.ext_communities,
+            communities: union(&self.communities, &over.communities),
+            large_communities: union(&self.large_communities, &over.large_communities),
+            ext_communities: union(&self.ext_communities, &over.ext_communities),
             med: over.med.or(self.med),
             local_pref: over.local_pref.or(self.local_pref),
             as_path_prepend: over.as_path_prepend.or(self.as_path_prepend),
@@ -136,6 +136,13 @@ impl Attributes {
             ..self
         }
     }
+}
+
+/// Both sets; `|` makes a set that allocates even where both are empty, as they mostly are.
+fn union<T: Ord + Clone>(one: &BTreeSet<T>, other: &BTreeSet<T>) -> BTreeSet<T> {
+    let mut both = one.clone();
+    both.extend(other.iter().cloned());
+    both
 }
 
 /// An IPv4 address that routers can reach.
@@ -193,7 +200,7 @@ pub enum RouteAction {
     #[default]
     Withdraw,
     /// They stay, with these laid over the app's own attributes.
-    Announce(Attributes),
+    Announce(Box<Attributes>),
     /// They stay with `agent.last_resort` overlaid, unless a monitor shows that nothing listens
     /// ([`MonitorSpec::Port`](super::MonitorSpec)). Only for an app that is down.
     LastResort,
@@ -220,7 +227,8 @@ impl Kind for RouteAction {
 
     fn read(cx: &mut Context<'_>, at: &ValueAt<'_>) -> Option<Self> {
         if at.is_map() {
-            return at.section(cx, Attributes::default()).map(Self::Announce);
+            let attributes = at.section(cx, Attributes::default())?;
+            return Some(Self::Announce(Box::new(attributes)));
         }
         let reaction = Self::parse(at.node.text().unwrap_or_default());
         reaction.map_err(|message| at.problem(cx, message)).ok()

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -91,7 +92,10 @@ impl AdjRibOut {
             let before = self.wanted.get(&prefix).cloned();
             let after = attributes.map(|attributes| match &before {
                 Some(known) if **known == attributes => Arc::clone(known),
-                _ => intern(&mut shared, attributes),
+                _ => match self.neighbor_with(&prefix, &attributes) {
+                    Some(known) => Arc::clone(known),
+                    None => intern(&mut shared, attributes),
+                },
             });
             if before == after {
                 continue;
@@ -104,6 +108,19 @@ impl AdjRibOut {
                 session.route_changed(prefix, before.as_ref(), after.as_ref());
             }
         }
+    }
+
+    /// Equal attributes of the wanted route before or after this prefix: the routes of a host are mostly alike.
+    fn neighbor_with(
+        &self,
+        prefix: &Prefix,
+        attributes: &PathAttributes,
+    ) -> Option<&Arc<PathAttributes>> {
+        let before = self.wanted.range(..prefix).next_back();
+        let after = self.wanted.range((Excluded(prefix), Unbounded)).next();
+        let neighbors = [before, after].into_iter().flatten();
+        let mut known = neighbors.map(|(_, known)| known);
+        known.find(|known| ***known == *attributes)
     }
 
     #[cfg(test)]
@@ -662,6 +679,17 @@ mod tests {
         assert_eq!(withdrawn, []);
         assert_eq!(rib.fill_now(ROOM), OutgoingMessages::default());
         assert!(rib.is_flushed());
+    }
+
+    #[test]
+    fn equal_attributes_of_routes_that_come_one_by_one_are_stored_once() {
+        let mut rib = AdjRibOut::default();
+        for number in [5, 1, 9, 3, 7] {
+            let new = routes([number], 1).into_iter();
+            rib.update(new.map(|(prefix, new)| (prefix, Some(new))).collect());
+        }
+        let first = &rib.wanted()[&prefix(1)];
+        assert!(rib.wanted().values().all(|other| Arc::ptr_eq(first, other)));
     }
 
     #[test]

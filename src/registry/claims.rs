@@ -36,9 +36,10 @@ impl Claims {
 
     /// Adds a claim. Returns `true` if the app now holds the VIP, because no other app does.
     pub fn add(&mut self, app: &AppName, vip: Prefix) -> bool {
+        // Mostly it stays the only one.
         let claim = self.vips.entry(vip).or_insert_with(|| Claim {
             holder: app.clone(),
-            claimants: Vec::new(),
+            claimants: vec![app.clone()],
         });
         if let Err(at) = claim.claimants.binary_search(app) {
             claim.claimants.insert(at, app.clone());

@@ -34,16 +34,16 @@ pub(super) struct Entry {
     pub intent: Intent,
     /// Who requested its drain, if it has one and that is known.
     pub drain_request: Option<DrainRequest>,
-    /// Boxed: a map has room for eleven, and most apps have one.
-    vips: BTreeMap<Prefix, Box<VipMachine>>,
+    /// In their order. A slice: most apps have one, and a map has room for eleven.
+    vips: Box<[(Prefix, VipMachine)]>,
     /// The wildcard address without a monitor of the VIP has been logged.
     wildcard_logged: bool,
     /// Why the maintenance file cannot be looked up.
     pub maintenance_problem: Option<String>,
     /// A route of it was announced at least once.
     pub was_announced: bool,
-    /// Transitions by the state entered.
-    pub transitions: BTreeMap<AppState, u64>,
+    /// Transitions by the state entered, in the order of [`AppState::ALL`].
+    transitions: [u64; AppState::ALL.len()],
     /// The state at the last reconcile, and since when.
     last_state: AppState,
     since: Instant,
@@ -73,11 +73,11 @@ impl Entry {
             health: AppHealth::new(now),
             intent: Intent::Run,
             drain_request: None,
-            vips: BTreeMap::new(),
+            vips: Box::default(),
             wildcard_logged: false,
             maintenance_problem: None,
             was_announced: false,
-            transitions: BTreeMap::new(),
+            transitions: [0; AppState::ALL.len()],
             last_state: AppState::Pending,
             since: now,
             last_resort_since: None,
@@ -113,13 +113,40 @@ impl Entry {
 
     /// The state machine of one VIP.
     pub fn vip(&self, vip: &Prefix) -> Option<&VipMachine> {
-        self.vips.get(vip).map(|machine| &**machine)
+        let at = self.position(vip)?;
+        self.vips.get(at).map(|(_, machine)| machine)
+    }
+
+    fn vip_mut(&mut self, vip: &Prefix) -> Option<&mut VipMachine> {
+        let at = self.position(vip)?;
+        self.vips.get_mut(at).map(|(_, machine)| machine)
+    }
+
+    fn position(&self, vip: &Prefix) -> Option<usize> {
+        self.vips.binary_search_by(|(of, _)| of.cmp(vip)).ok()
+    }
+
+    fn machines(&self) -> impl Iterator<Item = &VipMachine> {
+        self.vips.iter().map(|(_, machine)| machine)
+    }
+
+    /// VIPs that are new get a state machine; that of a VIP which the app gave up goes.
+    fn update_machines(&mut self) {
+        let known = self.vips.iter().map(|(vip, _)| *vip);
+        if known.eq(self.vips()) {
+            return;
+        }
+        let before = std::mem::take(&mut self.vips);
+        let mut before: BTreeMap<Prefix, VipMachine> = before.into_iter().collect();
+        let machine = |vip| (vip, before.remove(&vip).unwrap_or_default());
+        let vips = self.app.vips.iter().map(|vip| vip.prefix());
+        self.vips = vips.map(machine).collect();
     }
 
     /// Whether this VIP's address is desired on the interface.
     pub fn is_addressed(&self, vip: &Prefix) -> bool {
         let always = self.app.options.vip_presence == VipPresence::Always;
-        let machine = self.vips.get(vip);
+        let machine = self.vip(vip);
         self.refusal.is_none() && machine.is_some_and(|machine| machine.is_addressed(always))
     }
 
@@ -166,7 +193,7 @@ impl Entry {
     }
 
     fn problems(&self) -> impl Iterator<Item = &Problem> {
-        self.vips.values().filter_map(|machine| machine.problem())
+        self.machines().filter_map(|machine| machine.problem())
     }
 
     /// Updates health and intent from the monitors' results, before the holders of its VIPs are determined.
@@ -188,12 +215,13 @@ impl Entry {
     ) -> Option<StateChange> {
         let route = self.announcement(last_resort).map(Rc::new);
         let asks = self.first_stage(checks) == Health::Up && self.may_ask();
-        self.vips.retain(|vip, _| self.app.vips.contains(vip));
+        self.update_machines();
         let (linger, cleaned_up) = (self.linger(timers), self.health.is_cleaned_up());
         let always = self.app.options.vip_presence == VipPresence::Always;
         let mut problems = problems.into_iter().peekable();
         let mut any = false;
-        for vip in self.app.vips.iter().map(|vip| vip.prefix()) {
+        let vips: Vec<Prefix> = self.vips().collect();
+        for vip in vips {
             let desired = match &route {
                 Some(route) if self.is_confirmed(&vip, checks) => {
                     DesiredState::Announced(Rc::clone(route))
@@ -203,10 +231,11 @@ impl Entry {
                 _ => DesiredState::Absent,
             };
             any |= matches!(desired, DesiredState::Announced(_));
-            let machine = self.vips.entry(vip).or_default();
             let problem = problems.next_if(|(of, _)| *of == vip);
             let problem = problem.map(|(_, problem)| problem);
-            machine.reconcile(now, desired, problem, linger, cleaned_up);
+            if let Some(machine) = self.vip_mut(&vip) {
+                machine.reconcile(now, desired, problem, linger, cleaned_up);
+            }
         }
         self.log_wildcard(checks);
         if any && self.health.is_up() && self.intent == Intent::Run {
@@ -218,7 +247,7 @@ impl Entry {
     /// The change of its routes when the app became a last resort or ceased to be one.
     fn note_last_resort(&mut self, now: Instant) -> Option<&'static str> {
         let down = self.route_actions().and_then(|[_, down]| down);
-        let routed = self.vips.values().any(|machine| machine.route().is_some());
+        let routed = self.machines().any(|machine| machine.route().is_some());
         let is = routed && down == Some(&RouteAction::LastResort);
         let consequence = match (self.last_resort_since, is) {
             (None, true) => "announced as last resort",
@@ -240,7 +269,10 @@ impl Entry {
         if to != from {
             self.last_state = to;
             self.since = now;
-            *self.transitions.entry(to).or_insert(0) += 1;
+            let mut counts = AppState::ALL.iter().zip(&mut self.transitions);
+            if let Some((_, count)) = counts.find(|(state, _)| **state == to) {
+                *count += 1;
+            }
         }
         let why = self.why(checks);
         Some(StateChange {
@@ -253,6 +285,12 @@ impl Entry {
                 None => why,
             },
         })
+    }
+
+    /// How often each state was entered, without those that never were.
+    pub fn transitions(&self) -> impl Iterator<Item = (AppState, u64)> {
+        let counts = AppState::ALL.into_iter().zip(self.transitions);
+        counts.filter(|(_, count)| *count > 0)
     }
 
     /// Whether routes are desired for VIPs that are not blocked.
@@ -441,7 +479,7 @@ impl Entry {
         earliest.add(self.health.deadline(timers), ());
         earliest.add(self.intent.deadline(), ());
         let linger = self.linger(timers);
-        for machine in self.vips.values() {
+        for machine in self.machines() {
             earliest.add(machine.deadline(linger), ());
         }
         earliest.get().map(|(at, ())| at)

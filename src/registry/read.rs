@@ -98,7 +98,7 @@ impl Registry {
             maintenance_problem: entry.maintenance_problem.clone(),
             held_for: held.map(|(_, until)| until.saturating_duration_since(now)),
             flaps: entry.health.flaps(),
-            transitions: entry.transitions.clone(),
+            transitions: entry.transitions().collect(),
         })
     }
 

@@ -54,7 +54,7 @@ enum State {
     },
     /// It cannot be announced. Where it was, its address may linger.
     Blocked {
-        problem: Problem,
+        problem: Box<Problem>,
         lingering_since: Option<Instant>,
     },
 }
@@ -106,7 +106,7 @@ impl VipMachine {
         });
         self.state = match (problem, desired, lingering_since) {
             (Some(problem), ..) => State::Blocked {
-                problem,
+                problem: Box::new(problem),
                 lingering_since,
             },
             (None, DesiredState::Announced(route), _) => {

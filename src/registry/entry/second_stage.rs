@@ -69,7 +69,7 @@ impl Entry {
     /// Other instances hold all its VIPs.
     pub fn is_standby(&self) -> bool {
         let problem = |machine: &VipMachine| machine.problem().is_some_and(Problem::is_standby);
-        !self.vips.is_empty() && self.vips.values().all(|machine| problem(machine))
+        !self.vips.is_empty() && self.machines().all(problem)
     }
 
     /// Whether the VIPs may be on the interface for their checks: not those of a drained app whose route is withdrawn.
@@ -88,7 +88,7 @@ impl Entry {
         if !self.has_second_stage() || !self.health.is_up() || self.health.is_inherited() {
             return true;
         }
-        let machine = self.vips.get(vip);
+        let machine = self.vip(vip);
         let stays = machine.is_some_and(|machine| {
             machine.route().is_some() && machine.presence() != Presence::Absent
         });
@@ -110,10 +110,8 @@ impl Entry {
 
     /// Records whether the kernel has a VIP's address and NAT rules; `false` if nothing changed.
     pub fn set_presence(&mut self, vip: &Prefix, presence: Presence) -> bool {
-        let machine = self
-            .vips
-            .get_mut(vip)
-            .filter(|_| !self.second_stage.is_empty());
+        let asks = self.has_second_stage();
+        let machine = self.vip_mut(vip).filter(|_| asks);
         machine.is_some_and(|machine| machine.set_presence(presence))
     }
 
@@ -191,7 +189,7 @@ impl Entry {
 
     /// The app is healthy, and no route is desired until the second stage has probed a VIP.
     pub(super) fn waits_for_answer(&self) -> bool {
-        let routes = self.vips.values().any(|machine| machine.route().is_some());
+        let routes = self.machines().any(|machine| machine.route().is_some());
         self.has_second_stage() && self.health.is_up() && !routes && !self.is_standby()
     }
 }

@@ -20,8 +20,8 @@ pub struct HistoryEvent {
 pub struct HistoryChange {
     pub kind: ChangeKind,
     pub of: ChangeOf,
-    pub from: String,
-    pub to: String,
+    pub from: &'static str,
+    pub to: &'static str,
     pub why: String,
     /// The app is announced as last resort from then on.
     pub last_resort: bool,
@@ -66,14 +66,14 @@ impl HistoryChange {
     pub(super) fn of_peer(
         kind: ChangeKind,
         peer: &PeerName,
-        [from, to]: [&str; 2],
+        [from, to]: [&'static str; 2],
         why: impl Into<String>,
     ) -> Self {
         Self {
             kind,
             of: ChangeOf::Peer(peer.clone()),
-            from: from.to_owned(),
-            to: to.to_owned(),
+            from,
+            to,
             why: why.into(),
             last_resort: false,
         }
@@ -82,14 +82,14 @@ impl HistoryChange {
     pub(super) fn of_app(
         kind: ChangeKind,
         app: &AppName,
-        [from, to]: [&str; 2],
+        [from, to]: [&'static str; 2],
         why: impl Into<String>,
     ) -> Self {
         Self {
             kind,
             of: ChangeOf::App(app.clone()),
-            from: from.to_owned(),
-            to: to.to_owned(),
+            from,
+            to,
             why: why.into(),
             last_resort: false,
         }

@@ -218,8 +218,8 @@ pub fn events<'a>(
             kind: change.kind.as_str(),
             app,
             peer,
-            from: &change.from,
-            to: &change.to,
+            from: change.from,
+            to: change.to,
             why: &change.why,
         })
     };

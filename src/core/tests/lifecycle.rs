@@ -928,7 +928,7 @@ fn the_history_keeps_the_last_500_changes() {
     }
     assert_eq!(bench.core.events().count(), 500);
     let last = bench.core.events().last().unwrap();
-    assert_eq!((last.seq, last.change.to.as_str()), (602, "up"));
+    assert_eq!((last.seq, last.change.to), (602, "up"));
     assert_eq!(bench.app("dns").transitions[&AppState::Down], 300);
 }
 

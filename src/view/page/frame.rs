@@ -229,8 +229,8 @@ pub fn end<'a>(
 /// `up → down: connection refused`
 pub fn step(page: &mut Markup, change: &HistoryChange) {
     let word = |state: &str| state.replace('_', " ");
-    page.text(word(&change.from)).raw(" → ");
-    page.text(word(&change.to)).raw(": ").name(&change.why);
+    page.text(word(change.from)).raw(" → ");
+    page.text(word(change.to)).raw(": ").name(&change.why);
 }
 
 /// Changes that are shown below the apps.

@@ -40,7 +40,8 @@ pub struct Prover {
     renewed_at: Option<Instant>,
     /// The first of the source ports.
     source_port: u16,
-    targets: BTreeMap<Target, Probed>,
+    /// Boxed: a node of the map has room for eleven.
+    targets: BTreeMap<Target, Box<Probed>>,
     /// By interface index.
     links: BTreeMap<u32, Link>,
     /// Targets whose probes leave at growing gaps.
@@ -111,7 +112,8 @@ impl Prover {
         match self.targets.get(&target) {
             None => {
                 let stage = self.first_stage(&target);
-                self.targets.insert(target, Probed::new(now, way, stage));
+                let probed = Probed::new(now, way, stage);
+                self.targets.insert(target, Box::new(probed));
                 self.begin(now, target);
             }
             Some(probed) if probed.way == way && !probed.withdrawn => return,
@@ -290,7 +292,11 @@ impl Prover {
         if self.outputs.is_empty() {
             self.request_counters();
         }
-        self.outputs.pop_front()
+        let next = self.outputs.pop_front();
+        if next.is_none() {
+            self.outputs.shrink_to(KEPT_OUTPUTS);
+        }
+        next
     }
 
     /// The next change.
@@ -564,6 +570,8 @@ const TTL: u8 = 3;
 /// Source ports are in the upper part of the dynamic ones (RFC 6335 §6), above the kernel's own choice.
 const FIRST_SOURCE_PORT: u16 = 61_000;
 const SOURCE_PORTS: u64 = 4_000;
+/// The capacity that an empty queue keeps: the first probes of a thousand VIPs are sent at once.
+const KEPT_OUTPUTS: usize = 16;
 
 #[cfg(test)]
 mod tests;

@@ -336,7 +336,11 @@ impl Core {
 
     /// What is to be done next.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        let next = self.outputs.pop_front();
+        if next.is_none() {
+            self.outputs.shrink_to(KEPT_OUTPUTS);
+        }
+        next
     }
 
     /// These are compared with what is wanted at the end of the input.
@@ -574,3 +578,5 @@ const RESYNC_INTERVAL: Duration = Duration::from_secs(60);
 const RESYNC_AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// How long End-of-RIB waits for the first checks after a restart that kept the routes.
 const END_OF_RIB_DEFERRAL: Duration = Duration::from_secs(5);
+/// The capacity that an empty queue keeps: what a change of a thousand apps emits at once is not kept for good.
+const KEPT_OUTPUTS: usize = 16;

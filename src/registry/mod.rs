@@ -390,7 +390,11 @@ impl Registry {
     /// The next output.
     pub fn poll_output(&mut self) -> Option<Output> {
         let canceled = || self.checks.take_canceled().map(Output::CancelCheck);
-        self.outputs.pop_front().or_else(canceled)
+        let next = self.outputs.pop_front().or_else(canceled);
+        if next.is_none() {
+            self.outputs.shrink_to(KEPT_OUTPUTS);
+        }
+        next
     }
 
     /// Whether apps were added, removed or replaced since the last call.
@@ -508,6 +512,9 @@ impl Registry {
         }
     }
 }
+
+/// The capacity that an empty queue keeps: what a thousand apps emit at once is not kept for good.
+const KEPT_OUTPUTS: usize = 16;
 
 #[cfg(test)]
 impl Queue {

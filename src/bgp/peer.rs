@@ -49,7 +49,7 @@ pub struct Peer {
     /// The state of the last [`Output::StateChanged`].
     reported_state: StateName,
     /// Open connections: at most one outgoing and one incoming.
-    connections: BTreeMap<ConnId, Connection>,
+    connections: Vec<Connection>,
     last_attempt_number: u64,
     retry: Retry,
     /// The interface toward the peer has no carrier.
@@ -165,7 +165,7 @@ impl Peer {
         Self {
             state: State::Idle { restart_at: None },
             reported_state: StateName::Idle,
-            connections: BTreeMap::new(),
+            connections: Vec::new(),
             last_attempt_number: 0,
             retry: Retry::new(config.connect_retry, rng_seed),
             no_carrier: false,
@@ -227,13 +227,13 @@ impl Peer {
                 self.step(now, FsmEvent::ForConnection(conn, TcpCrAcked(endpoints)));
             }
             Event::ConnectFailed { conn, error: why } | Event::Closed { conn, reason: why }
-                if self.is_attempt(conn) || self.connections.contains_key(&conn) =>
+                if self.is_attempt(conn) || self.connection(conn).is_some() =>
             {
                 self.step(now, FsmEvent::ForConnection(conn, TcpConnectionFails(why)));
             }
             Event::Received { conn, bytes } => self.receive(now, conn, &bytes),
             Event::Sent { conn, bytes } => {
-                if let Some(connection) = self.connections.get_mut(&conn) {
+                if let Some(connection) = self.connection_mut(conn) {
                     connection.sent(now, bytes);
                 }
             }
@@ -294,11 +294,7 @@ impl Peer {
                 earliest.add(at, Timer::ConnectRetry);
             }
         }
-        for (at, timer) in self
-            .connections
-            .values()
-            .filter_map(Connection::poll_timeout)
-        {
+        for (at, timer) in self.connections.iter().filter_map(Connection::poll_timeout) {
             earliest.add(Some(at), timer);
         }
         earliest.get()
@@ -405,7 +401,7 @@ impl Peer {
 
     /// Records that the peer's TCP has acknowledged the first `bytes` bytes of a connection.
     pub fn note_acknowledged(&mut self, conn: ConnId, bytes: u64) {
-        if let Some(connection) = self.connections.get_mut(&conn) {
+        if let Some(connection) = self.connection_mut(conn) {
             connection.note_acknowledged(bytes);
         }
     }
@@ -442,7 +438,7 @@ impl Peer {
         use FsmEvent::*;
         use StateName::*;
         let state = match &event {
-            ForConnection(conn, _) => self.connections.get(conn).map(Connection::state),
+            ForConnection(conn, _) => self.connection(*conn).map(Connection::state),
             _ => None,
         };
         match (state.unwrap_or(self.reported_state), event) {

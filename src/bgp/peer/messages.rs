@@ -9,11 +9,11 @@ use crate::bgp::{Message, MessageType, Received, RefreshKind, RouteRefresh};
 
 impl Peer {
     pub(super) fn receive(&mut self, now: Instant, conn: ConnId, bytes: &[u8]) {
-        if let Some(connection) = self.connections.get_mut(&conn) {
+        if let Some(connection) = self.connection_mut(conn) {
             connection.push(bytes);
         }
         // A message may end its connection; the messages after it are dropped.
-        while let Some(received) = self.connections.get_mut(&conn).and_then(Connection::next) {
+        while let Some(received) = self.connection_mut(conn).and_then(Connection::next) {
             if let Ok(message) = &received
                 && self.tracing
             {
@@ -65,7 +65,7 @@ impl Peer {
 
     /// `alive`: a KEEPALIVE or UPDATE, which restarts the keepalive timer.
     fn transmit(&mut self, now: Instant, conn: ConnId, bytes: Vec<u8>, alive: bool) {
-        if let Some(connection) = self.connections.get_mut(&conn) {
+        if let Some(connection) = self.connection_mut(conn) {
             connection.queued(now, bytes.len());
             if alive {
                 connection.restart_keepalive_timer(now);
@@ -103,7 +103,7 @@ impl Peer {
     }
 
     pub(super) fn restart_hold_timer(&mut self, now: Instant, conn: ConnId) {
-        if let Some(connection) = self.connections.get_mut(&conn) {
+        if let Some(connection) = self.connection_mut(conn) {
             connection.restart_hold_timer(now);
         }
     }

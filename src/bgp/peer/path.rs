@@ -28,7 +28,7 @@ impl Peer {
     /// Without carrier nothing is sent: TCP would retransmit it late.
     pub(super) fn keepalive_timer_expired(&mut self, now: Instant, conn: ConnId) {
         if self.no_carrier
-            && let Some(connection) = self.connections.get_mut(&conn)
+            && let Some(connection) = self.connection_mut(conn)
         {
             connection.restart_keepalive_timer(now);
         } else {
@@ -40,8 +40,7 @@ impl Peer {
     pub(super) fn send_early_keepalive(&mut self, now: Instant) {
         if let State::Established { conn, .. } = self.state
             && self
-                .connections
-                .get(&conn)
+                .connection(conn)
                 .is_some_and(|connection| connection.may_send_keepalive(now))
         {
             self.step(
@@ -91,7 +90,7 @@ impl Peer {
 
     /// Resets all connections: their local address no longer exists.
     pub(super) fn local_address_gone(&mut self, now: Instant) {
-        let conns: Vec<ConnId> = self.connections.keys().copied().collect();
+        let conns: Vec<ConnId> = self.connections.iter().map(|c| c.id).collect();
         for conn in conns {
             self.tear_down(now, conn, DownReason::LocalAddressGone);
         }

@@ -40,7 +40,7 @@ impl Peer {
             // With two connections, the state of the more advanced one.
             State::Open { .. } => self
                 .connections
-                .values()
+                .iter()
                 .map(Connection::state)
                 .max()
                 .unwrap_or(StateName::OpenSent),
@@ -52,12 +52,13 @@ impl Peer {
         let State::Established { conn, .. } = self.state else {
             return;
         };
-        let Some(connection) = self.connections.get(&conn) else {
+        let Some(connection) = self.connection(conn) else {
             return;
         };
         let Some(negotiated) = connection.negotiated().cloned() else {
             return;
         };
+        let (local, remote) = (connection.local, connection.remote);
         self.since = Some(now);
         self.last_error = None;
         self.closed_without_notification = 0;
@@ -66,8 +67,8 @@ impl Peer {
             .push_back(Output::SetUserTimeout { conn, timeout });
         self.outputs.push_back(Output::Established {
             negotiated: negotiated.clone(),
-            local: connection.local,
-            remote: connection.remote,
+            local,
+            remote,
         });
         let hold_end_of_rib = self.restarting && self.routes_incomplete;
         self.restarting = false;
@@ -90,9 +91,22 @@ impl Peer {
 
     pub(super) fn established(&self) -> Option<&Connection> {
         match self.state {
-            State::Established { conn, .. } => self.connections.get(&conn),
+            State::Established { conn, .. } => self.connection(conn),
             _ => None,
         }
+    }
+
+    pub(super) fn connection(&self, conn: ConnId) -> Option<&Connection> {
+        self.connections.iter().find(|c| c.id == conn)
+    }
+
+    pub(super) fn connection_mut(&mut self, conn: ConnId) -> Option<&mut Connection> {
+        self.connections.iter_mut().find(|c| c.id == conn)
+    }
+
+    fn remove_connection(&mut self, conn: ConnId) -> Option<Connection> {
+        let index = self.connections.iter().position(|c| c.id == conn)?;
+        Some(self.connections.remove(index))
     }
 }
 
@@ -122,12 +136,12 @@ impl Peer {
     pub(super) fn stop(&mut self, now: Instant, notification: Option<Notification>) {
         self.last_error = None;
         self.close_attempt();
-        let conns: Vec<ConnId> = self.connections.keys().copied().collect();
+        let conns: Vec<ConnId> = self.connections.iter().map(|c| c.id).collect();
         for conn in conns {
             if let Some(notification) = &notification {
                 self.send_message(now, conn, &Message::Notification(notification.clone()));
             }
-            self.connections.remove(&conn);
+            self.remove_connection(conn);
             self.outputs.push_back(Output::Close { conn });
         }
         self.offer.reset();
@@ -257,7 +271,7 @@ impl Peer {
         let message = Message::Open(ours.clone());
         let mut connection = Connection::new(conn, outgoing, endpoints, ours, context, now);
         connection.supersedes = self.reported_state == StateName::Established;
-        self.connections.insert(conn, connection);
+        self.connections.push(connection);
         self.send_message(now, conn, &message);
         if !matches!(self.state, State::Established { .. }) {
             let attempt = self.attempt().filter(|_| !outgoing);
@@ -271,7 +285,7 @@ impl Peer {
     fn close_older_duplicate(&mut self, now: Instant, newer: ConnId, outgoing: bool) {
         let duplicate = self
             .connections
-            .values()
+            .iter()
             .find(|c| c.id != newer && c.outgoing == outgoing && c.state() < StateName::Established)
             .map(|connection| connection.id);
         if let Some(duplicate) = duplicate {
@@ -310,7 +324,7 @@ impl Peer {
 
     /// Reports an overdue OPEN. The connection stays: RFC 4271 allows the OPEN four minutes.
     pub(super) fn mark_open_overdue(&mut self, conn: ConnId) {
-        if let Some(connection) = self.connections.get_mut(&conn) {
+        if let Some(connection) = self.connection_mut(conn) {
             connection.mark_open_overdue();
         }
         if self.reported_state != StateName::OpenSent {
@@ -322,10 +336,10 @@ impl Peer {
 
     /// The network changed while the OPEN is overdue on all connections: closes them and retries.
     pub(super) fn close_overdue(&mut self, now: Instant) {
-        if !self.connections.values().all(Connection::is_open_overdue) {
+        if !self.connections.iter().all(Connection::is_open_overdue) {
             return;
         }
-        let silent: Vec<ConnId> = self.connections.keys().copied().collect();
+        let silent: Vec<ConnId> = self.connections.iter().map(|c| c.id).collect();
         for conn in silent {
             self.tear_down(now, conn, DownReason::OpenOverdue);
         }
@@ -334,7 +348,7 @@ impl Peer {
 
     /// Takes the peer's valid OPEN: resolves a collision (§6.8), negotiates and enters OpenConfirm.
     pub(super) fn receive_open(&mut self, now: Instant, conn: ConnId, open: &Open) {
-        let Some(connection) = self.connections.get(&conn) else {
+        let Some(connection) = self.connection(conn) else {
             return;
         };
         let negotiated = match Negotiated::new(connection.ours(), open) {
@@ -343,7 +357,7 @@ impl Peer {
         };
         let other = self
             .connections
-            .values()
+            .iter()
             .find(|other| other.id != conn && other.negotiated().is_some());
         if let Some(other) = other {
             let (other_id, quiet) = (other.id, connection.supersedes);
@@ -368,7 +382,7 @@ impl Peer {
         let keepalive = negotiated.keepalive().unwrap_or_default();
         let keepalive = KeepaliveTime::new(keepalive, self.retry.rng());
         let timers = SessionTimers::new(now, negotiated.hold_time, keepalive);
-        if let Some(connection) = self.connections.get_mut(&conn) {
+        if let Some(connection) = self.connection_mut(conn) {
             connection.confirm(negotiated, timers);
         }
         self.send_message(now, conn, &Message::Keepalive);
@@ -377,10 +391,10 @@ impl Peer {
     }
 
     pub(super) fn establish(&mut self, now: Instant, conn: ConnId) {
-        if let Some(connection) = self.connections.remove(&conn) {
+        if let Some(connection) = self.remove_connection(conn) {
             let mut connection = connection.establish();
             connection.restart_hold_timer(now);
-            self.connections.insert(conn, connection);
+            self.connections.push(connection);
         }
         self.close_attempt();
         self.enter_established(now, conn, None);
@@ -388,7 +402,7 @@ impl Peer {
 
     /// Tears down a connection: NOTIFICATION, close, then the state of the peer.
     pub(super) fn tear_down(&mut self, now: Instant, conn: ConnId, reason: DownReason) {
-        if !self.connections.contains_key(&conn) {
+        if self.connection(conn).is_none() {
             return;
         }
         if let DownReason::Error(error) = &reason {
@@ -399,7 +413,7 @@ impl Peer {
             reset if reset.is_reset() => self.outputs.push_back(Output::Reset { conn }),
             _ => self.outputs.push_back(Output::Close { conn }),
         }
-        let Some(connection) = self.connections.remove(&conn) else {
+        let Some(connection) = self.remove_connection(conn) else {
             return;
         };
         let was_up = matches!(self.state, State::Established { conn: up, .. } if up == conn);
@@ -521,7 +535,7 @@ impl Peer {
     }
 
     pub(super) fn unexpected(&mut self, now: Instant, conn: ConnId, kind: MessageType) {
-        let state = match self.connections.get(&conn).map(Connection::state) {
+        let state = match self.connection(conn).map(Connection::state) {
             Some(StateName::Established) => UnexpectedIn::Established,
             Some(StateName::OpenConfirm) => UnexpectedIn::OpenConfirm,
             _ => UnexpectedIn::OpenSent,

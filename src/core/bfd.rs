@@ -5,7 +5,6 @@
 //! down, and the peer's AdminDown is no failure. Our control plane bit is 0: BFD shares this process's
 //! fate, so that its end during a planned restart does not say that the host is gone (RFC 5882 §4.3).
 
-use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::num::NonZeroU32;
@@ -21,7 +20,7 @@ use crate::discovery::{Network, PeerName, PeerNetwork};
 use crate::timer::{EarliestDeadline, Rng};
 
 pub(super) struct BfdSessions {
-    sessions: BTreeMap<PeerName, Entry>,
+    sessions: Vec<Entry>,
     rng: Rng,
     outputs: VecDeque<Output>,
     changes: VecDeque<(PeerName, LivenessChange)>,
@@ -29,6 +28,7 @@ pub(super) struct BfdSessions {
 }
 
 struct Entry {
+    peer: PeerName,
     settings: Bfd,
     path: BfdPath,
     session: Session,
@@ -47,7 +47,7 @@ impl BfdSessions {
     /// No sessions yet; the seed makes discriminators and jitter.
     pub fn new(seed: u64) -> Self {
         Self {
-            sessions: BTreeMap::new(),
+            sessions: Vec::new(),
             rng: Rng::new(seed),
             outputs: VecDeque::new(),
             changes: VecDeque::new(),
@@ -64,38 +64,30 @@ impl BfdSessions {
         bgp: &Bgp,
         known: impl Fn(&PeerName) -> bool,
     ) {
-        let mut wanted: BTreeMap<PeerName, (Bfd, BfdPath)> = BTreeMap::new();
         for (name, peer) in network.peers.iter().filter(|(name, _)| known(name)) {
             let settings = bgp.peers.get(peer.settings_index);
-            if let Some(settings) = settings.and_then(|settings| settings.bfd) {
-                wanted.insert(name.clone(), (settings, path(peer, settings)));
+            match settings.and_then(|settings| settings.bfd) {
+                Some(settings) if self.entry(name).is_some() => {
+                    self.adjust(now, name, settings, path(peer, settings));
+                }
+                Some(settings) => self.add(now, name.clone(), settings, path(peer, settings)),
+                None => self.remove(now, name),
             }
-        }
-        let names: Vec<PeerName> = self.sessions.keys().cloned().collect();
-        for name in names {
-            match wanted.remove(&name) {
-                Some((settings, path)) => self.adjust(now, &name, settings, path),
-                None if network.peers.contains_key(&name) => self.remove(now, &name),
-                None => {}
-            }
-        }
-        for (name, (settings, path)) in wanted {
-            self.add(now, name, settings, path);
         }
         self.retain(now, known);
     }
 
     /// Ends the sessions of peers that BGP has given up.
     pub fn retain(&mut self, now: Instant, known: impl Fn(&PeerName) -> bool) {
-        let gone = self.sessions.keys().filter(|name| !known(name));
-        let gone: Vec<PeerName> = gone.cloned().collect();
+        let mut gone = self.names();
+        gone.retain(|name| !known(name));
         for name in gone {
             self.remove(now, &name);
         }
     }
 
     fn adjust(&mut self, now: Instant, name: &PeerName, settings: Bfd, mut path: BfdPath) {
-        let Some(entry) = self.sessions.get_mut(name) else {
+        let Some(entry) = self.entry_mut(name) else {
             return;
         };
         // Without a route to the peer the address used before is kept.
@@ -119,19 +111,19 @@ impl BfdSessions {
         }
     }
 
-    fn add(&mut self, now: Instant, name: PeerName, settings: Bfd, path: BfdPath) {
+    fn add(&mut self, now: Instant, peer: PeerName, settings: Bfd, path: BfdPath) {
         let config = bfd::Config {
             interval: settings.interval,
             multiplier: settings.multiplier,
             discriminator: self.discriminator(),
         };
         let session = Session::new(now, config, self.rng.next_u64());
-        let entry = Entry {
+        self.sessions.push(Entry {
+            peer,
             settings,
             path,
             session,
-        };
-        self.sessions.insert(name, entry);
+        });
     }
 
     /// Unique among ours, and not what a process before us had (RFC 5880 §6.3).
@@ -140,7 +132,7 @@ impl BfdSessions {
             let number = self.rng.below(1 << 32);
             let number = u32::try_from(number).ok().and_then(NonZeroU32::new);
             let taken = |number| {
-                let mut sessions = self.sessions.values();
+                let mut sessions = self.sessions.iter();
                 sessions.any(|entry| entry.session.discriminator() == number)
             };
             if let Some(number) = number.filter(|number| !taken(*number)) {
@@ -150,10 +142,10 @@ impl BfdSessions {
     }
 
     fn remove(&mut self, now: Instant, name: &PeerName) {
-        if let Some(entry) = self.sessions.get_mut(name) {
+        if let Some(entry) = self.entry_mut(name) {
             entry.session.handle(now, bfd::Event::AdminDown);
             self.drain(name);
-            self.sessions.remove(name);
+            self.sessions.retain(|entry| entry.peer != *name);
             self.outputs
                 .push_back(Output::CloseBfd { peer: name.clone() });
         }
@@ -180,11 +172,11 @@ impl BfdSessions {
             (number == 0 || number == entry.session.discriminator().get())
                 && entry.path.is_from(from, multihop)
         };
-        let Some((name, entry)) = self.sessions.iter_mut().find(|(_, entry)| meant(entry)) else {
+        let Some(entry) = self.sessions.iter_mut().find(|entry| meant(entry)) else {
             debug!("BFD packet from {from} dropped: no such session");
             return;
         };
-        let name = name.clone();
+        let name = entry.peer.clone();
         entry.session.handle(now, bfd::Event::Received(packet));
         self.drain(&name);
     }
@@ -197,7 +189,7 @@ impl BfdSessions {
     /// The next deadline.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let mut earliest = EarliestDeadline::new();
-        for entry in self.sessions.values() {
+        for entry in &self.sessions {
             earliest.add(entry.session.poll_timeout().map(|(at, _)| at), ());
         }
         earliest.get().map(|(at, ())| at)
@@ -220,14 +212,26 @@ impl BfdSessions {
 
     /// `None`: no BFD with this peer.
     pub fn is_up(&self, name: &PeerName) -> Option<bool> {
-        let entry = self.sessions.get(name)?;
+        let entry = self.entry(name)?;
         Some(entry.session.state() == State::Up)
     }
 
+    fn entry(&self, peer: &PeerName) -> Option<&Entry> {
+        self.sessions.iter().find(|entry| entry.peer == *peer)
+    }
+
+    fn entry_mut(&mut self, peer: &PeerName) -> Option<&mut Entry> {
+        self.sessions.iter_mut().find(|entry| entry.peer == *peer)
+    }
+
+    fn names(&self) -> Vec<PeerName> {
+        let names = self.sessions.iter().map(|entry| entry.peer.clone());
+        names.collect()
+    }
+
     fn each(&mut self, mut act: impl FnMut(&mut Session)) {
-        let names: Vec<PeerName> = self.sessions.keys().cloned().collect();
-        for name in names {
-            if let Some(entry) = self.sessions.get_mut(&name) {
+        for name in self.names() {
+            if let Some(entry) = self.entry_mut(&name) {
                 act(&mut entry.session);
             }
             self.drain(&name);
@@ -235,7 +239,8 @@ impl BfdSessions {
     }
 
     fn drain(&mut self, name: &PeerName) {
-        let Some(entry) = self.sessions.get_mut(name) else {
+        let mut sessions = self.sessions.iter_mut();
+        let Some(entry) = sessions.find(|entry| entry.peer == *name) else {
             return;
         };
         while let Some(output) = entry.session.poll_output() {

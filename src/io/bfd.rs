@@ -14,7 +14,6 @@ use nix::sys::socket::{
     SockType, SockaddrIn, SockaddrIn6, SockaddrStorage, sockopt,
 };
 use smol::Async;
-use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -24,7 +23,7 @@ use std::task::Poll;
 /// All BFD sockets. Without a session there is none.
 pub struct BfdSockets {
     receivers: Vec<(ReceiverKey, Async<UdpSocket>)>,
-    senders: BTreeMap<PeerName, Sender>,
+    senders: Vec<Sender>,
     /// The last logged error for each receiving socket that could not be opened.
     open_errors: Vec<(ReceiverKey, String)>,
     rng: Rng,
@@ -39,6 +38,7 @@ struct ReceiverKey {
 }
 
 struct Sender {
+    peer: PeerName,
     path: BfdPath,
     socket: UdpSocket,
 }
@@ -56,7 +56,7 @@ impl BfdSockets {
     pub fn new(seed: u64) -> Self {
         Self {
             receivers: Vec::new(),
-            senders: BTreeMap::new(),
+            senders: Vec::new(),
             open_errors: Vec::new(),
             rng: Rng::new(seed),
         }
@@ -66,31 +66,25 @@ impl BfdSockets {
     /// unreachable peer shows by the detection time.
     pub fn send(&mut self, peer: &PeerName, path: BfdPath, bytes: &[u8]) {
         self.listen(path);
-        if self
-            .senders
-            .get(peer)
-            .is_none_or(|sender| sender.path != path)
-        {
-            match self.open_sender(path) {
-                Ok(socket) => {
-                    self.senders.insert(peer.clone(), Sender { path, socket });
-                }
-                Err(error) => {
-                    log::debug!("peer {peer}: cannot open a BFD socket: {error}");
-                    return;
-                }
-            }
-        }
-        if let Some(sender) = self.senders.get(peer)
-            && let Err(error) = sender.socket.send_to(bytes, path.remote)
-        {
+        let known = |sender: &&Sender| sender.peer == *peer && sender.path == path;
+        let sent = match self.senders.iter().find(known) {
+            Some(sender) => sender.socket.send_to(bytes, path.remote),
+            None => self.open_sender(path).and_then(|socket| {
+                self.close(peer);
+                let sent = socket.send_to(bytes, path.remote);
+                let peer = peer.clone();
+                self.senders.push(Sender { peer, path, socket });
+                sent
+            }),
+        };
+        if let Err(error) = sent {
             log::debug!("peer {peer}: cannot send a BFD packet: {error}");
         }
     }
 
     /// Closes the sending socket of this peer.
     pub fn close(&mut self, peer: &PeerName) {
-        self.senders.remove(peer);
+        self.senders.retain(|sender| sender.peer != *peer);
     }
 
     /// Waits until a packet has arrived.

@@ -533,13 +533,13 @@ mod tests {
     #[test]
     fn attributes_add_communities_and_the_upper_wins() {
         let low = Attributes {
-            communities: BTreeSet::from([Community::new(1, 1)]),
+            communities: Few::from([Community::new(1, 1)]),
             med: Some(1),
             local_pref: Some(5),
             ..Attributes::default()
         };
         let over = Attributes {
-            communities: BTreeSet::from([Community::new(1, 2)]),
+            communities: Few::from([Community::new(1, 2)]),
             med: Some(0),
             ..Attributes::default()
         };

@@ -42,7 +42,10 @@ impl<T: fmt::Debug> fmt::Debug for Few<T> {
 
 impl<T: Ord> FromIterator<T> for Few<T> {
     fn from_iter<I: IntoIterator<Item = T>>(elements: I) -> Self {
-        elements.into_iter().collect::<BTreeSet<T>>().into()
+        let mut elements: Vec<T> = elements.into_iter().collect();
+        elements.sort_unstable();
+        elements.dedup();
+        Self(elements.into())
     }
 }
 

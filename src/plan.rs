@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::app::{AppName, Attributes, Protocol};
+use crate::few::Few;
 use crate::net::{PeerName, Prefix};
 
 /// What a VIP's address looks like in the kernel.
@@ -48,7 +49,7 @@ pub type NatRules = BTreeMap<Prefix, BTreeSet<NatRule>>;
 pub struct Route {
     pub attributes: Attributes,
     /// To whom alone it is announced; empty: to all peers.
-    pub peers: BTreeSet<PeerName>,
+    pub peers: Few<PeerName>,
 }
 
 /// The routes of this host.

@@ -4,6 +4,7 @@ use super::Executor;
 use crate::bgp::peer::{self, ConnId};
 use crate::core::{Core, Event, Transport};
 use crate::discovery::PeerName;
+use crate::few::Few;
 use crate::io::bgp::{ConnectionHandle, Target};
 use crate::io::sockopt::{self, SessionOptions};
 use crate::io::speakers;
@@ -11,7 +12,7 @@ use smol::channel::Sender;
 use smol::future::FutureExt;
 use smol::{Async, Timer};
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::TcpStream;
 use std::rc::Rc;
@@ -205,7 +206,7 @@ impl Sessions {
 
     /// Polls every few milliseconds, at first every one, until these peers have acknowledged everything sent, for a
     /// little over a second: then it says nothing, and the core's own time for it is over.
-    pub fn await_acknowledged(&mut self, peers: BTreeSet<PeerName>) {
+    pub fn await_acknowledged(&mut self, peers: Few<PeerName>) {
         let (links, events) = (self.links.clone(), self.events.clone());
         let wait = async move {
             for poll in 0..ACK_POLLS {

@@ -1,12 +1,12 @@
 //! The keys of an app, wherever it is written, as tables.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 use std::time::Duration;
 
 use super::PathProof;
+use crate::few::Few;
 use crate::net::{Community, ExtCommunity, LargeCommunity, ParseError, PeerName, decimal};
 use crate::schema::kinds::{
     FilePath, Interval, Number, Opt, OrOff, Parsed, Quoted, Set, Time, quoted,
@@ -138,11 +138,8 @@ impl Attributes {
     }
 }
 
-/// Both sets; `|` makes a set that allocates even where both are empty, as they mostly are.
-fn union<T: Ord + Clone>(one: &BTreeSet<T>, other: &BTreeSet<T>) -> BTreeSet<T> {
-    let mut both = one.clone();
-    both.extend(other.iter().cloned());
-    both
+fn union<T: Ord + Copy>(one: &[T], other: &[T]) -> Few<T> {
+    one.iter().chain(other).copied().collect()
 }
 
 /// An IPv4 address that routers can reach.
@@ -302,7 +299,7 @@ impl LastResort {
     /// highest, which some routers read as "none".
     fn attributes() -> Attributes {
         Attributes {
-            communities: BTreeSet::from([Community::GRACEFUL_SHUTDOWN]),
+            communities: Few::from([Community::GRACEFUL_SHUTDOWN]),
             med: Some(u32::MAX - 1),
             local_pref: Some(0),
             as_path_prepend: Some(10),

@@ -3,11 +3,11 @@
 //! 1997, 4360, 8092). Left out: attributes that only a speaker which propagates routes sends
 //! (AGGREGATOR, ORIGINATOR_ID, CLUSTER_LIST, AS_SET). Received attributes are checked in `validate`.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::{EncodeContext, SessionType};
+use crate::few::Few;
 use crate::net::{Asn, Community, ExtCommunity, LargeCommunity, Origin};
 use crate::wire::Writer;
 
@@ -95,9 +95,9 @@ pub struct PathAttributes {
     pub med: Option<u32>,
     /// Sent on iBGP only (RFC 4271 §5.1.5).
     pub local_pref: Option<u32>,
-    pub communities: BTreeSet<Community>,
-    pub large_communities: BTreeSet<LargeCommunity>,
-    pub ext_communities: BTreeSet<ExtCommunity>,
+    pub communities: Few<Community>,
+    pub large_communities: Few<LargeCommunity>,
+    pub ext_communities: Few<ExtCommunity>,
 }
 
 impl PathAttributes {
@@ -109,9 +109,9 @@ impl PathAttributes {
             next_hop,
             med: None,
             local_pref: None,
-            communities: BTreeSet::new(),
-            large_communities: BTreeSet::new(),
-            ext_communities: BTreeSet::new(),
+            communities: Few::default(),
+            large_communities: Few::default(),
+            ext_communities: Few::default(),
         }
     }
 }
@@ -301,9 +301,9 @@ mod tests {
             as_path: AsPath::sequence([asn(70000)]),
             med: Some(1),
             local_pref: Some(100),
-            communities: BTreeSet::from([Community::GRACEFUL_SHUTDOWN]),
-            large_communities: BTreeSet::from(["1:2:3".parse().unwrap()]),
-            ext_communities: BTreeSet::from(["rt:65001:1".parse().unwrap()]),
+            communities: Few::from([Community::GRACEFUL_SHUTDOWN]),
+            large_communities: Few::from(["1:2:3".parse().unwrap()]),
+            ext_communities: Few::from(["rt:65001:1".parse().unwrap()]),
             ..PathAttributes::new(addr("10.0.0.2"))
         };
         for (session, expected) in [

@@ -1,10 +1,10 @@
 //! Errors for which we send a NOTIFICATION (RFC 4271 §6), and the subcodes of Cease. Their codes and names are
 //! in `notification`.
 
-use std::collections::BTreeSet;
 use std::fmt;
 
 use super::{HeaderError, MessageType};
+use crate::few::Few;
 use crate::net::{Asn, Family};
 
 /// Why an OPEN ends the session (RFC 4271 §6.2).
@@ -30,7 +30,7 @@ pub enum OpenError {
     },
     /// No address family in common; ours are the capabilities the peer lacks (RFC 5492 §5).
     NoCommonFamily {
-        ours: BTreeSet<Family>,
+        ours: Few<Family>,
     },
     /// The length of the optional parameters, of one of them or of a capability does not match its content.
     Malformed,

@@ -2,12 +2,13 @@
 //! digits, written down from the field diagrams of the RFCs or captured from other speakers. Each is
 //! read, cut short at every byte, and written again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use super::*;
+use crate::few::Few;
 use crate::net::{Asn, Prefix, RouterId};
 
 mod tests;
@@ -66,7 +67,7 @@ pub(super) fn negotiated() -> Negotiated {
         local_router_id: id("10.0.0.1"),
         peer_router_id: id("10.0.0.2"),
         hold_time: Some(Duration::from_secs(90)),
-        families: BTreeSet::from(Family::ALL),
+        families: Few::from(Family::ALL),
         four_octet_as: true,
         route_refresh: true,
         enhanced_route_refresh: true,

@@ -1,12 +1,12 @@
 //! The session parameters negotiated by two OPENs (RFC 4271 §4.2, RFC 5492).
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::framer::{MAX_LEN, MAX_LEN_EXTENDED};
 use super::{
     Capability, DecodeContext, EncodeContext, GracefulRestart, Open, OpenError, SessionType,
 };
+use crate::few::Few;
 use crate::net::{Asn, Family, RouterId};
 
 /// The session parameters negotiated by two OPENs.
@@ -19,7 +19,7 @@ pub struct Negotiated {
     pub peer_router_id: RouterId,
     /// The smaller of both; `None` for zero: no hold and no keepalive timer.
     pub hold_time: Option<Duration>,
-    pub families: BTreeSet<Family>,
+    pub families: Few<Family>,
     pub four_octet_as: bool,
     /// The peer has the route refresh capability. Its own requests are always answered.
     pub route_refresh: bool,
@@ -40,11 +40,9 @@ pub struct Negotiated {
 impl Negotiated {
     /// From our OPEN and an accepted one of the peer.
     pub fn new(ours: &Open, theirs: &Open) -> Result<Self, OpenError> {
-        let families: BTreeSet<Family> = ours
-            .families()
-            .intersection(&theirs.families())
-            .copied()
-            .collect();
+        let of_peer = theirs.families();
+        let both = |family: &Family| of_peer.contains(family);
+        let families: Few<Family> = ours.families().into_iter().filter(both).collect();
         if families.is_empty() {
             return Err(OpenError::NoCommonFamily {
                 ours: ours.families(),

@@ -1,7 +1,6 @@
 //! NOTIFICATION (RFC 4271 §4.5, §6), its codes and their names: Cease (RFC 4486, 8538, 9384), shutdown
 //! communication (RFC 9003), FSM errors (RFC 6608), ROUTE-REFRESH errors (RFC 7313), send hold timer (RFC 9687).
 
-use std::collections::BTreeSet;
 use std::fmt;
 
 use super::framer::{HEADER_LEN, MAX_LEN};
@@ -9,6 +8,7 @@ use super::{
     AfiSafi, AttributeCode, Capability, Cease, Frame, HeaderError, MessageType, OpenError,
     ProtocolError, UnexpectedIn, UpdateError, capability,
 };
+use crate::few::Few;
 use crate::net::Family;
 use crate::wire::Reader;
 
@@ -288,7 +288,7 @@ impl From<&ProtocolError> for Notification {
 }
 
 /// Capabilities as an Unsupported Capability lists them (RFC 5492 §5).
-fn multiprotocol(families: &BTreeSet<Family>) -> Vec<u8> {
+fn multiprotocol(families: &Few<Family>) -> Vec<u8> {
     let list: Vec<Capability> = families
         .iter()
         .map(|family| Capability::Multiprotocol((*family).into()))

@@ -5,7 +5,6 @@ use super::{
     UpdateSummary,
 };
 use crate::net::Family;
-use std::collections::BTreeSet;
 use std::fmt::{self, Display};
 
 impl Display for Received {
@@ -136,7 +135,7 @@ fn attributes_text(attributes: &PathAttributes) -> String {
     text
 }
 
-fn set_text<T: Display>(name: &str, set: &BTreeSet<T>) -> String {
+fn set_text<T: Display>(name: &str, set: &[T]) -> String {
     match set.is_empty() {
         true => String::new(),
         false => format!(", {name} {}", list(set)),

@@ -1,6 +1,5 @@
 //! The section `agent`.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use super::{Bgp, Lease, Listen, ListenAddr};
 use crate::app::{
     Attributes, DrainWait, HttpUrl, LastResort, PathProof, Source, VipPresence, WhenDown,
 };
+use crate::few::Few;
 use crate::net::{Prefix, is_interface_name};
 use crate::schema::kinds::{
     FilePath, GocastInterval, Interval, List, Number, Opt, OrOff, Parsed, Secret, Text, Time,
@@ -376,18 +376,18 @@ impl Validate for Token {
 pub struct ExecSources;
 
 impl Kind for ExecSources {
-    type Value = BTreeSet<Source>;
+    type Value = Few<Source>;
     const SHAPE: Shape = Shape::List(Split::Commas, &Shape::Text);
 
-    fn parse(text: &str) -> Result<BTreeSet<Source>, String> {
+    fn parse(text: &str) -> Result<Few<Source>, String> {
         text.split(',').map(parsed).collect()
     }
 
-    fn write(sources: &BTreeSet<Source>) -> Option<String> {
+    fn write(sources: &Few<Source>) -> Option<String> {
         Some(list(sources))
     }
 
-    fn read(cx: &mut Context<'_>, at: &ValueAt<'_>) -> Option<BTreeSet<Source>> {
+    fn read(cx: &mut Context<'_>, at: &ValueAt<'_>) -> Option<Few<Source>> {
         let sources = read_list(cx, at, |text| match text {
             "none" => Ok(None),
             _ => parsed(text).map(Some),

@@ -213,7 +213,7 @@ fn vips(
     (!vips.is_empty()).then_some(vips)
 }
 
-fn peers(cx: &mut Context<'_>, f: &Fields<'_>, named: &BTreeSet<PeerName>, rules: &Rules<'_>) {
+fn peers(cx: &mut Context<'_>, f: &Fields<'_>, named: &[PeerName], rules: &Rules<'_>) {
     for peer in named {
         let judge = rules.policy.map(|policy| policy.permit_peer(peer));
         if let Some(Err(refusal)) = judge {

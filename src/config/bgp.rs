@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::Remote;
 use crate::app::Attributes;
+use crate::few::Few;
 use crate::net::{Asn, Family, Origin, RouterId};
 use crate::schema::kinds::{
     Bool, Number, Opt, Parsed, Secret, Set, Time, Validate, Within, ensure, list, parsed, quoted,
@@ -401,7 +402,7 @@ pub struct Families;
 impl Validate for Families {
     type Of = Set<Parsed<Family>>;
 
-    fn validate(families: &BTreeSet<Family>) -> Result<(), String> {
+    fn validate(families: &Few<Family>) -> Result<(), String> {
         ensure(!families.is_empty(), "should name ipv4, ipv6 or both")
     }
 }

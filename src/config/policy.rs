@@ -1,13 +1,13 @@
 //! What may be registered by whom: the policy applied to every app, whatever its source. Addresses known
 //! only from the kernel's tables (gateways, the host's own) are checked by `registry::Facts`.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use super::{Agent, Bgp, Remote};
 use crate::app::{App, HttpUrl, MonitorSpec, Source, Vip};
+use crate::few::Few;
 use crate::net::{PeerName, Prefix};
 use crate::schema::duration::Shown;
 
@@ -16,7 +16,7 @@ use crate::schema::duration::Shown;
 pub struct Policy {
     /// Consul is configured.
     consul: bool,
-    allow_exec: BTreeSet<Source>,
+    allow_exec: Few<Source>,
     allowed_vips: Option<Vec<Prefix>>,
     /// VIPs of all apps together.
     pub max_vips: usize,

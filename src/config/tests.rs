@@ -116,7 +116,7 @@ fn the_shipped_example_of_gocast_is_read() {
     assert_eq!(app.vips, ["1.1.1.1/32".parse::<Vip>().unwrap()].into());
     assert_eq!(
         app.attributes.communities,
-        BTreeSet::from([Community::new(12345, 300)])
+        [Community::new(12345, 300)].into()
     );
     // Its listener is reachable from every host.
     assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
@@ -468,7 +468,7 @@ fn the_environment_alone_makes_a_sidecar() {
         Duration::from_millis(50)
     );
     assert_eq!(config.agent.listen.addrs.len(), 2);
-    assert_eq!(config.agent.allow_exec, BTreeSet::from([Source::Env]));
+    assert_eq!(config.agent.allow_exec, [Source::Env].into());
     let app = &config.apps[0];
     assert_eq!(
         (app.source, app.vips.len(), app.nats.len()),

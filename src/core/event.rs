@@ -11,6 +11,7 @@ use crate::app::{AppName, MonitorSpec, Protocol, VipTarget};
 use crate::bgp::peer::{self, ConnId};
 use crate::config::{Bgp, PeerSettings, Secret};
 use crate::discovery::{Network, PeerName, PeerNetwork};
+use crate::few::Few;
 use crate::health::Outcome;
 use crate::net::Prefix;
 use crate::path_proof;
@@ -174,7 +175,7 @@ pub enum Output {
     PeersChanged,
     /// Answer [`Event::Acknowledged`] once the kernels of these peers have acknowledged all bytes sent so far.
     AwaitAcknowledged {
-        peers: BTreeSet<PeerName>,
+        peers: Few<PeerName>,
     },
     /// Watch the packets for these VIPs and no others; answered by [`Event::Traffic`] until there are none.
     WatchTraffic {

@@ -49,6 +49,7 @@ pub use view::PeerView;
 use crate::app::MonitorSpec;
 use crate::config::Config;
 use crate::discovery::Network;
+use crate::few::Few;
 use crate::net::{Family, PeerName, Prefix};
 use crate::registry::{self, AckResult, NetworkFacts, Registry};
 use crate::timer::{EarliestDeadline, next_multiple};
@@ -115,7 +116,7 @@ enum Acknowledgment {
     /// the shell.
     Pending {
         by: Instant,
-        from: BTreeSet<PeerName>,
+        from: Few<PeerName>,
     },
     Requested {
         by: Instant,

@@ -6,7 +6,7 @@ mod paths;
 mod pending;
 mod session;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -19,6 +19,7 @@ use crate::bgp::peer::{ConnId, Event, Output as PeerOutput, PeerConfig};
 use crate::bgp::{Cease, Notification};
 use crate::config::Bgp;
 use crate::discovery::{Network, Obstacle, PeerName, PeerNetwork};
+use crate::few::Few;
 use crate::net::{Family, Prefix, RouterId};
 use crate::plan::{Route, Routes};
 use crate::timer::{EarliestDeadline, Rng};
@@ -37,7 +38,7 @@ pub(super) struct HostInfo {
 }
 
 /// Peers whose routes are not all known yet, as apps name them: `None`: there are none; an empty set: all.
-pub(super) type Incomplete = Option<BTreeSet<PeerName>>;
+pub(super) type Incomplete = Option<Few<PeerName>>;
 
 pub(super) struct Peers {
     sessions: BTreeMap<PeerName, Session>,
@@ -72,7 +73,7 @@ impl Peers {
         Self {
             sessions: BTreeMap::new(),
             routes: Routes::new(),
-            incomplete: Some(BTreeSet::new()),
+            incomplete: Some(Few::default()),
             waiting: BTreeMap::new(),
             no_peer: None,
             logged: BTreeMap::new(),
@@ -462,7 +463,7 @@ impl Peers {
     }
 
     /// The established ones among the peers that apps name; none named: among all.
-    pub fn established(&self, among: &BTreeSet<PeerName>) -> BTreeSet<PeerName> {
+    pub fn established(&self, among: &[PeerName]) -> Few<PeerName> {
         let sessions = self.sessions.iter();
         let meant = sessions.filter(|(name, s)| s.is_established() && name.is_among(among));
         meant.map(|(name, _)| name.clone()).collect()
@@ -490,7 +491,7 @@ impl Peers {
     }
 
     /// No session with one of these peers holds bytes back; none named: with any peer.
-    pub fn is_flushed(&self, among: &BTreeSet<PeerName>) -> bool {
+    pub fn is_flushed(&self, among: &[PeerName]) -> bool {
         let mut meant = self
             .sessions
             .iter()

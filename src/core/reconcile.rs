@@ -1,6 +1,5 @@
 //! Reconciles desired with applied state: plans, acknowledgments, and the shutdown.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use log::{info, warn};
@@ -11,6 +10,7 @@ use super::shutdown::{ACKNOWLEDGE_WITHIN, Shutdown};
 use super::{Acknowledgment, Core, Output};
 use crate::bgp::{Cease, Notification};
 use crate::config::Lease;
+use crate::few::Few;
 use crate::net::Prefix;
 use crate::plan::Desired;
 use crate::registry::AckResult;
@@ -75,7 +75,7 @@ impl Core {
     fn defers_end_of_rib(&mut self) -> Incomplete {
         self.end_of_rib_deferred_until?;
         if self.network.is_none() || !self.knows_services() {
-            return Some(BTreeSet::new());
+            return Some(Few::default());
         }
         let unfinished = self.kernel.unfinished();
         let incomplete = self.registry.peers_of_unknown(unfinished);
@@ -190,7 +190,7 @@ impl Core {
         self.registry.request_acknowledgment();
         self.acknowledgment = Acknowledgment::Pending {
             by: now + ACKNOWLEDGE_WITHIN,
-            from: BTreeSet::new(),
+            from: Few::default(),
         };
     }
 

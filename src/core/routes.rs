@@ -2,11 +2,11 @@
 //! overlaid.
 
 use std::collections::BTreeMap;
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::app::Attributes;
 use crate::bgp::{AsPath, PathAttributes};
+use crate::few::Few;
 use crate::net::{Asn, Family, Origin, PeerName, Prefix};
 use crate::plan::{Route, Routes};
 
@@ -14,7 +14,7 @@ use crate::plan::{Route, Routes};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Routing {
     pub peer: PeerName,
-    pub families: BTreeSet<Family>,
+    pub families: Few<Family>,
     /// The global attributes with the peer's laid over them.
     pub attributes: Attributes,
     pub origin: Origin,

@@ -1,6 +1,5 @@
 //! The status of apps toward the peers, for the verdict.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::{AppStatus, Core};
@@ -60,7 +59,7 @@ impl Core {
         let settled = self.network.is_some()
             && self.registry.is_known()
             && self.kernel.is_finished()
-            && self.peers.is_flushed(&BTreeSet::new());
+            && self.peers.is_flushed(&[]);
         !settled || self.peers(now).iter().any(|peer| !peer.tried)
     }
 }

@@ -1,12 +1,12 @@
 //! One peer as plain values. Ages are durations, so that readers need no clock of the core's.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::bgp::Negotiated;
 use crate::bgp::peer::{Counters, StateName};
 use crate::discovery::{Obstacle, PeerName};
+use crate::few::Few;
 use crate::net::{Asn, Family, RouterId};
 
 use super::Ttl;
@@ -33,7 +33,7 @@ pub struct PeerView {
     pub passive: bool,
     /// As configured, in seconds; 0 is off.
     pub hold_time: u16,
-    pub families: BTreeSet<Family>,
+    pub families: Few<Family>,
     pub state: StateName,
     /// How long the session has been up, or down.
     pub since: Duration,

@@ -1,6 +1,5 @@
 //! How a BGP peer is named: by its address, or by the interface on which it is the router.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -49,7 +48,7 @@ impl PeerName {
     }
 
     /// Whether the peers that an operator wrote include this one; none written: all are meant.
-    pub fn is_among(&self, written: &BTreeSet<Self>) -> bool {
+    pub fn is_among(&self, written: &[Self]) -> bool {
         written.is_empty() || written.iter().any(|name| name.means(self))
     }
 }
@@ -136,9 +135,9 @@ mod tests {
             ("%eth0", "10.0.0.1", false),
         ] {
             assert_eq!(name(written).means(&name(peer)), means, "{written} {peer}");
-            let among = name(peer).is_among(&BTreeSet::from([name(written)]));
+            let among = name(peer).is_among(&[name(written)]);
             assert_eq!(among, means, "{written} {peer}");
-            assert!(name(peer).is_among(&BTreeSet::new()));
+            assert!(name(peer).is_among(&[]));
             assert_eq!(name(peer).to_string(), peer);
         }
     }

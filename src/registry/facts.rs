@@ -1,11 +1,12 @@
 //! What the registry needs of the network: addresses that no VIP may contain, NAT targets, and families
 //! without a next hop.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
 use crate::app::App;
+use crate::few::Few;
 use crate::net::{Family, PeerName, Prefix};
 
 /// What is known of the network. The default knows nothing and forbids nothing.
@@ -66,7 +67,7 @@ pub enum Problem {
     /// None of the peers that its app names is one of ours.
     NoSuchPeer {
         vip: Prefix,
-        peers: BTreeSet<PeerName>,
+        peers: Few<PeerName>,
     },
 }
 
@@ -171,7 +172,7 @@ impl NetworkFacts {
     }
 
     /// Why none of these peers has a next hop for a family, if so.
-    fn no_next_hop(&self, named: &BTreeSet<PeerName>, family: Family) -> Option<String> {
+    fn no_next_hop(&self, named: &[PeerName], family: Family) -> Option<String> {
         let meant = || self.peers.iter().filter(|(peer, _)| peer.is_among(named));
         let sessions = meant().filter_map(|(_, facts)| facts.as_ref());
         let all = sessions.map(|facts| match family {

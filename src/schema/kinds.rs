@@ -1,6 +1,5 @@
 //! Kinds of values: how each is read and written. Those of one section alone stand beside its table.
 
-use std::collections::BTreeSet;
 use std::fmt::{self, Display, Write};
 use std::marker::PhantomData;
 use std::path::PathBuf;
@@ -11,6 +10,7 @@ use super::duration::{self, Shown};
 use super::fields::{Context, ValueAt, shown, value_in_file};
 use super::tree::Place;
 use super::{Shape, Split};
+use crate::few::Few;
 use crate::net::{ParseError, decimal};
 use crate::text::needs_escape;
 
@@ -256,7 +256,7 @@ impl<K: Kind<Value: Display>> Kind for List<K> {
 pub struct Set<K>(PhantomData<K>);
 
 impl<K: Kind<Value: Display + Ord>> Kind for Set<K> {
-    type Value = BTreeSet<K::Value>;
+    type Value = Few<K::Value>;
     const SHAPE: Shape = List::<K>::SHAPE;
 
     fn parse(text: &str) -> Result<Self::Value, String> {

@@ -3,7 +3,6 @@
 
 #![allow(dead_code, reason = "none of those who include it uses everything")]
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
 
 use sidecast::bgp::{
@@ -222,7 +221,7 @@ fn as_path(value: &[u8], four_octet_as: bool) -> AsPath {
     path
 }
 
-fn items<const N: usize, T: Ord>(value: &[u8], item: impl Fn([u8; N]) -> T) -> BTreeSet<T> {
+fn items<const N: usize, T, C: FromIterator<T>>(value: &[u8], item: impl Fn([u8; N]) -> T) -> C {
     let items = value.chunks_exact(N).filter_map(|c| c.try_into().ok());
     items.map(item).collect()
 }

@@ -1,10 +1,10 @@
 //! The random events of the simulation.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use sidecast::app::AppName;
 use sidecast::core::Event;
+use sidecast::few::Few;
 use sidecast::net::{Family, Prefix};
 
 use crate::world::{APPS, Address, World, app, config};
@@ -71,8 +71,8 @@ fn router(world: &mut World) {
     let index = pick(world, 2);
     let up = world.chance.below(3) > 0;
     let families = match pick(world, 4) {
-        0 => BTreeSet::from([Family::Ipv4]),
-        _ => BTreeSet::from(Family::ALL),
+        0 => [Family::Ipv4].into(),
+        _ => Family::ALL.into(),
     };
     world.record(format!(
         "router {index} restarts with {families:?}, accepts: {up}"
@@ -210,7 +210,7 @@ pub fn repair(world: &mut World) {
     for index in 0..world.routers.len() {
         world.routers[index].up = true;
         world.mend(index);
-        let families = BTreeSet::from(Family::ALL);
+        let families = Few::from(Family::ALL);
         if world.routers[index].families != families {
             world.routers[index].families = families;
             world.restart_router(index);

@@ -1,13 +1,14 @@
 //! The verdict against the model, both ways: it is never ok for long while a router lacks a route that must be
 //! there, nor without the condition that explains it, and never anything else for long once nothing is wrong.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use sidecast::app::RouteAction;
 use sidecast::bgp::PathAttributes;
 use sidecast::bgp::peer::StateName;
 use sidecast::core::{AppState, AppView};
+use sidecast::few::Few;
 use sidecast::net::{Community, PeerName, Prefix};
 use sidecast::view::verdict::{Condition, Level, Verdict};
 
@@ -30,7 +31,7 @@ pub struct Disagreement {
 }
 
 /// VIPs that must be announced, each to these peers; an empty set: to all.
-type Required = BTreeMap<Prefix, BTreeSet<PeerName>>;
+type Required = BTreeMap<Prefix, Few<PeerName>>;
 
 impl Router {
     fn has_all(&self, required: &Required) -> bool {
@@ -134,7 +135,7 @@ impl World {
             };
             reasons.any(|reason| verdict.conditions.contains(reason))
         };
-        let lacks = |router: &Router, (vip, peers): (&Prefix, &BTreeSet<PeerName>)| {
+        let lacks = |router: &Router, (vip, peers): (&Prefix, &Few<PeerName>)| {
             router.name.is_among(peers) && !router.rib.contains_key(vip) && !explained(vip)
         };
         let mut routers = self.routers.iter();

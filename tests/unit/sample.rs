@@ -1,6 +1,6 @@
 //! One peer and one app for the tests of the views.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ pub fn established() -> PeerView {
         router_id: "10.0.0.2".parse().ok(),
         passive: false,
         hold_time: 90,
-        families: BTreeSet::from(Family::ALL),
+        families: Family::ALL.into(),
         state: StateName::Established,
         since: Duration::from_millis(12_500),
         uptime: Some(Duration::from_millis(12_500)),
@@ -47,7 +47,7 @@ pub fn established() -> PeerView {
             local_router_id: "10.0.0.2".parse().unwrap(),
             peer_router_id: "10.0.0.1".parse().unwrap(),
             hold_time: Some(Duration::from_secs(30)),
-            families: BTreeSet::from([Family::Ipv4]),
+            families: [Family::Ipv4].into(),
             four_octet_as: true,
             route_refresh: true,
             enhanced_route_refresh: false,
@@ -102,9 +102,9 @@ fn route() -> RouteView {
         attributes: PathAttributes {
             as_path: AsPath::sequence([Asn::new(65001).unwrap(); 2]),
             med: Some(7),
-            communities: BTreeSet::from([Community::new(65001, 53)]),
-            large_communities: BTreeSet::from(["65001:1:2".parse().unwrap()]),
-            ext_communities: BTreeSet::from(["rt:65001:1".parse().unwrap()]),
+            communities: [Community::new(65001, 53)].into(),
+            large_communities: ["65001:1:2".parse().unwrap()].into(),
+            ext_communities: ["rt:65001:1".parse().unwrap()].into(),
             ..PathAttributes::new(Ipv4Addr::new(10, 0, 0, 2).into())
         },
         since: Duration::from_secs(10),

@@ -1,12 +1,12 @@
 //! Configuration, events, outputs, timers and counters of a [`Peer`](super::Peer).
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::{ConnId, DownReason, Notice};
 use crate::bgp::{MessageType, Negotiated, Notification, PathAttributes};
+use crate::few::Few;
 use crate::net::{Asn, Family, RouterId};
 
 /// The configuration of one neighbor. The caller keeps address, port, TTL and MD5 key: the state machine
@@ -25,7 +25,7 @@ pub struct PeerConfig {
     pub connect_retry: Duration,
     /// Wait for the peer to connect.
     pub passive: bool,
-    pub families: BTreeSet<Family>,
+    pub families: Few<Family>,
     /// Restart time to advertise in seconds (RFC 4724 §3, at most 4095); 0: the capability is not
     /// offered.
     pub graceful_restart: u16,
@@ -53,7 +53,7 @@ impl PeerConfig {
             hold_time: 90,
             connect_retry: Duration::from_secs(5),
             passive: false,
-            families: BTreeSet::from(Family::ALL),
+            families: Few::from(Family::ALL),
             graceful_restart: 0,
             restarting: false,
             forwarding_preserved: true,

@@ -1,6 +1,5 @@
 //! The peers to which a VIP is announced, with its attributes, and those to which it is not.
 
-use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::Peers;
@@ -31,7 +30,7 @@ impl Peers {
         &self,
         prefix: &Prefix,
         bgp: &Bgp,
-        only: &BTreeSet<PeerName>,
+        only: &[PeerName],
     ) -> (usize, Vec<NotAnnounced>) {
         let family = prefix.family();
         let (mut announced_to, mut lacking) = (0, Vec::new());

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::bench::{Bench, config, name, prefix, secs};
+use crate::app::Source;
 use crate::config::Config;
 use crate::consul::{Catalog, Check, Checks, Query, Service, Status};
 use crate::core::{ConsulReport, Event, StepError};
@@ -80,7 +81,8 @@ fn event(bench: &mut Bench, chance: &mut Rng) {
                     "192.0.2.99/32",
                 ];
                 config.agent.allowed_vips = Some(allowed.map(prefix).into());
-                config.agent.allow_exec.remove(&crate::app::Source::Http);
+                let kept = config.agent.allow_exec.into_iter();
+                config.agent.allow_exec = kept.filter(|source| *source != Source::Http).collect();
             }
             bench.core.reload(bench.now, config);
         }

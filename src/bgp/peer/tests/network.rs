@@ -1,6 +1,5 @@
 //! Two state machines connected to each other.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -27,7 +26,7 @@ fn routes(numbers: impl IntoIterator<Item = u32>, med: u32) -> Routes {
         let addr = Ipv4Addr::from_bits(0xc000_0000 + number);
         let mut attributes = PathAttributes::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9)));
         attributes.med = Some(med);
-        attributes.communities = BTreeSet::from([Community::new(65001, 100)]);
+        attributes.communities = [Community::new(65001, 100)].into();
         (Prefix::host(addr.into()), attributes)
     };
     numbers.into_iter().map(route).collect()

@@ -12,7 +12,6 @@ use smol::channel::Sender;
 use smol::future::FutureExt;
 use smol::{Async, Timer};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::io;
 use std::net::TcpStream;
 use std::rc::Rc;
@@ -23,11 +22,18 @@ pub struct Sessions {
     executor: Executor,
     events: Sender<Event>,
     /// Shared with the task that waits for acknowledgments; it is never held across an await.
-    links: Rc<RefCell<BTreeMap<(PeerName, ConnId), ConnectionHandle>>>,
+    links: Rc<RefCell<Vec<Link>>>,
     closing: Vec<smol::Task<()>>,
     /// Connections taken from peers so far.
     accepted: u64,
     awaiting: Option<smol::Task<()>>,
+}
+
+/// The socket of one connection.
+struct Link {
+    peer: PeerName,
+    conn: ConnId,
+    handle: ConnectionHandle,
 }
 
 impl Sessions {
@@ -63,14 +69,14 @@ impl Sessions {
             peer: name.clone(),
             event,
         };
-        let link = ConnectionHandle::connect(
+        let handle = ConnectionHandle::connect(
             &self.executor,
             conn,
             Target::from(transport),
             self.events.clone(),
             wrap,
         );
-        self.links.borrow_mut().insert((peer, conn), link);
+        self.links.borrow_mut().push(Link { peer, conn, handle });
     }
 
     /// Accepts a connection of a peer, if its socket options can be set.
@@ -99,25 +105,25 @@ impl Sessions {
             peer: name.clone(),
             event,
         };
-        let link =
+        let handle =
             ConnectionHandle::accepted(&self.executor, conn, stream, self.events.clone(), wrap);
-        self.links.borrow_mut().insert((peer, conn), link);
+        self.links.borrow_mut().push(Link { peer, conn, handle });
         Ok(conn)
     }
 
     /// Queues bytes on a connection.
     pub fn send(&mut self, peer: PeerName, conn: ConnId, bytes: Vec<u8>) {
-        if let Some(link) = self.links.borrow().get(&(peer, conn)) {
-            link.send(bytes);
+        if let Some(handle) = find(&self.links.borrow(), &peer, conn) {
+            handle.send(bytes);
         }
     }
 
     /// Closes a connection once its bytes are sent.
     pub fn close(&mut self, peer: PeerName, conn: ConnId) {
-        let link = self.links.borrow_mut().remove(&(peer, conn));
+        let handle = self.remove(&peer, conn);
         self.closing.retain(|task| !task.is_finished());
         self.closing
-            .extend(link.and_then(|link| link.close(&self.executor)));
+            .extend(handle.and_then(|handle| handle.close(&self.executor)));
     }
 
     /// Drops the socket of a connection that was closed or could not be opened, and puts received bytes into
@@ -126,13 +132,12 @@ impl Sessions {
         use peer::Event::{Closed, ConnectFailed, Received};
         match event {
             Closed { conn, .. } | ConnectFailed { conn, .. } => {
-                self.links.borrow_mut().remove(&(peer.clone(), *conn));
+                self.remove(peer, *conn);
             }
             Received { conn, bytes } => {
                 let links = self.links.borrow();
-                *bytes = links
-                    .get(&(peer.clone(), *conn))
-                    .map_or_else(Vec::new, ConnectionHandle::take);
+                let handle = find(&links, peer, *conn);
+                *bytes = handle.map_or_else(Vec::new, ConnectionHandle::take);
             }
             _ => {}
         }
@@ -140,15 +145,15 @@ impl Sessions {
 
     /// Reads every connection once and passes on pending bytes and acknowledgments of probes.
     pub fn receive(&self, core: &mut Core, now: Instant) {
-        for ((peer, conn), link) in self.links.borrow().iter() {
-            let bytes = link.receive();
+        for link in self.links.borrow().iter() {
+            let bytes = link.handle.receive();
             if !bytes.is_empty() {
-                let (peer, conn) = (peer.clone(), *conn);
+                let (peer, conn) = (link.peer.clone(), link.conn);
                 let event = peer::Event::Received { conn, bytes };
                 core.handle(now, Event::Bgp { peer, event });
             }
-            if link.is_established_and_acknowledged() {
-                let (peer, conn) = (peer.clone(), *conn);
+            if link.handle.is_established_and_acknowledged() {
+                let (peer, conn) = (link.peer.clone(), link.conn);
                 let event = peer::Event::Acknowledged { conn };
                 core.handle(now, Event::Bgp { peer, event });
             }
@@ -157,24 +162,24 @@ impl Sessions {
 
     /// Tells the core how many bytes each peer's TCP has acknowledged, for views.
     pub fn note_acknowledged(&self, core: &mut Core) {
-        for ((peer, conn), link) in self.links.borrow().iter() {
-            if let Some(bytes) = link.acknowledged(*conn < ConnId::accepted(0)) {
-                core.note_acknowledged(peer, *conn, bytes);
+        for link in self.links.borrow().iter() {
+            if let Some(bytes) = link.handle.acknowledged(!link.conn.is_accepted()) {
+                core.note_acknowledged(&link.peer, link.conn, bytes);
             }
         }
     }
 
     /// Sets TCP_USER_TIMEOUT; `None`: the kernel's default.
     pub fn set_user_timeout(&mut self, peer: PeerName, conn: ConnId, timeout: Option<Duration>) {
-        if let Some(link) = self.links.borrow().get(&(peer, conn)) {
-            link.set_user_timeout(timeout);
+        if let Some(handle) = find(&self.links.borrow(), &peer, conn) {
+            handle.set_user_timeout(timeout);
         }
     }
 
     /// Closes a connection with a TCP RST.
     pub fn reset(&mut self, peer: PeerName, conn: ConnId) {
-        if let Some(link) = self.links.borrow_mut().remove(&(peer, conn)) {
-            link.reset();
+        if let Some(handle) = self.remove(&peer, conn) {
+            handle.reset();
         }
     }
 
@@ -182,19 +187,16 @@ impl Sessions {
     /// little over a second.
     pub fn probe(&mut self, peer: PeerName, conn: ConnId) {
         let (links, events) = (self.links.clone(), self.events.clone());
-        let key = (peer, conn);
         let watch = async move {
             for _ in 0..ACK_POLLS {
                 Timer::after(ACK_POLL_INTERVAL).await;
-                let answered = links
-                    .borrow()
-                    .get(&key)
+                let answered = find(&links.borrow(), &peer, conn)
                     .map(ConnectionHandle::is_established_and_acknowledged);
                 match answered {
                     None => return,
                     Some(false) => {}
                     Some(true) => {
-                        let (peer, event) = (key.0, peer::Event::Acknowledged { conn });
+                        let event = peer::Event::Acknowledged { conn };
                         let _ = events.send(Event::Bgp { peer, event }).await;
                         return;
                     }
@@ -212,8 +214,8 @@ impl Sessions {
             for poll in 0..ACK_POLLS {
                 let done = {
                     let links = links.borrow();
-                    let mut awaited = links.iter().filter(|((peer, _), _)| peers.contains(peer));
-                    awaited.all(|(_, link)| link.all_acknowledged())
+                    let mut awaited = links.iter().filter(|link| peers.contains(&link.peer));
+                    awaited.all(|link| link.handle.all_acknowledged())
                 };
                 if done {
                     let _ = events.send(Event::Acknowledged).await;
@@ -235,6 +237,23 @@ impl Sessions {
             task.await;
         }
     }
+
+    fn remove(&self, peer: &PeerName, conn: ConnId) -> Option<ConnectionHandle> {
+        let mut links = self.links.borrow_mut();
+        let index = links.iter().position(|link| link.is(peer, conn))?;
+        Some(links.remove(index).handle)
+    }
+}
+
+impl Link {
+    fn is(&self, peer: &PeerName, conn: ConnId) -> bool {
+        self.conn == conn && self.peer == *peer
+    }
+}
+
+fn find<'l>(links: &'l [Link], peer: &PeerName, conn: ConnId) -> Option<&'l ConnectionHandle> {
+    let link = links.iter().find(|link| link.is(peer, conn))?;
+    Some(&link.handle)
 }
 
 /// The limit of closing connections of all peers, beyond which no more are accepted.

@@ -22,6 +22,7 @@ use crate::netlink::address::{Address, IFAPROT_SIDECAST};
 use crate::netlink::link::Link;
 use crate::netlink::neighbor::Neighbor;
 use crate::netlink::route::{RT_TABLE_MAIN, Route};
+use crate::path_proof::Unproven;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -67,6 +68,14 @@ pub struct PeerNetwork {
     pub next_hop6: Option<Ipv6Addr>,
     /// Where probes of the path leave.
     pub first_hops: FirstHops,
+}
+
+impl PeerNetwork {
+    /// Where probes of VIPs of this family leave for the peer; `None`: it is not known yet.
+    pub fn first_hop(&self, family: Family) -> Option<&Result<FirstHop, Unproven>> {
+        let mut all = self.first_hops.iter();
+        all.find(|(of, _)| *of == family).map(|(_, hop)| hop)
+    }
 }
 
 #[cfg(test)]
@@ -665,7 +674,7 @@ mod tests {
     fn first_hop(network: &Network, peer: &str, family: Family) -> String {
         let mut peers = network.peers.iter();
         let (_, peer) = peers.find(|(name, _)| name.to_string() == peer).unwrap();
-        match &peer.first_hops[&family] {
+        match peer.first_hop(family).unwrap() {
             Ok(hop) if hop.is_behind => format!("behind {} on {}", hop.gateway, hop.interface),
             Ok(hop) => format!("{} on {}", hop.gateway, hop.interface),
             Err(why) => why.to_string(),

@@ -19,7 +19,7 @@ pub struct FirstHop {
 }
 
 /// The first hop to a peer for each family, or why it would prove nothing of the peer.
-pub type FirstHops = BTreeMap<Family, Result<FirstHop, Unproven>>;
+pub type FirstHops = Vec<(Family, Result<FirstHop, Unproven>)>;
 
 impl Resolver<'_> {
     /// Sets the first hops of all peers.
@@ -71,7 +71,9 @@ impl Resolver<'_> {
             hops.filter(|(_, oif)| *oif == Some(link.index))
                 .filter_map(|(gateway, _)| Some((route.priority, gateway?)))
         });
-        let all: BTreeSet<(u32, IpAddr)> = by_link.collect();
+        let mut all: Vec<(u32, IpAddr)> = by_link.collect();
+        all.sort_unstable();
+        all.dedup();
         let best = all.first().map(|(priority, _)| *priority);
         let mut gateways = all.iter().filter(|(priority, _)| Some(*priority) == best);
         match (gateways.next(), gateways.next()) {

@@ -471,7 +471,7 @@ impl BadNetwork {
             local: self.way.chosen,
             next_hop4: Some([10, 0, 0, 9].into()),
             next_hop6: None,
-            first_hops: BTreeMap::new(),
+            first_hops: Vec::new(),
         };
         Network {
             peers: BTreeMap::from([(name(), peer)]),

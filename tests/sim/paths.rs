@@ -98,7 +98,7 @@ fn no_route(((target, from), count): (&(Target, IpAddr), &u64)) -> PathError {
 pub fn first_hops(
     interface: u32,
     gateway: IpAddr,
-) -> BTreeMap<Family, Result<FirstHop, sidecast::path_proof::Unproven>> {
+) -> Vec<(Family, Result<FirstHop, sidecast::path_proof::Unproven>)> {
     let hop = FirstHop {
         interface,
         gateway,

@@ -55,7 +55,7 @@ impl Peers {
     /// Where probes of VIPs of this family leave for a peer.
     pub fn way(&self, name: &PeerName, family: Family, network: &Network, probing: Probing) -> Way {
         let peer = network.peers.get(name);
-        let hop = peer.and_then(|peer| peer.first_hops.get(&family));
+        let hop = peer.and_then(|peer| peer.first_hop(family));
         Way {
             probing,
             by_first_hop: hop.is_some_and(|hop| hop.as_ref().is_ok_and(|hop| hop.is_behind)),
@@ -70,7 +70,7 @@ impl Peers {
 impl Session {
     /// From the session's own address, where that is of the family, else from the interface's.
     fn egress(&self, peer: &PeerNetwork, family: Family) -> Result<Egress, Unproven> {
-        let hop = peer.first_hops.get(&family).cloned();
+        let hop = peer.first_hop(family).cloned();
         let hop = hop.unwrap_or(Err(Unproven::NoInterface))?;
         let interface = match family {
             Family::Ipv4 => peer.next_hop4.map(Into::into),

@@ -32,7 +32,7 @@ pub(super) fn routed() -> Network {
     let mut network = network();
     for peer in network.peers.values_mut() {
         let hop = by(&peer.remote.to_string());
-        peer.first_hops.insert(Family::Ipv4, Ok(hop));
+        peer.first_hops = vec![(Family::Ipv4, Ok(hop))];
     }
     network
 }
@@ -213,7 +213,7 @@ fn a_way_that_proves_nothing_says_why_and_one_that_changes_is_proven_anew() {
     };
     let other = with(&|peer| {
         let why = Unproven::OtherGateway(addr("10.0.0.9"));
-        peer.first_hops.insert(Family::Ipv4, Err(why));
+        peer.first_hops = vec![(Family::Ipv4, Err(why))];
     });
     bench.event(Event::Network(other));
     assert_eq!(
@@ -228,7 +228,7 @@ fn a_way_that_proves_nothing_says_why_and_one_that_changes_is_proven_anew() {
             is_behind: true,
             ..by("10.0.0.254")
         };
-        peer.first_hops.insert(Family::Ipv4, Ok(hop));
+        peer.first_hops = vec![(Family::Ipv4, Ok(hop))];
     });
     bench.event(Event::Network(behind));
     bench.advance(secs(4));

@@ -47,11 +47,11 @@ pub(super) struct Peers {
     /// is for them.
     incomplete: Incomplete,
     /// Configured peers without a session: no router is discovered yet.
-    waiting: BTreeMap<PeerName, PendingPeer>,
+    waiting: Vec<PendingPeer>,
     /// Why no peer was discovered.
     no_peer: Option<Obstacle>,
     /// What was logged.
-    logged: BTreeMap<String, Obstacle>,
+    logged: Vec<(PeerName, Obstacle)>,
     no_peer_logged: Option<Obstacle>,
     host: HostInfo,
     rng: Rng,
@@ -74,9 +74,9 @@ impl Peers {
             sessions: BTreeMap::new(),
             routes: Routes::new(),
             incomplete: Some(Few::default()),
-            waiting: BTreeMap::new(),
+            waiting: Vec::new(),
             no_peer: None,
-            logged: BTreeMap::new(),
+            logged: Vec::new(),
             no_peer_logged: None,
             host: HostInfo::default(),
             rng: Rng::new(seed),
@@ -174,7 +174,8 @@ impl Peers {
     fn add(&mut self, now: Instant, name: PeerName, setup: SessionSetup) {
         info!("peer {name}: session to AS {}", peer_as_text(&setup.config));
         let mut session = Session::new(now, setup, self.generations, self.rng.next_u64());
-        if let Some(waiting) = self.waiting.remove(&name) {
+        let mut waiting = self.waiting.iter();
+        if let Some(waiting) = waiting.find(|waiting| waiting.name == name) {
             session.since = waiting.since;
         }
         self.generations += 1;

@@ -1,6 +1,5 @@
 //! Configured peers without a session: their router is not discovered yet, or there is no router id.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use log::warn;
@@ -17,6 +16,7 @@ use crate::discovery::{Network, Obstacle, PeerName};
 /// A peer without a session.
 #[derive(Debug)]
 pub(super) struct PendingPeer {
+    pub name: PeerName,
     settings_index: usize,
     obstacle: Obstacle,
     pub since: Instant,
@@ -27,26 +27,19 @@ impl Peers {
     pub fn expect(&mut self, now: Instant, bgp: &Bgp) {
         let named = bgp.peers.iter().enumerate();
         let named = named.filter_map(|(index, peer)| Some((peer.remote.name()?, index)));
-        let waiting = |(name, settings_index)| {
-            let obstacle = Obstacle::Unread;
-            let since = now;
-            (
-                name,
-                PendingPeer {
-                    settings_index,
-                    obstacle,
-                    since,
-                },
-            )
+        let waiting = |(name, settings_index)| PendingPeer {
+            name,
+            settings_index,
+            obstacle: Obstacle::Unread,
+            since: now,
         };
         self.waiting = named.map(waiting).collect();
     }
 
     /// Updates pending peers after the sessions. Each obstacle is logged once.
     pub(super) fn reconcile_pending(&mut self, now: Instant, network: &Network, bgp: &Bgp) {
-        let served: BTreeSet<usize> = self.sessions.values().map(|s| s.settings_index).collect();
-        let absent = network.absent.iter();
-        let absent = absent.filter(|(index, _)| !served.contains(index));
+        let served = |index| self.sessions.values().any(|s| s.settings_index == index);
+        let absent = network.absent.iter().filter(|(index, _)| !served(**index));
         let unnamed = network.peers.iter();
         let unnamed = unnamed.filter(|(name, _)| !self.sessions.contains_key(name));
         let unnamed = unnamed.map(|(name, peer)| {
@@ -62,36 +55,37 @@ impl Peers {
                 None => self.no_peer = Some(obstacle.clone()),
             }
         }
-        let mut before = std::mem::take(&mut self.waiting);
-        for (name, settings_index, obstacle) in others {
-            let known = before.remove(&name).map(|waiting| waiting.since);
-            let waiting = PendingPeer {
+        let before = std::mem::take(&mut self.waiting);
+        let waiting = others.into_iter().map(|(name, settings_index, obstacle)| {
+            let known = before.iter().find(|waiting| waiting.name == name);
+            PendingPeer {
+                name,
                 settings_index,
                 obstacle,
-                since: known.unwrap_or(now),
-            };
-            self.waiting.insert(name, waiting);
-        }
+                since: known.map_or(now, |waiting| waiting.since),
+            }
+        });
+        self.waiting = waiting.collect();
         self.log_obstacles();
     }
 
     fn log_obstacles(&mut self) {
         let waiting = self.waiting.iter();
-        let waiting = waiting.map(|(name, waiting)| (name.to_string(), waiting.obstacle.clone()));
+        let waiting = waiting.map(|waiting| (waiting.name.clone(), waiting.obstacle.clone()));
         let sessions = self.sessions.iter();
         let sessions = sessions.filter_map(|(name, s)| {
             // The link is there: a default route may go for a moment.
             let lost = s.unreachable();
             let lost = lost.filter(|lost| !matches!(lost, Obstacle::NoGateway));
             let obstacle = s.obstacle().or(lost)?;
-            Some((name.to_string(), obstacle.clone()))
+            Some((name.clone(), obstacle.clone()))
         });
-        let obstacles: BTreeMap<String, Obstacle> = waiting.chain(sessions).collect();
-        let up = self.sessions.iter().filter(|(_, s)| s.is_established());
-        let up: BTreeSet<String> = up.map(|(name, _)| name.to_string()).collect();
-        for (name, obstacle) in &obstacles {
-            if self.logged.get(name) != Some(obstacle) {
-                let idle = if up.contains(name) { "" } else { "idle: " };
+        let obstacles: Vec<(PeerName, Obstacle)> = waiting.chain(sessions).collect();
+        for of_peer in &obstacles {
+            if !self.logged.contains(of_peer) {
+                let (name, obstacle) = of_peer;
+                let up = self.sessions.get(name).is_some_and(Session::is_established);
+                let idle = if up { "" } else { "idle: " };
                 warn!("peer {name}: {idle}{obstacle}");
             }
         }
@@ -112,7 +106,7 @@ impl Peers {
     /// The pending peers and the index of their settings.
     pub(super) fn waiting(&self) -> impl Iterator<Item = (&PeerName, usize)> {
         let waiting = self.waiting.iter();
-        waiting.map(|(name, waiting)| (name, waiting.settings_index))
+        waiting.map(|waiting| (&waiting.name, waiting.settings_index))
     }
 
     /// What is known of the reasons for which a peer has no session.
@@ -129,21 +123,21 @@ impl Peers {
     pub fn views(&self, now: Instant, bgp: &Bgp) -> Vec<PeerView> {
         let view = |(name, session): (&PeerName, &Session)| session.view(name, now);
         let mut views: Vec<PeerView> = self.sessions.iter().map(view).collect();
-        for (name, waiting) in &self.waiting {
+        for waiting in &self.waiting {
             if let Some(settings) = bgp.peers.get(waiting.settings_index) {
-                views.push(waiting.view(name, settings, now, bgp));
+                views.push(waiting.view(settings, now, bgp));
             }
         }
-        views.sort_by(|one, other| one.name.cmp(&other.name));
+        views.sort_unstable_by(|one, other| one.name.cmp(&other.name));
         views
     }
 }
 
 impl PendingPeer {
-    fn view(&self, name: &PeerName, settings: &PeerSettings, now: Instant, bgp: &Bgp) -> PeerView {
+    fn view(&self, settings: &PeerSettings, now: Instant, bgp: &Bgp) -> PeerView {
         PeerView {
-            name: name.clone(),
-            remote: name.addr(),
+            name: self.name.clone(),
+            remote: self.name.addr(),
             port: settings.port,
             interface: match &settings.remote {
                 Remote::Interface(name) => Some(name.clone()),

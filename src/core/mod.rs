@@ -549,12 +549,11 @@ impl Core {
         self.nat_targets = self.peers.nat_targets(network, &self.nat_targets);
         let facts = NetworkFacts {
             known: true,
-            // Of two problems the last one is reported.
-            forbidden: router_ids
-                .chain(broadcasts)
-                .chain(own)
+            forbidden: peers
                 .chain(gateways)
-                .chain(peers)
+                .chain(own)
+                .chain(broadcasts)
+                .chain(router_ids)
                 .collect(),
             nat_target: self.nat_targets.clone(),
             peers: self.peers.facts(),

@@ -14,11 +14,11 @@ use crate::net::{Family, PeerName, Prefix};
 pub struct NetworkFacts {
     /// `false` until the kernel's tables were read once.
     pub known: bool,
-    /// Addresses that no VIP may contain, each with what it is.
-    pub forbidden: BTreeMap<IpAddr, &'static str>,
+    /// Addresses that no VIP may contain, each with what it is: what is worst to lose comes first.
+    pub forbidden: Vec<(IpAddr, &'static str)>,
     pub nat_target: BTreeMap<Family, IpAddr>,
     /// All peers; `None`: there is no session yet, to judge.
-    pub peers: BTreeMap<PeerName, Option<PeerFacts>>,
+    pub peers: Vec<(PeerName, Option<PeerFacts>)>,
 }
 
 /// What a session does with the routes of each family.
@@ -122,7 +122,7 @@ impl NetworkFacts {
         let (addr, what) = self
             .forbidden
             .iter()
-            .find(|(addr, _)| vip.contains(**addr))?;
+            .find(|(addr, _)| vip.contains(*addr))?;
         Some(Problem::Overlap {
             vip: *vip,
             addr: *addr,
@@ -159,12 +159,12 @@ impl NetworkFacts {
     /// The first peer that an app names and that is none of ours.
     pub fn unknown_peer<'a>(&self, app: &'a App) -> Option<&'a PeerName> {
         let mut named = app.options.peers.iter();
-        named.find(|named| self.known && !self.peers.keys().any(|peer| named.means(peer)))
+        named.find(|named| self.known && !self.peers.iter().any(|(peer, _)| named.means(peer)))
     }
 
     fn no_such_peer(&self, app: &App, vip: &Prefix) -> Option<Problem> {
         let named = &app.options.peers;
-        let any = named.is_empty() || self.peers.keys().any(|peer| peer.is_among(named));
+        let any = named.is_empty() || self.peers.iter().any(|(peer, _)| peer.is_among(named));
         (!any).then(|| Problem::NoSuchPeer {
             vip: *vip,
             peers: named.clone(),

@@ -1,7 +1,5 @@
 //! The facts about peers that the registry needs.
 
-use std::collections::BTreeMap;
-
 use super::Peers;
 use super::session::Session;
 use crate::discovery::PeerName;
@@ -10,7 +8,7 @@ use crate::registry::{FamilySupport, PeerFacts};
 
 impl Peers {
     /// All peers, those without a session included.
-    pub fn facts(&self) -> BTreeMap<PeerName, Option<PeerFacts>> {
+    pub fn facts(&self) -> Vec<(PeerName, Option<PeerFacts>)> {
         let sessions = self.sessions.iter();
         let sessions = sessions.map(|(name, session)| {
             let [ipv4, ipv6] = Family::ALL.map(|family| session.family_support(family));

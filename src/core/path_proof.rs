@@ -1,6 +1,6 @@
 //! Feeds the proof of the path from the peers' Adj-RIB-Out, and keeps what it finds.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
@@ -16,7 +16,7 @@ use crate::path_proof::{ChangeKind, Event, Finding, PeerTag, Prover, Target, Unp
 pub(super) struct PathProofs {
     prover: Prover,
     /// Each peer's number in probes.
-    tags: BTreeMap<PeerName, PeerTag>,
+    tags: Vec<(PeerName, PeerTag)>,
     next_tag: u16,
     /// VIPs to compare with what is announced.
     queue: BTreeSet<Prefix>,
@@ -54,7 +54,7 @@ impl PathProofs {
     pub fn new(now: Instant, seed: u64) -> Self {
         Self {
             prover: Prover::new(now, seed),
-            tags: BTreeMap::new(),
+            tags: Vec::new(),
             next_tag: 0,
             queue: BTreeSet::new(),
             stale: false,
@@ -90,27 +90,31 @@ impl PathProofs {
 
     /// A number for the peer that no other has; `None`: all are taken.
     fn tag(&mut self, peer: &PeerName) -> Option<PeerTag> {
-        if let Some(tag) = self.tags.get(peer) {
-            return Some(*tag);
+        if let Some(tag) = self.tag_of(peer) {
+            return Some(tag);
         }
-        let taken: BTreeSet<PeerTag> = self.tags.values().copied().collect();
         let mut numbers = (0..=u16::MAX).map(|above| PeerTag(self.next_tag.wrapping_add(above)));
-        let tag = numbers.find(|tag| !taken.contains(tag))?;
+        let tag = numbers.find(|tag| self.name_of(*tag).is_none())?;
         self.next_tag = tag.0.wrapping_add(1);
-        self.tags.insert(peer.clone(), tag);
+        self.tags.push((peer.clone(), tag));
         Some(tag)
+    }
+
+    fn tag_of(&self, peer: &PeerName) -> Option<PeerTag> {
+        let mut tags = self.tags.iter();
+        tags.find(|(name, _)| name == peer).map(|(_, tag)| *tag)
     }
 
     fn name_of(&self, tag: PeerTag) -> Option<&PeerName> {
         let mut tags = self.tags.iter();
-        tags.find(|(_, of)| **of == tag).map(|(name, _)| name)
+        tags.find(|(_, of)| *of == tag).map(|(name, _)| name)
     }
 
     /// Peers that are gone are not probed, and their numbers are free.
     fn retain(&mut self, now: Instant, known: impl Fn(&PeerName) -> bool) {
-        self.tags.retain(|name, _| known(name));
-        let tags: BTreeSet<PeerTag> = self.tags.values().copied().collect();
-        let gone = self.prover.targets().filter(|t| !tags.contains(&t.tag));
+        self.tags.retain(|(name, _)| known(name));
+        let targets = self.prover.targets();
+        let gone = targets.filter(|target| self.name_of(target.tag).is_none());
         let gone: Vec<Target> = gone.copied().collect();
         for target in gone {
             self.prover.forget(now, target);
@@ -146,7 +150,7 @@ impl Core {
         let Some(network) = &self.network else { return };
         let proofs = &mut self.path_proofs;
         for (peer, announced) in self.peers.announced_to(vip.addr()) {
-            let known = proofs.tags.get(peer).copied();
+            let known = proofs.tag_of(peer);
             let (tag, prefix) = match announced {
                 Announced::Yes(longest) => (proofs.tag(peer), longest),
                 Announced::No | Announced::NoSession => (known, vip),
@@ -217,7 +221,7 @@ impl Core {
     /// What probes show of a VIP, for each peer that has its route.
     pub(super) fn path_views(&self, vip: &Prefix) -> Vec<PathView> {
         let proofs = &self.path_proofs;
-        let view = |(peer, tag): (&PeerName, &PeerTag)| {
+        let view = |(peer, tag): &(PeerName, PeerTag)| {
             // Another VIP with this address may have its route still.
             if !self.peers.is_announced_to(peer, vip) {
                 return None;

@@ -14,7 +14,6 @@ use super::bpf::{
 use super::message::{NLM_F_ACK, NLM_F_DUMP, Request};
 use super::{AF_INET, AF_INET6, NetlinkError};
 use crate::wire::{Reader, WireError};
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// An entry of the neighbor table.
@@ -121,7 +120,7 @@ pub struct Known {
 ///
 /// `neigh_fill_info` (`net/core/neighbour.c`) puts NDA_DST first, then NDA_LLADDR if the state is one of NUD_VALID. Other
 /// notifications of neighbors (a bridge's) begin with another attribute.
-pub fn filter(watched: &BTreeMap<IpAddr, Option<Known>>, routers: bool) -> Vec<BpfInstruction> {
+pub fn filter(watched: &[(IpAddr, Option<Known>)], routers: bool) -> Vec<BpfInstruction> {
     let kind = |kind: u16| u16::from_be_bytes(kind.to_ne_bytes()).into();
     let mut program = vec![
         op(LOAD_HALF, 0, 0, OFFSET_TYPE),
@@ -262,7 +261,7 @@ mod tests {
     }
 
     fn watching(known: Option<Known>, routers: bool) -> Vec<BpfInstruction> {
-        filter(&ADDRESSES.map(|text| (addr(text), known)).into(), routers)
+        filter(&ADDRESSES.map(|text| (addr(text), known)), routers)
     }
 
     #[test]
@@ -294,7 +293,7 @@ mod tests {
         let [four, six] = ADDRESSES.map(addr);
         let far = addr("192.0.2.9");
         let filter = filter(
-            &[(four, Some(KNOWN)), (far, None), (six, Some(other))].into(),
+            &[(four, Some(KNOWN)), (far, None), (six, Some(other))],
             false,
         );
         let passed = |addr, mac| passes(&filter, &notification(RTM_NEWNEIGH, addr, 0, Some(mac)));
@@ -370,7 +369,7 @@ mod tests {
             let neighbor = Neighbor::decode(message.payload).unwrap().unwrap();
             let request = Request::new("test", message.kind, 0, |w| w.raw(message.payload));
             let bytes = request.unwrap().encode(0);
-            let passed = |known| passes(&filter(&[(neighbor.addr, known)].into(), false), &bytes);
+            let passed = |known| passes(&filter(&[(neighbor.addr, known)], false), &bytes);
             assert_eq!(passed(None), neighbor.mac.is_some());
             let Some(mac) = neighbor.mac else { continue };
             let flags = neighbor.flags;

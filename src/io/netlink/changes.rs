@@ -15,7 +15,7 @@ use crate::netlink::{AF_UNSPEC, NetlinkError};
 use crate::wire::WireError;
 use nix::libc;
 use nix::sys::socket::SockProtocol;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::net::IpAddr;
 
@@ -41,7 +41,7 @@ pub enum Change {
 struct Neighbors {
     /// Report changes of routers, for unnumbered peers.
     routers: bool,
-    watched: BTreeMap<IpAddr, Option<Known>>,
+    watched: Vec<(IpAddr, Option<Known>)>,
     /// The kernel has refused the filter, which was logged.
     unfiltered: bool,
 }
@@ -95,11 +95,13 @@ impl Changes {
 
     /// Reports also changed MAC addresses of these neighbors, and of no others.
     pub fn watch(&mut self, addrs: BTreeSet<IpAddr>) {
-        if self.neighbors.watched.keys().eq(&addrs) {
+        let watched = &self.neighbors.watched;
+        if watched.iter().map(|(addr, _)| addr).eq(&addrs) {
             return;
         }
-        let known = |addr| self.neighbors.watched.get(&addr).copied().flatten();
-        self.neighbors.watched = addrs.into_iter().map(|a| (a, known(a))).collect();
+        let before = |addr| watched.iter().copied().find(|(known, _)| *known == addr);
+        let addrs = addrs.into_iter();
+        self.neighbors.watched = addrs.map(|a| before(a).unwrap_or((a, None))).collect();
         self.neighbors.attach_filter(&self.socket);
     }
 
@@ -284,7 +286,9 @@ impl Neighbors {
         let Neighbor {
             addr, mac, flags, ..
         } = *neighbor;
-        if let (Some(known), Some(mac)) = (self.watched.get_mut(&addr), mac) {
+        let mut watched = self.watched.iter_mut();
+        let known = watched.find(|(of, _)| *of == addr);
+        if let (Some((_, known)), Some(mac)) = (known, mac) {
             let now = Known { mac, flags };
             let before = known.replace(now);
             if before != Some(now) {

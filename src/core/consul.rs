@@ -77,7 +77,7 @@ pub(super) struct ConsulState {
     names: AppNames,
     node: Option<CheckIndex>,
     agent: Option<CheckIndex>,
-    failures: BTreeMap<Query, Failure>,
+    failures: Vec<Failure>,
     outage: Option<Instant>,
     /// Services that passed before a restart, by id: used until Consul has answered.
     passed: BTreeSet<String>,
@@ -91,6 +91,7 @@ pub(super) struct ConsulState {
 }
 
 struct Failure {
+    query: Query,
     since: Instant,
     why: String,
     /// There was an answer, but an incomplete one.
@@ -108,7 +109,7 @@ impl ConsulState {
             names: AppNames::default(),
             node: None,
             agent: None,
-            failures: BTreeMap::new(),
+            failures: Vec::new(),
             outage: None,
             passed: BTreeSet::new(),
             passed_apps: BTreeSet::new(),
@@ -180,7 +181,7 @@ impl ConsulState {
         match report {
             ConsulReport::Node(name) => {
                 info!("Consul: this node is {name}");
-                self.failures.remove(&Query::Node);
+                self.forgive(Query::Node);
             }
             ConsulReport::Services(catalog) => {
                 self.answered(now, Query::Services, catalog.complete);
@@ -276,7 +277,7 @@ impl ConsulState {
     /// Notes an answer; an incomplete one counts as a partial failure.
     fn answered(&mut self, now: Instant, query: Query, complete: bool) {
         if complete {
-            self.failures.remove(&query);
+            self.forgive(query);
         } else {
             self.fail(now, query, PARTIAL.to_owned(), true);
         }
@@ -284,29 +285,38 @@ impl ConsulState {
 
     /// Records a failure; `true` if it is new.
     fn fail(&mut self, now: Instant, query: Query, why: String, partial: bool) -> bool {
-        let same = |failure: &&Failure| failure.partial == partial;
-        let since = self
-            .failures
-            .get(&query)
-            .filter(same)
-            .map(|failure| failure.since);
         debug!("Consul: {why}");
-        let since_or_now = since.unwrap_or(now);
-        let failure = Failure {
-            since: since_or_now,
+        let mut known = self.failures.iter_mut();
+        let same = known.find(|known| known.query == query && known.partial == partial);
+        if let Some(known) = same {
+            known.why = why;
+            return false;
+        }
+        self.forgive(query);
+        self.failures.push(Failure {
+            query,
+            since: now,
             why,
             partial,
-        };
-        self.failures.insert(query, failure);
-        since.is_none()
+        });
+        true
+    }
+
+    fn forgive(&mut self, query: Query) {
+        self.failures.retain(|failure| failure.query != query);
+    }
+
+    fn failure(&self, query: Query) -> Option<&Failure> {
+        let mut failures = self.failures.iter();
+        failures.find(|failure| failure.query == query)
     }
 
     /// Logs one line when an outage begins and one when it ends.
     fn note_outage(&mut self, now: Instant) {
-        match (self.outage, self.failures.iter().next()) {
-            (None, Some((query, failure))) => {
+        match (self.outage, self.failures.first()) {
+            (None, Some(failure)) => {
                 self.outage = Some(now);
-                let what = what(*query);
+                let what = what(failure.query);
                 let why = &failure.why;
                 warn!(
                     "Consul query for {what} failed: {why}; keeping the last known state and retrying"
@@ -322,9 +332,8 @@ impl ConsulState {
     }
 
     fn is_answering(&self, query: Query) -> bool {
-        self.failures
-            .get(&query)
-            .is_none_or(|failure| failure.partial)
+        let failure = self.failure(query);
+        failure.is_none_or(|failure| failure.partial)
     }
 
     /// Whether no checks were received since start.
@@ -335,7 +344,7 @@ impl ConsulState {
     /// Since when the services, or every source of checks, have been unreachable.
     fn unreachable_since(&self) -> Option<Instant> {
         let away = |query| {
-            let failure = self.failures.get(&query).filter(|failure| !failure.partial);
+            let failure = self.failure(query).filter(|failure| !failure.partial);
             failure.map(|failure| failure.since)
         };
         let agent = self.agent.is_some() && self.is_answering(Query::AgentChecks);
@@ -392,7 +401,7 @@ impl ConsulState {
     /// The result while no checks are received: the saved state counts once Consul refuses, fails, or
     /// has not answered in time.
     fn outcome_without_checks(&self, app: &App) -> Outcome {
-        let failure = self.failures.values().find(|failure| !failure.partial);
+        let failure = self.failures.iter().find(|failure| !failure.partial);
         let why = match failure {
             Some(failure) => format!("Consul is unreachable: {}", failure.why),
             None => "Consul has not answered yet".to_owned(),

@@ -4,7 +4,7 @@
 
 mod condition;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use crate::core::{
     VipStatus,
 };
 use crate::discovery::Obstacle;
+use crate::few::Few;
 use crate::path_proof::Finding;
 pub use condition::Condition;
 
@@ -92,7 +93,7 @@ pub struct Verdict {
     pub reasons: Vec<Reason>,
     /// Number of reasons, including those left out.
     pub count: usize,
-    pub conditions: BTreeSet<Condition>,
+    pub conditions: Few<Condition>,
     /// Apps that are drained or in maintenance, in words.
     pub aside: Vec<String>,
     pub warnings: Vec<String>,
@@ -342,7 +343,7 @@ impl Found {
             false => Level::Failing,
         };
         let problems = app.vips.iter().filter_map(|vip| vip.problem.as_deref());
-        let problems: BTreeSet<&str> = problems.collect();
+        let problems: Few<&str> = problems.collect();
         if problems.is_empty() {
             return self.add(level, Condition::AppInvalid, Some(app), || {
                 format!("app {} is invalid: {}", app.name, app.why)

@@ -1,9 +1,7 @@
 //! The verdict as JSON: `/verdict`, and what concerns one app in `/apps`.
 
-use std::collections::BTreeMap;
-
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::value;
 use crate::core::{Core, Summary};
@@ -12,8 +10,12 @@ use crate::view::verdict::{Condition, Reason, Verdict};
 /// The whole verdict, with the host and version that report it.
 pub fn verdict(verdict: &Verdict, core: &Core) -> Value {
     let conditions = Condition::ALL.into_iter();
-    let holds =
-        |condition: Condition| (condition.as_str(), verdict.conditions.contains(&condition));
+    let holds = |condition: Condition| {
+        (
+            condition.as_str().to_owned(),
+            verdict.conditions.contains(&condition).into(),
+        )
+    };
     let Summary {
         apps,
         up,
@@ -48,7 +50,8 @@ struct Whole<'a> {
     reasons: Vec<Cause<'a>>,
     /// The number of reasons that are not listed.
     left_out: usize,
-    conditions: BTreeMap<&'static str, bool>,
+    /// Whether each holds.
+    conditions: Map<String, Value>,
     /// Apps that are drained or in maintenance.
     aside: &'a [String],
     warnings: &'a [String],

@@ -1,13 +1,13 @@
 //! HTTP monitors: URL and accepted status codes. RFC 3986 (what a check needs of it), RFC 9110 §7.2 and
 //! §15.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::net::Ipv6Addr;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use super::port;
+use crate::few::Few;
 use crate::net::{ParseError, decimal};
 
 /// The parts of a URL to request.
@@ -83,7 +83,7 @@ impl FromStr for HttpUrl {
 
 /// Accepted HTTP status codes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct StatusRanges(BTreeSet<(u16, u16)>);
+pub struct StatusRanges(Few<(u16, u16)>);
 
 impl StatusRanges {
     /// Whether a status code is accepted.
@@ -100,7 +100,7 @@ impl StatusRanges {
 impl Default for StatusRanges {
     /// 2xx and 3xx.
     fn default() -> Self {
-        Self(BTreeSet::from([(200, 399)]))
+        Self(Few::from([(200, 399)]))
     }
 }
 
@@ -136,7 +136,7 @@ impl FromStr for StatusRanges {
         };
         s.split(',')
             .map(range)
-            .collect::<Option<BTreeSet<_>>>()
+            .collect::<Option<Few<_>>>()
             .map(Self)
             .ok_or_else(|| ParseError::new(s, "a list of status codes such as 204, 200-299 or 2xx"))
     }

@@ -1,6 +1,5 @@
 //! The end of a drain: the traffic of VIPs that drain is watched while it lasts.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -37,7 +36,7 @@ impl Core {
                     let (returns, ended) = (self.path_returns(&vip)?, self.path_stopped_at(&vip));
                     Some((vip, PathSeen { returns, ended }))
                 };
-                let paths: BTreeMap<Prefix, PathSeen> = vips.filter_map(path).collect();
+                let paths: Vec<(Prefix, PathSeen)> = vips.filter_map(path).collect();
                 self.registry.observe_traffic(at, &last_packets, &paths);
             }
             Err(why) => {

@@ -1,6 +1,6 @@
 //! The traffic of apps that drain: which VIPs are watched, and what was seen of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -30,19 +30,23 @@ impl Registry {
     }
 
     /// What was seen at `at`: the addresses that got packets, in order, and when the last one came; and the paths of
-    /// VIPs where they are known.
+    /// VIPs, in order, where they are known.
     pub fn observe_traffic(
         &mut self,
         at: Instant,
         last_packets: &[(IpAddr, Instant)],
-        paths: &BTreeMap<Prefix, PathSeen>,
+        paths: &[(Prefix, PathSeen)],
     ) {
         for name in self.index.watched() {
             let Some(entry) = self.apps.get_mut(name) else {
                 continue;
             };
             let vips = || entry.vips();
-            let paths = || vips().filter_map(|vip| paths.get(&vip));
+            let path = |vip: Prefix| {
+                let at = paths.binary_search_by_key(&vip, |(vip, _)| *vip);
+                paths.get(at.ok()?).map(|(_, path)| path)
+            };
+            let paths = || vips().filter_map(path);
             let seen = TrafficSeen {
                 at,
                 last_packet: vips()

@@ -120,8 +120,9 @@ impl Status {
             let all = json!({ "verdict": self.verdict, "peers": peers, "apps": apps });
             return format!("{all}\n");
         }
-        // By name among equals.
-        peers.sort_by_key(|peer| established(peer));
+        // What is down comes first, by name.
+        let (up, mut peers): (Vec<_>, Vec<_>) = peers.into_iter().partition(|p| established(p));
+        peers.extend(up);
         apps.sort_by_key(|app| rank(app));
         let routes = apps.first().filter(|_| options.name.is_some());
         let tables = [

@@ -33,7 +33,7 @@ pub fn load(
 ) -> Result<Loaded, Problems> {
     let mut cx = Context::new(tables::TABLES, read_file);
     let done = read(&mut cx, flag, env);
-    cx.problems.sort();
+    cx.problems.sort_unstable();
     cx.problems.dedup();
     match done {
         Some((mut config, file)) if cx.problems.is_empty() => {

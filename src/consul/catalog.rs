@@ -51,7 +51,7 @@ impl Catalog {
             // A node without services has `{}` here; null is malformed.
             _ => return Err(WANTED),
         }
-        services.sort();
+        services.sort_unstable();
         services.dedup_by(|a, b| a.id == b.id);
         Ok(Self { services, complete })
     }

@@ -132,7 +132,7 @@ impl Case {
                 (Kind::new(app.state, worst), !app.hides_answers, app.name)
             })
             .collect();
-        ranked.sort();
+        ranked.sort_unstable();
         let chosen = ranked.iter().take(MOST_APPS);
         let apps = chosen.filter_map(|(.., name)| AppCase::of_core(core, now, name, network));
         let peers = views.iter();
@@ -174,13 +174,11 @@ impl Case {
         }
     }
 
-    fn of_host(
-        config: &Config,
-        network: &Network,
-        mut peers: Vec<PeerCase>,
-        app_count: usize,
-    ) -> Self {
-        peers.sort_by_key(PeerCase::is_established);
+    fn of_host(config: &Config, network: &Network, peers: Vec<PeerCase>, app_count: usize) -> Self {
+        // The peers without a session come first.
+        let (up, mut peers): (Vec<_>, Vec<_>) =
+            peers.into_iter().partition(PeerCase::is_established);
+        peers.extend(up);
         let left_out = LeftOut {
             peers: peers.len().saturating_sub(MOST_PEERS),
             apps: app_count.saturating_sub(MOST_APPS),

@@ -214,7 +214,8 @@ impl Kernel {
             let request = route::dump(Family::Ipv6, RT_TABLE_LOCAL)?;
             dump.routes = self.route.list(&request, each).await?;
             // Another program's route may exist beside ours, with another metric.
-            dump.routes.sort_by_key(|r| r.protocol != RTPROT_SIDECAST);
+            dump.routes
+                .sort_unstable_by_key(|r| r.protocol != RTPROT_SIDECAST);
         }
         Ok(dump)
     }

@@ -203,8 +203,8 @@ impl AppCase {
 
 impl Case {
     /// Where connections from this host are tried: the TCP ports at the VIPs.
-    pub fn questions(&self) -> BTreeSet<SocketAddr> {
-        let mut all = BTreeSet::new();
+    pub fn questions(&self) -> Vec<SocketAddr> {
+        let mut all = Vec::new();
         for app in &self.apps {
             let ports = app.tcp_ports();
             for vip in &app.vips {
@@ -212,7 +212,10 @@ impl Case {
                 all.extend(ports.iter().map(|port| SocketAddr::new(addr, *port)));
             }
         }
-        all.into_iter().take(MOST_QUESTIONS).collect()
+        all.sort_unstable();
+        all.dedup();
+        all.truncate(MOST_QUESTIONS);
+        all
     }
 }
 

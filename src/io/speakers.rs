@@ -48,9 +48,9 @@ pub fn find(local: IpAddr, remote: SocketAddr) -> Option<OtherSpeaker> {
         return None;
     }
     std::thread::sleep(LASTING);
-    let cookies: BTreeSet<u64> = first.iter().map(|socket| socket.cookie).collect();
+    let was_there = |socket: &Socket| first.iter().any(|before| before.cookie == socket.cookie);
     let mut lasting = sessions(local, remote).ok()?.into_iter();
-    let socket = lasting.find(|socket| cookies.contains(&socket.cookie))?;
+    let socket = lasting.find(was_there)?;
     Some(OtherSpeaker {
         programs: speakers(socket.uid),
         uid: socket.uid,

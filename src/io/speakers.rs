@@ -104,10 +104,28 @@ fn speakers(uid: u32) -> Vec<(String, u32)> {
         let name = name.trim_end();
         let other = SPEAKERS.contains(&name) && id != std::process::id();
         let here = other && network(&path) == own && fs::metadata(&path).ok()?.uid() == uid;
-        here.then(|| (name.to_owned(), id))
+        let speaks =
+            here && (name != "sidecast" || announces(&fs::read(path.join("cmdline")).ok()?));
+        speaks.then(|| (name.to_owned(), id))
     };
     let found = processes.take(MAX_PROCESSES).filter_map(speaker);
     found.take(MAX_SPEAKERS).collect()
+}
+
+/// Whether a sidecast with this command line (`/proc/PID/cmdline`) is an announcer, which has no command or `run`. The
+/// others, `status` or `doctor`, are there for a moment and open no session.
+fn announces(command_line: &[u8]) -> bool {
+    let mut args = command_line.split(|byte| *byte == 0).skip(1);
+    while let Some(arg) = args.next() {
+        match arg {
+            b"" | b"run" => return true,
+            // A flag with a value behind it.
+            b"--config" | b"-config" => drop(args.next()),
+            flag if flag.starts_with(b"-") => {}
+            _ => return false,
+        }
+    }
+    true
 }
 
 /// Names of processes (`/proc/PID/comm`) that are BGP speakers.
@@ -131,3 +149,27 @@ const DATAGRAM: usize = 32 * 1024;
 /// The most entries of /proc that are read, and the most speakers that are named.
 const MAX_PROCESSES: usize = 10_000;
 const MAX_SPEAKERS: usize = 3;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_that_asks_an_announcer_is_no_speaker() {
+        let line = |args: &[&str]| args.join("\0").into_bytes();
+        for args in [
+            &["sidecast", ""][..],
+            &["sidecast", "run", "--config", "doctor", ""],
+            &["/bin/sidecast", "-config", "status", ""],
+            &["sidecast", "--config=status", "-v", "run", ""],
+        ] {
+            assert!(announces(&line(args)), "{args:?}");
+        }
+        for args in [
+            &["sidecast", "doctor", ""][..],
+            &["sidecast", "--config", "run", "doctor", "--json", ""],
+        ] {
+            assert!(!announces(&line(args)), "{args:?}");
+        }
+    }
+}

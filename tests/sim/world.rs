@@ -613,8 +613,10 @@ impl World {
         }
     }
 
-    /// Performs all outputs, and checks the promises after each.
+    /// Performs all outputs, and checks the promises after each. The event loop does what is due, or may be done early,
+    /// after every input.
     pub fn settle(&mut self) {
+        self.core.handle_timeout(self.now);
         for _ in 0..10_000 {
             let Some(output) = self.core.poll_output() else {
                 self.assert_promises();

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use serde_json::Value;
-use sidecast_lab::{Bird, Child, Namespace, Sidecast, Site, VIP4, VIP6, expect, until};
+use sidecast_lab::{Bird, Child, Namespace, Sidecast, Site, VIP4, VIP6, expect, receive, until};
 
 sidecast_lab::tests! {
     needs ["ip", "python3"]:
@@ -307,7 +307,7 @@ fn ask(from: &Namespace, vip: &str) -> io::Result<()> {
         socket.connect(SocketAddr::new(server, 53))?;
         socket.send(QUERY)?;
         let mut answer = [0; 512];
-        let count = socket.recv(&mut answer)?;
+        let count = receive(&socket, &mut answer)?;
         let good = count > QUERY.len() && answer[..2] == QUERY[..2] && answer[3] & 15 == 0;
         good.then_some(())
             .ok_or_else(|| io::Error::other(format!("{:?}", &answer[..count])))

@@ -46,7 +46,7 @@ pub use hung::HungFolder;
 pub use lacks::LACKS;
 pub use net::{Lab, Namespace};
 pub use openbgpd::Openbgpd;
-pub use probe::{ask_tcp, ask_udp};
+pub use probe::{ask_tcp, ask_udp, receive};
 pub use routes::{Change, Routes};
 pub use service::{Service, Transport};
 pub use site::{Addresses, Cable, HostLink, Site, VIP4, VIP6};

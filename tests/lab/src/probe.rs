@@ -1,6 +1,6 @@
 //! Clients that send real packets.
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
@@ -27,9 +27,20 @@ pub fn ask_udp(namespace: &Namespace, to: SocketAddr) -> std::io::Result<String>
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.send(b"who?")?;
     let mut space = [0; 512];
-    let length = socket.recv(&mut space)?;
+    let length = receive(&socket, &mut space)?;
     let name = space.get(..length).unwrap_or_default();
     Ok(String::from_utf8_lossy(name).into_owned())
+}
+
+/// The next datagram of a socket with a time limit: `recv` does not go on after a signal, which a machine that is frozen and
+/// thawed sends too.
+pub fn receive(socket: &UdpSocket, space: &mut [u8]) -> std::io::Result<usize> {
+    loop {
+        match socket.recv(space) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            received => return received,
+        }
+    }
 }
 
 /// The timeout of one request: short, so that a lost packet does not delay the next request for long.

@@ -36,7 +36,7 @@ fn idling_takes_few_system_calls_and_wakes_with_paths_proven() {
         expect(proven(), sidecast.get(host, "/apps/dns").body)
     });
     let before = waits(sidecast.id());
-    std::thread::sleep(Duration::from_secs(60));
+    std::thread::sleep(HALF_A_MINUTE);
     let wakes = waits(sidecast.id()) - before;
     assert!(proven(), "{}", sidecast.get(host, "/apps/dns").body);
     let trace = Trace::begin(host, &sidecast);
@@ -47,7 +47,7 @@ fn idling_takes_few_system_calls_and_wakes_with_paths_proven() {
         .filter(|line| !line.contains("resumed>"))
         .collect();
     println!(
-        "{} system calls in {WATCHED:?}, {wakes} wakes in a minute, {timers} timers, {} threads",
+        "{} system calls in {WATCHED:?}, {wakes} wakes in {HALF_A_MINUTE:?}, {timers} timers, {} threads",
         calls.len(),
         threads(sidecast.id())
     );
@@ -62,9 +62,10 @@ fn idling_takes_few_system_calls_and_wakes_with_paths_proven() {
         assert!(!trace.contains(call), "{call}: {trace}");
     }
     assert_eq!(timers, 2, "that of the event loop, and that of async-io");
-    // 6 checks, 2 KEEPALIVEs of the router, 2 readings of the counters, and the notification of a renewed lease: each
-    // wakes the polling thread and the event loop. Our own KEEPALIVEs, resyncs and renewals go with the checks.
-    assert!((10..=MOST_WAKES).contains(&wakes), "{wakes} wakes");
+    // 3 checks, a KEEPALIVE of the router, a reading of the counters, and the notification of a renewed lease, or one
+    // more of two of them: each wakes the polling thread and the event loop. Our own KEEPALIVEs, resyncs and renewals
+    // go with the checks. The bench counts a whole minute.
+    assert!((5..=MOST_WAKES).contains(&wakes), "{wakes} wakes");
 }
 
 /// Eight apps of 64 VIPs each, and a daemon beside us that brings a table of routes.
@@ -234,8 +235,10 @@ fn threads(id: u32) -> usize {
     tasks.expect("a process of ours").count()
 }
 
-/// 23, measured; where KEEPALIVEs and renewals had wakes of their own they were 27 to 29, with timers of async-io 54.
-const MOST_WAKES: u64 = 30;
+const HALF_A_MINUTE: Duration = Duration::from_secs(30);
+/// 23 in a minute, measured; where KEEPALIVEs and renewals had wakes of their own they were 27 to 29, with timers of
+/// async-io 54.
+const MOST_WAKES: u64 = 16;
 const WATCHED: Duration = Duration::from_secs(15);
 /// How strace shows requests on a rtnetlink socket of another network namespace: their kind, and flags that
 /// tell them from those of sock_diag; `0x600` is to create what is not there, `0x300` asks for all.

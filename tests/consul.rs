@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use serde_json::{Value, json};
 use sidecast_lab::{
     Bird, Change, Consul, Namespace, Routes, Service, Sidecast, Site, Transport, expect, until,
@@ -27,6 +29,7 @@ sidecast_lab::tests! {
     needs ["bird", "birdc", "ip"]:
         odd_answers_change_nothing,
         a_restart_beside_a_silent_consul_announces,
+        authorities_that_hang_delay_neither_the_doctor_nor_the_exit,
         another_nodes_agent_is_not_believed,
         grace_ends_and_consul_brings_it_back;
 }
@@ -267,6 +270,28 @@ fn a_restart_beside_a_silent_consul_announces() {
     script.silence(false);
     town.routed("192.0.2.3");
     town.unrouted("192.0.2.1");
+}
+
+/// A file of authorities may be on NFS without its server; here it is a FIFO that nobody writes to.
+fn authorities_that_hang_delay_neither_the_doctor_nor_the_exit() {
+    let town = Town::without_consul();
+    let ca = town.host().dir().join("ca.pem");
+    mkfifo(&ca, Mode::S_IRWXU).expect("a FIFO");
+    let mut sidecast = town.sidecast(&format!(
+        "consul_addr: https://127.0.0.1:8501\nconsul_ca_file: {}",
+        ca.display()
+    ));
+    town.metric(&sidecast, "sidecast_consul_up 0");
+    let begun = Instant::now();
+    sidecast.get(town.host(), "/doctor");
+    let took = begun.elapsed();
+    assert!(took < SOON, "the doctor took {took:?}");
+    let begun = Instant::now();
+    sidecast.signal(Signal::SIGTERM);
+    let status = sidecast.wait(SOON);
+    assert!(status.success(), "{status}");
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(5), "it took {took:?}");
 }
 
 /// The agent at a local address may be another node's, with a service of the same id that fails.

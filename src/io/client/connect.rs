@@ -4,18 +4,17 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, ToSocketAddrs};
+use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use ureq::config::Config;
 use ureq::http::Uri;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{
-    Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, RustlsConnector,
-    ShutdownHandle, TcpConnector, Transport,
+    Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, RustlsConnector, TcpConnector,
+    Transport,
 };
 
 /// A failed lookup or connect, passed through ureq as its error's source.
@@ -141,30 +140,18 @@ const MAX_ADDRS: usize = 16;
 /// A connection by a unix socket.
 #[derive(Debug)]
 struct UnixTransport {
-    socket: Arc<Socket>,
+    stream: UnixStream,
     buffers: LazyBuffers,
-}
-
-#[derive(Debug)]
-struct Socket(UnixStream);
-
-impl ShutdownHandle for Socket {
-    fn shutdown(&self) {
-        // It can only be closed already.
-        let _ = self.0.shutdown(Shutdown::Both);
-    }
 }
 
 impl UnixTransport {
     fn open(path: &Path, details: &ConnectionDetails<'_>) -> Result<Self, ureq::Error> {
         let opened = connect_unix(path, details.timeout);
         let failed = |cause| unreachable(format!("connecting to {}", path.display()), cause);
-        let socket = Arc::new(Socket(opened.map_err(failed)?));
-        let shared: Weak<dyn ShutdownHandle> = Arc::<Socket>::downgrade(&socket);
-        (details.register_shutdown)(shared)?;
+        let stream = opened.map_err(failed)?;
         let config = details.config;
         let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
-        Ok(Self { socket, buffers })
+        Ok(Self { stream, buffers })
     }
 }
 
@@ -174,7 +161,7 @@ impl Transport for UnixTransport {
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
-        let mut stream = &self.socket.0;
+        let mut stream = &self.stream;
         stream.set_write_timeout(left(timeout)?)?;
         let output = self.buffers.output().get(..amount).unwrap_or_default();
         stream
@@ -183,7 +170,7 @@ impl Transport for UnixTransport {
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
-        let mut stream = &self.socket.0;
+        let mut stream = &self.stream;
         let left = left(timeout)?;
         let began = Instant::now();
         let input = self.buffers.input_append_buf();

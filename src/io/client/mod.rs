@@ -11,7 +11,7 @@ use rustls::CertificateError;
 use std::fmt;
 use std::io::{self, Read};
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tls::FileStamp;
 pub use tls::TlsFiles;
@@ -24,8 +24,17 @@ pub struct Client {
     socket: Option<PathBuf>,
     files: TlsFiles,
     plain: Agent,
-    /// Locked only by the threads that send requests, never by the loop.
-    tls_agent: Mutex<Option<TlsAgent>>,
+    /// Not locked while files are read.
+    tls: Mutex<TlsState>,
+    /// Notified when `TlsState::reading` ends.
+    tls_read: Condvar,
+}
+
+#[derive(Default)]
+struct TlsState {
+    agent: Option<TlsAgent>,
+    /// A thread looks at the files, which may take forever, as on NFS without its server.
+    reading: bool,
 }
 
 /// An agent with loaded certificate authorities, which are costly to load.
@@ -72,7 +81,8 @@ impl Client {
             plain: agent(socket.clone(), TlsConfig::default()),
             socket,
             files,
-            tls_agent: Mutex::default(),
+            tls: Mutex::default(),
+            tls_read: Condvar::new(),
         }
     }
 
@@ -107,7 +117,7 @@ impl Client {
             parts.headers.insert(name, value);
         }
         let agent = match parts.uri.scheme_str() {
-            Some("https") => self.tls_agent()?,
+            Some("https") => self.tls_agent(wanted.limit)?,
             _ => self.plain.clone(),
         };
         let run = |input: usize| {
@@ -131,42 +141,48 @@ impl Client {
         Ok(HttpResponse(answer?))
     }
 
-    /// An agent for TLS with the current files. Its connections may resume a session without verifying the certificate
-    /// (RFC 8446 §2.2), so an agent is replaced after a short time.
-    fn tls_agent(&self) -> Result<Agent, Error> {
-        let stamp = self.files.stamp();
-        let mut tls_agent = self
-            .tls_agent
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = &*tls_agent
-            && known.stamp == stamp
-            && known.made_at.elapsed() < LIFETIME
-        {
-            return Ok(known.agent.clone());
+    /// An agent for TLS with the current files. Only one thread at a time looks at them, so that files that hang
+    /// hold no more than that one beyond its `limit`.
+    fn tls_agent(&self, limit: Duration) -> Result<Agent, Error> {
+        let turn = self
+            .tls_read
+            .wait_timeout_while(self.tls(), limit, |tls| tls.reading);
+        let (mut tls, waited) = turn.unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() {
+            return Err(Error::TimedOut);
         }
-        *tls_agent = None;
-        let config = self.files.read().map_err(Error::Io)?;
-        let agent = agent(self.socket.clone(), config);
-        *tls_agent = Some(TlsAgent {
-            agent: agent.clone(),
-            made_at: Instant::now(),
-            stamp,
-        });
+        tls.reading = true;
+        let known = tls.agent.take();
+        drop(tls);
+        let current = self.current_agent(known);
+        let mut tls = self.tls();
+        tls.reading = false;
+        self.tls_read.notify_one();
+        let current = current?;
+        let agent = current.agent.clone();
+        tls.agent = Some(current);
         Ok(agent)
     }
 
-    /// Aborts all requests in progress, and later ones, with an error. A connect in progress ends when it
-    /// completes or times out.
-    pub fn shutdown(&self) {
-        self.plain.clone().shutdown();
-        let tls_agent = self
-            .tls_agent
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(tls_agent) = &*tls_agent {
-            tls_agent.agent.clone().shutdown();
+    fn tls(&self) -> MutexGuard<'_, TlsState> {
+        self.tls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `known`, or another where a file changed since. Its connections may resume a session without verifying the
+    /// certificate (RFC 8446 §2.2), so an agent is replaced after a short time.
+    fn current_agent(&self, known: Option<TlsAgent>) -> Result<TlsAgent, Error> {
+        let stamp = self.files.stamp();
+        let is_current =
+            |known: &TlsAgent| known.stamp == stamp && known.made_at.elapsed() < LIFETIME;
+        if let Some(known) = known.filter(is_current) {
+            return Ok(known);
         }
+        let config = self.files.read().map_err(Error::Io)?;
+        Ok(TlsAgent {
+            agent: agent(self.socket.clone(), config),
+            made_at: Instant::now(),
+            stamp,
+        })
     }
 }
 

@@ -1,5 +1,7 @@
 use super::*;
 use nix::sys::socket::{Backlog, listen};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use std::io::Write;
 use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
@@ -339,29 +341,37 @@ fn a_unix_socket_is_asked_and_waited_for_no_longer_than_allowed() {
 }
 
 #[test]
-fn a_shutdown_ends_what_waits_for_an_answer() {
-    let folder = std::env::temp_dir().join(format!("sidecast-shutdown-{}", std::process::id()));
+fn files_that_hang_hold_one_thread_and_only_until_they_are_read() {
+    let folder = std::env::temp_dir().join(format!("sidecast-tls-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
-    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
-    let unix = UnixListener::bind(folder.join("s")).unwrap();
-    let ends_at_once =
-        |socket: Option<PathBuf>, url: String, accept: &dyn Fn() -> Box<dyn Read>| {
-            let client = std::sync::Arc::new(Client::new(socket, TlsFiles::default()));
-            let asked = client.clone();
-            let limit = Duration::from_secs(60);
-            let waits = thread::spawn(move || get_with(&asked, &url, &[], limit).map(|_| ()));
-            let mut stream = accept();
-            // The request is there: from now on the answer is waited for.
-            stream.read_exact(&mut [0; 10]).unwrap();
+    let ca = folder.join("ca");
+    mkfifo(&ca, Mode::S_IRWXU).unwrap();
+    let files = TlsFiles {
+        ca: Some(ca.clone()),
+        ..TlsFiles::default()
+    };
+    let client = Client::new(None, files);
+    let fetch = |limit| get_with(&client, "https://127.0.0.1:1/", &[], limit).map(|_| ());
+    thread::scope(|scope| {
+        let reads = scope.spawn(|| fetch(LIMIT));
+        while !client.tls().reading {
+            thread::yield_now();
+        }
+        for _ in 0..3 {
             let began = Instant::now();
-            client.shutdown();
-            assert!(waits.join().unwrap().is_err());
-            assert!(began.elapsed() < LIMIT);
-        };
-    let url = format!("http://{}", tcp.local_addr().unwrap());
-    ends_at_once(None, url, &|| Box::new(tcp.accept().unwrap().0));
-    let (socket, url) = (folder.join("s"), "http://localhost".to_owned());
-    ends_at_once(Some(socket), url, &|| Box::new(unix.accept().unwrap().0));
+            let error = fetch(Duration::from_millis(100)).unwrap_err();
+            assert!(matches!(error, Error::TimedOut), "{error:?}");
+            assert!(began.elapsed() < LIMIT, "{:?}", began.elapsed());
+        }
+        assert!(!reads.is_finished());
+        // Opening the FIFO for writing unblocks the thread.
+        std::fs::write(&ca, "").unwrap();
+        let error = reads.join().unwrap().unwrap_err().to_string();
+        assert!(error.contains("holds no certificate"), "{error}");
+    });
+    std::fs::remove_file(&ca).unwrap();
+    let error = fetch(LIMIT).unwrap_err();
+    assert!(matches!(error, Error::Io(_)), "{error:?}");
     std::fs::remove_dir_all(&folder).unwrap();
 }
 

@@ -1,4 +1,5 @@
-//! HTTP client for Consul, over TCP, a unix socket or TLS.
+//! HTTP client for Consul, over TCP, a unix socket or TLS. A query whose future is dropped ends by its timeout, or
+//! with the process.
 //!
 //! Left out: proxies (the agent is on this host or near it), compression, connections that are kept.
 
@@ -153,13 +154,6 @@ impl Client {
             read_response(client.fetch(&ask)?)
         });
         asked.await.unwrap_or(Err(Error::TimedOut))
-    }
-}
-
-/// Aborts the queries in progress.
-impl Drop for Client {
-    fn drop(&mut self) {
-        self.client.shutdown();
     }
 }
 

@@ -114,6 +114,16 @@ fn only_sockets_that_others_can_reach_count() {
         outcome if outcome.message().contains("nothing") => Ok(()),
         outcome => Err(outcome),
     });
+
+    // A service that comes beside them, on another address, is seen at once.
+    host.ip("addr add 192.0.2.54/32 dev lo");
+    let _own = udp("192.0.2.54:56");
+    for _ in 0..2 {
+        let outcome = check(56);
+        assert!(outcome.message().contains("sidecast itself"), "{outcome}");
+    }
+    let _service = hold(udp("192.0.2.53:56"));
+    assert_eq!(check(56), Outcome::pass());
 }
 
 fn many_ports_are_looked_up_at_once() {

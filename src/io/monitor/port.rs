@@ -147,8 +147,8 @@ impl Ports {
         })
     }
 
-    /// Remembers the sockets of a port for [`Ports::find_again`]: one or two, and none that the kernel would not find
-    /// or whose warning another socket could end.
+    /// Remembers the sockets of a port for [`Ports::find_again`]: one or two, not all of them ours, since another
+    /// socket would open the port, and none that the kernel would not find or whose warning another socket could end.
     fn remember(&self, protocol: Protocol, port: u16, found: &PortLookup) {
         let PortLookup::Sockets { sockets, .. } = found else {
             return;
@@ -159,7 +159,8 @@ impl Ports {
             let mapped = socket.family == Family::Ipv6 && socket.source.is_ipv4();
             !mapped && !socket.source.is_loopback()
         };
-        if (1..=2).contains(&on_port.len()) && on_port.iter().all(can_be_found) {
+        let all_ours = on_port.iter().all(|socket| self.is_ours(socket));
+        if (1..=2).contains(&on_port.len()) && !all_ours && on_port.iter().all(can_be_found) {
             let mut all = self.found.borrow_mut();
             all.retain(|_, found| found.is_recent());
             let found = FoundSockets {
@@ -259,10 +260,15 @@ impl Ports {
             PortLookup::Sockets { sockets, .. } => sockets,
         };
         let on_port: Vec<&Socket> = sockets.iter().filter(|s| s.source_port == port).collect();
-        let own_sockets = self.own_sockets.borrow();
-        let is_ours = |socket: &Socket| own_sockets.get(&socket.cookie).copied().unwrap_or(false);
-        let others: Vec<&Socket> = on_port.iter().copied().filter(|s| !is_ours(s)).collect();
+        let others = on_port.iter().copied().filter(|s| !self.is_ours(s));
+        let others: Vec<&Socket> = others.collect();
         state_from_sockets(protocol, port, !on_port.is_empty(), &others)
+    }
+
+    /// Whether a socket that a dump found is of this process.
+    fn is_ours(&self, socket: &Socket) -> bool {
+        let own_sockets = self.own_sockets.borrow();
+        own_sockets.get(&socket.cookie).copied().unwrap_or(false)
     }
 
     /// A trial bind could make the service's own bind fail, so its result is cached.
@@ -524,6 +530,15 @@ mod tests {
         (is_open, ports.seq.get() - before)
     }
 
+    /// Judges a port as if its sockets were of another process: those of this one do not count.
+    fn judge_as_foreign(ports: &Ports, protocol: Protocol, port: u16) {
+        requests(ports, protocol, port);
+        let mut own_sockets = ports.own_sockets.borrow_mut();
+        own_sockets.values_mut().for_each(|own| *own = false);
+        drop(own_sockets);
+        requests(ports, protocol, port);
+    }
+
     #[test]
     fn a_socket_that_was_found_is_asked_for_alone_until_it_is_gone() {
         let ports = Ports::default();
@@ -532,21 +547,8 @@ mod tests {
             let socket = std::net::UdpSocket::bind(addr).unwrap();
             let tcp = listener.local_addr().unwrap().port();
             let udp = socket.local_addr().unwrap().port();
-            // Those of this process do not count; here they do.
-            let foreign = |protocol| {
-                requests(
-                    &ports,
-                    protocol,
-                    if protocol == Protocol::Tcp { tcp } else { udp },
-                );
-                ports
-                    .own_sockets
-                    .borrow_mut()
-                    .values_mut()
-                    .for_each(|own| *own = false);
-            };
-            foreign(Protocol::Tcp);
-            foreign(Protocol::Udp);
+            judge_as_foreign(&ports, Protocol::Tcp, tcp);
+            judge_as_foreign(&ports, Protocol::Udp, udp);
             assert_eq!(requests(&ports, Protocol::Tcp, tcp), (true, 1), "{addr}");
             assert_eq!(requests(&ports, Protocol::Udp, udp), (true, 1), "{addr}");
             drop((listener, socket));
@@ -561,11 +563,12 @@ mod tests {
         let ports = Ports::default();
         let first = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
         let addr = first.local_addr().unwrap();
-        requests(&ports, Protocol::Tcp, addr.port());
+        judge_as_foreign(&ports, Protocol::Tcp, addr.port());
         let before = ports.found.borrow().values().next().unwrap().sockets[0].cookie;
         drop(first);
         let _second = std::net::TcpListener::bind(addr).unwrap();
         assert_eq!(requests(&ports, Protocol::Tcp, addr.port()).1, 2);
+        judge_as_foreign(&ports, Protocol::Tcp, addr.port());
         let after = ports.found.borrow().values().next().unwrap().sockets[0].cookie;
         assert_ne!(before, after);
     }
@@ -576,8 +579,19 @@ mod tests {
         let ports = Ports::default();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        requests(&ports, Protocol::Tcp, port);
+        judge_as_foreign(&ports, Protocol::Tcp, port);
         assert!(ports.found.borrow().is_empty());
+    }
+
+    #[test]
+    fn sockets_of_this_process_alone_are_listed_anew_each_time() {
+        // Another socket would open the port.
+        let ports = Ports::default();
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+        for _ in 0..3 {
+            assert_eq!(requests(&ports, Protocol::Udp, port), (false, 2));
+        }
     }
 
     #[test]

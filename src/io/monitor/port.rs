@@ -288,6 +288,8 @@ impl Ports {
         let mut own_sockets = self.own_sockets.borrow_mut();
         if own_sockets.len() > REMEMBERED_COOKIES {
             own_sockets.clear();
+            // Until a dump lists them again, their owners are not known.
+            self.found.borrow_mut().clear();
         }
         for socket in sockets {
             own_sockets
@@ -592,6 +594,23 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(requests(&ports, Protocol::Udp, port), (false, 2));
         }
+    }
+
+    #[test]
+    fn sockets_whose_owner_is_no_longer_known_are_listed_anew() {
+        let ports = Ports::default();
+        let [first, second] = [(); 2].map(|()| std::net::UdpSocket::bind("0.0.0.0:0").unwrap());
+        let [first_port, second_port] =
+            [&first, &second].map(|socket| socket.local_addr().unwrap().port());
+        judge_as_foreign(&ports, Protocol::Udp, first_port);
+        assert_eq!(requests(&ports, Protocol::Udp, first_port), (true, 1));
+        let cookies = (0..u64::MAX).rev().take(REMEMBERED_COOKIES + 1);
+        let mut own_sockets = ports.own_sockets.borrow_mut();
+        own_sockets.extend(cookies.map(|cookie| (cookie, false)));
+        drop(own_sockets);
+        requests(&ports, Protocol::Udp, second_port);
+        // It is of this process.
+        assert_eq!(requests(&ports, Protocol::Udp, first_port), (false, 2));
     }
 
     #[test]

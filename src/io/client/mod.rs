@@ -11,6 +11,7 @@ use rustls::CertificateError;
 use std::fmt;
 use std::io::{self, Read};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tls::FileStamp;
@@ -28,6 +29,8 @@ pub struct Client {
     tls: Mutex<TlsState>,
     /// Notified when `TlsState::reading` ends.
     tls_read: Condvar,
+    /// Bytes of the input buffer, which has to hold the head of a response: enough for the heads until now.
+    input_size: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -83,6 +86,7 @@ impl Client {
             files,
             tls: Mutex::default(),
             tls_read: Condvar::new(),
+            input_size: AtomicUsize::new(BUFFER),
         }
     }
 
@@ -133,10 +137,15 @@ impl Client {
                 .build();
             agent.run(request)
         };
-        // The head of an answer has to fit in the buffer.
-        let answer = match run(BUFFER) {
-            Err(ureq::Error::LargeResponseHeader(..)) => run(LARGE_HEAD),
-            answer => answer,
+        let mut input = self.input_size.load(Ordering::Relaxed);
+        let answer = loop {
+            match run(input) {
+                Err(ureq::Error::LargeResponseHeader(..)) if input < LARGEST_INPUT => {
+                    input *= 4;
+                    self.input_size.fetch_max(input, Ordering::Relaxed);
+                }
+                answer => break answer,
+            }
         };
         Ok(HttpResponse(answer?))
     }
@@ -323,9 +332,10 @@ fn with_verifier_reason(error: io::Error) -> io::Error {
 
 /// The `User-Agent` of all requests.
 pub const USER_AGENT: &str = concat!("sidecast/", env!("CARGO_PKG_VERSION"));
-/// Bytes of a buffer; every check in progress has four.
+/// Bytes of a buffer; every check in progress has four. Input buffers grow with the heads of responses.
 const BUFFER: usize = 4 * 1024;
-const LARGE_HEAD: usize = 64 * 1024;
+/// Bytes of the largest input buffer: a longer head is an error.
+const LARGEST_INPUT: usize = 16 * BUFFER;
 /// How long TLS sessions may be resumed without verifying the certificate again.
 const LIFETIME: Duration = Duration::from_secs(60);
 

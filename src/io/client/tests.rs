@@ -215,11 +215,40 @@ fn a_long_head_is_read_up_to_a_bound() {
         format!("HTTP/1.1 200 OK\r\nX: {field}\r\nContent-Length: 2\r\n\r\nhi").into_bytes()
     };
     let (long, endless) = (head(9_000), head(70_000));
-    let (url, server) = serve(&[&long, &long, &endless, &endless]);
+    let (url, server) = serve(&[&long, &long, &endless, &endless, &endless]);
     assert_eq!(get(&url).unwrap().read_all(10).unwrap(), b"hi");
     let error = get(&url).map(|_| ()).unwrap_err();
     assert!(error.to_string().contains("too big"), "{error}");
-    assert_eq!(server.join().unwrap().len(), 4);
+    assert_eq!(server.join().unwrap().len(), 5);
+}
+
+#[test]
+fn a_request_is_repeated_for_the_first_long_head_only() {
+    let head = |length: usize| {
+        let field = "x".repeat(length);
+        format!("HTTP/1.1 204 No\r\nX: {field}\r\n\r\n").into_bytes()
+    };
+    let client = client();
+    let requests = |length: usize| {
+        let head = head(length);
+        // More answers than are asked for: the rest of them is taken below.
+        let (url, server) = serve(&[head.as_slice(); 9]);
+        let answer = get_with(&client, &url, &[], LIMIT);
+        let addr = url.strip_prefix("http://").unwrap();
+        while !server.is_finished() {
+            let rest = std::net::TcpStream::connect(addr);
+            let _ = rest.and_then(|mut stream| stream.write_all(b"rest\r\n\r\n"));
+        }
+        let seen = server.join().unwrap();
+        let asked = seen.iter().filter(|request| request.starts_with("GET"));
+        (answer.is_ok(), asked.count())
+    };
+    assert_eq!(requests(100), (true, 1));
+    assert_eq!(requests(9_000), (true, 2));
+    assert_eq!(requests(9_000), (true, 1));
+    assert_eq!(requests(40_000), (true, 2));
+    assert_eq!(requests(40_000), (true, 1));
+    assert_eq!(requests(70_000), (false, 1));
 }
 
 #[test]

@@ -71,9 +71,10 @@ impl HttpCheck {
         let Some(text) = &self.contains else {
             return Ok(Outcome::pass());
         };
+        let mut search = Search { text, from: 0 };
         let mut found = false;
         let read = answer.read_until(|body| {
-            found = contains_text(body, text);
+            found = search.finds_in(body);
             found || body.len() >= MAX_BODY
         });
         match read {
@@ -100,9 +101,67 @@ impl HttpCheck {
     }
 }
 
-fn contains_text(body: &[u8], text: &str) -> bool {
-    text.is_empty() || body.windows(text.len()).any(|part| part == text.as_bytes())
+/// Searches a body for a text while it arrives.
+struct Search<'a> {
+    text: &'a str,
+    /// The text does not begin before this offset.
+    from: usize,
+}
+
+impl Search<'_> {
+    /// Whether the text is in `body`, which begins with the bytes of the call before.
+    fn finds_in(&mut self, body: &[u8]) -> bool {
+        let rest = body.get(self.from..).unwrap_or_default();
+        let text = self.text.as_bytes();
+        let found = text.is_empty() || rest.windows(text.len()).any(|part| part == text);
+        // The last bytes may be the beginning of the text.
+        self.from = (body.len() + 1).saturating_sub(text.len());
+        found
+    }
 }
 
 /// Bytes of a body that are looked at.
 const MAX_BODY: usize = 256 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_found_wherever_the_reads_end_and_no_byte_is_searched_again() {
+        let text = "ab-abc";
+        for offset in 0..40 {
+            let body = ["ab-ab".repeat(8).split_at(offset).0, text, "ab-ab"].concat();
+            let body = body.as_bytes();
+            let end = (text.len()..)
+                .find(|end| body[..*end].ends_with(text.as_bytes()))
+                .unwrap();
+            for size in 1..=body.len() {
+                let mut search = Search { text, from: 0 };
+                let (mut found, mut searched) = (None, 0);
+                for read in (size..body.len()).step_by(size).chain([body.len()]) {
+                    searched += read - search.from;
+                    if search.finds_in(&body[..read]) {
+                        found = Some(read);
+                        break;
+                    }
+                }
+                let found = found.unwrap();
+                assert!(found >= end && found < end + size, "{offset} {size}");
+                let overlap = (text.len() - 1) * found.div_ceil(size);
+                assert!(searched <= found + overlap, "{offset} {size}: {searched}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_in_a_body_is_not_found() {
+        let found = |text: &str, bodies: &[&str]| {
+            let mut search = Search { text, from: 0 };
+            bodies.iter().any(|body| search.finds_in(body.as_bytes()))
+        };
+        assert!(!found("ok", &["", "o", "oo", "oo k"]));
+        assert!(!found("longer than the body", &["", "l"]));
+        assert!(found("", &[""]));
+    }
+}

@@ -80,6 +80,9 @@ pub(super) struct Ports {
 struct FoundSockets {
     dumped_at: Instant,
     sockets: Vec<Socket>,
+    /// A dump lists them all, but the kernel did not find each when it was asked for it alone: of several sockets with
+    /// one address (`SO_REUSEPORT`) it always finds the same.
+    by_dump_only: bool,
 }
 
 impl FoundSockets {
@@ -127,10 +130,10 @@ impl Ports {
     /// The sockets of a port, if each that the last dump found is still there. Others may have come since, which
     /// makes the port no less open; the next dump shows them.
     fn find_again(&self, protocol: Protocol, port: u16) -> Option<PortLookup> {
-        let mut found = self.found.borrow_mut();
+        let found = self.found.borrow();
         let before = found
-            .remove(&(protocol, port))
-            .filter(FoundSockets::is_recent)?;
+            .get(&(protocol, port))
+            .filter(|found| found.is_recent() && !found.by_dump_only)?;
         let mut sockets = Vec::new();
         for socket in &before.sockets {
             let request = sock_diag::find(protocol.number(), socket).ok()?;
@@ -138,18 +141,23 @@ impl Ports {
         }
         let states = |sockets: &[Socket]| sockets.iter().map(|s| s.state).collect::<Vec<u8>>();
         let same = states(&sockets) == states(&before.sockets);
-        same.then(|| {
-            found.insert((protocol, port), before);
-            PortLookup::Sockets {
-                sockets,
-                split: false,
-            }
+        same.then_some(PortLookup::Sockets {
+            sockets,
+            split: false,
         })
     }
 
     /// Remembers the sockets of a port for [`Ports::find_again`]: one or two, not all of them ours, since another
     /// socket would open the port, and none that the kernel would not find or whose warning another socket could end.
     fn remember(&self, protocol: Protocol, port: u16, found: &PortLookup) {
+        let mut all = self.found.borrow_mut();
+        all.retain(|_, found| found.is_recent());
+        let before = all.get(&(protocol, port));
+        if before.is_some_and(|before| before.by_dump_only) {
+            return;
+        }
+        // Those before are there only if one of them was not found just now.
+        let before = all.remove(&(protocol, port));
         let PortLookup::Sockets { sockets, .. } = found else {
             return;
         };
@@ -161,11 +169,12 @@ impl Ports {
         };
         let all_ours = on_port.iter().all(|socket| self.is_ours(socket));
         if (1..=2).contains(&on_port.len()) && !all_ours && on_port.iter().all(can_be_found) {
-            let mut all = self.found.borrow_mut();
-            all.retain(|_, found| found.is_recent());
+            let is_listed = |socket: &Socket| on_port.iter().any(|s| s.cookie == socket.cookie);
+            let by_dump_only = before.is_some_and(|before| before.sockets.iter().all(is_listed));
             let found = FoundSockets {
                 dumped_at: Instant::now(),
                 sockets: on_port,
+                by_dump_only,
             };
             all.insert((protocol, port), found);
         }
@@ -232,8 +241,9 @@ impl Ports {
         Ok(PortLookup::Sockets { sockets, split })
     }
 
-    /// Sends one request and reads its answers; says in how many datagrams they came. After an error the
-    /// next request has a new socket, so that no late answer is taken for another's.
+    /// Sends one request and reads its answers; says in how many datagrams they came. After an error the next request
+    /// has a new socket, so that no late answer is taken for another's; that a socket was not found is no error but
+    /// the whole answer.
     fn ask(
         &self,
         request: &Request,
@@ -246,9 +256,11 @@ impl Ports {
         };
         let seq = self.seq.get().wrapping_add(1);
         self.seq.set(seq);
-        let datagrams = exchange(&fd, request, seq, room, sockets)?;
-        self.socket.replace(Some(fd));
-        Ok(datagrams)
+        let result = exchange(&fd, request, seq, room, sockets);
+        if matches!(result, Ok(_) | Err(Errno::ENOENT | Errno::ESTALE)) {
+            self.socket.replace(Some(fd));
+        }
+        result
     }
 
     fn state_in(&self, protocol: Protocol, port: u16, found: &PortLookup) -> PortState {
@@ -445,6 +457,7 @@ const REMEMBERED_COOKIES: usize = 4096;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::socket::sockopt::ReusePort;
 
     fn socket_on(addr: &str, rqueue: u32) -> Socket {
         Socket {
@@ -573,6 +586,44 @@ mod tests {
         judge_as_foreign(&ports, Protocol::Tcp, addr.port());
         let after = ports.found.borrow().values().next().unwrap().sockets[0].cookie;
         assert_ne!(before, after);
+    }
+
+    /// A UDP socket with `SO_REUSEPORT`.
+    fn reuse_port(port: u16) -> OwnedFd {
+        let kind = SockType::Datagram;
+        let fd = socket(AddressFamily::Inet, kind, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        setsockopt(&fd, ReusePort, &true).unwrap();
+        bind(fd.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, port)).unwrap();
+        fd
+    }
+
+    #[test]
+    fn two_sockets_of_one_address_are_listed_for_a_minute_after_one_was_not_found() {
+        let ports = Ports::default();
+        let first = std::net::UdpSocket::from(reuse_port(0));
+        let port = first.local_addr().unwrap().port();
+        let second = reuse_port(port);
+        let netlink_socket = || {
+            let socket = ports.socket.borrow();
+            let fd = socket.as_ref().unwrap().as_raw_fd();
+            std::fs::read_link(format!("/proc/self/fd/{fd}")).unwrap()
+        };
+        judge_as_foreign(&ports, Protocol::Udp, port);
+        let before = netlink_socket();
+        // The dump takes two requests, one for each family.
+        let (is_open, asked) = requests(&ports, Protocol::Udp, port);
+        assert!(is_open && asked > 2, "{asked}");
+        for _ in 0..3 {
+            assert_eq!(requests(&ports, Protocol::Udp, port), (true, 2));
+        }
+        assert_eq!(netlink_socket(), before);
+
+        drop(second);
+        for found in ports.found.borrow_mut().values_mut() {
+            found.dumped_at -= DUMPED_ANEW;
+        }
+        assert_eq!(requests(&ports, Protocol::Udp, port), (true, 2));
+        assert_eq!(requests(&ports, Protocol::Udp, port), (true, 1));
     }
 
     #[test]

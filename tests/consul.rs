@@ -544,6 +544,7 @@ fn tls_with_a_private_ca_and_a_client_certificate() {
     let host = &site.a.network;
     for args in [
         "tls ca create",
+        "tls ca create -domain other",
         "tls cert create -server",
         "tls cert create -client",
         "tls cert create -client",
@@ -604,6 +605,16 @@ fn tls_with_a_private_ca_and_a_client_certificate() {
     });
     town.metric(&sidecast, "sidecast_consul_up 0");
     renew("-key.pem");
+    town.metric(&sidecast, "sidecast_consul_up 1");
+    // So is a file of other authorities, and then of the right ones.
+    let good = std::fs::read(&ca).expect("a certificate");
+    std::fs::copy(file("other-agent-ca.pem"), &ca).expect("a copy");
+    until(SOON, "the server is not trusted", || {
+        let log = sidecast.log();
+        expect(log.contains("invalid peer certificate"), log)
+    });
+    town.metric(&sidecast, "sidecast_consul_up 0");
+    std::fs::write(&ca, good).expect("a file");
     town.metric(&sidecast, "sidecast_consul_up 1");
     town.check("pass", "web-1");
     town.routed("192.0.2.1");

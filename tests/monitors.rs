@@ -925,6 +925,16 @@ fn a_certificate_is_for_its_own_host_and_its_own_time() {
             )
         });
     }
+    // The bundle is read again when it changes.
+    run(&format!("{request} -x509 -keyout {ca_key} -out {ca}"));
+    until(SOON, "the authority is not trusted any more", || {
+        let log = sidecast.output();
+        let mut lines = log
+            .lines()
+            .filter(|line| line.contains(" app name: up -> "));
+        let refused = lines.any(|line| line.contains("invalid peer certificate"));
+        expect(refused, log.clone())
+    });
 }
 
 /// The kernel has one queue of notifications for all namespaces: a flood in one delays the others.

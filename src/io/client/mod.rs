@@ -18,6 +18,7 @@ use tls::FileStamp;
 pub use tls::TlsFiles;
 use ureq::http::{self, HeaderName, HeaderValue, Request, Response, Uri};
 use ureq::tls::TlsConfig;
+use ureq::unversioned::resolver::Resolver;
 use ureq::{Agent, AsSendBody, Timeout};
 
 /// A client with one set of TLS settings.
@@ -196,6 +197,13 @@ impl Client {
 }
 
 fn agent(socket: Option<PathBuf>, tls: TlsConfig) -> Agent {
+    let resolve = Resolve {
+        by_socket: socket.is_some(),
+    };
+    agent_with(socket, tls, resolve)
+}
+
+fn agent_with(socket: Option<PathBuf>, tls: TlsConfig, resolve: impl Resolver) -> Agent {
     let config = Agent::config_builder()
         .tls_config(tls)
         .proxy(None)
@@ -205,9 +213,6 @@ fn agent(socket: Option<PathBuf>, tls: TlsConfig) -> Agent {
         .user_agent(USER_AGENT)
         .max_idle_connections(0)
         .build();
-    let resolve = Resolve {
-        by_socket: socket.is_some(),
-    };
     Agent::with_parts(config, Connect::new(socket), resolve)
 }
 

@@ -187,8 +187,10 @@ const MAX_BODY: usize = 32 * 1024 * 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::socket::{Backlog, listen};
     use nix::sys::stat::Mode;
     use nix::unistd::mkfifo;
+    use std::net::{TcpListener, TcpStream};
     use std::time::Instant;
 
     fn client(file: &Path) -> Client {
@@ -233,5 +235,22 @@ mod tests {
             assert!(is_token(&plain, token), "{text:?}");
         }
         std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_blocking_query_to_an_address_that_is_silent_fails_at_the_connect_timeout() {
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        listen(&silent, Backlog::new(0).unwrap()).unwrap();
+        let addr = silent.local_addr().unwrap();
+        // The accept queue is full: the next SYN is dropped.
+        let _first = TcpStream::connect(addr).unwrap();
+        let mut asking = client(Path::new(""));
+        asking.url = format!("http://{addr}");
+        let began = Instant::now();
+        let asked = asking.get("/v1/health/node/a?index=5&wait=50s", CONNECT * 12);
+        let error = smol::block_on(asked).unwrap_err().to_string();
+        let took = began.elapsed();
+        assert!(error.contains("connecting: timed out"), "{error}");
+        assert!(took >= CONNECT && took < CONNECT * 2, "{took:?}");
     }
 }

@@ -311,7 +311,8 @@ fn has_token(headers: &[(String, String)], name: &str, token: &str) -> bool {
         .any(|item| item.trim().eq_ignore_ascii_case(token))
 }
 
-/// Decoder of a chunked body (RFC 9112 §7.1).
+/// Decoder of a chunked body (RFC 9112 §7.1). It is not httparse's: `parse_chunk_size` takes a line without a size
+/// for the last chunk and a bare LF inside an extension, and `parse_headers` a bare LF at the end of a trailer.
 #[derive(Debug)]
 pub struct Chunked {
     limit: usize,
@@ -572,8 +573,14 @@ mod tests {
         for (rest, error) in [
             ("g\r\n", ParseError::BadChunk),
             ("\r\n", ParseError::BadChunk),
+            (" \r\n", ParseError::BadChunk),
+            (";x\r\n", ParseError::BadChunk),
+            (" 1\r\n", ParseError::BadChunk),
             ("-1\r\n", ParseError::BadChunk),
             ("1\na\r\n", ParseError::BadChunk),
+            ("1;x\ny\r\na\r\n", ParseError::BadChunk),
+            ("1;x\ry\r\na\r\n", ParseError::BadChunk),
+            ("0\r\nX: y\n\r\n", ParseError::BadChunk),
             ("1\r\nab\r\n", ParseError::BadChunk),
             ("0\r\nX: y\rz\r\n", ParseError::BadChunk),
             ("fffffffffffffffffffff\r\n", ParseError::BodyTooLarge),

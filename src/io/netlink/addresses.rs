@@ -9,7 +9,7 @@ use super::owner::{AddressDump, AddressOwner};
 use crate::net::{Family, Prefix};
 use crate::netlink::address::{self};
 use crate::netlink::link::{self, Link};
-use crate::netlink::route::{self, LocalRoute, RT_TABLE_LOCAL, RTN_LOCAL, RTPROT_SIDECAST, Route};
+use crate::netlink::route::{self, LocalRoute, RT_TABLE_LOCAL, RTN_LOCAL, Route};
 use crate::netlink::{EACCES, EAFNOSUPPORT, EEXIST, ENODEV, EOPNOTSUPP, NetlinkError};
 use nix::libc;
 use smol::Timer;
@@ -213,9 +213,6 @@ impl Kernel {
             };
             let request = route::dump(Family::Ipv6, RT_TABLE_LOCAL)?;
             dump.routes = self.route.list(&request, each).await?;
-            // Another program's route may exist beside ours, with another metric.
-            dump.routes
-                .sort_unstable_by_key(|r| r.protocol != RTPROT_SIDECAST);
         }
         Ok(dump)
     }

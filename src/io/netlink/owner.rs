@@ -57,10 +57,13 @@ impl AddressDump {
     ) -> AddressOwner {
         if is_route(prefix) {
             let is = |r: &&Route| r.dst == Some(prefix) && r.oif == Some(index);
-            return match self.routes.iter().find(is) {
+            let found = self.routes.iter().filter(is);
+            let ours = found.map(|route| route.protocol == RTPROT_SIDECAST);
+            // Another program's route may exist beside ours, with another metric.
+            return match ours.reduce(|any, ours| any || ours) {
                 None => AddressOwner::Nobody,
-                Some(route) if route.protocol != RTPROT_SIDECAST => AddressOwner::Foreign,
-                Some(_) => AddressOwner::Ours,
+                Some(false) => AddressOwner::Foreign,
+                Some(true) => AddressOwner::Ours,
             };
         }
         let Some(address) = self.find(index, prefix) else {
@@ -106,6 +109,7 @@ pub(super) fn is_route(prefix: Prefix) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netlink::route::{RT_TABLE_LOCAL, RTN_LOCAL};
 
     fn address(addr: &str, valid: Option<u32>, proto: Option<u8>) -> Address {
         let addr: IpAddr = addr.parse().unwrap();
@@ -223,5 +227,34 @@ mod tests {
         let find = |prefix: &str| dump.find(1, prefix.parse().unwrap()).is_some();
         assert!(find("2001:db8::53/128"));
         assert!(!find("192.0.2.53/32"));
+    }
+
+    #[test]
+    fn a_route_of_ours_is_ours_wherever_another_programs_is_in_the_dump() {
+        let prefix: Prefix = "2001:db8::/64".parse().unwrap();
+        let route = |protocol: u8, oif: u32| Route {
+            family: Family::Ipv6,
+            dst: Some(prefix),
+            gateway: None,
+            oif: Some(oif),
+            prefsrc: None,
+            priority: 0,
+            table: RT_TABLE_LOCAL,
+            kind: RTN_LOCAL,
+            protocol,
+            expires: None,
+            nexthops: Vec::new(),
+        };
+        let owner = |routes: &[Route]| {
+            let mut dump = AddressDump::new(Vec::new());
+            dump.routes = routes.to_vec();
+            dump.owner((1, prefix), None, None)
+        };
+        let (ours, theirs) = (route(RTPROT_SIDECAST, 1), route(3, 1));
+        for both in [[ours.clone(), theirs.clone()], [theirs.clone(), ours]] {
+            assert_eq!(owner(&both), AddressOwner::Ours);
+        }
+        assert_eq!(owner(&[theirs]), AddressOwner::Foreign);
+        assert_eq!(owner(&[route(RTPROT_SIDECAST, 2)]), AddressOwner::Nobody);
     }
 }

@@ -24,6 +24,7 @@ sidecast_lab::tests! {
         a_state_file_that_hangs_holds_nothing_up,
         a_maintenance_file_that_hangs_leaves_the_app_as_it_was,
         a_configuration_that_hangs_is_no_reload,
+        examinations_beside_a_file_that_hangs_hold_one_thread,
         a_program_that_cannot_be_started_says_nothing_of_the_service;
 }
 
@@ -178,6 +179,37 @@ fn one_call_at_a_time(sidecast: &Sidecast) {
         let threads = threads(sidecast, "blocking-");
         expect(threads <= 1, format!("{threads} threads"))
     });
+}
+
+/// `GET /doctor` asks Consul with authorities that cannot be read.
+fn examinations_beside_a_file_that_hangs_hold_one_thread() {
+    let stage = Stage::new();
+    let network = &stage.site.a.network;
+    let ca = stage.site.lab.dir().join("ca");
+    mkfifo(&ca, Mode::S_IRWXU).expect("a pipe");
+    let agent = format!(
+        "consul_addr: 'https://127.0.0.1:8501', consul_ca_file: {}",
+        ca.display()
+    );
+    let mut sidecast = Sidecast::start(network, &stage.config(&agent, ""));
+    sidecast.wait_for_api(network);
+    for _ in 0..6 {
+        let reply = sidecast.get(network, "/doctor");
+        assert!(
+            reply.body.contains("no answer within 1.0 s"),
+            "{}",
+            reply.body
+        );
+        // Calls within a second share an examination.
+        std::thread::sleep(Duration::from_millis(1100));
+    }
+    // Of the announcer's own queries one reads the file and one waits for it.
+    until(PATIENCE, "one call of the doctor at a time", || {
+        let threads = threads(&sidecast, "blocking-");
+        expect(threads <= 3, format!("{threads} threads"))
+    });
+    stage.withdraws_at_once();
+    stops_soon(&mut sidecast);
 }
 
 /// Threads of this name.

@@ -13,7 +13,7 @@ use smol::future::FutureExt;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 /// The address of Consul, its TLS files and the ACL token.
@@ -65,6 +65,16 @@ impl Client {
             query_slots: ThreadSlots::new(QUERIES),
             renewals: Cell::new(0),
         })
+    }
+
+    /// With thread slots that all such clients of the process share: for clients that are made again and again, of
+    /// which each would lose a thread to a file that hangs.
+    pub fn with_shared_slots(self) -> Self {
+        Self {
+            file_slot: SHARED_FILE_SLOT.clone(),
+            query_slots: SHARED_QUERY_SLOT.clone(),
+            ..self
+        }
     }
 
     /// Uses the token of these settings from the next request on.
@@ -174,6 +184,8 @@ fn read_token(path: &Path) -> io::Result<Secret> {
     Secret::in_file(&text).ok_or_else(empty)
 }
 
+static SHARED_FILE_SLOT: LazyLock<ThreadSlots> = LazyLock::new(|| ThreadSlots::new(1));
+static SHARED_QUERY_SLOT: LazyLock<ThreadSlots> = LazyLock::new(|| ThreadSlots::new(1));
 /// How long reading the token's file may take.
 const FILE: Duration = Duration::from_secs(1);
 /// The connect timeout for all addresses of a name together. Without it, the first address that does not answer would

@@ -14,7 +14,7 @@ pub(super) async fn ask(case: &Case) -> Option<Result<ConsulNode, String>> {
 }
 
 async fn node(settings: &Consul) -> io::Result<ConsulNode> {
-    let client = Client::new(settings)?;
+    let client = Client::new(settings)?.with_shared_slots();
     client.reread_token().await;
     let mut scope = QueryScope {
         node: String::new(),

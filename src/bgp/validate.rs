@@ -4,10 +4,10 @@
 //!
 //! Attribute values matter in one case: in an UPDATE without reachable routes an attribute error resets
 //! the session, since the NLRI may be hidden in the malformed part (RFC 7606 §5.2). Left out: the leftmost
-//! AS of a path is not compared with the peer's (optional in RFC 4271 §6.3), since route servers fail it.
-//! ADD-PATH (RFC 7911) is never offered, so prefixes have no identifiers.
-
-use std::net::{IpAddr, Ipv4Addr};
+//! AS of a path is not compared with the peer's (optional in RFC 4271 §6.3), since route servers fail it. The
+//! address of a next hop is not looked at, only its length (RFC 7606 §7.3, §7.11): it matters to routes alone, and
+//! without NLRI the NEXT_HOP attribute is to be ignored (RFC 4760 §3). ADD-PATH (RFC 7911) is never offered, so
+//! prefixes have no identifiers.
 
 use super::attribute::{EXTENDED_LENGTH, OPTIONAL, TRANSITIVE};
 use super::{AfiSafi, AttributeCode, DecodeContext, SessionType, UpdateError};
@@ -189,24 +189,19 @@ impl Check<'_> {
             return Ok(());
         };
         let routes = count_prefixes(family, nlri);
-        let (Some(next_hop), Some(routes)) = (self.next_hop(family, next_hop), routes) else {
+        let (true, Some(routes)) = (self.is_next_hop_length(family, next_hop.len()), routes) else {
             return Err(attribute.error(OPTIONAL_ATTRIBUTE));
         };
-        if !is_valid_next_hop(next_hop) {
-            self.treat_as_withdraw
-                .get_or_insert(attribute.error(NEXT_HOP));
-        }
         self.summary.announced += routes;
         Ok(())
     }
 
     /// RFC 2545 §3: one IPv6 address or two; for IPv4 routes only where RFC 8950 is agreed on.
-    fn next_hop(&self, family: Family, bytes: &[u8]) -> Option<IpAddr> {
-        let ipv6 = family == Family::Ipv6 || self.cx.extended_next_hop;
-        match bytes.len() {
-            4 if family == Family::Ipv4 => Some(IpAddr::from(<[u8; 4]>::try_from(bytes).ok()?)),
-            16 | 32 if ipv6 => Some(IpAddr::from(*bytes.first_chunk::<16>()?)),
-            _ => None,
+    fn is_next_hop_length(&self, family: Family, length: usize) -> bool {
+        match length {
+            4 => family == Family::Ipv4,
+            16 | 32 => family == Family::Ipv6 || self.cx.extended_next_hop,
+            _ => false,
         }
     }
 
@@ -297,7 +292,6 @@ const UNRECOGNIZED: u8 = 2;
 const FLAGS: u8 = 4;
 const LENGTH: u8 = 5;
 const ORIGIN: u8 = 6;
-const NEXT_HOP: u8 = 8;
 const OPTIONAL_ATTRIBUTE: u8 = 9;
 const AS_PATH: u8 = 11;
 
@@ -309,7 +303,6 @@ enum ValueFormat {
     Items(usize),
     Origin,
     AsPath,
-    NextHop,
     /// Known, and discarded when malformed (RFC 7606 §7.6, §7.7; RFC 6793 §6).
     Discarded,
 }
@@ -321,7 +314,7 @@ const OPTIONAL_TRANSITIVE: u8 = OPTIONAL | TRANSITIVE;
 const DEFINITIONS: &[(AttributeCode, u8, ValueFormat)] = &[
     (AttributeCode::ORIGIN, WELL_KNOWN, ValueFormat::Origin),
     (AttributeCode::AS_PATH, WELL_KNOWN, ValueFormat::AsPath),
-    (AttributeCode::NEXT_HOP, WELL_KNOWN, ValueFormat::NextHop),
+    (AttributeCode::NEXT_HOP, WELL_KNOWN, ValueFormat::Exactly(4)),
     (
         AttributeCode::MULTI_EXIT_DISC,
         OPTIONAL,
@@ -413,10 +406,6 @@ impl ValueFormat {
                 _ => Some(LENGTH),
             },
             Self::AsPath => (!is_valid_as_path(value, cx.four_octet_as)).then_some(AS_PATH),
-            Self::NextHop => match <[u8; 4]>::try_from(value) {
-                Ok(addr) => (!is_valid_next_hop(addr.into())).then_some(NEXT_HOP),
-                Err(_) => Some(LENGTH),
-            },
         }
     }
 }
@@ -439,12 +428,6 @@ fn is_valid_as_path(value: &[u8], four_octet_as: bool) -> bool {
         }
     }
     true
-}
-
-/// Whether it is a valid unicast host address (RFC 4271 §6.3).
-fn is_valid_next_hop(addr: IpAddr) -> bool {
-    let broadcast = addr == IpAddr::V4(Ipv4Addr::BROADCAST);
-    !(addr.is_unspecified() || addr.is_loopback() || addr.is_multicast() || broadcast)
 }
 
 #[cfg(test)]
@@ -624,9 +607,9 @@ mod tests {
         ("§3 c not transitive", "00010100", FLAGS),
         ("§7.3 of 5 bytes", "400305 0a00000200", LENGTH),
         ("§7.3 of 16 bytes", "400310 20010db8000100000000000000000002", LENGTH),
-        ("RFC 4271 §6.3 unspecified", "400304 00000000", NEXT_HOP),
-        ("RFC 4271 §6.3 multicast", "400304 e0000001", NEXT_HOP),
-        ("RFC 4271 §6.3 broadcast", "400304 ffffffff", NEXT_HOP),
+        ("RFC 4760 §3 unspecified", "400304 00000000", 0),
+        ("RFC 4760 §3 multicast", "400304 e0000001", 0),
+        ("RFC 4760 §3 broadcast", "400304 ffffffff", 0),
         ("§7.2 unknown segment type", "400206 0501 0000fde9", AS_PATH),
         ("§7.2 segment past the end", "400206 0202 0000fde9", AS_PATH),
         ("§7.2 one byte behind the last", "400207 0201 0000fde9 02", AS_PATH),
@@ -738,8 +721,9 @@ mod tests {
         assert_eq!(got, Err((FLAGS, hex(mp_unreach))));
     }
 
+    /// RFC 7606 §7.11 knows a wrong length only.
     #[test]
-    fn a_multiprotocol_next_hop_that_is_no_host_is_an_error_of_its_routes() {
+    fn a_multiprotocol_next_hop_that_is_no_host_resets_no_session() {
         for hop in [
             "00000000000000000000000000000000",
             "ff020000000000000000000000000001",
@@ -748,8 +732,7 @@ mod tests {
             let attributes = [GOOD_ORIGIN, GOOD_PATH, &mp_reach].concat();
             assert_eq!(received(&cx(), body("", &attributes, "")), counted(0, 1));
             let mp_reach = format!("800e15 0002 01 10 {hop} 00");
-            let got = received(&cx(), body("", &mp_reach, ""));
-            assert_eq!(got, Err((NEXT_HOP, hex(&mp_reach))));
+            assert_eq!(received(&cx(), body("", &mp_reach, "")), counted(0, 0));
         }
     }
 

@@ -14,6 +14,11 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+#[path = "check_once/mod.rs"]
+mod check_once;
+
+use check_once::check_once;
+
 fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
@@ -46,7 +51,7 @@ const LONG: Duration = Duration::from_secs(20);
 fn a_command_passes_when_it_exits_zero_and_its_last_line_is_kept() {
     with_reaper(|reaper| async {
         let checker = Checker::new(reaper, 1);
-        let run = async |line: &str| checker.check(&shell(line), LONG).await;
+        let run = async |line: &str| check_once(&checker, &shell(line), LONG).await;
         assert_eq!(run("true").await, Outcome::pass());
         assert_eq!(
             run("echo one: two; echo three >&2; echo").await,
@@ -65,12 +70,12 @@ fn a_command_passes_when_it_exits_zero_and_its_last_line_is_kept() {
         let argv = ["printf", "%s", "a:b  c"].map(str::to_owned).to_vec();
         let spec = MonitorSpec::Exec(ExecCommand::argv(argv).expect("a command"));
         assert_eq!(
-            checker.check(&spec, LONG).await,
+            check_once(&checker, &spec, LONG).await,
             Outcome::Pass("a:b  c".to_owned())
         );
         let missing = vec!["/nonexistent/program".to_owned()];
         let spec = MonitorSpec::Exec(ExecCommand::argv(missing).expect("a command"));
-        let outcome = checker.check(&spec, LONG).await;
+        let outcome = check_once(&checker, &spec, LONG).await;
         assert!(
             outcome.is_fail() && outcome.message().contains("/nonexistent/program"),
             "{outcome}"
@@ -84,9 +89,7 @@ fn at_the_timeout_the_process_group_is_killed() {
         let checker = Checker::new(reaper, 1);
         let began = Instant::now();
         let line = "echo $$; sleep 1000 & sleep 1000 & echo $$; wait";
-        let outcome = checker
-            .check(&shell(line), Duration::from_millis(300))
-            .await;
+        let outcome = check_once(&checker, &shell(line), Duration::from_millis(300)).await;
         let took = began.elapsed();
         // The commands would go on for a quarter of an hour.
         assert!(took < LONG, "{took:?}");
@@ -108,7 +111,7 @@ fn a_check_that_is_dropped_kills_what_it_runs() {
             until(|| pid().ends_with('\n')).await;
             None
         };
-        let check = async { Some(checker.check(&spec, LONG).await) };
+        let check = async { Some(check_once(&checker, &spec, LONG).await) };
         assert_eq!(check.or(given_up).await, None);
         let group = pid();
         std::fs::remove_file(&file).expect("it is ours");
@@ -122,7 +125,7 @@ fn a_background_process_does_not_delay_a_finished_check() {
     with_reaper(|reaper| async {
         let checker = Checker::new(reaper, 1);
         let began = Instant::now();
-        let outcome = checker.check(&shell("sleep 50 & echo done"), LONG).await;
+        let outcome = check_once(&checker, &shell("sleep 50 & echo done"), LONG).await;
         assert_eq!(outcome, Outcome::Pass("done".to_owned()));
         assert!(began.elapsed() < LONG);
     });
@@ -132,7 +135,7 @@ fn a_background_process_does_not_delay_a_finished_check() {
 fn background_processes_of_a_finished_check_are_killed() {
     with_reaper(|reaper| async {
         let checker = Checker::new(reaper, 1);
-        let outcome = checker.check(&shell("sleep 1000 & echo $$"), LONG).await;
+        let outcome = check_once(&checker, &shell("sleep 1000 & echo $$"), LONG).await;
         let Outcome::Pass(group) = outcome else {
             panic!("{outcome:?}");
         };
@@ -153,7 +156,7 @@ fn endless_output_starves_nobody_and_is_not_an_error() {
             }
         };
         let spec = shell("yes");
-        let check = checker.check(&spec, Duration::from_secs(2));
+        let check = check_once(&checker, &spec, Duration::from_secs(2));
         let outcome = check.or(ticks).await;
         assert!(outcome.message().ends_with(": y"), "{outcome}");
         println!("{count} ticks beside endless output");
@@ -161,7 +164,7 @@ fn endless_output_starves_nobody_and_is_not_an_error() {
         assert!(count > 20, "{count} ticks");
         let spec = shell("head -c 3000000 /dev/zero | tr '\\0' x; echo; echo all");
         assert_eq!(
-            checker.check(&spec, LONG).await,
+            check_once(&checker, &spec, LONG).await,
             Outcome::Pass("all".to_owned())
         );
     });
@@ -171,10 +174,10 @@ fn endless_output_starves_nobody_and_is_not_an_error() {
 fn two_hundred_checks_leave_no_descriptor_thread_or_zombie() {
     with_reaper(|reaper| async {
         let checker = Checker::new(reaper, 1);
-        checker.check(&shell("true"), LONG).await;
+        check_once(&checker, &shell("true"), LONG).await;
         let before = (count("/proc/self/fd"), count("/proc/self/task"));
         for _ in 0..200 {
-            let outcome = checker.check(&shell("echo x"), LONG).await;
+            let outcome = check_once(&checker, &shell("echo x"), LONG).await;
             assert_eq!(outcome, Outcome::Pass("x".to_owned()));
         }
         until(|| count("/proc/self/fd") == before.0).await;
@@ -269,7 +272,7 @@ fn without_a_shell_the_check_fails_and_says_so() {
     }
     with_reaper(|reaper| async {
         let checker = Checker::new(reaper, 1);
-        let outcome = checker.check(&shell("true"), LONG).await;
+        let outcome = check_once(&checker, &shell("true"), LONG).await;
         assert!(
             outcome.is_fail() && outcome.message().contains("no shell"),
             "{outcome}"
@@ -344,7 +347,7 @@ fn commands_take_turns_when_there_are_many() {
         let spec = shell("sleep 3");
         let run = || {
             let (checker, spec) = (checker.clone(), spec.clone());
-            executor.spawn(async move { checker.check(&spec, LONG).await })
+            executor.spawn(async move { check_once(&checker, &spec, LONG).await })
         };
         let checks: Vec<_> = (0..100).map(|_| run()).collect();
         let most = std::cell::Cell::new(0);

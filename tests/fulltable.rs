@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use sidecast::bgp::{
-    AsPath, Capability, DecodeContext, Framer, MAX_LEN, Message, Negotiated, Open, PathAttributes,
-    pack,
+    AsPath, Capability, DecodeContext, Framer, MAX_LEN, Message, Negotiated, Open, Packer,
+    PathAttributes,
 };
 use sidecast::net::{Asn, Community, Family, Prefix, RouterId};
 use sidecast_lab::{Sidecast, Site, VIP4, expect, until};
@@ -328,8 +328,8 @@ fn full_table(negotiated: &Negotiated) -> (u64, Vec<u8>) {
         let routes = chunk
             .iter()
             .map(|route| (prefix(route), attributes.clone()));
-        for message in pack(&BTreeSet::new(), &routes.collect(), negotiated, MAX_LEN) {
-            bytes.extend(message);
+        for packed in Packer::new(&BTreeSet::new(), &routes.collect(), negotiated, MAX_LEN) {
+            bytes.extend(packed.bytes);
             messages += 1;
         }
     }

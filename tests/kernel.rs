@@ -8,7 +8,8 @@ use sidecast::io::netlink::{
     Added, AddressChange, AddressChanged, Change, Changes, Kernel, Removed, Traffic, VipAddress,
 };
 use sidecast::net::Prefix;
-use sidecast::netlink::nftables::{IPPROTO_TCP, IPPROTO_UDP, NatRule, NatTable};
+use sidecast::netlink::NetlinkError;
+use sidecast::netlink::nftables::{IPPROTO_TCP, IPPROTO_UDP, NatChange, NatRule};
 use sidecast_lab::{in_namespace, run};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, UdpSocket};
@@ -33,6 +34,20 @@ fn vip(prefix: &str, lifetime: Option<u64>) -> VipAddress {
         prefix: prefix.parse().unwrap(),
         label: Some("dns".to_owned()),
         lifetime: lifetime.map(Duration::from_secs),
+    }
+}
+
+/// Removes a VIP that is ours.
+async fn remove(
+    kernel: &mut Kernel,
+    interface: &str,
+    prefix: Prefix,
+) -> Result<Removed, NetlinkError> {
+    let change = AddressChange::Remove(interface.to_owned(), prefix);
+    match kernel.change_addresses(&[change]).await.pop() {
+        Some(Ok(AddressChanged::Removed(removed))) => Ok(removed),
+        Some(Err(error)) => Err(error),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -70,10 +85,10 @@ fn a_vip_is_added_leased_renewed_and_removed() {
                 };
                 assert_eq!(kernel.add_address(&longer).await, Ok(Added::Done));
                 assert!(on_lo(addr)["valid_life_time"].as_u64().unwrap() > 800);
-                let removed = kernel.remove_address("lo", vip.prefix).await;
+                let removed = remove(&mut kernel, "lo", vip.prefix).await;
                 assert_eq!(removed, Ok(Removed::Done));
                 assert!(on_lo(addr).is_null());
-                let removed = kernel.remove_address("lo", vip.prefix).await;
+                let removed = remove(&mut kernel, "lo", vip.prefix).await;
                 assert_eq!(removed, Ok(Removed::Absent));
             }
             assert!(
@@ -107,7 +122,7 @@ fn a_label_follows_the_app() {
             assert_eq!(adopted, Ok(Added::Adopted));
             assert_eq!(on_lo(addr)["label"], "lo:dns");
             assert_eq!(
-                after.remove_address("lo", under("dns", 300).prefix).await,
+                remove(&mut after, "lo", under("dns", 300).prefix).await,
                 Ok(Removed::Done)
             );
             assert!(on_lo(addr).is_null());
@@ -131,7 +146,7 @@ fn a_foreign_address_is_used_and_left_alone() {
                     Ok(Added::Foreign),
                     "{prefix}"
                 );
-                let removed = kernel.remove_address("lo", vip.prefix).await;
+                let removed = remove(&mut kernel, "lo", vip.prefix).await;
                 assert_eq!(removed, Ok(Removed::Foreign), "{prefix}");
             }
         });
@@ -168,7 +183,7 @@ fn an_address_that_came_a_moment_ago_is_seen() {
             assert_eq!(kernel.add_address(&ours).await, Ok(Added::Done));
             run("ip addr del 192.0.2.55/32 dev lo");
             assert_eq!(kernel.add_address(&ours).await, Ok(Added::Done));
-            let removed = kernel.remove_address("lo", ours.prefix).await;
+            let removed = remove(&mut kernel, "lo", ours.prefix).await;
             assert_eq!(removed, Ok(Removed::Done));
             assert!(on_lo("192.0.2.55").is_null());
         });
@@ -203,7 +218,7 @@ fn leftover_addresses_are_adopted_by_ifa_proto_and_label() {
             }
             // Adopted a moment ago, and ours to remove.
             let prefix = "192.0.2.53/32".parse().unwrap();
-            assert_eq!(next.remove_address("lo", prefix).await, Ok(Removed::Done));
+            assert_eq!(remove(&mut next, "lo", prefix).await, Ok(Removed::Done));
         });
     });
 }
@@ -254,7 +269,7 @@ fn a_short_ipv6_prefix_is_local_as_a_whole() {
                 "{route}"
             );
             assert_eq!(kernel.add_address(&vip).await, Ok(Added::Done), "renewed");
-            let removed = kernel.remove_address("lo", vip.prefix).await;
+            let removed = remove(&mut kernel, "lo", vip.prefix).await;
             assert_eq!(removed, Ok(Removed::Done));
             assert_eq!(run("ip -6 route show table local 2001:db8:5::/64"), "");
         });
@@ -271,14 +286,14 @@ fn a_short_ipv6_prefix_of_somebody_else_with_another_metric_stands_beside_ours()
             let vip = vip("2001:db8:5::/64", Some(300));
             assert_eq!(kernel.add_address(&vip).await, Ok(Added::Done));
             assert_eq!(kernel.add_address(&vip).await, Ok(Added::Done), "renewed");
-            let removed = kernel.remove_address("lo", vip.prefix).await;
+            let removed = remove(&mut kernel, "lo", vip.prefix).await;
             assert_eq!(removed, Ok(Removed::Done));
             let left = run("ip -6 route show table local 2001:db8:5::/64");
             assert!(
                 left.contains("metric 50") && !left.contains("expires"),
                 "{left}"
             );
-            let removed = kernel.remove_address("lo", vip.prefix).await;
+            let removed = remove(&mut kernel, "lo", vip.prefix).await;
             assert_eq!(removed, Ok(Removed::Foreign));
         });
     });
@@ -389,7 +404,7 @@ fn a_thousand_vips_take_a_moment() {
             }
             assert_eq!(kernel.addresses_on_lo().await.unwrap().len(), 1000);
             for vip in &vips {
-                let removed = kernel.remove_address("lo", vip.prefix).await;
+                let removed = remove(&mut kernel, "lo", vip.prefix).await;
                 assert_eq!(removed, Ok(Removed::Done));
             }
             println!(
@@ -474,7 +489,7 @@ fn an_interface_made_anew_is_found_anew() {
                 assert!(run("ip addr show dev v0").contains("192.0.2.53"));
                 run("ip link del v0");
             }
-            let gone = kernel.remove_address("v0", on_it.prefix).await;
+            let gone = remove(&mut kernel, "v0", on_it.prefix).await;
             assert_eq!(gone, Ok(Removed::Absent));
         });
     });
@@ -542,8 +557,11 @@ fn a_link_with_a_hundred_names_is_read_all_the_same() {
     });
 }
 
-fn nat(name: &str, rules: &[(&str, u8, u16, u16)]) -> NatTable {
-    let rule = |&(vip, protocol, listen, destination): &(&str, u8, u16, u16)| NatRule {
+/// VIP, protocol, port and destination port.
+type Mapping<'a> = (&'a str, u8, u16, u16);
+
+fn nat(rules: &[Mapping<'_>]) -> BTreeSet<NatRule> {
+    let rule = |&(vip, protocol, listen, destination): &Mapping<'_>| NatRule {
         vip: vip.parse().unwrap(),
         protocol,
         listen,
@@ -554,10 +572,19 @@ fn nat(name: &str, rules: &[(&str, u8, u16, u16)]) -> NatTable {
         destination,
         counter: format!("dns_{listen}"),
     };
-    NatTable {
-        name: name.to_owned(),
-        rules: rules.iter().map(rule).collect(),
-    }
+    rules.iter().map(rule).collect()
+}
+
+/// Changes rules of the table "sidecast".
+async fn change_nat(
+    kernel: &mut Kernel,
+    remove: &[Mapping<'_>],
+    add: &[Mapping<'_>],
+) -> Result<(), NetlinkError> {
+    let (add, remove) = (nat(add), nat(remove));
+    kernel
+        .update_nat("sidecast", NatChange { add, remove })
+        .await
 }
 
 /// The rules of every table, as `nft` says them.
@@ -589,22 +616,18 @@ fn nat_rules_are_refilled_and_never_doubled_and_go_with_the_process() {
         run("nft add table ip docker");
         smol::block_on(async {
             let mut kernel = Kernel::open().unwrap();
-            let all = nat(
-                "sidecast",
-                &[
-                    ("192.0.2.53/32", IPPROTO_UDP, 53, 8053),
-                    ("198.51.100.128/26", IPPROTO_TCP, 80, 8080),
-                    ("2001:db8::53/128", IPPROTO_UDP, 53, 8053),
-                ],
-            );
-            let none = nat("sidecast", &[]);
+            let all = [
+                ("192.0.2.53/32", IPPROTO_UDP, 53, 8053),
+                ("198.51.100.128/26", IPPROTO_TCP, 80, 8080),
+                ("2001:db8::53/128", IPPROTO_UDP, 53, 8053),
+            ];
             for _ in 0..20 {
-                kernel.replace_nat(&all).await.unwrap();
+                change_nat(&mut kernel, &[], &all).await.unwrap();
                 assert_eq!(rules().len(), 6, "each in prerouting and output");
-                kernel.replace_nat(&none).await.unwrap();
+                change_nat(&mut kernel, &all, &[]).await.unwrap();
                 assert_eq!(rules(), Vec::<String>::new());
             }
-            kernel.replace_nat(&all).await.unwrap();
+            change_nat(&mut kernel, &[], &all).await.unwrap();
             let expected = [
                 "ip daddr 192.0.2.53 udp dport 53 counter name \"dns_53\" dnat to 10.0.0.2:8053",
                 "ip daddr 198.51.100.128/26 tcp dport 80 counter name \"dns_80\" dnat to 10.0.0.2:8080",
@@ -636,15 +659,9 @@ fn two_instances_have_a_table_each_and_a_stale_one_is_replaced() {
         smol::block_on(async {
             let rules_of = [("192.0.2.53/32", IPPROTO_UDP, 53, 8053)];
             let mut first = Kernel::open().unwrap();
-            first
-                .replace_nat(&nat("sidecast", &rules_of))
-                .await
-                .unwrap();
+            change_nat(&mut first, &[], &rules_of).await.unwrap();
             let mut second = Kernel::open().unwrap();
-            second
-                .replace_nat(&nat("sidecast", &rules_of))
-                .await
-                .unwrap();
+            change_nat(&mut second, &[], &rules_of).await.unwrap();
             let ruleset = run("nft list ruleset");
             assert!(!ruleset.contains("stale"), "{ruleset}");
             assert!(ruleset.contains("table ip sidecast {"), "{ruleset}");
@@ -652,7 +669,7 @@ fn two_instances_have_a_table_each_and_a_stale_one_is_replaced() {
             assert!(ruleset.contains(&own), "{ruleset}");
             drop(first);
             assert!(until(PATIENCE, || rules().len() == 2));
-            second.replace_nat(&nat("sidecast", &[])).await.unwrap();
+            change_nat(&mut second, &rules_of, &[]).await.unwrap();
             assert_eq!(run("nft list ruleset").trim(), "");
         });
     });
@@ -682,10 +699,12 @@ fn packets_of_the_host_are_counted_and_follow_a_changed_rule() {
                     .unwrap();
                 client.connect((to, 53)).unwrap();
                 let limit = Some(PATIENCE);
+                let mut before = Vec::new();
                 for (service, port) in services.iter().zip([8053, 9053]) {
                     service.set_read_timeout(limit).unwrap();
-                    let rules = [(vip, IPPROTO_UDP, 53, port)];
-                    kernel.replace_nat(&nat("sidecast", &rules)).await.unwrap();
+                    let rules = vec![(vip, IPPROTO_UDP, 53, port)];
+                    change_nat(&mut kernel, &before, &rules).await.unwrap();
+                    before = rules;
                     client.send(b"ping").unwrap();
                     let mut buffer = [0; 16];
                     let received = service.recv_from(&mut buffer);
@@ -693,7 +712,7 @@ fn packets_of_the_host_are_counted_and_follow_a_changed_rule() {
                 }
                 let counters = kernel.nat_counters().await.unwrap();
                 assert_eq!(counters["dns_53"].packets, 2, "kept over the refill");
-                kernel.replace_nat(&nat("sidecast", &[])).await.unwrap();
+                change_nat(&mut kernel, &before, &[]).await.unwrap();
             }
         });
     });
@@ -705,7 +724,7 @@ fn many_vips(count: usize) -> Vec<String> {
 }
 
 /// As `nat` takes them.
-fn each_to_8053(vips: &[String]) -> Vec<(&str, u8, u16, u16)> {
+fn each_to_8053(vips: &[String]) -> Vec<Mapping<'_>> {
     vips.iter()
         .map(|vip| (vip.as_str(), IPPROTO_TCP, 53, 8053))
         .collect()
@@ -718,7 +737,7 @@ fn a_thousand_mappings_are_one_step() {
             let vips = many_vips(1000);
             let all = each_to_8053(&vips);
             let mut kernel = Kernel::open().unwrap();
-            kernel.replace_nat(&nat("sidecast", &all)).await.unwrap();
+            change_nat(&mut kernel, &[], &all).await.unwrap();
             assert_eq!(rules().len(), 2000);
         });
     });
@@ -740,14 +759,15 @@ fn a_changed_mapping_among_a_thousand_touches_no_other() {
             let mut all = each_to_8053(&vips);
             all.push(("198.18.0.0/24", IPPROTO_TCP, 53, 9053));
             let mut kernel = Kernel::open().unwrap();
-            kernel.replace_nat(&nat("sidecast", &all)).await.unwrap();
+            change_nat(&mut kernel, &[], &all).await.unwrap();
             let before = nat_handles();
             assert_eq!(before.len(), 2002);
             let mut times = Vec::new();
             for destination in [8054, 8055, 8056] {
+                let old = all[7];
                 all[7].3 = destination;
                 let began = std::time::Instant::now();
-                kernel.replace_nat(&nat("sidecast", &all)).await.unwrap();
+                change_nat(&mut kernel, &[old], &[all[7]]).await.unwrap();
                 times.push(began.elapsed());
                 let after = nat_handles();
                 assert_eq!(after.len(), 2002);
@@ -763,8 +783,7 @@ fn a_changed_mapping_among_a_thousand_touches_no_other() {
                 assert!(short < changed, "{short}, {changed}");
             }
             println!("one changed among a thousand: {times:?}");
-            all.truncate(0);
-            kernel.replace_nat(&nat("sidecast", &all)).await.unwrap();
+            change_nat(&mut kernel, &all, &[]).await.unwrap();
             assert_eq!(run("nft list ruleset").trim(), "");
         });
     });
@@ -796,13 +815,11 @@ fn in_a_user_namespace_hundreds_of_mappings_are_one_step() {
         let vips = many_vips(10_000);
         let all = each_to_8053(&vips);
         let mut kernel = Kernel::open().unwrap();
-        kernel
-            .replace_nat(&nat("sidecast", &all[..350]))
-            .await
-            .unwrap();
+        let (first, others) = all.split_at(350);
+        change_nat(&mut kernel, &[], first).await.unwrap();
         assert_eq!(rules().len(), 700);
         // 10 MB, which few systems grant.
-        if let Err(error) = kernel.replace_nat(&nat("sidecast", &all)).await {
+        if let Err(error) = change_nat(&mut kernel, &[], others).await {
             assert!(error.to_string().contains("net.core.wmem_max"), "{error}");
             assert_eq!(rules().len(), 700, "all or nothing");
         }
@@ -815,10 +832,7 @@ fn persistent_nat_outlives_the_process_and_is_adopted() {
         smol::block_on(async {
             let rules_of = [("192.0.2.53/32", IPPROTO_UDP, 53, 8053)];
             let mut first = Kernel::open().unwrap();
-            first
-                .replace_nat(&nat("sidecast", &rules_of))
-                .await
-                .unwrap();
+            change_nat(&mut first, &[], &rules_of).await.unwrap();
             match first.persist_nat().await {
                 Ok(()) => {}
                 Err(error) => {
@@ -830,7 +844,7 @@ fn persistent_nat_outlives_the_process_and_is_adopted() {
             std::thread::sleep(Duration::from_millis(200));
             assert_eq!(rules().len(), 2);
             let mut next = Kernel::open().unwrap();
-            next.replace_nat(&nat("sidecast", &rules_of)).await.unwrap();
+            change_nat(&mut next, &[], &rules_of).await.unwrap();
             assert_eq!(rules().len(), 2);
             assert!(run("nft list ruleset").contains("table ip sidecast {"));
             drop(next);
@@ -860,10 +874,7 @@ fn without_net_admin_reads_work_and_writes_name_the_capability() {
             let rules = [("192.0.2.53/32", IPPROTO_UDP, 53, 8053)];
             let errors = [
                 kernel.add_address(&vip).await.unwrap_err(),
-                kernel
-                    .replace_nat(&nat("sidecast", &rules))
-                    .await
-                    .unwrap_err(),
+                change_nat(&mut kernel, &[], &rules).await.unwrap_err(),
             ];
             for error in errors {
                 assert!(error.is_permanent(), "{error}");
@@ -880,18 +891,17 @@ fn a_refused_request_leaves_nothing_for_the_next_one() {
         smol::block_on(async {
             let mut kernel = Kernel::open().unwrap();
             // Both a rule in the VIP's family to a counter name that no kernel takes, many times over.
-            let mut bad = nat("sidecast", &[]);
+            let mut bad = NatChange::default();
             for port in 1..2000 {
-                let mut rules =
-                    nat("sidecast", &[("192.0.2.53/32", IPPROTO_UDP, port, port)]).rules;
+                let mut rules = nat(&[("192.0.2.53/32", IPPROTO_UDP, port, port)]);
                 let mut rule = rules.pop_first().unwrap();
                 rule.counter = "x".repeat(300);
-                bad.rules.insert(rule);
+                bad.add.insert(rule);
             }
-            assert!(kernel.replace_nat(&bad).await.is_err());
+            assert!(kernel.update_nat("sidecast", bad).await.is_err());
             assert_eq!(rules(), Vec::<String>::new());
-            let good = nat("sidecast", &[("192.0.2.53/32", IPPROTO_UDP, 53, 8053)]);
-            kernel.replace_nat(&good).await.unwrap();
+            let good = [("192.0.2.53/32", IPPROTO_UDP, 53, 8053)];
+            change_nat(&mut kernel, &[], &good).await.unwrap();
             assert_eq!(rules().len(), 2);
         });
     });
@@ -1008,13 +1018,11 @@ fn nat_carries_packets_beside(iptables: &str) {
             everything.push((vip, protocol, 53, 8053));
         }
     }
-    let all = nat("sidecast", &everything);
-    let none = nat("sidecast", &[]);
     smol::block_on(async {
         let mut kernel = Kernel::open().unwrap();
         for _ in 0..20 {
-            kernel.replace_nat(&none).await.unwrap();
-            kernel.replace_nat(&all).await.unwrap();
+            change_nat(&mut kernel, &everything, &[]).await.unwrap();
+            change_nat(&mut kernel, &[], &everything).await.unwrap();
         }
         for &(vip, protocol, listen, _) in &everything {
             let addr = vip.split('/').next().unwrap().parse().unwrap();
@@ -1072,11 +1080,11 @@ fn every_address_of_a_short_ipv4_prefix_answers_but_the_last_which_needs_nat() {
             }
             assert_eq!(ask("192.0.2.255"), None);
             let rules = [("192.0.2.0/24", IPPROTO_TCP, 80, 8080)];
-            kernel.replace_nat(&nat("sidecast", &rules)).await.unwrap();
+            change_nat(&mut kernel, &[], &rules).await.unwrap();
             for addr in ["192.0.2.0", "192.0.2.254", "192.0.2.255"] {
                 assert_eq!(ask(addr).as_deref(), Some("tcp 8080"), "{addr}");
             }
-            let removed = kernel.remove_address("lo", vip.prefix).await;
+            let removed = remove(&mut kernel, "lo", vip.prefix).await;
             assert_eq!(removed, Ok(Removed::Done));
             assert!(!run("ip route show table local").contains("192.0.2.255"));
         });

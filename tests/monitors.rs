@@ -12,19 +12,23 @@ use nix::sys::signal::Signal;
 use sidecast::app::{AcceptQueue, MonitorSpec, Protocol, Rcode};
 use sidecast::health::{ON_WILDCARD, Outcome};
 use sidecast::io::launch::Launcher;
-use sidecast::io::monitor::{Checker, PortState, bind_test};
+use sidecast::io::monitor::Checker;
 use sidecast::io::reaper::Reaper;
 use sidecast::io::sock_events::{SocketEvent, SocketEvents};
 use sidecast_lab::{Child, LACKS, Lab, Namespace, Service, Sidecast, Transport, expect, until};
 use smol::Timer;
 use smol::future::FutureExt;
 
+#[path = "check_once/mod.rs"]
+mod check_once;
+
+use check_once::check_once;
+
 sidecast_lab::tests! {
     needs ["ip", "ss"]:
         a_port_is_up_while_somebody_listens,
         only_sockets_that_others_can_reach_count,
         many_ports_are_looked_up_at_once,
-        binding_tells_in_use_from_everything_else,
         a_hung_service_is_noticed_by_its_accept_queue,
         a_killed_service_is_reported_at_once,
         half_open_connections_delay_the_report_but_not_the_look,
@@ -174,7 +178,7 @@ fn many_ports_are_looked_up_at_once() {
             .map(|(protocol, port)| {
                 let spec = format!("port:{protocol}:{port}").parse::<MonitorSpec>();
                 let (spec, checker) = (spec.expect("a monitor"), &checker);
-                let run = async move { checker.check(&spec, TIMEOUT).await.is_pass() };
+                let run = async move { check_once(checker, &spec, TIMEOUT).await.is_pass() };
                 (open.contains(port), executor.spawn(run))
             })
             .collect();
@@ -186,32 +190,6 @@ fn many_ports_are_looked_up_at_once() {
             }));
         });
     }
-}
-
-fn binding_tells_in_use_from_everything_else() {
-    let lab = Lab::new();
-    let host = lab.namespace("host");
-    for (protocol, transport) in [
-        (Protocol::Tcp, Transport::Tcp),
-        (Protocol::Udp, Transport::Udp),
-    ] {
-        let test = || host.enter(|| bind_test(protocol, 5000));
-        assert!(matches!(test(), PortState::Closed(_)));
-        let mut service = Service::start(&host, transport, 5000);
-        assert!(test().is_open());
-        service.kill();
-        // Also beside connections in TIME_WAIT, which the service's start left.
-        assert!(matches!(test(), PortState::Closed(_)), "{:?}", test());
-    }
-    // No right to bind: nothing is known, and it must not look like "in use".
-    let state = host.enter(|| {
-        let low = || without_capabilities(|| bind_test(Protocol::Tcp, 80));
-        std::thread::spawn(low).join().expect("no panic")
-    });
-    assert!(
-        matches!(&state, PortState::Unknown(why) if why.contains("Permission denied")),
-        "{state:?}"
-    );
 }
 
 fn a_hung_service_is_noticed_by_its_accept_queue() {
@@ -228,7 +206,7 @@ fn a_hung_service_is_noticed_by_its_accept_queue() {
     let check = |accept_queue, timeout: u64| {
         let began = Instant::now();
         let spec = spec(accept_queue);
-        let check = checker.check(&spec, Duration::from_millis(timeout));
+        let check = check_once(&checker, &spec, Duration::from_millis(timeout));
         let outcome = host.enter(|| smol::block_on(check));
         (outcome, began.elapsed())
     };
@@ -587,7 +565,7 @@ fn a_tcp_monitor_passes_when_a_connection_opens() {
     host.ip("neigh add 198.51.100.2 lladdr 02:00:00:00:00:01 dev hole");
     let spec: MonitorSpec = "tcp:198.51.100.2:80".parse().expect("a monitor");
     let began = Instant::now();
-    let check = checker.check(&spec, Duration::from_millis(300));
+    let check = check_once(&checker, &spec, Duration::from_millis(300));
     let outcome = host.enter(|| smol::block_on(check));
     let took = began.elapsed();
     assert!(outcome.is_fail(), "{outcome}");
@@ -648,7 +626,8 @@ fn dns_answers_are_checked() {
         server,
         rcode: Some(Rcode(code)),
     };
-    let run = |spec: &MonitorSpec| host.enter(|| smol::block_on(checker.check(spec, TIMEOUT)));
+    let run =
+        |spec: &MonitorSpec| host.enter(|| smol::block_on(check_once(&checker, spec, TIMEOUT)));
     assert_eq!(run(&rcode(3)), Outcome::pass());
     assert_eq!(run(&rcode(0)).message(), "answered NXDOMAIN, not NOERROR");
 }
@@ -954,7 +933,7 @@ fn checker() -> Checker {
 
 fn check(host: &Namespace, checker: &Checker, monitor: &str) -> Outcome {
     let spec: MonitorSpec = monitor.parse().expect("a monitor");
-    host.enter(|| smol::block_on(checker.check(&spec, TIMEOUT)))
+    host.enter(|| smol::block_on(check_once(checker, &spec, TIMEOUT)))
 }
 
 fn next(events: &SocketEvents, limit: Duration) -> Option<SocketEvent> {
@@ -997,15 +976,6 @@ fn fill(port: u16) -> Vec<TcpStream> {
         assert!(clients.len() < 500, "the queue does not fill");
     }
     clients
-}
-
-/// Runs `work` on this thread without any effective capability; the thread has none from then on.
-fn without_capabilities<T>(work: impl FnOnce() -> T) -> T {
-    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
-    let mut sets = capabilities(None).expect("our own");
-    sets.effective = CapabilitySet::empty();
-    set_capabilities(None, sets).expect("fewer are always allowed");
-    work()
 }
 
 /// The first label says how to answer.

@@ -161,11 +161,6 @@ impl Framer {
         self.consumed += length;
         Ok(Some(Frame { kind, body }))
     }
-
-    /// Bytes waiting for the rest of their message.
-    pub fn buffered(&self) -> usize {
-        self.buf.len() - self.consumed
-    }
 }
 
 /// Type and length, once both have come. In the order of RFC 4271 §6.1: marker, length, type.
@@ -206,6 +201,13 @@ mod tests {
     use super::super::golden::load;
     use super::*;
     use crate::timer::Rng;
+
+    impl Framer {
+        /// Bytes waiting for the rest of their message.
+        pub(in crate::bgp) fn buffered(&self) -> usize {
+            self.buf.len() - self.consumed
+        }
+    }
 
     fn header(length: u16, kind: u8) -> Vec<u8> {
         let mut bytes = MARKER.to_vec();

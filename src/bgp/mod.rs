@@ -35,7 +35,7 @@ pub use message::{Message, Received, RefreshKind, RouteRefresh, decode_message};
 pub use negotiated::Negotiated;
 pub use notification::Notification;
 pub use open::Open;
-pub use pack::{PackedUpdate, Packer, end_of_rib, is_sendable, pack};
+pub use pack::{PackedUpdate, Packer, end_of_rib, is_sendable};
 pub use validate::UpdateSummary;
 
 use std::fmt;

@@ -90,16 +90,6 @@ impl Iterator for Packer {
     }
 }
 
-/// The bytes of the UPDATEs of a [`Packer`].
-pub fn pack(
-    withdrawn: &BTreeSet<Prefix>,
-    announced: &BTreeMap<Prefix, PathAttributes>,
-    negotiated: &Negotiated,
-    max_len: usize,
-) -> impl Iterator<Item = Vec<u8>> + use<> {
-    Packer::new(withdrawn, announced, negotiated, max_len).map(|packed| packed.bytes)
-}
-
 /// Whether the session can carry this route: its family is negotiated, the next hop is of that family
 /// (or IPv6 for IPv4 where RFC 8950 is negotiated) and it fits a message of `max_len` bytes.
 pub fn is_sendable(
@@ -283,7 +273,17 @@ mod tests {
         announced: &Routes,
         negotiated: &Negotiated,
     ) -> Vec<Vec<u8>> {
-        pack(withdrawn, announced, negotiated, MAX_LEN).collect()
+        pack(withdrawn, announced, negotiated, MAX_LEN)
+    }
+
+    fn pack(
+        withdrawn: &BTreeSet<Prefix>,
+        announced: &Routes,
+        negotiated: &Negotiated,
+        max_len: usize,
+    ) -> Vec<Vec<u8>> {
+        let packed = Packer::new(withdrawn, announced, negotiated, max_len);
+        packed.map(|packed| packed.bytes).collect()
     }
 
     #[test]
@@ -382,7 +382,7 @@ mod tests {
             ..negotiated.clone()
         };
         let withdrawn = routes.keys().copied().collect();
-        let few: Vec<_> = pack(&withdrawn, &Routes::new(), &extended, 65535).collect();
+        let few = pack(&withdrawn, &Routes::new(), &extended, 65535);
         assert_eq!(few.len(), 1);
         let limited = pack(&withdrawn, &Routes::new(), &negotiated, 65535);
         assert!(

@@ -44,6 +44,9 @@ pub const TARGETS: [Target; 11] = [
     ("state", state),
 ];
 
+/// Of a BGP message (RFC 4271 §4.1).
+const HEADER_LEN: usize = 19;
+
 /// A byte stream: cut into any pieces it gives the same messages, and a peer that sends it ends in a
 /// state of the book, with one NOTIFICATION at most.
 pub fn frames(data: &[u8]) {
@@ -58,16 +61,21 @@ pub fn frames(data: &[u8]) {
     let read = |pieces: &mut dyn Iterator<Item = &[u8]>| {
         let mut framer = Framer::new();
         let mut frames = Vec::new();
+        let mut waiting = 0;
         for piece in pieces {
             framer.push(piece);
+            waiting += piece.len();
             loop {
                 match framer.next(max_len) {
-                    Ok(Some(frame)) => frames.push(frame),
+                    Ok(Some(frame)) => {
+                        waiting -= HEADER_LEN + frame.body.len();
+                        frames.push(frame);
+                    }
                     Ok(None) => break,
                     Err(error) => return (frames, Some(error)),
                 }
             }
-            assert!(framer.buffered() < max_len, "an incomplete message");
+            assert!(waiting < max_len, "an incomplete message");
         }
         (frames, None)
     };

@@ -111,10 +111,13 @@ impl Router {
 
 /// The router's id of a connection of ours.
 fn accepted(conn: ConnId) -> ConnId {
-    match conn.is_accepted() {
-        true => conn,
-        false => conn.reversed(),
-    }
+    ConnId::accepted(conn.generation() << 32 | conn.number())
+}
+
+/// Our id of a connection that the router accepted.
+fn ours(conn: ConnId) -> ConnId {
+    let number = conn.number() & u64::from(u32::MAX);
+    ConnId::outgoing(number).of_generation(conn.number() >> 32)
 }
 
 fn addr(text: &str) -> IpAddr {
@@ -563,7 +566,6 @@ impl BadNetwork {
 
     fn drain_router(&mut self) {
         while let Some(message) = self.router.machine.poll_output() {
-            let ours = ConnId::reversed;
             match message {
                 BgpOutput::Send { conn, bytes } => {
                     let sent = Bgp::Sent {

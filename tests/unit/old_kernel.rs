@@ -5,13 +5,14 @@
 use super::kernel::Kernel;
 use super::probes::ProbeCounters;
 use super::socket::Socket;
-use super::vips::{Added, Removed, VipAddress};
+use super::vips::{Added, AddressChange, AddressChanged, Removed, VipAddress};
+use crate::net::Prefix;
 use crate::netlink::address::{RTM_DELADDR, RTM_NEWADDR};
 use crate::netlink::attr::Attrs;
 use crate::netlink::message::{Message, Messages};
 use crate::netlink::nftables::probes::{Counted, Probe};
-use crate::netlink::nftables::{IPPROTO_UDP, NatRule, NatTable};
-use crate::netlink::{EINVAL, ENOENT, EOPNOTSUPP};
+use crate::netlink::nftables::{IPPROTO_UDP, NatChange, NatRule};
+use crate::netlink::{EINVAL, ENOENT, EOPNOTSUPP, NetlinkError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, UnixAddr, bind, recv,
@@ -193,6 +194,16 @@ fn vip(prefix: &str, lifetime: Option<u64>) -> VipAddress {
     }
 }
 
+/// Removes a VIP from lo.
+async fn remove(kernel: &mut Kernel, prefix: Prefix) -> Result<Removed, NetlinkError> {
+    let change = AddressChange::Remove("lo".to_owned(), prefix);
+    match kernel.change_addresses(&[change]).await.pop() {
+        Some(Ok(AddressChanged::Removed(removed))) => Ok(removed),
+        Some(Err(error)) => Err(error),
+        other => panic!("{other:?}"),
+    }
+}
+
 const VIPS: [&str; 2] = ["192.0.2.53/32", "2001:db8::53/128"];
 
 #[test]
@@ -206,7 +217,7 @@ fn without_marks_a_vip_is_added_renewed_and_removed() {
                     assert_eq!(kernel.add_address(&vip).await, Ok(Added::Done));
                     assert!(!run("ip -d addr show dev lo").contains("proto 0x53"));
                     assert_eq!(kernel.add_address(&vip).await, Ok(Added::Done), "renewed");
-                    let removed = kernel.remove_address("lo", vip.prefix).await;
+                    let removed = remove(&mut kernel, vip.prefix).await;
                     assert_eq!(removed, Ok(Removed::Done), "{prefix} {lifetime:?}");
                 }
             }
@@ -230,9 +241,9 @@ fn without_marks_a_removal_that_failed_is_made_up_for() {
                     ..vip(prefix, None)
                 };
                 assert_eq!(kernel.add_address(&vip).await, Ok(Added::Done));
-                let refused = kernel.remove_address("lo", vip.prefix).await;
+                let refused = remove(&mut kernel, vip.prefix).await;
                 assert_eq!(refused.unwrap_err().errno(), Some(EBUSY));
-                let removed = kernel.remove_address("lo", vip.prefix).await;
+                let removed = remove(&mut kernel, vip.prefix).await;
                 assert_eq!(removed, Ok(Removed::Done), "{prefix}");
             }
         });
@@ -260,7 +271,7 @@ fn without_marks_what_was_left_is_adopted_by_label_and_shape() {
             for theirs in ["192.0.2.54/32", "2001:db8::54/128"] {
                 let vip = vip(theirs, Some(300));
                 assert_eq!(next.add_address(&vip).await, Ok(Added::Foreign), "{theirs}");
-                let removed = next.remove_address("lo", vip.prefix).await;
+                let removed = remove(&mut next, vip.prefix).await;
                 assert_eq!(removed, Ok(Removed::Foreign), "{theirs}");
             }
         });
@@ -329,7 +340,7 @@ fn without_sentences_an_error_still_says_what_is_wrong() {
     });
 }
 
-fn nat(rules: &[(&str, u16)]) -> NatTable {
+fn nat(rules: &[(&str, u16)]) -> BTreeSet<NatRule> {
     let rule = |(vip, listen): &(&str, u16)| NatRule {
         vip: vip.parse().unwrap(),
         protocol: IPPROTO_UDP,
@@ -338,10 +349,19 @@ fn nat(rules: &[(&str, u16)]) -> NatTable {
         destination: 8053,
         counter: format!("dns_{listen}"),
     };
-    NatTable {
-        name: "sidecast".to_owned(),
-        rules: rules.iter().map(rule).collect(),
-    }
+    rules.iter().map(rule).collect()
+}
+
+/// Changes rules of the table "sidecast".
+async fn change_nat(
+    kernel: &mut Kernel,
+    remove: &[(&str, u16)],
+    add: &[(&str, u16)],
+) -> Result<(), NetlinkError> {
+    let (add, remove) = (nat(add), nat(remove));
+    kernel
+        .update_nat("sidecast", NatChange { add, remove })
+        .await
 }
 
 fn rules() -> usize {
@@ -359,11 +379,12 @@ fn without_the_owner_flag_the_table_is_ordinary_and_replaced_at_start() {
             };
             smol::block_on(async {
                 let mut killed = kernel(age);
-                killed.replace_nat(&nat(&[(VIPS[0], 53)])).await.unwrap();
+                change_nat(&mut killed, &[], &[(VIPS[0], 53)])
+                    .await
+                    .unwrap();
                 let ruleset = run("nft list ruleset");
                 assert!(rules() == 2 && !ruleset.contains("owner"), "{ruleset}");
-                killed
-                    .replace_nat(&nat(&[(VIPS[0], 53), (VIPS[0], 54)]))
+                change_nat(&mut killed, &[], &[(VIPS[0], 54)])
                     .await
                     .unwrap();
                 assert_eq!(rules(), 4, "refilled in place");
@@ -372,10 +393,10 @@ fn without_the_owner_flag_the_table_is_ordinary_and_replaced_at_start() {
                 assert_eq!(rules(), 4);
                 let mut next = kernel(age);
                 assert!(next.has_stale_nat("sidecast").await);
-                next.replace_nat(&nat(&[(VIPS[0], 55)])).await.unwrap();
+                change_nat(&mut next, &[], &[(VIPS[0], 55)]).await.unwrap();
                 assert_eq!(rules(), 2, "one table, and its own rules alone");
                 assert_eq!(next.nat_counters().await.unwrap().len(), 1);
-                next.replace_nat(&nat(&[])).await.unwrap();
+                change_nat(&mut next, &[(VIPS[0], 55)], &[]).await.unwrap();
                 assert_eq!(run("nft list ruleset").trim(), "");
             });
         }
@@ -394,7 +415,7 @@ fn what_others_change_in_an_ordinary_table_is_put_back() {
         smol::block_on(async {
             let mut kernel = kernel(age);
             let both = [(VIPS[0], 53), (VIPS[0], 54)];
-            kernel.replace_nat(&nat(&both)).await.unwrap();
+            change_nat(&mut kernel, &[], &both).await.unwrap();
             assert!(kernel.is_nat_unowned());
             assert!(!kernel.verify_nat().await.unwrap(), "as it was made");
             for foreign in [
@@ -414,13 +435,15 @@ fn what_others_change_in_an_ordinary_table_is_put_back() {
                 (57, "nft delete table ip sidecast"),
             ] {
                 run(foreign);
-                let next = [(VIPS[0], 53), (VIPS[0], port)];
-                kernel.replace_nat(&nat(&next)).await.unwrap();
+                let (old, new) = ((VIPS[0], port - 1), (VIPS[0], port));
+                change_nat(&mut kernel, &[old], &[new]).await.unwrap();
                 assert_eq!(rules(), 4, "{foreign}");
                 let table = run("nft list table ip sidecast");
                 assert_eq!(table.matches(&format!("dport {port}")).count(), 2);
             }
-            kernel.replace_nat(&nat(&[])).await.unwrap();
+            change_nat(&mut kernel, &[both[0], (VIPS[0], 57)], &[])
+                .await
+                .unwrap();
             assert_eq!(run("nft list ruleset").trim(), "");
         });
     });
@@ -430,20 +453,26 @@ fn what_others_change_in_an_ordinary_table_is_put_back() {
 #[test]
 fn a_rule_that_no_kernel_takes_is_refused_with_and_without_the_owner_flag() {
     in_namespace(|| {
-        let mut table = nat(&[(VIPS[0], 53)]);
-        let mut rule = table.rules.pop_first().unwrap();
+        let good = [(VIPS[0], 53)];
+        let mut rule = nat(&good).pop_first().unwrap();
         rule.counter = "x".repeat(300);
-        table.rules.insert(rule);
+        let bad = NatChange {
+            add: [rule].into(),
+            ..NatChange::default()
+        };
         for no_owner in [None, Some(EOPNOTSUPP)] {
             let mut kernel = kernel(Age {
                 no_owner,
                 ..Age::default()
             });
             smol::block_on(async {
-                kernel.replace_nat(&table).await.unwrap_err();
+                kernel
+                    .update_nat("sidecast", bad.clone())
+                    .await
+                    .unwrap_err();
                 assert_eq!(run("nft list ruleset").trim(), "");
-                kernel.replace_nat(&nat(&[(VIPS[0], 53)])).await.unwrap();
-                kernel.replace_nat(&nat(&[])).await.unwrap();
+                change_nat(&mut kernel, &[], &good).await.unwrap();
+                change_nat(&mut kernel, &good, &[]).await.unwrap();
             });
         }
     });

@@ -414,8 +414,8 @@ fn written(message: &Decoded, cx: &DecodeContext) -> Vec<u8> {
                 routes.map(|prefix| (*prefix, announcement.attributes.clone()))
             });
             let withdrawn = update.withdrawn.iter().copied().collect();
-            let packed = pack(&withdrawn, &routes.collect(), &negotiated, MAX_LEN);
-            return packed.flatten().collect();
+            let packed = Packer::new(&withdrawn, &routes.collect(), &negotiated, MAX_LEN);
+            return packed.flat_map(|packed| packed.bytes).collect();
         }
     };
     message.encode().unwrap()

@@ -62,16 +62,6 @@ impl ConnId {
             Origin::Accepted => self,
         }
     }
-
-    /// The same connection with the other origin, as the other end can name it in a simulation.
-    #[must_use]
-    pub fn reversed(self) -> Self {
-        let origin = match self.origin {
-            Origin::Outgoing => Origin::Accepted,
-            Origin::Accepted => Origin::Outgoing,
-        };
-        Self { origin, ..self }
-    }
 }
 
 impl fmt::Display for ConnId {

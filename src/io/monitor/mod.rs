@@ -11,13 +11,13 @@ mod queue;
 mod tcp;
 mod vip;
 
-pub use port::{FullQueue, PortState, bind_test};
+pub use port::{FullQueue, PortState};
 
 use crate::app::{AcceptQueue, DnsServer, MonitorSpec, Protocol, VipTarget};
 use crate::health::Outcome;
 use crate::io::client::{Client, TlsFiles};
 use crate::io::reaper::Reaper;
-use crate::io::thread_slots::{CallTimeout, ThreadSlot, ThreadSlots};
+use crate::io::thread_slots::{CallTimeout, ThreadSlot};
 use crate::timer::Rng;
 use port::Ports;
 use queue::{AcceptQueues, QueueState};
@@ -80,18 +80,7 @@ impl Checker {
         }
     }
 
-    /// Performs one check without an owner, in a slot of its own.
-    pub async fn check(&self, spec: &MonitorSpec, timeout: Duration) -> Outcome {
-        let question = Question {
-            spec: spec.clone(),
-            timeout,
-            targets: Vec::new(),
-        };
-        let place = Some(ThreadSlots::new(1).take().await);
-        self.check_for(None, &question, place).await
-    }
-
-    /// The same for `owner`, with a slot if it [`blocks`]. It returns shortly after `timeout` at the latest.
+    /// Performs one check for `owner`, with a slot if it [`blocks`]. It returns shortly after `timeout` at the latest.
     /// Dropping the future ends the check and kills its command; a blocking call holds its slot until it
     /// returns.
     pub async fn check_for(

@@ -388,7 +388,7 @@ fn is_missing(error: Errno) -> bool {
 
 /// Tries to bind the port on all addresses: only EADDRINUSE means that it is open. Other errors must not
 /// count as open: without CAP_NET_BIND_SERVICE every low port would.
-pub fn bind_test(protocol: Protocol, port: u16) -> PortState {
+fn bind_test(protocol: Protocol, port: u16) -> PortState {
     let mut want = None;
     for family in Family::ALL {
         match try_bind(protocol, family, port) {
@@ -460,6 +460,8 @@ const REMEMBERED_COOKIES: usize = 4096;
 mod tests {
     use super::*;
     use nix::sys::socket::sockopt::ReusePort;
+    use sidecast_lab::run;
+    use std::net::{TcpListener, TcpStream, UdpSocket};
 
     fn socket_on(addr: &str, rqueue: u32) -> Socket {
         Socket {
@@ -664,6 +666,41 @@ mod tests {
         requests(&ports, Protocol::Udp, second_port);
         // It is of this process.
         assert_eq!(requests(&ports, Protocol::Udp, first_port), (false, 2));
+    }
+
+    #[test]
+    fn binding_tells_in_use_from_everything_else() {
+        sidecast_lab::in_namespace(|| {
+            run("ip link set lo up");
+            for addr in ["0.0.0.0:5000", "[::]:5000"] {
+                for protocol in [Protocol::Tcp, Protocol::Udp] {
+                    let test = || bind_test(protocol, 5000);
+                    assert!(matches!(test(), PortState::Closed(_)));
+                    if protocol == Protocol::Udp {
+                        let _service = UdpSocket::bind(addr).unwrap();
+                        assert!(test().is_open(), "{addr}");
+                        continue;
+                    }
+                    let service = TcpListener::bind(addr).unwrap();
+                    assert!(test().is_open(), "{addr}");
+                    // The end that closes first is left in TIME_WAIT.
+                    let client = TcpStream::connect("127.0.0.1:5000").unwrap();
+                    drop(service.accept().unwrap());
+                    drop((client, service));
+                    assert!(run("ss -Htan state time-wait").contains(":5000"));
+                    assert!(matches!(test(), PortState::Closed(_)), "{:?}", test());
+                }
+            }
+            // No right to bind: nothing is known, and it must not look like "in use".
+            let mut sets = rustix::thread::capabilities(None).unwrap();
+            sets.effective = rustix::thread::CapabilitySet::empty();
+            rustix::thread::set_capabilities(None, sets).unwrap();
+            let state = bind_test(Protocol::Tcp, 80);
+            assert!(
+                matches!(&state, PortState::Unknown(why) if why.contains("Permission denied")),
+                "{state:?}"
+            );
+        });
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use super::kernel::Kernel;
 use super::owner::{AddressDump, AddressOwner};
-use crate::net::{Family, Prefix};
+use crate::net::Family;
 use crate::netlink::address::{self};
 use crate::netlink::link::{self, Link};
 use crate::netlink::route::{self, LocalRoute, RT_TABLE_LOCAL, RTN_LOCAL, Route};
@@ -28,20 +28,6 @@ impl Kernel {
             Some(Ok(AddressChanged::Added(added))) => Ok(added),
             Some(Err(error)) => Err(error),
             Some(Ok(AddressChanged::Removed(_))) | None => Ok(Added::Done),
-        }
-    }
-
-    /// Removes a VIP that is ours.
-    pub async fn remove_address(
-        &mut self,
-        interface: &str,
-        prefix: Prefix,
-    ) -> Result<Removed, NetlinkError> {
-        let change = AddressChange::Remove(interface.to_owned(), prefix);
-        match self.change_addresses(&[change]).await.pop() {
-            Some(Ok(AddressChanged::Removed(removed))) => Ok(removed),
-            Some(Err(error)) => Err(error),
-            Some(Ok(AddressChanged::Added(_))) | None => Ok(Removed::Done),
         }
     }
 

@@ -8,7 +8,7 @@ use crate::net::Family;
 use crate::netlink::address::{self, Address};
 use crate::netlink::link::{self, Link};
 use crate::netlink::neighbor::{self, Neighbor};
-use crate::netlink::nftables::{Counter, NatChange, NatTable};
+use crate::netlink::nftables::{Counter, NatChange};
 use crate::netlink::route::{self, RT_TABLE_MAIN, RTN_LOCAL, RTN_UNICAST, Route};
 use crate::netlink::{ENOENT, NetlinkError};
 use nix::sys::socket::SockProtocol;
@@ -186,19 +186,8 @@ impl Kernel {
         }
     }
 
-    /// Replaces all NAT rules in one transaction. The tables are deleted with this `Kernel`.
-    pub async fn replace_nat(&mut self, table: &NatTable) -> Result<(), NetlinkError> {
-        if self.nat.is_none() && table.rules.is_empty() {
-            return Ok(());
-        }
-        let nat = match self.nat.take() {
-            Some(nat) => nat,
-            None => Nat::open()?,
-        };
-        self.nat.insert(nat).replace(table).await
-    }
-
-    /// Adds and removes NAT rules of the table `name` in one transaction.
+    /// Adds and removes NAT rules of the table `name` in one transaction. The tables are deleted with this
+    /// `Kernel`.
     pub async fn update_nat(&mut self, name: &str, change: NatChange) -> Result<(), NetlinkError> {
         if self.nat.is_none() && change.add.is_empty() {
             return Ok(());

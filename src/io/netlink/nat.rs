@@ -42,12 +42,6 @@ impl Nat {
         }
     }
 
-    /// Replaces all rules: their difference is applied by [`Nat::update`].
-    pub async fn replace(&mut self, wanted: &NatTable) -> Result<(), NetlinkError> {
-        let change = self.tables.change_to(&wanted.rules);
-        self.update(&wanted.name, change).await
-    }
-
     /// Adds and removes rules in one transaction, whose cost does not depend on the number of rules. If that
     /// fails all are replaced. If another process owns a table of that name, ours is named `NAME_PID`. The
     /// conntrack entries of changed UDP rules are deleted, so that existing flows follow the new rules.

@@ -78,28 +78,6 @@ impl PeerNetwork {
     }
 }
 
-#[cfg(test)]
-impl PeerNetwork {
-    /// The first of `bgp.peers`, on-link at eth0.
-    pub fn on_eth0(remote: IpAddr, local: Ipv4Addr) -> Self {
-        Self {
-            settings_index: 0,
-            remote,
-            scope_id: 0,
-            obstacle: None,
-            interface: Some("eth0".to_owned()),
-            carrier: true,
-            carrier_changes: 0,
-            gateway: None,
-            configured_local: false,
-            local: Some(local.into()),
-            next_hop4: Some(local),
-            next_hop6: None,
-            first_hops: FirstHops::new(),
-        }
-    }
-}
-
 /// What is derived from the kernel's tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Network {
@@ -559,6 +537,27 @@ mod tests {
     use crate::net::Asn;
     use crate::netlink::neighbor::NTF_ROUTER;
     use crate::netlink::route::NextHop;
+
+    impl PeerNetwork {
+        /// The first of `bgp.peers`, on-link at eth0.
+        pub fn on_eth0(remote: IpAddr, local: Ipv4Addr) -> Self {
+            Self {
+                settings_index: 0,
+                remote,
+                scope_id: 0,
+                obstacle: None,
+                interface: Some("eth0".to_owned()),
+                carrier: true,
+                carrier_changes: 0,
+                gateway: None,
+                configured_local: false,
+                local: Some(local.into()),
+                next_hop4: Some(local),
+                next_hop6: None,
+                first_hops: FirstHops::new(),
+            }
+        }
+    }
 
     const LO: u32 = 1;
     const ETH0: u32 = 2;

@@ -335,12 +335,6 @@ impl Peer {
         self.send_routes(now);
     }
 
-    /// The wanted set, as text.
-    #[cfg(test)]
-    pub fn wanted(&self) -> String {
-        format!("{:?}", self.rib.wanted())
-    }
-
     /// The state, as RFC 4271 §8.2.2 names it.
     pub fn state(&self) -> StateName {
         self.reported_state

@@ -123,11 +123,6 @@ impl AdjRibOut {
         known.find(|known| ***known == *attributes)
     }
 
-    #[cfg(test)]
-    pub(super) fn wanted(&self) -> &BTreeMap<Prefix, Arc<PathAttributes>> {
-        &self.wanted
-    }
-
     /// A session is established: all routes and an End-of-RIB for each family are due. With
     /// `hold_end_of_rib` the latter waits for [`AdjRibOut::release_end_of_rib`].
     pub fn begin(&mut self, negotiated: Negotiated, hold_end_of_rib: bool) {
@@ -612,6 +607,10 @@ mod tests {
     }
 
     impl AdjRibOut {
+        pub(in crate::bgp) fn wanted(&self) -> &BTreeMap<Prefix, Arc<PathAttributes>> {
+            &self.wanted
+        }
+
         fn fill_now(&mut self, room: usize) -> OutgoingMessages {
             let (now, offset) = (Instant::now(), 0);
             self.fill(room, Position { now, offset })

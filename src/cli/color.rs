@@ -21,13 +21,6 @@ pub enum Tone {
 }
 
 impl Color {
-    /// No colors.
-    #[cfg(test)]
-    pub const OFF: Self = Self(false);
-    /// Colors, for tests.
-    #[cfg(test)]
-    pub const ON: Self = Self(true);
-
     /// Colors if standard output is a terminal.
     pub fn of_stdout() -> Self {
         let set = |name: &str| env::var_os(name).is_some_and(|value| !value.is_empty());
@@ -53,6 +46,13 @@ impl Color {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Color {
+        /// No colors.
+        pub const OFF: Self = Self(false);
+        /// Colors.
+        pub const ON: Self = Self(true);
+    }
 
     #[test]
     fn only_a_terminal_is_painted() {

@@ -429,12 +429,12 @@ fn each_problem_has_its_line_key_and_value() {
 fn all_problems_come_at_once_in_the_order_of_the_file() {
     let text = "agent:\n  monitor_interval: 10\n  listen: x\nbgp:\n  local_as: x\n  med: -1\n\
                 apps:\n- name: a\n  vip: 192.0.2.1\n  monitors:\n  - port:tcp:80\n  - port:tcp:0\n- name: ''\n";
-    let lines: Vec<usize> = load_with(text, &[], &[])
-        .unwrap_err()
-        .0
-        .iter()
-        .filter_map(Problem::line)
-        .collect();
+    let problems = load_with(text, &[], &[]).unwrap_err().0;
+    let line = |problem: &Problem| match problem.place {
+        Place::File(_, line) => Some(line),
+        Place::Env(_) | Place::Flag | Place::Default => None,
+    };
+    let lines: Vec<usize> = problems.iter().filter_map(line).collect();
     assert_eq!(lines, [2, 3, 5, 6, 9, 12, 13, 13]);
 }
 

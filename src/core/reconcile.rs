@@ -97,7 +97,7 @@ impl Core {
     }
 
     /// The lifetime of an address that is not renewed.
-    fn lease(&self) -> Option<Duration> {
+    pub(super) fn lease(&self) -> Option<Duration> {
         match self.config.agent.vip_lease {
             Lease::Off => None,
             Lease::Fixed(lease) => Some(lease),
@@ -250,53 +250,5 @@ impl Core {
             code,
             why: why.to_owned(),
         });
-    }
-}
-
-/// For tests of the queue: every change must be reconciled without a resync.
-#[cfg(test)]
-impl Core {
-    /// Disables the resync.
-    pub fn without_resync(&mut self) {
-        self.resync_at = None;
-    }
-
-    /// Reconciles everything now.
-    pub fn resync(&mut self, now: Instant) {
-        self.enqueue_all();
-        self.reconcile(now);
-    }
-
-    /// From now on the queue loses one app in ten.
-    pub fn forget_one_in_ten(&mut self, seed: u64) {
-        self.registry.forget_one_in_ten(seed);
-    }
-
-    /// The queue loses nothing from now on.
-    pub fn remember_all(&mut self) {
-        self.registry.remember_all();
-    }
-
-    /// Asserts that the indexes of the registry agree with the apps.
-    pub fn assert_indexes(&self) {
-        self.registry.assert_indexes();
-    }
-
-    /// What is wanted, applied, advertised and shown, and the next deadline.
-    pub fn debug_snapshot(&self, now: Instant) -> String {
-        let wanted: Vec<String> = self
-            .registry
-            .vips()
-            .iter()
-            .map(|vip| format!("{vip} {:?}", self.desired(vip, self.lease())))
-            .collect();
-        let due = self.poll_timeout();
-        let due = due.map(|at| at.saturating_duration_since(now));
-        format!(
-            "{wanted:#?}\n{:#?}\n{:#?}\n{:#?}\n{due:?}",
-            self.kernel.applied(),
-            self.peers.routes(),
-            self.apps(now, None).collect::<Vec<_>>()
-        )
     }
 }

@@ -16,17 +16,6 @@ pub struct Problem {
     pub message: String,
 }
 
-#[cfg(test)]
-impl Problem {
-    /// The line of the file, where it is in one.
-    pub fn line(&self) -> Option<usize> {
-        match self.place {
-            Place::File(_, line) => Some(line),
-            Place::Env(_) | Place::Flag | Place::Default => None,
-        }
-    }
-}
-
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.place)?;

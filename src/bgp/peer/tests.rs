@@ -3,3 +3,12 @@
 mod network;
 mod sim;
 mod transcript;
+
+use super::Peer;
+
+impl Peer {
+    /// The wanted set, as text.
+    pub fn wanted(&self) -> String {
+        format!("{:?}", self.rib.wanted())
+    }
+}

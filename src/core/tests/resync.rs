@@ -1,14 +1,46 @@
 //! What makes it safe to look at changed apps alone: after every event a look at everything changes
 //! nothing, and what was forgotten is put right by the next full pass.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::bench::{Bench, config, name, prefix, secs};
 use crate::app::Source;
 use crate::config::Config;
 use crate::consul::{Catalog, Check, Checks, Query, Service, Status};
-use crate::core::{ConsulReport, Event, StepError};
+use crate::core::{ConsulReport, Core, Event, StepError};
 use crate::timer::Rng;
+
+/// For tests of the queue: every change must be reconciled without a resync.
+impl Core {
+    /// Disables the resync.
+    fn without_resync(&mut self) {
+        self.resync_at = None;
+    }
+
+    /// Reconciles everything now.
+    fn resync(&mut self, now: Instant) {
+        self.enqueue_all();
+        self.reconcile(now);
+    }
+
+    /// What is wanted, applied, advertised and shown, and the next deadline.
+    fn debug_snapshot(&self, now: Instant) -> String {
+        let wanted: Vec<String> = self
+            .registry
+            .vips()
+            .iter()
+            .map(|vip| format!("{vip} {:?}", self.desired(vip, self.lease())))
+            .collect();
+        let due = self.poll_timeout();
+        let due = due.map(|at| at.saturating_duration_since(now));
+        format!(
+            "{wanted:#?}\n{:#?}\n{:#?}\n{:#?}\n{due:?}",
+            self.kernel.applied(),
+            self.peers.routes(),
+            self.apps(now, None).collect::<Vec<_>>()
+        )
+    }
+}
 
 const MONITORS: [&str; 5] = [
     "port:udp:53",
@@ -186,7 +218,7 @@ fn new_bench() -> Bench {
 
 /// Looks at everything, and nothing may come of it.
 fn assert_nothing_forgotten(bench: &mut Bench, seed: u64, step: usize) {
-    bench.core.assert_indexes();
+    bench.core.registry.assert_indexes();
     let before = bench.core.debug_snapshot(bench.now);
     bench.core.resync(bench.now);
     let output = bench.core.poll_output();
@@ -218,7 +250,7 @@ fn what_the_queue_loses_is_reconciled_by_the_next_resync() {
             let mut chance = Rng::new(seed);
             let mut bench = new_bench();
             if forgetful {
-                bench.core.forget_one_in_ten(seed);
+                bench.core.registry.forget_one_in_ten(seed);
             }
             for _ in 0..40 {
                 event(&mut bench, &mut chance);
@@ -232,7 +264,7 @@ fn what_the_queue_loses_is_reconciled_by_the_next_resync() {
             for monitor in MONITORS {
                 bench.says(monitor, true);
             }
-            bench.core.remember_all();
+            bench.core.registry.remember_all();
             bench.core.resync(bench.now);
             bench.reconcile();
             bench.advance(secs(200));
@@ -280,7 +312,7 @@ fn monitors_of_one_port_that_come_and_go_keep_their_checks() {
             .collect();
         bench.core.reload(bench.now, with(&some));
         bench.advance(secs(1));
-        bench.core.assert_indexes();
+        bench.core.registry.assert_indexes();
         assert!(bench.is_announced("192.0.2.1/32"), "step {step}: {some:?}");
         assert_eq!(bench.app("a").monitors.len(), some.len());
     }

@@ -84,17 +84,6 @@ impl Socket {
         })
     }
 
-    /// Uses one end of a socket pair; the test plays the kernel on the other.
-    #[cfg(test)]
-    pub(super) fn with_socket(fd: OwnedFd) -> Self {
-        Self {
-            fd: Async::new(fd).expect("a descriptor"),
-            seq: 0,
-            has_stale_replies: false,
-            buffer_size: Cell::new(BUFFER_SIZE),
-        }
-    }
-
     /// Makes the kernel apply the filters of dumps, if it can.
     pub fn strict(self) -> Self {
         let _ = setsockopt(&self.fd, StrictCheck, &true);
@@ -593,6 +582,18 @@ const FOREIGN_DATAGRAMS: usize = 16;
 mod tests {
     use super::*;
     use crate::netlink::message::NLM_F_ACK;
+
+    impl Socket {
+        /// Uses one end of a socket pair; the test plays the kernel on the other.
+        pub(in crate::io::netlink) fn with_socket(fd: OwnedFd) -> Self {
+            Self {
+                fd: Async::new(fd).expect("a descriptor"),
+                seq: 0,
+                has_stale_replies: false,
+                buffer_size: Cell::new(BUFFER_SIZE),
+            }
+        }
+    }
 
     fn requests(count: usize, payload: usize) -> Vec<Request> {
         let request = Request::new("test", 20, NLM_F_ACK, |w| w.raw(&vec![0; payload])).unwrap();

@@ -29,8 +29,8 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::few::Few;
 use crate::net::{ParseError, Prefix, decimal, parse_cidr};
+use crate::small_set::SmallSet;
 use crate::text::needs_escape;
 
 /// A service as registered. Two with the same definition are equal; the source counts as part of it.
@@ -39,9 +39,9 @@ pub struct App {
     pub name: AppName,
     pub source: Source,
     /// Never empty.
-    pub vips: Few<Vip>,
+    pub vips: SmallSet<Vip>,
     /// Empty: always healthy, as in GoCast.
-    pub monitors: Few<Monitor>,
+    pub monitors: SmallSet<Monitor>,
     pub nats: BTreeSet<NatSpec>,
     /// The app's own; the global ones are `config::Bgp::attributes`.
     pub attributes: Attributes,
@@ -445,8 +445,8 @@ mod tests {
         let mut app = App {
             name: "web".parse().unwrap(),
             source: Source::Consul,
-            vips: Few::default(),
-            monitors: Few::default(),
+            vips: SmallSet::default(),
+            monitors: SmallSet::default(),
             nats: BTreeSet::new(),
             attributes: Attributes::default(),
             when_down: RouteAction::default(),
@@ -533,13 +533,13 @@ mod tests {
     #[test]
     fn attributes_add_communities_and_the_upper_wins() {
         let low = Attributes {
-            communities: Few::from([Community::new(1, 1)]),
+            communities: SmallSet::from([Community::new(1, 1)]),
             med: Some(1),
             local_pref: Some(5),
             ..Attributes::default()
         };
         let over = Attributes {
-            communities: Few::from([Community::new(1, 2)]),
+            communities: SmallSet::from([Community::new(1, 2)]),
             med: Some(0),
             ..Attributes::default()
         };

@@ -10,8 +10,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::app::{AppName, Attributes, Protocol};
-use crate::few::Few;
 use crate::net::{PeerName, Prefix};
+use crate::small_set::SmallSet;
 
 /// What a VIP's address looks like in the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,7 +49,7 @@ pub type NatRules = BTreeMap<Prefix, BTreeSet<NatRule>>;
 pub struct Route {
     pub attributes: Attributes,
     /// To whom alone it is announced; empty: to all peers.
-    pub peers: Few<PeerName>,
+    pub peers: SmallSet<PeerName>,
 }
 
 /// The routes of this host.

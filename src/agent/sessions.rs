@@ -4,10 +4,10 @@ use super::Executor;
 use crate::bgp::peer::{self, ConnId};
 use crate::core::{Core, Event, Transport};
 use crate::discovery::PeerName;
-use crate::few::Few;
 use crate::io::bgp::{ConnectionHandle, Target};
 use crate::io::sockopt::{self, SessionOptions};
 use crate::io::speakers;
+use crate::small_set::SmallSet;
 use smol::channel::Sender;
 use smol::future::FutureExt;
 use smol::{Async, Timer};
@@ -208,7 +208,7 @@ impl Sessions {
 
     /// Polls every few milliseconds, at first every one, until these peers have acknowledged everything sent, for a
     /// little over a second: then it says nothing, and the core's own time for it is over.
-    pub fn await_acknowledged(&mut self, peers: Few<PeerName>) {
+    pub fn await_acknowledged(&mut self, peers: SmallSet<PeerName>) {
         let (links, events) = (self.links.clone(), self.events.clone());
         let wait = async move {
             for poll in 0..ACK_POLLS {

@@ -7,8 +7,8 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use super::port;
-use crate::few::Few;
 use crate::net::{ParseError, decimal};
+use crate::small_set::SmallSet;
 
 /// The parts of a URL to request.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,7 +83,7 @@ impl FromStr for HttpUrl {
 
 /// Accepted HTTP status codes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct StatusRanges(Few<(u16, u16)>);
+pub struct StatusRanges(SmallSet<(u16, u16)>);
 
 impl StatusRanges {
     /// Whether a status code is accepted.
@@ -100,7 +100,7 @@ impl StatusRanges {
 impl Default for StatusRanges {
     /// 2xx and 3xx.
     fn default() -> Self {
-        Self(Few::from([(200, 399)]))
+        Self(SmallSet::from([(200, 399)]))
     }
 }
 
@@ -136,7 +136,7 @@ impl FromStr for StatusRanges {
         };
         s.split(',')
             .map(range)
-            .collect::<Option<Few<_>>>()
+            .collect::<Option<SmallSet<_>>>()
             .map(Self)
             .ok_or_else(|| ParseError::new(s, "a list of status codes such as 204, 200-299 or 2xx"))
     }

@@ -6,13 +6,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::PathProof;
-use crate::few::Few;
 use crate::net::{Community, ExtCommunity, LargeCommunity, ParseError, PeerName, decimal};
 use crate::schema::kinds::{
     FilePath, Interval, Number, Opt, OrOff, Parsed, Quoted, Set, Time, quoted,
 };
 use crate::schema::{Context, EVERYWHERE, Flatten, Kind, Section, Shape, ValueAt, duration};
 use crate::section;
+use crate::small_set::SmallSet;
 
 section! {
     /// Intervals and thresholds of monitors, as written for an app or for one monitor.
@@ -138,7 +138,7 @@ impl Attributes {
     }
 }
 
-fn union<T: Ord + Copy>(one: &[T], other: &[T]) -> Few<T> {
+fn union<T: Ord + Copy>(one: &[T], other: &[T]) -> SmallSet<T> {
     one.iter().chain(other).copied().collect()
 }
 
@@ -299,7 +299,7 @@ impl LastResort {
     /// highest, which some routers read as "none".
     fn attributes() -> Attributes {
         Attributes {
-            communities: Few::from([Community::GRACEFUL_SHUTDOWN]),
+            communities: SmallSet::from([Community::GRACEFUL_SHUTDOWN]),
             med: Some(u32::MAX - 1),
             local_pref: Some(0),
             as_path_prepend: Some(10),

@@ -7,8 +7,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::{EncodeContext, SessionType};
-use crate::few::Few;
 use crate::net::{Asn, Community, ExtCommunity, LargeCommunity, Origin};
+use crate::small_set::SmallSet;
 use crate::wire::Writer;
 
 /// A path attribute's type code.
@@ -95,9 +95,9 @@ pub struct PathAttributes {
     pub med: Option<u32>,
     /// Sent on iBGP only (RFC 4271 §5.1.5).
     pub local_pref: Option<u32>,
-    pub communities: Few<Community>,
-    pub large_communities: Few<LargeCommunity>,
-    pub ext_communities: Few<ExtCommunity>,
+    pub communities: SmallSet<Community>,
+    pub large_communities: SmallSet<LargeCommunity>,
+    pub ext_communities: SmallSet<ExtCommunity>,
 }
 
 impl PathAttributes {
@@ -109,9 +109,9 @@ impl PathAttributes {
             next_hop,
             med: None,
             local_pref: None,
-            communities: Few::default(),
-            large_communities: Few::default(),
-            ext_communities: Few::default(),
+            communities: SmallSet::default(),
+            large_communities: SmallSet::default(),
+            ext_communities: SmallSet::default(),
         }
     }
 }
@@ -301,9 +301,9 @@ mod tests {
             as_path: AsPath::sequence([asn(70000)]),
             med: Some(1),
             local_pref: Some(100),
-            communities: Few::from([Community::GRACEFUL_SHUTDOWN]),
-            large_communities: Few::from(["1:2:3".parse().unwrap()]),
-            ext_communities: Few::from(["rt:65001:1".parse().unwrap()]),
+            communities: SmallSet::from([Community::GRACEFUL_SHUTDOWN]),
+            large_communities: SmallSet::from(["1:2:3".parse().unwrap()]),
+            ext_communities: SmallSet::from(["rt:65001:1".parse().unwrap()]),
             ..PathAttributes::new(addr("10.0.0.2"))
         };
         for (session, expected) in [

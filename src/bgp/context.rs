@@ -1,8 +1,8 @@
 //! The session parameters that encoding and decoding of messages depend on.
 
 use super::SessionType;
-use crate::few::Few;
 use crate::net::{Asn, Family, RouterId};
+use crate::small_set::SmallSet;
 
 /// What decoding depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub struct DecodeContext {
     pub session: SessionType,
     /// AS numbers in paths are four octets wide (RFC 6793).
     pub four_octet_as: bool,
-    pub families: Few<Family>,
+    pub families: SmallSet<Family>,
     /// IPv4 routes may have an IPv6 next hop (RFC 8950).
     pub extended_next_hop: bool,
     pub enhanced_route_refresh: bool,
@@ -33,7 +33,7 @@ impl DecodeContext {
                 SessionType::Ebgp
             },
             four_octet_as: false,
-            families: Few::from([Family::Ipv4]),
+            families: SmallSet::from([Family::Ipv4]),
             extended_next_hop: false,
             enhanced_route_refresh: false,
         }

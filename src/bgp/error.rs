@@ -4,8 +4,8 @@
 use std::fmt;
 
 use super::{HeaderError, MessageType};
-use crate::few::Few;
 use crate::net::{Asn, Family};
+use crate::small_set::SmallSet;
 
 /// Why an OPEN ends the session (RFC 4271 §6.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub enum OpenError {
     },
     /// No address family in common; ours are the capabilities the peer lacks (RFC 5492 §5).
     NoCommonFamily {
-        ours: Few<Family>,
+        ours: SmallSet<Family>,
     },
     /// The length of the optional parameters, of one of them or of a capability does not match its content.
     Malformed,

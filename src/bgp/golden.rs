@@ -8,8 +8,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::*;
-use crate::few::Few;
 use crate::net::{Asn, Prefix, RouterId};
+use crate::small_set::SmallSet;
 
 mod tests;
 
@@ -67,7 +67,7 @@ pub(super) fn negotiated() -> Negotiated {
         local_router_id: id("10.0.0.1"),
         peer_router_id: id("10.0.0.2"),
         hold_time: Some(Duration::from_secs(90)),
-        families: Few::from(Family::ALL),
+        families: SmallSet::from(Family::ALL),
         four_octet_as: true,
         route_refresh: true,
         enhanced_route_refresh: true,

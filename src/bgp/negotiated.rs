@@ -6,8 +6,8 @@ use super::framer::{MAX_LEN, MAX_LEN_EXTENDED};
 use super::{
     Capability, DecodeContext, EncodeContext, GracefulRestart, Open, OpenError, SessionType,
 };
-use crate::few::Few;
 use crate::net::{Asn, Family, RouterId};
+use crate::small_set::SmallSet;
 
 /// The session parameters negotiated by two OPENs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub struct Negotiated {
     pub peer_router_id: RouterId,
     /// The smaller of both; `None` for zero: no hold and no keepalive timer.
     pub hold_time: Option<Duration>,
-    pub families: Few<Family>,
+    pub families: SmallSet<Family>,
     pub four_octet_as: bool,
     /// The peer has the route refresh capability. Its own requests are always answered.
     pub route_refresh: bool,
@@ -42,7 +42,7 @@ impl Negotiated {
     pub fn new(ours: &Open, theirs: &Open) -> Result<Self, OpenError> {
         let of_peer = theirs.families();
         let both = |family: &Family| of_peer.contains(family);
-        let families: Few<Family> = ours.families().into_iter().filter(both).collect();
+        let families: SmallSet<Family> = ours.families().into_iter().filter(both).collect();
         if families.is_empty() {
             return Err(OpenError::NoCommonFamily {
                 ours: ours.families(),

@@ -8,8 +8,8 @@ use super::{
     AfiSafi, AttributeCode, Capability, Cease, Frame, HeaderError, MessageType, OpenError,
     ProtocolError, UnexpectedIn, UpdateError, capability,
 };
-use crate::few::Few;
 use crate::net::Family;
+use crate::small_set::SmallSet;
 use crate::wire::Reader;
 
 /// A NOTIFICATION.
@@ -288,7 +288,7 @@ impl From<&ProtocolError> for Notification {
 }
 
 /// Capabilities as an Unsupported Capability lists them (RFC 5492 §5).
-fn multiprotocol(families: &Few<Family>) -> Vec<u8> {
+fn multiprotocol(families: &SmallSet<Family>) -> Vec<u8> {
     let list: Vec<Capability> = families
         .iter()
         .map(|family| Capability::Multiprotocol((*family).into()))

@@ -8,8 +8,8 @@ use super::{
     Capability, DecodeContext, ExtendedNextHop, GracefulRestart, HeaderError, OpenError,
     ProtocolError, capability,
 };
-use crate::few::Few;
 use crate::net::{Asn, Family, RouterId};
+use crate::small_set::SmallSet;
 use crate::wire::{Reader, TooLong, WireError, Writer};
 
 /// An OPEN.
@@ -55,7 +55,7 @@ impl Open {
     }
 
     /// The offered families: IPv4 alone without a multiprotocol capability (RFC 4760 §8).
-    pub fn families(&self) -> Few<Family> {
+    pub fn families(&self) -> SmallSet<Family> {
         let mut named = self
             .capabilities
             .iter()
@@ -457,7 +457,7 @@ mod tests {
         assert_eq!(all.session, SessionType::Ebgp);
         assert_eq!(all.hold_time, Some(Duration::from_secs(30)));
         assert_eq!(all.keepalive(), Some(Duration::from_secs(10)));
-        assert_eq!(all.families, Few::from(Family::ALL));
+        assert_eq!(all.families, SmallSet::from(Family::ALL));
         assert_eq!(all.max_len(), MAX_LEN_EXTENDED);
         assert!(all.four_octet_as && all.route_refresh && all.enhanced_route_refresh);
         assert!(all.extended_next_hop);
@@ -480,14 +480,14 @@ mod tests {
             "zero is no timer, not a timer of zero"
         );
         assert_eq!(bare.keepalive(), None);
-        assert_eq!(bare.families, Few::from([Family::Ipv4]), "RFC 4760 §8");
+        assert_eq!(bare.families, SmallSet::from([Family::Ipv4]), "RFC 4760 §8");
         assert_eq!(bare.max_len(), MAX_LEN);
         assert!(!bare.four_octet_as && !bare.route_refresh && !bare.extended_next_hop);
         assert_eq!(bare.graceful_restart, None);
 
         let only6 = Negotiated::new(&ours, &offer(65001, 9, vec![mp(Family::Ipv6), enhe()]));
         let only6 = only6.unwrap();
-        assert_eq!(only6.families, Few::from([Family::Ipv6]));
+        assert_eq!(only6.families, SmallSet::from([Family::Ipv6]));
         assert!(!only6.extended_next_hop, "there is no IPv4 to carry");
         let old = Negotiated::new(&ours, &offer(65001, 9, vec![enhe()])).unwrap();
         assert!(!old.extended_next_hop, "it knows no MP_REACH_NLRI");

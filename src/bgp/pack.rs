@@ -238,8 +238,8 @@ mod tests {
     use super::super::reader::{Decoded, Update, decode};
     use super::super::{AsPath, DecodeContext, MAX_LEN, SessionType};
     use super::*;
-    use crate::few::Few;
     use crate::net::Community;
+    use crate::small_set::SmallSet;
     use crate::timer::Rng;
     use std::collections::BTreeSet;
 
@@ -349,7 +349,7 @@ mod tests {
         let withdrawn = BTreeSet::from([host4(2), host6(2)]);
         for family in Family::ALL {
             let one = Negotiated {
-                families: Few::from([family]),
+                families: SmallSet::from([family]),
                 ..negotiated()
             };
             let sent: Vec<PackedUpdate> = Packer::new(&withdrawn, &routes, &one, MAX_LEN).collect();
@@ -461,7 +461,7 @@ mod tests {
                 negotiated.session = SessionType::Ibgp;
             }
             if flag(&mut chance) {
-                negotiated.families = Few::from([Family::Ipv4]);
+                negotiated.families = SmallSet::from([Family::Ipv4]);
             }
             let max_len = if flag(&mut chance) { MAX_LEN } else { 1000 };
 

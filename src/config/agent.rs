@@ -8,7 +8,6 @@ use super::{Bgp, Lease, Listen, ListenAddr};
 use crate::app::{
     Attributes, DrainWait, HttpUrl, LastResort, PathProof, Source, VipPresence, WhenDown,
 };
-use crate::few::Few;
 use crate::net::{Prefix, is_interface_name};
 use crate::schema::kinds::{
     FilePath, GocastInterval, Interval, List, Number, Opt, OrOff, Parsed, Secret, Text, Time,
@@ -17,6 +16,7 @@ use crate::schema::kinds::{
 use crate::schema::tree::{Node, Place};
 use crate::schema::{Context, Custom, Derived, Fields, Key, Kind, Section, Shape, Split, ValueAt};
 use crate::section;
+use crate::small_set::SmallSet;
 
 section! {
     /// The process itself.
@@ -376,18 +376,18 @@ impl Validate for Token {
 pub struct ExecSources;
 
 impl Kind for ExecSources {
-    type Value = Few<Source>;
+    type Value = SmallSet<Source>;
     const SHAPE: Shape = Shape::List(Split::Commas, &Shape::Text);
 
-    fn parse(text: &str) -> Result<Few<Source>, String> {
+    fn parse(text: &str) -> Result<SmallSet<Source>, String> {
         text.split(',').map(parsed).collect()
     }
 
-    fn write(sources: &Few<Source>) -> Option<String> {
+    fn write(sources: &SmallSet<Source>) -> Option<String> {
         Some(list(sources))
     }
 
-    fn read(cx: &mut Context<'_>, at: &ValueAt<'_>) -> Option<Few<Source>> {
+    fn read(cx: &mut Context<'_>, at: &ValueAt<'_>) -> Option<SmallSet<Source>> {
         let sources = read_list(cx, at, |text| match text {
             "none" => Ok(None),
             _ => parsed(text).map(Some),

@@ -5,7 +5,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::Remote;
 use crate::app::Attributes;
-use crate::few::Few;
 use crate::net::{Asn, Family, Origin, RouterId};
 use crate::schema::kinds::{
     Bool, Number, Opt, Parsed, Secret, Set, Time, Validate, Within, ensure, list, parsed, quoted,
@@ -16,6 +15,7 @@ use crate::schema::{
     Context, Custom, Derived, Fields, Flatten, Key, Kind, Section, Shape, Split, ValueAt,
 };
 use crate::section;
+use crate::small_set::SmallSet;
 
 section! {
     /// The speaker.
@@ -402,7 +402,7 @@ pub struct Families;
 impl Validate for Families {
     type Of = Set<Parsed<Family>>;
 
-    fn validate(families: &Few<Family>) -> Result<(), String> {
+    fn validate(families: &SmallSet<Family>) -> Result<(), String> {
         ensure(!families.is_empty(), "should name ipv4, ipv6 or both")
     }
 }

@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use super::{Agent, Bgp, Remote};
 use crate::app::{App, HttpUrl, MonitorSpec, Source, Vip};
-use crate::few::Few;
 use crate::net::{PeerName, Prefix};
 use crate::schema::duration::Shown;
+use crate::small_set::SmallSet;
 
 /// The policy of the sections `agent` and `bgp`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// Consul is configured.
     consul: bool,
-    allow_exec: Few<Source>,
+    allow_exec: SmallSet<Source>,
     allowed_vips: Option<Vec<Prefix>>,
     /// VIPs of all apps together.
     pub max_vips: usize,

@@ -11,12 +11,12 @@ use crate::app::{AppName, MonitorSpec, Protocol, VipTarget};
 use crate::bgp::peer::{self, ConnId};
 use crate::config::{Bgp, PeerSettings, Secret};
 use crate::discovery::{Network, PeerName, PeerNetwork};
-use crate::few::Few;
 use crate::health::Outcome;
 use crate::net::Prefix;
 use crate::path_proof;
 use crate::plan::Step;
 use crate::registry::{AppState, MonitorId};
+use crate::small_set::SmallSet;
 
 /// Input to the core.
 #[derive(Debug)]
@@ -175,7 +175,7 @@ pub enum Output {
     PeersChanged,
     /// Answer [`Event::Acknowledged`] once the kernels of these peers have acknowledged all bytes sent so far.
     AwaitAcknowledged {
-        peers: Few<PeerName>,
+        peers: SmallSet<PeerName>,
     },
     /// Watch the packets for these VIPs and no others; answered by [`Event::Traffic`] until there are none.
     WatchTraffic {

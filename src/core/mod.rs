@@ -49,9 +49,9 @@ pub use view::PeerView;
 use crate::app::MonitorSpec;
 use crate::config::Config;
 use crate::discovery::Network;
-use crate::few::Few;
 use crate::net::{Family, PeerName, Prefix};
 use crate::registry::{self, AckResult, NetworkFacts, Registry};
+use crate::small_set::SmallSet;
 use crate::timer::{EarliestDeadline, next_multiple};
 use bfd::{BfdSessions, LivenessChange};
 use consul::ConsulState;
@@ -116,7 +116,7 @@ enum Acknowledgment {
     /// the shell.
     Pending {
         by: Instant,
-        from: Few<PeerName>,
+        from: SmallSet<PeerName>,
     },
     Requested {
         by: Instant,

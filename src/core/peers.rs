@@ -19,9 +19,9 @@ use crate::bgp::peer::{ConnId, Event, Output as PeerOutput, PeerConfig};
 use crate::bgp::{Cease, Notification};
 use crate::config::Bgp;
 use crate::discovery::{Network, Obstacle, PeerName, PeerNetwork};
-use crate::few::Few;
 use crate::net::{Family, Prefix, RouterId};
 use crate::plan::{Route, Routes};
+use crate::small_set::SmallSet;
 use crate::timer::{EarliestDeadline, Rng};
 pub(super) use paths::Announced;
 use pending::PendingPeer;
@@ -38,7 +38,7 @@ pub(super) struct HostInfo {
 }
 
 /// Peers whose routes are not all known yet, as apps name them: `None`: there are none; an empty set: all.
-pub(super) type Incomplete = Option<Few<PeerName>>;
+pub(super) type Incomplete = Option<SmallSet<PeerName>>;
 
 pub(super) struct Peers {
     sessions: BTreeMap<PeerName, Session>,
@@ -73,7 +73,7 @@ impl Peers {
         Self {
             sessions: BTreeMap::new(),
             routes: Routes::new(),
-            incomplete: Some(Few::default()),
+            incomplete: Some(SmallSet::default()),
             waiting: Vec::new(),
             no_peer: None,
             logged: Vec::new(),
@@ -464,7 +464,7 @@ impl Peers {
     }
 
     /// The established ones among the peers that apps name; none named: among all.
-    pub fn established(&self, among: &[PeerName]) -> Few<PeerName> {
+    pub fn established(&self, among: &[PeerName]) -> SmallSet<PeerName> {
         let sessions = self.sessions.iter();
         let meant = sessions.filter(|(name, s)| s.is_established() && name.is_among(among));
         meant.map(|(name, _)| name.clone()).collect()

@@ -10,10 +10,10 @@ use super::shutdown::{ACKNOWLEDGE_WITHIN, Shutdown};
 use super::{Acknowledgment, Core, Output};
 use crate::bgp::{Cease, Notification};
 use crate::config::Lease;
-use crate::few::Few;
 use crate::net::Prefix;
 use crate::plan::Desired;
 use crate::registry::AckResult;
+use crate::small_set::SmallSet;
 
 impl Core {
     /// Reconciles what is queued: computes the desired state, compares it with the applied state and
@@ -75,7 +75,7 @@ impl Core {
     fn defers_end_of_rib(&mut self) -> Incomplete {
         self.end_of_rib_deferred_until?;
         if self.network.is_none() || !self.knows_services() {
-            return Some(Few::default());
+            return Some(SmallSet::default());
         }
         let unfinished = self.kernel.unfinished();
         let incomplete = self.registry.peers_of_unknown(unfinished);
@@ -190,7 +190,7 @@ impl Core {
         self.registry.request_acknowledgment();
         self.acknowledgment = Acknowledgment::Pending {
             by: now + ACKNOWLEDGE_WITHIN,
-            from: Few::default(),
+            from: SmallSet::default(),
         };
     }
 

@@ -6,15 +6,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::app::Attributes;
 use crate::bgp::{AsPath, PathAttributes};
-use crate::few::Few;
 use crate::net::{Asn, Family, Origin, PeerName, Prefix};
 use crate::plan::{Route, Routes};
+use crate::small_set::SmallSet;
 
 /// What determines the path attributes toward one peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Routing {
     pub peer: PeerName,
-    pub families: Few<Family>,
+    pub families: SmallSet<Family>,
     /// The global attributes with the peer's laid over them.
     pub attributes: Attributes,
     pub origin: Origin,

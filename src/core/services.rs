@@ -8,9 +8,9 @@ use super::consul::{Event, GRACE_EXPIRED, NamedService, Output};
 use crate::app::{App, AppName, AppOptions, Attributes, RouteAction, Source};
 use crate::config::{Config, Refusal, parse_app_from_tags};
 use crate::consul::Service;
-use crate::few::Few;
 use crate::health::Outcome;
 use crate::registry::{DiscoveredApp, MonitorId};
+use crate::small_set::SmallSet;
 
 impl Core {
     /// Whether Consul answers; `None` where it is not configured.
@@ -94,8 +94,8 @@ pub(super) fn app_without_definition(name: AppName, id: &str) -> App {
     App {
         name,
         source: Source::Consul,
-        vips: Few::default(),
-        monitors: Few::default(),
+        vips: SmallSet::default(),
+        monitors: SmallSet::default(),
         nats: BTreeSet::new(),
         attributes: Attributes::default(),
         when_down: RouteAction::Withdraw,

@@ -6,8 +6,8 @@ use std::time::Duration;
 use crate::bgp::Negotiated;
 use crate::bgp::peer::{Counters, StateName};
 use crate::discovery::{Obstacle, PeerName};
-use crate::few::Few;
 use crate::net::{Asn, Family, RouterId};
+use crate::small_set::SmallSet;
 
 use super::Ttl;
 
@@ -33,7 +33,7 @@ pub struct PeerView {
     pub passive: bool,
     /// As configured, in seconds; 0 is off.
     pub hold_time: u16,
-    pub families: Few<Family>,
+    pub families: SmallSet<Family>,
     pub state: StateName,
     /// How long the session has been up, or down.
     pub since: Duration,

@@ -297,8 +297,8 @@ mod tests {
         App {
             name: "dns".parse().unwrap(),
             source: crate::app::Source::Config,
-            vips: crate::few::Few::default(),
-            monitors: crate::few::Few::default(),
+            vips: crate::small_set::SmallSet::default(),
+            monitors: crate::small_set::SmallSet::default(),
             nats: BTreeSet::new(),
             attributes: crate::app::Attributes::default(),
             when_down: crate::app::RouteAction::default(),

@@ -11,8 +11,8 @@ use super::intent::AckResult;
 use super::read::peers_of;
 use super::{DrainReport, DrainSteps, Registry};
 use crate::app::{App, AppName, DrainRequest, RouteAction};
-use crate::few::Few;
 use crate::net::PeerName;
+use crate::small_set::SmallSet;
 
 /// What is drained. An instance's own drain or undrain takes precedence over its service's, and that
 /// over all.
@@ -162,7 +162,7 @@ impl Registry {
 
     /// The peers whose acknowledgment drains wait for, as their apps name them; empty: all peers. Marks those
     /// drains as requested.
-    pub fn request_acknowledgment(&mut self) -> Option<Few<PeerName>> {
+    pub fn request_acknowledgment(&mut self) -> Option<SmallSet<PeerName>> {
         let apps = &mut self.apps;
         let mut mark = |name: &&AppName| {
             let entry = apps.get_mut(*name);

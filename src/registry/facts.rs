@@ -6,8 +6,8 @@ use std::fmt;
 use std::net::IpAddr;
 
 use crate::app::App;
-use crate::few::Few;
 use crate::net::{Family, PeerName, Prefix};
+use crate::small_set::SmallSet;
 
 /// What is known of the network. The default knows nothing and forbids nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -67,7 +67,7 @@ pub enum Problem {
     /// None of the peers that its app names is one of ours.
     NoSuchPeer {
         vip: Prefix,
-        peers: Few<PeerName>,
+        peers: SmallSet<PeerName>,
     },
 }
 

@@ -11,9 +11,9 @@ use super::vip::VipMachine;
 use super::{AppView, MonitorId, MonitorView, NatView, Problem, Registry, VipView};
 use crate::app::{App, AppName, MonitorSpec, NatSpec, PathProof, Source};
 use crate::config::Refusal;
-use crate::few::Few;
 use crate::health::Health;
 use crate::net::{PeerName, Prefix};
+use crate::small_set::SmallSet;
 
 impl Registry {
     /// The names after one, or all of them.
@@ -126,7 +126,7 @@ impl Registry {
 
     /// The peers of apps with a monitor that has not answered yet, or that hold one of these VIPs; `None`:
     /// there is no such app.
-    pub fn peers_of_unknown(&self, vips: &BTreeSet<Prefix>) -> Option<Few<PeerName>> {
+    pub fn peers_of_unknown(&self, vips: &BTreeSet<Prefix>) -> Option<SmallSet<PeerName>> {
         let holders = vips.iter().filter_map(|vip| self.claims.holder(vip));
         let names = self.index.unknown().iter().chain(holders);
         peers_of(names.filter_map(|name| self.definition(name)))
@@ -177,11 +177,11 @@ impl Registry {
 }
 
 /// The peers that apps are announced to, as they name them: empty: all; `None`: there is no app.
-pub(super) fn peers_of<'a>(apps: impl Iterator<Item = &'a App>) -> Option<Few<PeerName>> {
+pub(super) fn peers_of<'a>(apps: impl Iterator<Item = &'a App>) -> Option<SmallSet<PeerName>> {
     let mut peers = Vec::new();
     for app in apps {
         if app.options.peers.is_empty() {
-            return Some(Few::default());
+            return Some(SmallSet::default());
         }
         peers.extend(app.options.peers.iter().cloned());
     }

@@ -9,8 +9,8 @@ use super::entry::Entry;
 use super::{AppState, DeadlineOwner, Output, RegisterOutcome, Registry, ReleasedVip};
 use crate::app::{App, AppName, Attributes, Source, Vip};
 use crate::config::{Agent, Policy, Refusal};
-use crate::few::Few;
 use crate::net::Prefix;
+use crate::small_set::SmallSet;
 
 /// The outcome for an app of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,7 +98,7 @@ impl Registry {
     ) -> (Vec<(AppName, App)>, Vec<AppName>) {
         let held = self.entries().map(|entry| &entry.app);
         let held = held.filter(|app| !app.source.is_remote());
-        let by_vips: BTreeMap<&Few<Vip>, &App> = held.map(|app| (&app.vips, app)).collect();
+        let by_vips: BTreeMap<&SmallSet<Vip>, &App> = held.map(|app| (&app.vips, app)).collect();
         let before = apps.iter().filter_map(|app| {
             let old = *by_vips.get(&app.vips)?;
             let goes_on = old.monitors == app.monitors && old.name != app.name;

@@ -10,8 +10,8 @@ use super::duration::{self, Shown};
 use super::fields::{Context, ValueAt, shown, value_in_file};
 use super::tree::Place;
 use super::{Shape, Split};
-use crate::few::Few;
 use crate::net::{ParseError, decimal};
+use crate::small_set::SmallSet;
 use crate::text::needs_escape;
 
 /// A kind of value.
@@ -256,7 +256,7 @@ impl<K: Kind<Value: Display>> Kind for List<K> {
 pub struct Set<K>(PhantomData<K>);
 
 impl<K: Kind<Value: Display + Ord>> Kind for Set<K> {
-    type Value = Few<K::Value>;
+    type Value = SmallSet<K::Value>;
     const SHAPE: Shape = List::<K>::SHAPE;
 
     fn parse(text: &str) -> Result<Self::Value, String> {

@@ -15,8 +15,8 @@ use crate::core::{
     VipStatus,
 };
 use crate::discovery::Obstacle;
-use crate::few::Few;
 use crate::path_proof::Finding;
+use crate::small_set::SmallSet;
 pub use condition::Condition;
 
 /// The level of the verdict, worst last.
@@ -93,7 +93,7 @@ pub struct Verdict {
     pub reasons: Vec<Reason>,
     /// Number of reasons, including those left out.
     pub count: usize,
-    pub conditions: Few<Condition>,
+    pub conditions: SmallSet<Condition>,
     /// Apps that are drained or in maintenance, in words.
     pub aside: Vec<String>,
     pub warnings: Vec<String>,
@@ -343,7 +343,7 @@ impl Found {
             false => Level::Failing,
         };
         let problems = app.vips.iter().filter_map(|vip| vip.problem.as_deref());
-        let problems: Few<&str> = problems.collect();
+        let problems: SmallSet<&str> = problems.collect();
         if problems.is_empty() {
             return self.add(level, Condition::AppInvalid, Some(app), || {
                 format!("app {} is invalid: {}", app.name, app.why)

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use sidecast::app::AppName;
 use sidecast::core::Event;
-use sidecast::few::Few;
 use sidecast::net::{Family, Prefix};
+use sidecast::small_set::SmallSet;
 
 use crate::world::{APPS, Address, World, app, config};
 
@@ -210,7 +210,7 @@ pub fn repair(world: &mut World) {
     for index in 0..world.routers.len() {
         world.routers[index].up = true;
         world.mend(index);
-        let families = Few::from(Family::ALL);
+        let families = SmallSet::from(Family::ALL);
         if world.routers[index].families != families {
             world.routers[index].families = families;
             world.restart_router(index);

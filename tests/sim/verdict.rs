@@ -8,8 +8,8 @@ use sidecast::app::RouteAction;
 use sidecast::bgp::PathAttributes;
 use sidecast::bgp::peer::StateName;
 use sidecast::core::{AppState, AppView};
-use sidecast::few::Few;
 use sidecast::net::{Community, PeerName, Prefix};
+use sidecast::small_set::SmallSet;
 use sidecast::view::verdict::{Condition, Level, Verdict};
 
 use crate::world::{Router, World};
@@ -31,7 +31,7 @@ pub struct Disagreement {
 }
 
 /// VIPs that must be announced, each to these peers; an empty set: to all.
-type Required = BTreeMap<Prefix, Few<PeerName>>;
+type Required = BTreeMap<Prefix, SmallSet<PeerName>>;
 
 impl Router {
     fn has_all(&self, required: &Required) -> bool {
@@ -135,7 +135,7 @@ impl World {
             };
             reasons.any(|reason| verdict.conditions.contains(reason))
         };
-        let lacks = |router: &Router, (vip, peers): (&Prefix, &Few<PeerName>)| {
+        let lacks = |router: &Router, (vip, peers): (&Prefix, &SmallSet<PeerName>)| {
             router.name.is_among(peers) && !router.rib.contains_key(vip) && !explained(vip)
         };
         let mut routers = self.routers.iter();

@@ -12,10 +12,10 @@ use sidecast::core::{
     AppState, Core, Event, MonitorId, NatRule, Output, Step, StepError, StepId, StepResult,
 };
 use sidecast::discovery::{Interfaces, Network, PeerName, PeerNetwork};
-use sidecast::few::Few;
 use sidecast::health::{Health, Outcome};
 use sidecast::net::{Asn, Family, Prefix, RouterId};
 use sidecast::plan::Subject;
+use sidecast::small_set::SmallSet;
 use sidecast::timer::Rng;
 
 use crate::paths::{Probes, first_hops};
@@ -83,7 +83,7 @@ pub struct Router {
     /// The link is cut: what is sent is held until it is mended.
     pub cut: bool,
     /// The address families that it negotiates.
-    pub families: Few<Family>,
+    pub families: SmallSet<Family>,
     held: VecDeque<Pending>,
     connections: u64,
     connection: Option<Connection>,
@@ -189,7 +189,7 @@ fn network() -> Network {
 }
 
 impl Router {
-    fn new(name: PeerName, families: Few<Family>, now: Instant) -> Self {
+    fn new(name: PeerName, families: SmallSet<Family>, now: Instant) -> Self {
         let mut machine = Peer::new(Self::config(&name, &families), 1);
         machine.handle(now, peer::Event::Start);
         Self {
@@ -209,7 +209,7 @@ impl Router {
         }
     }
 
-    fn config(name: &PeerName, families: &Few<Family>) -> PeerConfig {
+    fn config(name: &PeerName, families: &SmallSet<Family>) -> PeerConfig {
         let asn = |number| Asn::new(number).expect("not 0");
         PeerConfig {
             name: format!("host, as {name} sees it"),

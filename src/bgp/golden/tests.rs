@@ -3,8 +3,8 @@
 use super::super::reader::{Announcement, Decoded, Update, decode};
 use super::super::*;
 use super::{addr, asn, cx, frame, hex, id, load, prefix};
-use crate::few::Few;
 use crate::net::Origin;
+use crate::small_set::SmallSet;
 use crate::timer::Rng;
 
 /// What is in a golden file, how it is read, and whether we would write it the same way.
@@ -215,8 +215,8 @@ fn announcements() -> Vec<(&'static str, Golden)> {
         origin: Origin::Incomplete,
         med: Some(50),
         local_pref: Some(100),
-        ext_communities: Few::from(["rt:65001:1".parse().unwrap()]),
-        large_communities: Few::from(["65001:1:2".parse().unwrap()]),
+        ext_communities: SmallSet::from(["rt:65001:1".parse().unwrap()]),
+        large_communities: SmallSet::from(["65001:1:2".parse().unwrap()]),
         ..PathAttributes::new(addr("10.0.0.2"))
     };
     let raw = |flags, code, value: &str| (flags, code, hex(value));
@@ -246,7 +246,7 @@ fn announcements() -> Vec<(&'static str, Golden)> {
         ..Update::default()
     });
     let with_community = PathAttributes {
-        communities: Few::from(["65001:100".parse().unwrap()]),
+        communities: SmallSet::from(["65001:100".parse().unwrap()]),
         ..via("10.0.0.2")
     };
     let shared_link = Announcement {
@@ -293,9 +293,9 @@ fn captured() -> Vec<(&'static str, Golden)> {
         ..PathAttributes::new(addr(next_hop))
     };
     let bird4 = PathAttributes {
-        communities: Few::from(["65001:100".parse().unwrap()]),
-        ext_communities: Few::from(["rt:65001:1".parse().unwrap()]),
-        large_communities: Few::from(["65001:1:2".parse().unwrap()]),
+        communities: SmallSet::from(["65001:100".parse().unwrap()]),
+        ext_communities: SmallSet::from(["rt:65001:1".parse().unwrap()]),
+        large_communities: SmallSet::from(["65001:1:2".parse().unwrap()]),
         ..via("10.0.0.2")
     };
     let frr = |next_hop| PathAttributes {

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::{ConnId, DownReason, Notice};
 use crate::bgp::{MessageType, Negotiated, Notification, PathAttributes};
-use crate::few::Few;
 use crate::net::{Asn, Family, RouterId};
+use crate::small_set::SmallSet;
 
 /// The configuration of one neighbor. The caller keeps address, port, TTL and MD5 key: the state machine
 /// identifies connections by [`ConnId`] only.
@@ -25,7 +25,7 @@ pub struct PeerConfig {
     pub connect_retry: Duration,
     /// Wait for the peer to connect.
     pub passive: bool,
-    pub families: Few<Family>,
+    pub families: SmallSet<Family>,
     /// Restart time to advertise in seconds (RFC 4724 §3, at most 4095); 0: the capability is not
     /// offered.
     pub graceful_restart: u16,
@@ -53,7 +53,7 @@ impl PeerConfig {
             hold_time: 90,
             connect_retry: Duration::from_secs(5),
             passive: false,
-            families: Few::from(Family::ALL),
+            families: SmallSet::from(Family::ALL),
             graceful_restart: 0,
             restarting: false,
             forwarding_preserved: true,

@@ -12,10 +12,10 @@ use crate::core::{
     StepError, StepId, StepResult, Transition,
 };
 use crate::discovery::{Interfaces, Network, PeerName, PeerNetwork};
-use crate::few::Few;
 use crate::health::Outcome;
 use crate::net::{Family, Prefix, RouterId};
 use crate::path_proof::{self, CountError, Egress, PathError, Target};
+use crate::small_set::SmallSet;
 
 pub struct Bench {
     pub core: Core,
@@ -39,7 +39,7 @@ pub struct Bench {
     /// Peers acknowledge at once.
     pub acknowledges: bool,
     /// The peers whose acknowledgment was asked for, each time.
-    pub awaited: Vec<Few<PeerName>>,
+    pub awaited: Vec<SmallSet<PeerName>>,
     /// Bytes sent, by connection.
     sent: BTreeMap<peer::ConnId, u64>,
     /// VIPs whose packets are looked at.

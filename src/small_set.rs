@@ -1,4 +1,4 @@
-//! A set of few elements.
+//! A set that is made once, as a sorted slice.
 
 use std::borrow::Borrow;
 use std::collections::BTreeSet;
@@ -8,25 +8,27 @@ use std::ops::Deref;
 /// An immutable set, as a sorted slice. It saves memory with a thousand apps: a node of a `BTreeSet` has room for
 /// eleven elements, and most sets here have one.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Few<T>(Box<[T]>);
+pub struct SmallSet<T>(Box<[T]>);
 
-impl<T> Default for Few<T> {
+impl<T> Default for SmallSet<T> {
     fn default() -> Self {
         Self(Box::default())
     }
 }
 
-impl<T: Ord> Few<T> {
+impl<T: Ord> SmallSet<T> {
     /// Whether the set holds `element`.
     pub fn contains<Q: Ord + ?Sized>(&self, element: &Q) -> bool
     where
         T: Borrow<Q>,
     {
-        self.0.iter().any(|one| one.borrow() == element)
+        self.0
+            .binary_search_by(|one| one.borrow().cmp(element))
+            .is_ok()
     }
 }
 
-impl<T> Deref for Few<T> {
+impl<T> Deref for SmallSet<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
@@ -34,13 +36,13 @@ impl<T> Deref for Few<T> {
     }
 }
 
-impl<T: fmt::Debug> fmt::Debug for Few<T> {
+impl<T: fmt::Debug> fmt::Debug for SmallSet<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.iter()).finish()
     }
 }
 
-impl<T: Ord> FromIterator<T> for Few<T> {
+impl<T: Ord> FromIterator<T> for SmallSet<T> {
     fn from_iter<I: IntoIterator<Item = T>>(elements: I) -> Self {
         let mut elements: Vec<T> = elements.into_iter().collect();
         elements.sort_unstable();
@@ -49,19 +51,19 @@ impl<T: Ord> FromIterator<T> for Few<T> {
     }
 }
 
-impl<T> From<BTreeSet<T>> for Few<T> {
+impl<T> From<BTreeSet<T>> for SmallSet<T> {
     fn from(set: BTreeSet<T>) -> Self {
         Self(set.into_iter().collect())
     }
 }
 
-impl<T: Ord, const N: usize> From<[T; N]> for Few<T> {
+impl<T: Ord, const N: usize> From<[T; N]> for SmallSet<T> {
     fn from(elements: [T; N]) -> Self {
         elements.into_iter().collect()
     }
 }
 
-impl<'a, T> IntoIterator for &'a Few<T> {
+impl<'a, T> IntoIterator for &'a SmallSet<T> {
     type Item = &'a T;
     type IntoIter = std::slice::Iter<'a, T>;
 
@@ -70,7 +72,7 @@ impl<'a, T> IntoIterator for &'a Few<T> {
     }
 }
 
-impl<T> IntoIterator for Few<T> {
+impl<T> IntoIterator for SmallSet<T> {
     type Item = T;
     type IntoIter = std::vec::IntoIter<T>;
 
@@ -85,11 +87,11 @@ mod tests {
 
     #[test]
     fn it_is_a_set_in_order() {
-        let few: Few<String> = ["b", "a", "b"].map(str::to_owned).into();
-        assert_eq!(few.iter().collect::<Vec<_>>(), ["a", "b"]);
-        assert!(few.contains("a") && !few.contains("c"));
-        assert_eq!(few, ["a", "b"].map(str::to_owned).into());
-        assert_eq!(format!("{few:?}"), r#"{"a", "b"}"#);
-        assert!(Few::<u8>::default().is_empty());
+        let set: SmallSet<String> = ["b", "a", "b"].map(str::to_owned).into();
+        assert_eq!(set.iter().collect::<Vec<_>>(), ["a", "b"]);
+        assert!(set.contains("a") && !set.contains("c"));
+        assert_eq!(set, ["a", "b"].map(str::to_owned).into());
+        assert_eq!(format!("{set:?}"), r#"{"a", "b"}"#);
+        assert!(SmallSet::<u8>::default().is_empty());
     }
 }

@@ -88,9 +88,10 @@ pub struct Start {
 /// Runs until a signal stops it; returns the exit code.
 pub fn run(start: Start) -> io::Result<u8> {
     let executor = Executor::default();
-    // On the heap: on the stack every page of a frame of this size would be touched.
+    // On the heap: on the stack every page of a frame of this size would be touched. Boxed again, what only the start
+    // needs has a frame of its own, and later calls take its place on the stack.
     let agent = Box::pin(async {
-        let mut agent = Agent::open(&executor, start).await?;
+        let mut agent = Box::pin(Agent::open(&executor, start)).await?;
         let code = agent.run().await;
         agent.close().await;
         Ok(code)

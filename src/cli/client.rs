@@ -197,7 +197,7 @@ impl Client {
                 hint,
             },
             Error::Io(cause) => CallError::Broken { target, cause },
-            Error::TimedOut => CallError::Broken {
+            Error::TimedOut | Error::FilesTimedOut => CallError::Broken {
                 target,
                 cause: late(),
             },

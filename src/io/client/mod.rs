@@ -30,14 +30,15 @@ pub struct Client {
     tls: Mutex<TlsState>,
     /// Notified when `TlsState::reading` ends.
     tls_read: Condvar,
-    /// Bytes of the input buffer, which has to hold the head of a response: enough for the heads until now.
+    /// Bytes of the input buffer, which has to hold the head of a response: those that the largest head so far needed.
     input_size: AtomicUsize,
 }
 
 #[derive(Default)]
 struct TlsState {
     agent: Option<TlsAgent>,
-    /// A thread looks at the files, which may take forever, as on NFS without its server.
+    /// A thread looks at the files, which may take forever, as on NFS without its server. No other request by TLS is
+    /// sent until it ends.
     reading: bool,
 }
 
@@ -72,6 +73,8 @@ pub enum Error {
     ConnectFailed(String, io::Error),
     /// The timeout expired.
     TimedOut,
+    /// The timeout expired while another thread read the certificate files.
+    FilesTimedOut,
     /// The connection ended early, or TLS refused it.
     Io(io::Error),
     /// The response or the request is not valid HTTP.
@@ -141,14 +144,13 @@ impl Client {
         let mut input = self.input_size.load(Ordering::Relaxed);
         let answer = loop {
             match run(input) {
-                Err(ureq::Error::LargeResponseHeader(..)) if input < LARGEST_INPUT => {
-                    input *= 4;
-                    self.input_size.fetch_max(input, Ordering::Relaxed);
-                }
+                Err(ureq::Error::LargeResponseHeader(..)) if input < LARGEST_INPUT => input *= 4,
                 answer => break answer,
             }
         };
-        Ok(HttpResponse(answer?))
+        let response = HttpResponse(answer?);
+        self.input_size.fetch_max(input, Ordering::Relaxed);
+        Ok(response)
     }
 
     /// An agent for TLS with the current files. Only one thread at a time looks at them, so that files that hang
@@ -159,7 +161,7 @@ impl Client {
             .wait_timeout_while(self.tls(), limit, |tls| tls.reading);
         let (mut tls, waited) = turn.unwrap_or_else(PoisonError::into_inner);
         if waited.timed_out() {
-            return Err(Error::TimedOut);
+            return Err(Error::FilesTimedOut);
         }
         tls.reading = true;
         let known = tls.agent.take();
@@ -282,7 +284,7 @@ impl Error {
     pub fn cause(&self) -> Option<&io::Error> {
         match self {
             Self::ConnectFailed(_, cause) | Self::Io(cause) => Some(cause),
-            Self::TimedOut | Self::InvalidHttp(_) => None,
+            Self::TimedOut | Self::FilesTimedOut | Self::InvalidHttp(_) => None,
         }
     }
 }
@@ -292,6 +294,7 @@ impl fmt::Display for Error {
         match self {
             Self::ConnectFailed(tried, cause) => write!(f, "{tried}: {cause}"),
             Self::TimedOut => f.write_str("no answer in time"),
+            Self::FilesTimedOut => f.write_str("the certificate files cannot be read in time"),
             Self::Io(cause) => cause.fmt(f),
             Self::InvalidHttp(why) => f.write_str(why),
         }

@@ -397,7 +397,7 @@ fn files_that_hang_hold_one_thread_and_only_until_they_are_read() {
         for _ in 0..3 {
             let began = Instant::now();
             let error = fetch(Duration::from_millis(100)).unwrap_err();
-            assert!(matches!(error, Error::TimedOut), "{error:?}");
+            assert!(matches!(error, Error::FilesTimedOut), "{error:?}");
             assert!(began.elapsed() < LIMIT, "{:?}", began.elapsed());
         }
         assert!(!reads.is_finished());

@@ -95,6 +95,7 @@ impl HttpCheck {
             Error::ConnectFailed(_, cause) if cause.kind() == io::ErrorKind::TimedOut => {
                 super::late(timeout)
             }
+            Error::FilesTimedOut => Outcome::unavailable(error),
             error if error.cause().is_some_and(is_out_of_resources) => Outcome::unavailable(error),
             error => Outcome::Fail(format!("request to {}: {error}", self.url.authority())),
         }

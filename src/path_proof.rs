@@ -307,7 +307,7 @@ impl Prover {
 
 /// What is sent when.
 impl Prover {
-    /// SmallSet VIPs at a time are probed at growing gaps.
+    /// Few VIPs at a time are probed at growing gaps.
     fn first_stage(&self, target: &Target) -> Stage {
         let others: BTreeSet<IpAddr> = self.bursts.iter().map(|target| target.vip).collect();
         match others.contains(&target.vip) || others.len() < MOST_BURSTS {

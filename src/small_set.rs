@@ -93,5 +93,15 @@ mod tests {
         assert_eq!(set, ["a", "b"].map(str::to_owned).into());
         assert_eq!(format!("{set:?}"), r#"{"a", "b"}"#);
         assert!(SmallSet::<u8>::default().is_empty());
+        for numbers in [
+            (0..20).rev().collect(),
+            SmallSet::from((0..20).collect::<BTreeSet<u8>>()),
+        ] {
+            let even: SmallSet<u8> = numbers
+                .into_iter()
+                .filter(|number| number % 2 == 0)
+                .collect();
+            assert!((0..20).all(|number| even.contains(&number) == (number % 2 == 0)));
+        }
     }
 }

@@ -14,7 +14,6 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-#[path = "check_once/mod.rs"]
 mod check_once;
 
 use check_once::check_once;

@@ -19,7 +19,6 @@ use sidecast_lab::{Child, LACKS, Lab, Namespace, Service, Sidecast, Transport, e
 use smol::Timer;
 use smol::future::FutureExt;
 
-#[path = "check_once/mod.rs"]
 mod check_once;
 
 use check_once::check_once;
@@ -387,7 +386,7 @@ fn a_refused_filter_gives_way_to_a_coarser_one() {
         }
         // The filter that is left with some room drops connections.
         assert_eq!(events.watch_clients().is_err(), room == 1000);
-        // SmallSet ports have a filter of their own again.
+        // Few ports have a filter of their own again.
         host.run("sysctl", &["-qw", "net.core.optmem_max=131072"]);
         events.set_ports(&few).expect("a filter");
     }

@@ -5,8 +5,8 @@
 //! Attribute values matter in one case: in an UPDATE without reachable routes an attribute error resets
 //! the session, since the NLRI may be hidden in the malformed part (RFC 7606 §5.2). Left out: the leftmost
 //! AS of a path is not compared with the peer's (optional in RFC 4271 §6.3), since route servers fail it. The
-//! address of a next hop is not looked at, only its length (RFC 7606 §7.3, §7.11): it matters to routes alone, and
-//! without NLRI the NEXT_HOP attribute is to be ignored (RFC 4760 §3). ADD-PATH (RFC 7911) is never offered, so
+//! address of a next hop is not looked at, only its length (RFC 7606 §7.3, §7.11): four bytes hide no NLRI, and a
+//! NEXT_HOP without NLRI is to be ignored (RFC 4760 §3). ADD-PATH (RFC 7911) is never offered, so
 //! prefixes have no identifiers.
 
 use super::attribute::{EXTENDED_LENGTH, OPTIONAL, TRANSITIVE};
@@ -721,7 +721,7 @@ mod tests {
         assert_eq!(got, Err((FLAGS, hex(mp_unreach))));
     }
 
-    /// RFC 7606 §7.11 knows a wrong length only.
+    /// RFC 7606 §7.11 names only a wrong length as malformed.
     #[test]
     fn a_multiprotocol_next_hop_that_is_no_host_resets_no_session() {
         for hop in [

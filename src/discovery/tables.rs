@@ -187,7 +187,7 @@ impl Tables {
         new != Pending::default()
     }
 
-    /// SmallSet routes of a full table matter: default routes, routes to a target, and the first route over a
+    /// Few routes of a full table matter: default routes, routes to a target, and the first route over a
     /// gateway.
     fn concerns(&self, route: &Route) -> bool {
         if route.table != RT_TABLE_MAIN {

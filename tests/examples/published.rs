@@ -28,7 +28,8 @@ pub fn kubernetes_objects_pass_the_schema() {
         fs::write(&path, slip).expect("a file");
         path
     });
-    let (_, report) = kubernetes(&slips, OLDEST);
+    let (success, report) = kubernetes(&slips, OLDEST);
+    assert!(!success, "{report}");
     for path in slips {
         let error = format!("ERROR {} did not validate", path.display());
         assert!(report.contains(&error), "{error}: {report}");

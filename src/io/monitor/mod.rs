@@ -183,7 +183,7 @@ impl Checker {
         self.ports.port_states(ports)
     }
 
-    /// The outcome of a port check; `None`: the accept queue is full, and [`Checker::check`] has to observe it.
+    /// The outcome of a port check; `None`: the accept queue is full, and [`Checker::check_for`] has to observe it.
     pub fn port_outcome(
         &self,
         port: u16,

@@ -54,7 +54,7 @@ fn logs_to(stderr: OwnedFd) {
     let config = stage.config("", "");
     let mut sidecast = Sidecast::start_with_stderr(&stage.site.a.network, &config, stderr);
     stage.withdraws_at_once();
-    stops_soon(&mut sidecast);
+    sidecast.stops_soon();
 }
 
 fn a_pipe_as_state_file_holds_nothing_up() {
@@ -86,7 +86,7 @@ fn a_state_file_that_hangs_holds_nothing_up() {
         metrics.contains("\nsidecast_state_file_written 0\n"),
         "{metrics}"
     );
-    stops_soon(&mut sidecast);
+    sidecast.stops_soon();
 }
 
 fn a_maintenance_file_that_hangs_leaves_the_app_as_it_was() {
@@ -209,7 +209,7 @@ fn examinations_beside_a_file_that_hangs_hold_one_thread() {
         expect(threads <= 3, format!("{threads} threads"))
     });
     stage.withdraws_at_once();
-    stops_soon(&mut sidecast);
+    sidecast.stops_soon();
 }
 
 /// Threads of this name.
@@ -221,16 +221,6 @@ fn threads(sidecast: &Sidecast, name: &str) -> usize {
         .flatten()
         .filter(|found| found.starts_with(name))
         .count()
-}
-
-/// What hangs does not hold up the end either.
-fn stops_soon(sidecast: &mut Sidecast) {
-    let begun = Instant::now();
-    sidecast.signal(Signal::SIGTERM);
-    let status = sidecast.wait(PATIENCE);
-    assert!(status.success(), "{status}");
-    let took = begun.elapsed();
-    assert!(took < Duration::from_secs(5), "it took {took:?}");
 }
 
 /// A host with a service, whose router is BIRD.

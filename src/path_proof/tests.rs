@@ -519,8 +519,11 @@ fn a_path_that_duplicates_probes_keeps_no_other_from_being_judged() {
         );
         assert_eq!(bench.proof(2), "yes (16/16)");
         assert!(bench.tokens.len() <= 12, "{} tokens", bench.tokens.len());
-        let told = bench.done();
-        assert!(!told.iter().any(|line| line.contains("yes (2")), "{told:?}");
+        let lines = bench.done();
+        assert!(
+            !lines.iter().any(|line| line.contains("yes (2")),
+            "{lines:?}"
+        );
         bench.fate = one_of(1, Fate::Twice, refused);
         bench.advance(secs(30 + 5));
         assert_eq!(bench.proof(2), "no (0/16: 10.0.0.1 says no route)");
@@ -589,8 +592,8 @@ fn routers_have_their_time_beyond_the_sixteenth_vip_too() {
     bench.advance(ms(3_000));
     assert_eq!(bench.proof(0), "yes (16/16)");
     assert_eq!(bench.proof(19), "yes (16/16)");
-    let told = bench.done();
-    assert!(!told.iter().any(|line| line.contains("no (")), "{told:?}");
+    let lines = bench.done();
+    assert!(!lines.iter().any(|line| line.contains("no (")), "{lines:?}");
 
     let mut bench = Bench::new();
     bench.all(refused);

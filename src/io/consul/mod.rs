@@ -184,6 +184,7 @@ fn read_token(path: &Path) -> io::Result<Secret> {
     Secret::in_file(&text).ok_or_else(empty)
 }
 
+/// For [`Client::with_shared_slots`]: one file and one query at a time.
 static SHARED_FILE_SLOT: LazyLock<ThreadSlots> = LazyLock::new(|| ThreadSlots::new(1));
 static SHARED_QUERY_SLOT: LazyLock<ThreadSlots> = LazyLock::new(|| ThreadSlots::new(1));
 /// How long reading the token's file may take.

@@ -129,8 +129,8 @@ impl Ports {
 
     /// The sockets of a port, if each that the last dump found is still there. Others may have come since, which makes
     /// the port no less open. The next dump, at most a minute later, shows whether the accept queue of a new listener is
-    /// full or a new UDP socket is on the wildcard address. Both are notes, but with `accept_queue: fail` a full queue
-    /// fails the check: that much later, while the listeners that were found accept connections.
+    /// full or a new UDP socket is on the wildcard address. Both are notes; with `accept_queue: fail` the check of a new
+    /// listener with a full queue fails up to a minute late.
     fn find_again(&self, protocol: Protocol, port: u16) -> Option<PortLookup> {
         let found = self.found.borrow();
         let before = found

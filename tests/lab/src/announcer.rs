@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitStatus;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -98,6 +98,17 @@ impl Sidecast {
 
     pub fn signal(&self, signal: Signal) {
         self.child.signal(signal);
+    }
+
+    /// SIGTERM ends it with exit code 0 within 5 s, whatever hangs.
+    #[track_caller]
+    pub fn stops_soon(&mut self) {
+        let begun = Instant::now();
+        self.signal(Signal::SIGTERM);
+        let status = self.wait(Duration::from_secs(20));
+        assert!(status.success(), "{status}");
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(5), "it took {took:?}");
     }
 
     #[track_caller]
